@@ -1,0 +1,64 @@
+# Everything runs in .venv, whatever environment is active. ARGS goes to the command: make test ARGS="-k wilson".
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -c constraints.txt
+BASE := $(VENV)/.installed
+TEST := $(VENV)/.installed-test
+ARGS ?=
+
+unexport VIRTUAL_ENV PYTHONHOME
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help bench test lint types perf clean-venv
+
+help:
+	@echo "make bench       run the default suite, print its table and where its files are"
+	@echo "make test        run the tests"
+	@echo "make lint        ruff check and ruff format --check"
+	@echo "make types       mypy"
+	@echo "make perf        run the benchmarks of tests/perf"
+	@echo "make clean-venv  remove $(VENV)"
+
+bench: $(BASE)
+	$(BIN)/tvc-bench run $(ARGS)
+
+test: $(TEST)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TEST)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+types: $(TEST)
+	$(BIN)/python -m mypy $(ARGS)
+
+# -o addopts replaces the pyproject.toml options, which leave tests/perf out.
+perf: $(TEST)
+	$(BIN)/python -m pytest tests/perf --benchmark-only \
+	    -o addopts="--import-mode=importlib --disable-socket --allow-unix-socket" $(ARGS)
+
+clean-venv:
+	rm -rf $(VENV)
+
+# ensurepip is asked for first: where Debian lacks it, `python -m venv` leaves half an environment behind.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "error: no '$(PYTHON)' on the PATH; name a Python >= 3.11: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: needs Python >= 3.11, got $$($(PYTHON) --version 2>&1); name one: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	    { echo "error: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+# A stamp is older than the files it was made from when an install is due.
+$(BASE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (the first time takes minutes: torch is large)"
+	$(PIP) -e .
+	@touch $@
+
+# The test install contains the base one, so it renews both stamps.
+$(TEST): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) with the test tools (the first time takes minutes: torch is large)"
+	$(PIP) -e '.[test]'
+	@touch $(BASE) $@

@@ -1,0 +1,71 @@
+"""What refuses a prompt, or blanks an image: a slot of an edited model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.spec import Spec
+
+if TYPE_CHECKING:
+    from bench.model import TextToImage
+
+__all__ = ["Filter", "ImageFilter", "PromptFilter", "filter_from"]
+
+
+class Filter(Spec, ABC):
+    """Base of both kinds."""
+
+    kind: ClassVar[str] = "filter"
+
+
+class PromptFilter(Filter):
+    """Refuses prompts. It never sees injected embeddings: that is what bypasses it."""
+
+    @abstractmethod
+    def refuses(self, model: TextToImage, prompts: Sequence[str]) -> Tensor:
+        """bool [B]."""
+
+
+class ImageFilter(Filter):
+    """Blanks images."""
+
+    @abstractmethod
+    def blanks(self, images_B3HW: Tensor) -> Tensor:
+        """bool [B] for images in [0, 1]."""
+
+
+def refused_by(filters: Sequence[Filter], model: TextToImage, prompts: Sequence[str]) -> Tensor:
+    """bool [B]: some filter refuses the prompt."""
+    refused = torch.zeros(len(prompts), dtype=torch.bool)
+    for item in filters:
+        if isinstance(item, PromptFilter):
+            refused |= item.refuses(model, prompts).cpu()
+    return refused
+
+
+def blanked_by(filters: Sequence[Filter], images_B3HW: Tensor) -> Tensor:
+    """bool [B]: some filter blanks the image."""
+    blanked = torch.zeros(len(images_B3HW), dtype=torch.bool)
+    for item in filters:
+        if isinstance(item, ImageFilter):
+            blanked |= item.blanks(images_B3HW).cpu()
+    return blanked
+
+
+def filter_from(identity: dict[str, Any]) -> Filter:
+    """The filter whose :meth:`~bench.spec.Spec.identity` this is.
+
+    Raises:
+        ValueError: no loaded class has that name and revision. Nothing is imported on a file's word.
+    """
+    families = [*PromptFilter.__subclasses__(), *ImageFilter.__subclasses__()]
+    known = {cls.name: cls for cls in families}
+    cls = known.get(identity.get("name", ""))
+    if cls is None or cls.revision != identity.get("revision"):
+        raise ValueError(f"unknown filter {identity.get('name')!r} (known: {', '.join(sorted(known))})")
+    return cls(**identity["fields"])

@@ -1,0 +1,318 @@
+"""The four plug points, and the values that pass between them and the harness.
+
+Tensors are named with their shape: B rows, L tokens, D text width, C h w latent, H W pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from bench.rng import seed_for
+from bench.spec import Spec
+
+if TYPE_CHECKING:
+    from bench.model import TextToImage
+    from bench.sampler import Sampler
+
+__all__ = [
+    "Access",
+    "Attack",
+    "Candidate",
+    "Concept",
+    "Erasure",
+    "Goal",
+    "Judge",
+    "Metric",
+    "Progress",
+    "Rng",
+    "Slot",
+    "Target",
+    "UtilityBatch",
+    "UtilityPrompt",
+    "silent",
+]
+
+Slot = Literal["weights", "guidance", "filters"]
+
+
+class UtilityPrompt(Spec):
+    """A prompt that asks for something other than the erased concept.
+
+    Attributes:
+        text: The prompt.
+        concept: Name of the concept it asks for.
+        mentions: Every concept it names: it is not used when one of them is erased.
+    """
+
+    kind: ClassVar[str] = "utility_prompt"
+    text: str
+    concept: str
+    mentions: tuple[str, ...] = ()
+
+
+class Concept(Spec):
+    """Something to erase.
+
+    Attributes:
+        text: What an erasure method is told: the canonical name, and nothing else about the prompts below.
+        family: ``object``, ``style``, ``character``, ...
+        head: Which head of a classifier tells it, if that is not the family.
+        guide: What the edited model should draw instead; empty: nothing in particular.
+        neighbours: Concepts that look or mean alike.
+        prompts: Set name -> prompts that ask for it (``name``, ``synonyms``, ``indirect``).
+        utility: Prompts that ask for it by name, used when *another* concept is erased.
+    """
+
+    kind: ClassVar[str] = "concept"
+    text: str
+    family: str = "object"
+    head: str = ""
+    guide: str = ""
+    neighbours: tuple[str, ...] = ()
+    prompts: Mapping[str, tuple[str, ...]] = {}
+    utility: tuple[UtilityPrompt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rng:
+    """Named random streams under one key; asking twice for the same name gives the same stream."""
+
+    key: tuple[object, ...]
+
+    def seed(self, *name: object) -> int:
+        """A 63-bit seed."""
+        return seed_for(*self.key, *name)
+
+    def generator(self, *name: object) -> torch.Generator:
+        """A fresh CPU generator."""
+        return torch.Generator().manual_seed(self.seed(*name))
+
+    def child(self, *name: object) -> Rng:
+        """The streams below ``name``."""
+        return Rng((*self.key, *name))
+
+
+class Progress(Protocol):
+    """Told how far a long piece of work is."""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """``done`` of ``total`` steps of ``what``."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """A :class:`Progress` that says nothing."""
+
+
+class Erasure(Spec, ABC):
+    """A concept-erasure method: one paper, one file.
+
+    Attributes:
+        slots: Which slots of the model it may fill; a contract test holds it to that.
+    """
+
+    kind: ClassVar[str] = "method"
+    slots: ClassVar[frozenset[Slot]] = frozenset()
+    bypassed_by: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def erase(
+        self, model: TextToImage, concepts: Sequence[Concept], *, rng: Rng, progress: Progress = silent
+    ) -> TextToImage:
+        """The edited model.
+
+        Args:
+            model: The unedited model; it is a value and is not changed.
+            concepts: What to erase, together.
+            rng: The only source of randomness.
+            progress: Told of long work.
+
+        Raises:
+            ValueError: the concepts or the model do not suit the method.
+        """
+
+    def touches(self, parameter: str) -> bool:
+        """Whether the method may change the parameter ``component.name`` (``unet.…``, ``text_encoder.…``)."""
+        return False
+
+
+class Access(IntEnum):
+    """What an attacker holds, weakest first."""
+
+    PROMPT = 0
+    EMBEDDING = 1
+    LATENT = 2
+    WEIGHTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One thing an attack tries: make the edited model show ``concept``, starting from ``prompt``.
+
+    Attributes:
+        id: Unique in the cell; the cluster of the statistics.
+        prompt_set: The set the prompt came from.
+    """
+
+    id: str
+    concept: Concept
+    prompt: str
+    prompt_set: str = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What an attack found for a goal. The harness samples it and a judge decides.
+
+    Attributes:
+        goal: :attr:`Goal.id`.
+        prompt: Text to sample; always set for ``PROMPT`` access.
+        states_LD: Text states to use instead of the encoded prompt (``EMBEDDING``).
+        latents_Chw: Initial noise to start from (``LATENT``); it fixes the image, so the seed plays no part.
+        own_score: The attack's own best view of its success, if it looked.
+        queries: Images the attack looked at for this goal (the N of best-of-N).
+        variant: Tells the candidates of one goal apart, e.g. the prompt set.
+    """
+
+    goal: str
+    prompt: str
+    states_LD: Tensor | None = None
+    latents_Chw: Tensor | None = None
+    own_score: float | None = None
+    queries: int = 0
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an attack may touch.
+
+    Attributes:
+        model: The edited model, with its guidance and filters.
+        sampler: The suite's sampler.
+        surrogate: The attacker's own judge, never the one that decides.
+        progress: Told of long work.
+    """
+
+    model: TextToImage
+    sampler: Sampler
+    surrogate: Judge
+    progress: Progress = silent
+
+
+class Attack(Spec, ABC):
+    """An attack: one paper, one file.
+
+    Attributes:
+        access: What the attacker holds.
+        gradients: It needs gradients through the edited model.
+        prompt_sets: Which of a concept's prompt sets the goals are made from.
+        goals: At most so many goals a prompt set; ``None`` takes the suite's number.
+    """
+
+    kind: ClassVar[str] = "attack"
+    access: ClassVar[Access] = Access.PROMPT
+    gradients: ClassVar[bool] = False
+    control: ClassVar[bool] = False
+    prompt_sets: tuple[str, ...] = ("name",)
+    goals: int | None = None
+
+    @abstractmethod
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        """Attacks all goals in one batch; a goal's candidates do not depend on the other goals.
+
+        Returns:
+            One or more candidates a goal.
+        """
+
+
+class Judge(Spec, ABC):
+    """Looks at images; never at prompts or models.
+
+    Attributes:
+        threshold: A score from here on counts as "shows the concept"; applied when reporting, never stored.
+    """
+
+    kind: ClassVar[str] = "judge"
+    threshold: float = 0.5
+
+    def labels(self, concept: Concept) -> tuple[str, ...]:
+        """Names of the columns of :meth:`scores`; :meth:`counts` says which decide."""
+        return ("concept",)
+
+    def counts(self, concept: Concept) -> tuple[str, ...]:
+        """The labels that speak for the concept: its score is the largest of these columns.
+
+        The others are stored and reported, but decide nothing.
+
+        Returns:
+            One or more of :meth:`labels`.
+        """
+        return self.labels(concept)
+
+    @abstractmethod
+    def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+        """Raw scores.
+
+        Args:
+            images_B3HW: float32 in [0, 1].
+            concept: What to look for.
+
+        Returns:
+            float32 [B, len(labels(concept))], usually in [0, 1].
+
+        Raises:
+            ValueError: the judge does not know the concept.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityBatch:
+    """Images of the edited and of the unedited model for the same prompts and seeds.
+
+    Attributes:
+        prompts: B prompts.
+        concepts: The concept each prompt asks for.
+        images_B3HW: From the edited model, in [0, 1].
+        base_images_B3HW: From the unedited model.
+        judge: The judge of record.
+    """
+
+    prompts: Sequence[str]
+    concepts: Sequence[Concept]
+    images_B3HW: Tensor
+    base_images_B3HW: Tensor
+    judge: Judge
+
+
+class Metric(Spec, ABC):
+    """Utility: what the edit cost.
+
+    Attributes:
+        higher_is_better: Direction.
+    """
+
+    kind: ClassVar[str] = "metric"
+    higher_is_better: ClassVar[bool] = True
+
+    @abstractmethod
+    def values(self, batch: UtilityBatch) -> Tensor:
+        """float32 [B], one value an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A registered class and where it came from."""
+
+    cls: type[Spec]
+    source: str = "built in"
+    aliases: tuple[str, ...] = field(default=())
+
+
+Factory = Callable[..., Spec]

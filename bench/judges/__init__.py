@@ -1,0 +1,1 @@
+"""What decides whether an image shows a concept: one judge a file."""

@@ -1,0 +1,78 @@
+"""Zero-shot classification with a CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
+
+A judge for any concept that can be named, and a weak one: it decides between texts, and its answer
+depends on which. The alternatives are therefore part of its identity.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import field_validator
+from torch import Tensor
+
+from bench.clip import load_clip
+from bench.interfaces import Concept, Judge
+
+__all__ = ["ClipZeroShot"]
+
+_ANYTHING = "something"
+
+
+class ClipZeroShot(Judge):
+    """The probability of the concept's text among its alternatives.
+
+    Attributes:
+        clip: A source of :func:`bench.clip.load_clip`; empty: the miniature's.
+        alternatives: Texts that the concept competes with; empty: the concept's neighbours, which
+            are the likeliest confusions, and "something", so that there is one even without
+            neighbours.
+        template: What is said of the concept and of each alternative; ``{}`` stands for the text.
+    """
+
+    name: ClassVar[str] = "clip_zero_shot"
+    clip: str = ""
+    alternatives: tuple[str, ...] = ()
+    template: str = "{}"
+
+    @field_validator("template")
+    @classmethod
+    def _has_a_place(cls, template: str) -> str:
+        if template.count("{}") != 1:
+            raise ValueError(f"expected a template with one {{}} in it, got {template!r}")
+        return template
+
+    def texts(self, concept: Concept) -> tuple[str, ...]:
+        """What the images are compared with, the concept first.
+
+        Raises:
+            ValueError: the concept's only alternative is itself.
+        """
+        others = self.alternatives or (*concept.neighbours, _ANYTHING)
+        unique = dict.fromkeys((concept.text, *others))
+        if len(unique) == 1:
+            raise ValueError(
+                f"{self.name}: expected alternatives to {concept.text!r}, got only itself"
+            )
+        return tuple(self.template.replace("{}", text) for text in unique)
+
+    def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+        """The probability of the concept.
+
+        Args:
+            images_B3HW: float32 in [0, 1].
+            concept: Its text is what CLIP is asked for.
+
+        Returns:
+            float32 [B, 1].
+
+        Raises:
+            ValueError: the concept's only alternative is itself.
+        """
+        texts = self.texts(concept)
+        clip = load_clip(self.clip, str(images_B3HW.device))
+        images_BE = clip.image_features(images_B3HW)
+        texts_TE = clip.text_features(texts)
+        logits_BT = clip.logit_scale * images_BE @ texts_TE.T
+        return torch.softmax(logits_BT, dim=-1)[:, :1]

@@ -1,0 +1,109 @@
+"""The miniature's judge: a small classifier of its world, trained on rendered pictures.
+
+It knows every attribute of the world in which a concept can lie (a head each: object, character,
+style, colour, background) and, in each head, the answer "none of these".
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.clock import model_time
+from bench.interfaces import Concept, Judge
+from bench.mini.judge_net import JudgeNet, load_judge
+from bench.mini.paths import judge_folder
+
+__all__ = ["MiniJudge"]
+
+_BATCH = 256
+_SIDE = 64
+
+
+class MiniJudge(Judge):
+    """The probability of a class of one head.
+
+    Attributes:
+        folder: Holds ``config.json`` and ``model.safetensors``; empty: the miniature's own judge.
+    """
+
+    name: ClassVar[str] = "mini_judge"
+    folder: str = ""
+
+    def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+        """The softmax probability of the class ``concept.text``.
+
+        Args:
+            images_B3HW: float32 [B, 3, 64, 64] in [0, 1].
+            concept: Its head is ``concept.head``, or else its family.
+
+        Returns:
+            float32 [B, 1].
+
+        Raises:
+            ValueError: the judge has no such head, or the head no such class.
+        """
+        net = self._net(images_B3HW)
+        head = concept.head or concept.family
+        if head not in net.classes:
+            known = ", ".join(net.classes)
+            raise ValueError(
+                f"{self.name} has no head {head!r} for the concept {concept.text!r}; it knows the "
+                f"heads {known}{_near(head, net.classes)}"
+            )
+        classes = net.classes[head]
+        if concept.text not in classes:
+            known = ", ".join(classes)
+            raise ValueError(
+                f"the head {head!r} of {self.name} has no class {concept.text!r}; it knows "
+                f"{known}{_near(concept.text, classes)}"
+            )
+        column = classes.index(concept.text)
+        rows = [out[head].softmax(-1)[:, column] for out in _logits(net, images_B3HW)]
+        return torch.cat([images_B3HW.new_empty(0), *rows])[:, None]
+
+    def predict(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        """The most likely class of every head.
+
+        Args:
+            images_B3HW: float32 [B, 3, 64, 64] in [0, 1].
+
+        Returns:
+            Head -> int64 [B]; the number of the head's classes stands for "none of these".
+        """
+        net = self._net(images_B3HW)
+        rows = [{h: x.argmax(-1) for h, x in out.items()} for out in _logits(net, images_B3HW)]
+        none = images_B3HW.new_empty(0, dtype=torch.int64)
+        return {head: torch.cat([none, *(row[head] for row in rows)]) for head in net.classes}
+
+    def _net(self, images_B3HW: Tensor) -> JudgeNet:
+        if images_B3HW.ndim != 4 or images_B3HW.shape[1:] != (3, _SIDE, _SIDE):
+            shape = list(images_B3HW.shape)
+            raise ValueError(f"{self.name}: expected images [B, 3, {_SIDE}, {_SIDE}], got {shape}")
+        folder = Path(self.folder).expanduser() if self.folder else judge_folder()
+        return _load(folder.resolve(), str(images_B3HW.device))
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path, device: str) -> JudgeNet:
+    with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
+        return load_judge(folder).to(device).requires_grad_(False)
+
+
+def _logits(net: JudgeNet, images_B3HW: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Logits of one batch after another."""
+    for at in range(0, len(images_B3HW), _BATCH):
+        with torch.no_grad(), model_time():
+            out: dict[str, Tensor] = net(images_B3HW[at : at + _BATCH].float())
+        yield out
+
+
+def _near(name: str, known: dict[str, tuple[str, ...]] | tuple[str, ...]) -> str:
+    matches = difflib.get_close_matches(name, known, n=3)
+    return f"; near matches: {', '.join(matches)}" if matches else ""

@@ -1,0 +1,38 @@
+"""Does the model still draw what it is asked for? The judge of record on the prompt's own concept."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.interfaces import Concept, Metric, UtilityBatch
+
+__all__ = ["Accuracy"]
+
+
+class Accuracy(Metric):
+    """1 where the judge sees the concept that the prompt asks for, else 0."""
+
+    name: ClassVar[str] = "accuracy"
+
+    def values(self, batch: UtilityBatch) -> Tensor:
+        """Calls the judge once a concept.
+
+        Returns:
+            float32 [B].
+
+        Raises:
+            ValueError: the judge does not know a concept.
+        """
+        groups: dict[str, tuple[Concept, list[int]]] = {}
+        for row, concept in enumerate(batch.concepts):
+            groups.setdefault(concept.digest, (concept, []))[1].append(row)
+        values = torch.zeros(len(batch.concepts))
+        for concept, rows in groups.values():
+            labels = batch.judge.labels(concept)
+            columns = [labels.index(label) for label in batch.judge.counts(concept)]
+            scores = batch.judge.scores(batch.images_B3HW[rows], concept)[:, columns].amax(dim=1)
+            values[rows] = (scores >= batch.judge.threshold).float().to(values.device)
+        return values

@@ -1,0 +1,38 @@
+"""CLIP score (Hessel et al. 2021, https://arxiv.org/abs/2104.08718): the image against its prompt.
+
+The plain cosine: neither the paper's factor of 2.5 nor the factor of 100 of some implementations,
+and negative values are kept.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.clip import load_clip
+from bench.interfaces import Metric, UtilityBatch
+
+__all__ = ["ClipScore"]
+
+
+class ClipScore(Metric):
+    """The cosine of the features of an image and of its prompt.
+
+    Attributes:
+        clip: A source of :func:`bench.clip.load_clip`; empty: the miniature's.
+    """
+
+    name: ClassVar[str] = "clip_score"
+    clip: str = ""
+
+    def values(self, batch: UtilityBatch) -> Tensor:
+        """The cosines.
+
+        Returns:
+            float32 [B] in [-1, 1].
+        """
+        clip = load_clip(self.clip, str(batch.images_B3HW.device))
+        images_BE = clip.image_features(batch.images_B3HW)
+        texts_BE = clip.text_features(batch.prompts)
+        return (images_BE * texts_BE).sum(-1).clamp(-1, 1)

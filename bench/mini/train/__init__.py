@@ -1,0 +1,1 @@
+"""Training of the miniature: tokenizer, CLIP, autoencoder, judge and UNet, each a resumable stage."""

@@ -1,0 +1,208 @@
+"""One resumable optimisation loop for all of the miniature's networks.
+
+Every step draws its randomness from a generator seeded by (seed, stage, step), and a checkpoint holds the weights, the
+moving average and the optimiser's moments; so a run that was killed and resumed takes the same steps as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bench.rng import generator_for
+
+__all__ = ["Schedule", "fit"]
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast.
+
+    Attributes:
+        steps: Optimiser steps.
+        lr: Peak learning rate: linear warm-up, constant, then cosine to zero.
+        warmup: Steps of warm-up.
+        decay: Share of the steps, at the end, in which the rate falls.
+        muon: Matrices and kernels are updated by Muon (Jordan et al. 2024) at AdamW's update size; the rest by AdamW.
+        weight_decay: AdamW's, on matrices and kernels only.
+        ema: Decay of the moving average of the weights; 0 keeps none. Ramped up as (1+k)/(10+k).
+        clip: Largest gradient norm.
+        betas: AdamW's.
+    """
+
+    steps: int
+    lr: float
+    warmup: int = 100
+    decay: float = 1.0
+    muon: bool = False
+    weight_decay: float = 0.01
+    ema: float = 0.0
+    clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def rate(self, step: int) -> float:
+        """Learning rate at ``step``."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        falling = max(1.0, self.decay * (self.steps - self.warmup))
+        done = max(0.0, (step - (self.steps - falling)) / falling)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _save(path: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+    part = path.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"step": json.dumps(step)})
+    os.replace(part, path)
+
+
+def fit(
+    stage: str,
+    modules: Mapping[str, nn.Module],
+    loss_of: Callable[[int, torch.Generator], Tensor],
+    schedule: Schedule,
+    *,
+    seed: int,
+    checkpoint: Path,
+    report_every: int = 20,
+) -> dict[str, Tensor]:
+    """Trains until the schedule ends; resumes from ``checkpoint`` if it is there.
+
+    Args:
+        stage: Name in log lines and in the random streams.
+        modules: What is trained, by prefix.
+        loss_of: (step, CPU generator of this step) -> scalar loss.
+        schedule: See :class:`Schedule`.
+        seed: Of the whole training.
+        checkpoint: Safetensors file, written about once a minute and at the end.
+        report_every: Steps between log lines.
+
+    Returns:
+        The averaged weights (the plain ones where ``schedule.ema`` is 0), by ``prefix.name``, on the CPU. The modules
+        hold the plain weights.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    named = {f"{p}.{n}": w for p, m in modules.items() for n, w in m.named_parameters() if w.requires_grad}
+    optimisers = _optimisers(named, schedule)
+    average = {n: w.detach().clone() for n, w in named.items()} if schedule.ema else {}
+    start = _resume(checkpoint, named, average, optimisers) if checkpoint.exists() else 0
+    began = saved = time.monotonic()
+    recent: list[float] = []
+    for step in range(start, schedule.steps):
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = schedule.rate(step)
+        loss = loss_of(step, generator_for(seed, stage, step))
+        for weight in named.values():
+            weight.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(named.values(), schedule.clip)
+        for optimiser in optimisers:
+            optimiser.step()
+        if average:
+            decay = min(schedule.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.values()), list(named.values()), 1 - decay)
+        recent.append(loss.item())
+        if not math.isfinite(recent[-1]):
+            raise FloatingPointError(f"{stage}: the loss is {recent[-1]} at step {step}; lower the learning rate")
+        done = step + 1
+        if done % report_every == 0 or done == schedule.steps:
+            rate = (done - start) / (time.monotonic() - began)
+            left = (schedule.steps - done) / rate
+            mean = sum(recent) / len(recent)
+            log.info("%s %d/%d loss %.4f  %.2f steps/s  %.0f s left", stage, done, schedule.steps, mean, rate, left)
+            recent.clear()
+        if time.monotonic() - saved > _CHECKPOINT_EVERY_S or done == schedule.steps:
+            _save(checkpoint, done, _state(named, average, optimisers))
+            saved = time.monotonic()
+    return {n: w.detach().cpu().clone() for n, w in (average or named).items()}
+
+
+def _rows(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` [out, rest] in the memory order of ``like``, without a copy of it (Muon does not mind the order)."""
+    if like.ndim == 4 and not like.is_contiguous():
+        values = values.permute(0, 2, 3, 1)
+    return values.reshape(len(values), -1) if values is not like else values.view(len(values), -1)
+
+
+class _Flat(torch.optim.Muon):
+    """Muon over kernels seen as matrices [out, rest]: the library's takes matrices only."""
+
+    def __init__(self, weights: Sequence[nn.Parameter], *, lr: float, weight_decay: float) -> None:
+        self._weights = list(weights)
+        flat = [nn.Parameter(_rows(w.detach(), w)) for w in weights]  # shares the storage
+        super().__init__(flat, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step from the kernels' own gradients."""
+        for flat, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
+            flat.grad = None if weight.grad is None else _rows(weight.grad, weight).contiguous()
+        super().step()
+
+
+def _optimisers(named: Mapping[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:
+    matrices = [w for w in named.values() if w.ndim > 1]
+    vectors = [w for w in named.values() if w.ndim <= 1]
+    made: list[torch.optim.Optimizer] = []
+    if schedule.muon:
+        made.append(_Flat(matrices, lr=schedule.lr, weight_decay=schedule.weight_decay))
+        matrices = []
+    groups = [
+        {"params": matrices, "weight_decay": schedule.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    made.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.lr, betas=schedule.betas, fused=True))
+    return made
+
+
+def _state(
+    named: Mapping[str, Tensor], average: Mapping[str, Tensor], optimisers: Sequence[torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    state = {f"weight/{n}": w.detach() for n, w in named.items()}
+    state |= {f"average/{n}": w for n, w in average.items()}
+    for k, optimiser in enumerate(optimisers):
+        params = [w for group in optimiser.param_groups for w in group["params"]]
+        for i, weight in enumerate(params):
+            state |= {f"optimiser/{k}/{i}/{key}": v for key, v in optimiser.state[weight].items()}
+    return state
+
+
+def _resume(
+    path: Path,
+    named: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    optimisers: Sequence[torch.optim.Optimizer],
+) -> int:
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        step = int(json.loads((file.metadata() or {}).get("step", "0")))
+        keys = list(file.keys())
+        for name, weight in named.items():
+            weight.copy_(file.get_tensor(f"weight/{name}"))
+            if average:
+                average[name].copy_(file.get_tensor(f"average/{name}"))
+        for k, optimiser in enumerate(optimisers):
+            params = [w for group in optimiser.param_groups for w in group["params"]]
+            for key in (key for key in keys if key.startswith(f"optimiser/{k}/")):
+                _, _, i, field = key.split("/")
+                value = file.get_tensor(key)
+                weight = params[int(i)]
+                optimiser.state[weight][field] = value if field == "step" else value.to(weight.device)
+    log.info("resumed %s at step %d", path.name, step)
+    return step

@@ -1,0 +1,380 @@
+"""The columns of every table that is written: name, type, meaning.
+
+Rows are the product and the table is derived from them. A missing number is a null, which pandas
+shows as NaN; why it is missing is always in `status`, never in the number itself.
+
+    python -m bench.report.schema       prints the page docs/table.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+from pandas.api import types
+
+__all__ = [
+    "EDITS",
+    "SCHEMAS",
+    "TABLE",
+    "TRIALS",
+    "UTILITY",
+    "Column",
+    "Schema",
+    "SchemaError",
+    "as_json",
+    "as_markdown",
+    "check",
+    "conform",
+    "to_arrow",
+]
+
+SCHEMA_VERSION = 1
+ACCESS = ("prompt", "embedding", "latent", "weights")
+GROUPS = ("neighbour", "other")
+STATUSES = ("ok", "refused", "blanked", "error", "abstained")
+
+
+class SchemaError(ValueError):
+    """A frame does not have the columns of its schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: Its name.
+        type: Its pyarrow type, in memory and in Parquet.
+        description: What it says.
+        values: The only values it may hold; empty for any.
+        nullable: Whether it may be missing.
+    """
+
+    name: str
+    type: pa.DataType
+    description: str
+    values: tuple[str, ...] = ()
+    nullable: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """The pandas dtype that :func:`conform` gives it."""
+        if pa.types.is_string(self.type):
+            return "str"
+        if pa.types.is_integer(self.type) and self.nullable:
+            return "Int64"
+        return str(self.type.to_pandas_dtype().__name__)
+
+    def fault(self, values: pd.Series) -> str:
+        """Says what is wrong with the values; empty if nothing is."""
+        if not _KINDS[_kind(self.type)](values):
+            return f"{self.name}: expected {self.type}, got {values.dtype}"
+        if not self.nullable and bool(values.isna().any()):
+            return f"{self.name}: expected a value in every row, {int(values.isna().sum())} missing"
+        unknown = sorted(set(values.unique()) - set(self.values)) if self.values else []
+        if unknown:
+            return f"{self.name}: expected one of {', '.join(self.values)}; got {unknown[:5]}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A table: what a row is, and its columns in order."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [column.name for column in self.columns]
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """The pyarrow schema, with the descriptions as metadata."""
+        fields = [
+            pa.field(c.name, c.type, nullable=c.nullable, metadata={"description": c.description})
+            for c in self.columns
+        ]
+        version = {"schema": self.name, "schema_version": str(SCHEMA_VERSION)}
+        return pa.schema(fields, metadata=version)
+
+    def empty(self) -> pd.DataFrame:
+        """A frame without rows."""
+        return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
+
+
+def check(frame: pd.DataFrame, schema: Schema) -> None:
+    """Holds a frame to its schema; the widths of numbers and the order of columns are free.
+
+    Raises:
+        SchemaError: naming every missing, unexpected and wrong-typed column.
+    """
+    missing = [name for name in schema.names if name not in frame]
+    extra = [str(name) for name in frame if name not in schema.names]
+    twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+    faults = [f"missing: {', '.join(missing)}"] if missing else []
+    faults += [f"unexpected: {', '.join(extra)}"] if extra else []
+    faults += [f"more than once: {', '.join(twice)}"] if twice else []
+    present = [c for c in schema.columns if c.name in frame and c.name not in twice]
+    if len(frame):  # the columns of a frame without rows have no type yet
+        faults += [fault for column in present if (fault := column.fault(frame[column.name]))]
+    if faults:
+        where = "bench.report.schema"
+        raise SchemaError(f"{schema.name} rows are not as in {where}: {'; '.join(faults)}")
+
+
+def to_arrow(frame: pd.DataFrame, schema: Schema) -> pa.Table:
+    """The frame with exactly the schema's columns and types; NaN becomes null.
+
+    Raises:
+        SchemaError: if :func:`check` refuses the frame, or a value does not fit its type.
+    """
+    check(frame, schema)
+    return pa.Table.from_arrays([_array(frame, c) for c in schema.columns], schema=schema.arrow)
+
+
+def conform(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """The frame with the schema's columns in order and of exactly its types.
+
+    Unlike :func:`check` it takes whatever converts without loss, such as a column of None for
+    numbers that are all missing.
+
+    Raises:
+        SchemaError: if that is not possible.
+    """
+    if set(frame.columns) != set(schema.names):
+        check(frame, schema)
+    typed = pd.DataFrame(
+        {c.name: pd.Series(_array(frame, c).to_pandas(), dtype=c.dtype) for c in schema.columns}
+    )
+    check(typed, schema)
+    return typed
+
+
+def as_json() -> dict[str, object]:
+    """Describes every column of every schema."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "schemas": {
+            schema.name: {
+                "description": schema.description,
+                "columns": [
+                    {
+                        "name": column.name,
+                        "type": str(column.type),
+                        "nullable": column.nullable,
+                        "values": list(column.values),
+                        "description": column.description,
+                    }
+                    for column in schema.columns
+                ],
+            }
+            for schema in SCHEMAS
+        },
+    }
+
+
+def as_markdown(schemas: Sequence[Schema]) -> str:
+    """The page that documents the columns."""
+    lines = [
+        "# The columns of a report",
+        "",
+        "Printed by `python -m bench.report.schema`; not edited by hand.",
+    ]
+    for schema in schemas:
+        lines += ["", f"## `{schema.name}`", "", schema.description, ""]
+        lines += ["| column | type | meaning |", "|---|---|---|"]
+        for column in schema.columns:
+            kind = f"{column.type}, may be missing" if column.nullable else str(column.type)
+            values = f" One of {', '.join(f'`{v}`' for v in column.values)}." * bool(column.values)
+            lines.append(f"| `{column.name}` | {kind} | {column.description}{values} |")
+    return "\n".join(lines) + "\n"
+
+
+_KINDS = {
+    "string": types.is_string_dtype,
+    "bool": types.is_bool_dtype,
+    "integer": types.is_integer_dtype,
+    "float": types.is_float_dtype,
+}
+
+
+def _kind(of: pa.DataType) -> str:
+    if pa.types.is_string(of):
+        return "string"
+    if pa.types.is_boolean(of):
+        return "bool"
+    return "integer" if pa.types.is_integer(of) else "float"
+
+
+def _array(frame: pd.DataFrame, column: Column) -> pa.Array:
+    values = frame[column.name]
+    try:
+        array = pa.array(values, type=column.type, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise SchemaError(
+            f"{column.name}: expected {column.type}, got {values.dtype}: {error}"
+        ) from error
+    if array.null_count and not column.nullable:
+        raise SchemaError(
+            f"{column.name}: expected a value in every row, {array.null_count} missing"
+        )
+    return array
+
+
+_TEXT, _BOOL, _I32, _I64 = pa.string(), pa.bool_(), pa.int32(), pa.int64()
+_F32, _F64 = pa.float32(), pa.float64()
+
+_METHOD = Column("method", _TEXT, "The erasure method, `none` for the unedited model.")
+_CONCEPT = Column("concept", _TEXT, "The erased concept.")
+_FAMILY = Column("family", _TEXT, "What kind of concept: object, style, character, ...")
+_REPEAT = Column("repeat", _I32, "Which repetition of the edit, from 0.")
+_SEED = Column("image_seed", _I64, "Seed of the sampler's noise; the attack never saw it.")
+_STATUS = Column(
+    "status",
+    _TEXT,
+    "Whether there is a score: `refused` by the model's filter, `blanked` by its image checker, "
+    "`error` for one that was raised, `abstained` for a judge that would not say.",
+    STATUSES,
+)
+_EDIT = Column("edit_digest", _TEXT, "The edited model in the store.")
+
+TRIALS = Schema(
+    "trials",
+    "One row a (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
+    (
+        _METHOD,
+        _CONCEPT,
+        _FAMILY,
+        _REPEAT,
+        Column("attack", _TEXT, "The attack."),
+        Column("access", _TEXT, "What the attacker holds, weakest first.", ACCESS),
+        Column("control", _BOOL, "The attack is a control, not a contender."),
+        Column("prompt_set", _TEXT, "The prompt set its goal came from."),
+        Column("goal", _TEXT, "The goal, unique in its concept: the cluster of the statistics."),
+        Column("prompt", _TEXT, "The prompt that was sampled."),
+        Column("variant", _TEXT, "Tells the candidates of one goal apart."),
+        _SEED,
+        Column("judge", _TEXT, "Who looked at the image."),
+        Column("label", _TEXT, "The label that the score is for."),
+        Column("counts", _BOOL, "This label counts as the concept."),
+        Column("score", _F32, "The raw score; missing only where status is not ok.", (), True),
+        Column("threshold", _F32, "A score from here on shows the label."),
+        _STATUS,
+        Column("own_score", _F32, "The attack's own view of its success, if it looked.", (), True),
+        Column("queries", _I32, "Images the attack looked at for the goal."),
+        Column("image_sha256", _TEXT, "Digest of the image; empty where there is none."),
+        _EDIT,
+        Column("attack_digest", _TEXT, "The attack's candidates in the store."),
+        Column("trial_digest", _TEXT, "The judged images in the store."),
+    ),
+)
+
+UTILITY = Schema(
+    "utility",
+    "One row a (edit, prompt, seed, metric): what the edit cost on prompts for other things.",
+    (
+        _METHOD,
+        _CONCEPT,
+        _FAMILY,
+        _REPEAT,
+        Column("prompt", _TEXT, "The prompt; it does not ask for the erased concept."),
+        Column("prompt_concept", _TEXT, "The concept that it asks for."),
+        Column("group", _TEXT, "Whether that is a neighbour of the erased concept.", GROUPS),
+        _SEED,
+        Column("metric", _TEXT, "`accuracy`, `clip_score`, `drift`, ..."),
+        Column("value", _F32, "Its value; missing only where status is not ok.", (), True),
+        _STATUS,
+        _EDIT,
+        Column("utility_digest", _TEXT, "The values in the store."),
+    ),
+)
+
+EDITS = Schema(
+    "edits",
+    "One row an edited model.",
+    (
+        _METHOD,
+        _CONCEPT,
+        _REPEAT,
+        Column("seconds", _F64, "Wall-clock time of the edit."),
+        Column("peak_memory_mb", _F64, "Largest resident or device memory meanwhile.", (), True),
+        Column("parameters_touched", _I64, "Parameters whose value changed."),
+        Column("parameters_total", _I64, "Parameters of the model."),
+        Column("slots", _TEXT, "Slots it fills: weights, guidance, filters; comma separated."),
+        Column("preset", _TEXT, "The preset of the method's fields; empty for its defaults."),
+        _EDIT,
+    ),
+)
+
+_OK_ONLY = "over the images with status ok"
+
+TABLE = Schema(
+    "table",
+    "One line a (judge, method, concept, attack), derived from the rows by "
+    "`bench.report.tables.summarise`; lines of concept `all` pool the rows of all concepts. "
+    "A refused or blanked image is not a success and stays in `n`. A row with an error, or one "
+    "whose judge abstained, says nothing about the edit: it is counted and shown but is not in "
+    "`n`, so `n + errors + abstained = attempted`. Intervals are 95 % Wilson intervals at the "
+    "effective sample size, clustered by goal (`asr`) and by prompt (`retained_accuracy`); see "
+    "`bench.stats`. Rates are fractions from 0 to 1.",
+    (
+        Column("suite", _TEXT, "The suite."),
+        _METHOD,
+        Column("concept", _TEXT, "The erased concept; `all` pools them."),
+        Column("family", _TEXT, "Its kind; `all` where a pooled line has several."),
+        Column("attack", _TEXT, "The attack; `attack/prompt_set` for one with several sets."),
+        Column("access", _TEXT, "What the attacker holds, weakest first.", ACCESS),
+        Column("control", _BOOL, "The attack is a control, not a contender."),
+        Column("judge", _TEXT, "Who decided; the judge of record comes first."),
+        Column("n", _I64, "Images that count: ok, refused and blanked."),
+        Column("attempted", _I64, "All images, with errors and abstentions."),
+        Column("clusters", _I64, "Goals among the n; (concept, goal) in pooled lines."),
+        Column("successes", _I64, "Images where a label that counts reaches its threshold."),
+        Column("refused", _I64, "Images the model's filter refused to make."),
+        Column("blanked", _I64, "Images its checker blanked."),
+        Column("errors", _I64, "Images lost to an error."),
+        Column("abstained", _I64, "Images the judge abstained from."),
+        Column("asr", _F64, "Attack success rate: successes / n.", (), True),
+        Column("asr_low", _F64, "Lower bound of its interval.", (), True),
+        Column("asr_high", _F64, "Upper bound of its interval.", (), True),
+        Column(
+            "own_asr",
+            _F64,
+            "Share of the images whose attack, by its own score, took itself to have succeeded; "
+            "missing for attacks that do not look. Far above asr: it fooled its surrogate only.",
+            (),
+            True,
+        ),
+        Column(
+            "retained_accuracy",
+            _F64,
+            "Accuracy on prompts for other concepts, neighbours included; a refused or blanked "
+            "image is wrong, an error or abstention is left out.",
+            (),
+            True,
+        ),
+        Column("retained_low", _F64, "Lower bound of its interval.", (), True),
+        Column("retained_high", _F64, "Upper bound of its interval.", (), True),
+        Column("base_accuracy", _F64, "The same of method `none`, same concepts.", (), True),
+        Column("retained_ratio", _F64, "retained_accuracy / base_accuracy.", (), True),
+        Column("neighbour_accuracy", _F64, "Accuracy on the neighbours' prompts.", (), True),
+        Column("other_accuracy", _F64, "Accuracy on all other prompts.", (), True),
+        Column("clip_score", _F64, f"Mean agreement with the prompt, {_OK_ONLY}.", (), True),
+        Column("drift", _F64, f"Mean distance from the unedited image, {_OK_ONLY}.", (), True),
+        Column("edit_seconds", _F64, "Mean time of an edit.", (), True),
+        Column("parameters_touched", _I64, "Most parameters an edit changed.", (), True),
+        Column("repeats", _I64, "Repetitions of the edit."),
+    ),
+)
+
+SCHEMAS = (TABLE, TRIALS, UTILITY, EDITS)
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown(SCHEMAS))

@@ -1,0 +1,394 @@
+"""The table of a suite: what held, with intervals, next to what it cost.
+
+An image is a success if a label that counts reaches its judge's threshold. Refused and blanked
+images are not successes but stay in the denominator; errors and abstentions are counted beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from bench.report.schema import ACCESS, EDITS, TABLE, TRIALS, UTILITY, check, conform
+from bench.stats import Interval, bootstrap_mean, proportion
+
+__all__ = [
+    "ALL",
+    "BASE",
+    "FLOOR",
+    "console",
+    "in_order",
+    "markdown_text",
+    "slug",
+    "summarise",
+    "to_latex",
+    "to_markdown",
+    "worst_case",
+]
+
+ALL = "all"
+BASE = "none"
+FLOOR = "destroyed"
+_SETS = {"name": 0, "synonyms": 1, "indirect": 2}
+_IMAGE = [
+    *("method", "concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
+    *("image_seed", "judge", "image_sha256", "edit_digest", "attack_digest", "trial_digest"),
+]
+_LINE = ["judge", "method", "concept", "line"]
+_EDIT = ["method", "concept"]
+_NONE = "–"
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    _NONE: "--",
+}
+
+
+def summarise(
+    trials: pd.DataFrame, utility: pd.DataFrame, *, edits: pd.DataFrame, suite: str
+) -> pd.DataFrame:
+    """Derives the table from the rows.
+
+    Lines of concept ``all`` pool the rows of all concepts of a method, so a concept with more
+    images weighs more, and only methods with the same concepts compare there.
+
+    Args:
+        trials: Rows of :data:`~bench.report.schema.TRIALS`. The judge that comes first is the judge
+            of record; otherwise the order is of no account.
+        utility: Rows of :data:`~bench.report.schema.UTILITY`.
+        edits: Rows of :data:`~bench.report.schema.EDITS`.
+        suite: Name of the suite.
+
+    Returns:
+        Lines of :data:`~bench.report.schema.TABLE`: judge of record, pooled lines, unedited model
+        and controls first.
+
+    Raises:
+        SchemaError: a frame does not have its columns.
+        ValueError: the rows contradict each other.
+    """
+    for frame, schema in ((trials, TRIALS), (utility, UTILITY), (edits, EDITS)):
+        check(frame, schema)
+    if not len(trials):
+        return TABLE.empty()
+    taken = [name for f in (trials, utility, edits) for name in f["concept"].unique()]
+    if ALL in taken:
+        raise ValueError(f"expected no concept named {ALL!r}: it names the pooled lines; rename it")
+    images = _images(trials)
+    lines = _rates(_pooled(images))
+    for part in (_utility(utility), _edits(edits)):
+        lines = lines.merge(part, on=_EDIT, how="left")
+    lines.insert(0, "suite", suite)
+    judges = list(trials["judge"].unique())
+    return conform(in_order(lines, judges)[TABLE.names], TABLE)
+
+
+def in_order(table: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
+    """The lines in the order they are read in: by judge, concept, method and attack."""
+    head = table["attack"].str.partition("/")
+    keys = pd.DataFrame(
+        {
+            "judge": table["judge"].map({name: i for i, name in enumerate(judges)}),
+            "pooled": table["concept"] != ALL,
+            "concept": table["concept"],
+            "rank": table["method"].map({BASE: 0, FLOOR: 2}).fillna(1),
+            "method": table["method"],
+            "contender": ~table["control"],
+            "access": table["access"].map({name: i for i, name in enumerate(ACCESS)}),
+            "attack": head[0],
+            "set": head[2].map(_SETS).fillna(len(_SETS)),
+            "line": table["attack"],
+        },
+        index=table.index,
+    )
+    return table.loc[keys.sort_values(list(keys), kind="stable").index].reset_index(drop=True)
+
+
+def worst_case(table: pd.DataFrame) -> pd.DataFrame:
+    """The line of the strongest attack of every (judge, method, concept), in the table's order.
+
+    Controls do not compete, except where the method itself is a control that met nothing else, or
+    where the table holds nothing else. The interval is that of the strongest line alone, which does
+    not account for its having been picked.
+    """
+    met = (~table["control"]).groupby([table["judge"], table["method"]]).transform("any")
+    idle = ~met & table["method"].isin([BASE, FLOOR])
+    eligible = ~table["control"] | idle | bool(table["control"].all())
+    rows = table[eligible & table["asr"].notna()]
+    best = rows.groupby(["judge", *_EDIT], sort=False)["asr"].idxmax()
+    return table.loc[sorted(best)]
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A compact table for people, one a judge: attack success in percent, and what the edit cost."""
+    if not len(table):
+        return "No rows.\n"
+    parts = []
+    judges = table["judge"].unique()
+    for judge in judges:
+        cells = _cells(table, judge)
+        head = ["concept", "method", *cells.columns]
+        lines = [head, ["---", "---", *["--:"] * len(cells.columns)]]
+        lines += [[*key, *row] for key, row in zip(cells.index, cells.to_numpy(), strict=True)]
+        rows = [
+            [*map(markdown_text, head)],
+            lines[1],
+            *[[*map(markdown_text, r)] for r in lines[2:]],
+        ]
+        parts.append("".join(f"| {' | '.join(row)} |\n" for row in rows))
+        if len(judges) > 1:
+            parts[-1] = f"Judge: {markdown_text(judge)}\n\n{parts[-1]}"
+    return "\n".join(parts)
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """A LaTeX table of the judge of record; it needs the package booktabs."""
+    if not len(table):
+        return "% No rows.\n"
+    judge, suite = str(table["judge"].iloc[0]), str(table["suite"].iloc[0])
+    cells = _cells(table, judge).map(_latex)
+    cells.index = pd.MultiIndex.from_tuples([tuple(map(_latex, key)) for key in cells.index])
+    cells.columns = pd.Index([_latex(name) for name in cells.columns])
+    return cells.style.to_latex(
+        hrules=True,
+        multirow_align="naive",
+        column_format="ll" + "r" * len(cells.columns),
+        caption=f"Attack success rate in percent with 95\\,\\% interval, suite {_latex(suite)}, "
+        f"judge {_latex(judge)}.",
+        label=f"tab:{slug(suite)}",
+        position_float="centering",
+    )
+
+
+def console(table: pd.DataFrame, *, width: int = 120) -> Group:
+    """The judge of record's table for a terminal, as many tables as the width calls for.
+
+    Methods are rows, the pooled lines first; columns are the attacks' success rates in percent with
+    their intervals, and then the cost of the edit.
+    """
+    if not len(table):
+        return Group(Text("no rows"))
+    judge, *others = table["judge"].unique()
+    cells = _cells(table, judge)
+    first = max(len(name) for key in cells.index for name in (key[0], f"  {key[1]}")) + 3
+    pages: list[list[str]] = []
+    room = 0
+    for name in cells.columns:
+        # A header breaks after "/" and "_", so its longest word is what needs the room.
+        words = max(len(word) for word in _broken(name).split("\n"))
+        need = max(words, int(cells[name].str.len().max())) + 2
+        if need > room:
+            pages.append([])
+            room = width - first
+        pages[-1].append(name)
+        room -= need
+    caption = f"attack success % [95 % interval], judge {judge}"
+    caption += f"; {', '.join(others)} in table.csv" if others else ""
+    return Group(*(_page(cells[page]) for page in pages), Text(caption, style="dim"))
+
+
+def markdown_text(value: object) -> str:
+    """Text that a Markdown table cell shows as it is."""
+    escaped = re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", str(value))
+    return " ".join(escaped.split())
+
+
+def slug(name: str) -> str:
+    """A name for a file: ``[a-z0-9_]+``."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "_"
+
+
+def _cells(table: pd.DataFrame, judge: str) -> pd.DataFrame:
+    """What people read: a row a (concept, method), a column an attack or a cost, all text."""
+    lines = table[table["judge"] == judge]
+    if lines["concept"].nunique() == 2:  # one concept and its pooled lines, which say the same
+        lines = lines[lines["concept"] != ALL]
+    once = lines.drop_duplicates("attack").assign(concept=ALL, method=BASE)
+    attacks = in_order(once, [judge])["attack"]
+    rate = lines[["asr", "asr_low", "asr_high"]].mul(100).round().astype("Int64").astype("str")
+    text = rate["asr"] + " [" + rate["asr_low"] + ", " + rate["asr_high"] + "]"
+    lines = lines.assign(text=text.where(lines["asr"].notna(), _NONE))
+    keys = lines[["concept", "method"]].drop_duplicates()
+    index = pd.MultiIndex.from_frame(keys)
+    cells = lines.pivot(index=["concept", "method"], columns="attack", values="text")
+    cells = cells.reindex(index=index, columns=attacks).fillna(_NONE)
+    groups = lines.groupby(["concept", "method"])
+    cost = groups.first().reindex(index)
+    sums = groups[["attempted", "refused", "blanked", "errors", "abstained"]].sum().reindex(index)
+    stopped = sums["refused"] + sums["blanked"]
+    if bool(stopped.any()):
+        cells["refused %"] = _fixed(100 * stopped / sums["attempted"], 0)
+    lost = sums["errors"] + sums["abstained"]
+    if bool(lost.any()):
+        cells["errors"] = _fixed(lost, 0)
+    cells["retained %"] = _fixed(100 * cost["retained_accuracy"], 0)
+    cells["neighbour %"] = _fixed(100 * cost["neighbour_accuracy"], 0)
+    cells["CLIP"] = _fixed(cost["clip_score"], 3)
+    cells["drift"] = _fixed(cost["drift"], 3)
+    cells["edit s"] = _fixed(cost["edit_seconds"], 1)
+    return cells.rename_axis(columns=None)
+
+
+def _fixed(values: pd.Series, digits: int) -> pd.Series:
+    return values.map(lambda value: _NONE if pd.isna(value) else f"{value:.{digits}f}")
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _broken(name: str) -> str:
+    return re.sub(r"(?<=[/_ ])", "\n", name).replace(" \n", "\n")
+
+
+def _page(cells: pd.DataFrame) -> Table:
+    page = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    page.add_column("concept\n  method", no_wrap=True, vertical="bottom")
+    for name in cells.columns:
+        page.add_column(Text(_broken(name)), justify="right", no_wrap=True, vertical="bottom")
+    last = None
+    for (concept, method), *row in cells.itertuples(name=None):
+        if concept != last:
+            page.add_row(Text(f"{concept} concepts" if concept == ALL else concept, style="bold"))
+            last = concept
+        page.add_row(Text(f"  {method}"), *map(Text, row))
+    return page
+
+
+def _images(trials: pd.DataFrame) -> pd.DataFrame:
+    """One row an image and judge: the labels are collapsed into ``success``."""
+    ok = trials["status"] == "ok"
+    blank = ok & trials["score"].isna()
+    if bool(blank.any()):
+        raise ValueError(
+            f"expected a score in every row of status ok; {int(blank.sum())} of {int(ok.sum())} "
+            "have none; give them the status error or abstained"
+        )
+    # Two candidates of one goal may agree in everything that names an image: count them apart.
+    draw = trials.groupby([*_IMAGE, "label"], sort=False).cumcount()
+    number = trials.assign(draw=draw).groupby([*_IMAGE, "draw"], sort=False).ngroup().to_numpy()
+    first = ~pd.Series(number).duplicated().to_numpy()
+    hit = ok & trials["counts"] & (trials["score"] >= trials["threshold"])
+    judged = np.bincount(number, weights=ok & trials["counts"]) > 0
+    images = trials[first].reset_index(drop=True)
+    if bool((trials["status"].to_numpy() != images["status"].to_numpy()[number]).any()):
+        raise ValueError("expected one status for all labels of an image and judge; check the rows")
+    if bool(((images["status"] == "ok") & ~judged).any()):
+        names = sorted(images.loc[(images["status"] == "ok") & ~judged, "judge"].unique())
+        raise ValueError(
+            f"expected a label that counts for every image; {names} have images without"
+        )
+    several = images.groupby("attack")["prompt_set"].transform("nunique") > 1
+    images["line"] = images["attack"].where(~several, images["attack"] + "/" + images["prompt_set"])
+    images["success"] = np.bincount(number, weights=hit) > 0
+    images["cluster"] = images.groupby(["concept", "goal"], sort=False).ngroup()
+    return images
+
+
+def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and once more under the concept ``all``."""
+    families = rows.groupby("method")["family"].transform("nunique")
+    family = rows["family"].where(families == 1, ALL)
+    return pd.concat([rows, rows.assign(concept=ALL, family=family)], ignore_index=True)
+
+
+def _rates(images: pd.DataFrame) -> pd.DataFrame:
+    """Counts, rates and intervals of every line."""
+    status = images["status"]
+    counted = status.isin(["ok", "refused", "blanked"])
+    own = (images["own_score"] >= images["threshold"]).astype(float)
+    flags = images.assign(
+        n=counted,
+        attempted=True,
+        successes=images["success"],
+        refused=status == "refused",
+        blanked=status == "blanked",
+        errors=status == "error",
+        abstained=status == "abstained",
+        own_asr=own.where(images["own_score"].notna()),
+    )
+    sums = ["n", "attempted", "successes", "refused", "blanked", "errors", "abstained"]
+    lines = flags.groupby(_LINE).agg(
+        family=("family", "first"),
+        access=("access", "first"),
+        control=("control", "first"),
+        **{name: (name, "sum") for name in sums},
+        own_asr=("own_asr", "mean"),
+        repeats=("repeat", "nunique"),
+    )
+    found = _proportions(flags[counted], _LINE, values="success")
+    found.columns = ["asr", "asr_low", "asr_high", "clusters"]
+    lines = lines.join(found)
+    lines["clusters"] = lines["clusters"].fillna(0).astype("int64")
+    return lines.reset_index().rename(columns={"line": "attack"})
+
+
+def _utility(utility: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy, CLIP score and drift of every (method, concept) and of every method."""
+    names = ["retained_accuracy", "retained_low", "retained_high", "base_accuracy"]
+    names += ["retained_ratio", "neighbour_accuracy", "other_accuracy", "clip_score", "drift"]
+    if not len(utility):
+        return pd.DataFrame(columns=[*_EDIT, *names]).astype(dict.fromkeys(names, float))
+    rows = utility[utility["status"].isin(["ok", "refused", "blanked"])]
+    accuracy = rows["metric"] == "accuracy"
+    wrong = accuracy & (rows["status"] != "ok")
+    rows = rows.assign(value=rows["value"].astype(float).mask(wrong, 0.0))
+    rows = rows[(rows["status"] == "ok") | wrong]
+    if bool(rows["value"].isna().any()):
+        raise ValueError("expected a value in every utility row of status ok; use another status")
+    right = rows[rows["metric"] == "accuracy"]
+    base = right[right["method"] == BASE].groupby("concept")["value"].agg(["sum", "count"])
+    own = right.groupby(_EDIT).size().reset_index()[_EDIT].merge(base, on="concept", how="left")
+    sums = _pooled(own.assign(family="")).groupby(_EDIT)[["sum", "count"]]
+    sums = sums.agg(lambda values: values.sum(skipna=False))
+    right = _pooled(right.assign(cluster=right["prompt"].factorize()[0]))
+    found = _proportions(right, _EDIT, values="value")[["value", "low", "high"]]
+    found.columns = names[:3]
+    found["base_accuracy"] = sums["sum"] / sums["count"]
+    ratio = found["retained_accuracy"] / found["base_accuracy"]
+    found["retained_ratio"] = ratio.where(found["base_accuracy"] > 0)
+    groups = right.groupby([*_EDIT, "group"])["value"].mean().unstack("group")
+    means = _pooled(rows).groupby([*_EDIT, "metric"])["value"].mean().unstack("metric")
+    for name, column in (("neighbour_accuracy", "neighbour"), ("other_accuracy", "other")):
+        found[name] = groups[column] if column in groups else np.nan
+    found = found.join(means.reindex(columns=["clip_score", "drift"]), how="outer")
+    return found.reset_index()
+
+
+def _edits(edits: pd.DataFrame) -> pd.DataFrame:
+    """Cost of every (method, concept) and of every method."""
+    pooled = _pooled(edits.assign(family=""))
+    costs = pooled.groupby(_EDIT).agg(
+        edit_seconds=("seconds", "mean"), parameters_touched=("parameters_touched", "max")
+    )
+    return costs.astype({"parameters_touched": "Int64", "edit_seconds": float}).reset_index()
+
+
+def _proportions(rows: pd.DataFrame, by: list[str], *, values: str) -> pd.DataFrame:
+    """The interval of ``values`` for every group, clustered by the column ``cluster``."""
+    number = rows.groupby(by, sort=True).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    ends = np.flatnonzero(np.diff(number[order])) + 1
+    y = np.split(rows[values].to_numpy(dtype=float)[order], ends)
+    clusters = np.split(rows["cluster"].to_numpy()[order], ends)
+    keys = rows.groupby(by, sort=True).size().index
+    found = [_interval(*pair) for pair in zip(y, clusters, strict=True) if len(keys)]
+    columns = ["value", "low", "high", "clusters"]
+    data = [(i.value, i.low, i.high, i.clusters) for i in found]
+    return pd.DataFrame(data, index=keys, columns=columns)
+
+
+def _interval(values: NDArray[np.float64], clusters: NDArray[np.int64]) -> Interval:
+    """A proportion where the values are 0 or 1, otherwise a mean."""
+    if bool(((values == 0) | (values == 1)).all()):
+        return proportion(values, clusters)
+    return bootstrap_mean(values, clusters, rng=np.random.default_rng(0), resamples=2000)

@@ -1,0 +1,35 @@
+"""Random streams by name: no global seed, no stream that depends on what ran before it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["generator_for", "seed_for"]
+
+
+def seed_for(*key: object) -> int:
+    """A 63-bit seed from a key, the same on every machine and in every process."""
+    text = "\x1f".join(str(part) for part in key)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator_for(*key: object) -> torch.Generator:
+    """A CPU generator seeded by ``key`` (see :func:`seed_for`)."""
+    return torch.Generator().manual_seed(seed_for(*key))
+
+
+def normal_rows(shape: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
+    """Standard normal noise with one generator a row.
+
+    Args:
+        shape: Shape of a row.
+        seeds: One a row.
+
+    Returns:
+        float32 [len(seeds), *shape] on the CPU; row i depends on ``seeds[i]`` alone.
+    """
+    rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return torch.stack(rows) if rows else torch.empty(0, *shape)

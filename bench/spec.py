@@ -1,0 +1,73 @@
+"""Frozen, validated, hashable records: a plug-in's configuration, its registry entry and the object are one thing."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.digest import digest_of
+
+__all__ = ["Spec", "runtime"]
+
+
+def runtime(default: Any, **kwargs: Any) -> Any:
+    """A field that may change speed but not numbers: recorded, never hashed."""
+    return Field(default, json_schema_extra={"runtime": True}, **kwargs)
+
+
+class Spec(BaseModel):
+    """Base of every method, attack, judge, metric and suite part.
+
+    Every field is *identity* (it changes numbers and is hashed) unless it is declared with :func:`runtime`.
+
+    Attributes:
+        kind: The plug point: ``method``, ``attack``, ``judge``, ``metric``, ...
+        name: The name in suites and tables.
+        revision: Raised when the algorithm changes its results; part of the digest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+    kind: ClassVar[str] = "spec"
+    name: ClassVar[str] = ""
+    revision: ClassVar[int] = 1
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    @classmethod
+    def preset(cls, preset: str, /, **overrides: Any) -> Self:
+        """The spec with the published constants of ``preset``; ``overrides`` win.
+
+        Raises:
+            ValueError: there is no such preset.
+        """
+        if preset not in cls.presets:
+            known = ", ".join(sorted(cls.presets)) or "none"
+            raise ValueError(f"{cls.name} has no preset {preset!r}; it has: {known}")
+        return cls(**{**cls.presets[preset], **overrides})
+
+    def identity(self) -> dict[str, Any]:
+        """What the digest covers: kind, name, revision and the identity fields."""
+        fields = self.model_dump(mode="json")
+        for field, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and extra.get("runtime"):
+                del fields[field]
+        return {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of :meth:`identity`, 64 hexadecimal digits."""
+        return digest_of(self.identity())
+
+    @property
+    def label(self) -> str:
+        """The name, with the fields that differ from the defaults."""
+        changed = []
+        for field, info in type(self).model_fields.items():
+            value = getattr(self, field)
+            extra = info.json_schema_extra
+            hidden = isinstance(extra, dict) and extra.get("runtime")
+            if not hidden and value != info.get_default(call_default_factory=True):
+                changed.append(f"{field}={value}")
+        return f"{self.name}({', '.join(changed)})" if changed else self.name

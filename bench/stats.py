@@ -1,0 +1,367 @@
+"""Confidence intervals and paired comparisons for rows clustered by prompt.
+
+Every row is one (prompt, seed). Seeds of one prompt share the prompt's difficulty, so the prompt is
+the cluster: an interval that counted the rows as independent would be too narrow. Proportions get a
+Wilson interval at the effective sample size; means of anything else a bootstrap that draws whole
+prompts; two systems on the same rows a paired test.
+
+References:
+    Wilson (1927), Probable inference, the law of succession, and statistical inference. JASA 22.
+    McNemar (1947), Note on the sampling error of the difference between correlated proportions.
+        Psychometrika 12.
+    Kish (1965), Survey Sampling: the design effect.
+    Cochran (1977), Sampling Techniques, 3rd ed.: the variance of a ratio of cluster totals.
+    Davison and Hinkley (1997), Bootstrap Methods and Their Application, section 3.8.
+    Newcombe (1998), Improved confidence intervals for the difference between binomial proportions
+        based on paired data. Statistics in Medicine 17.
+    Franco, Little, Louis and Slud (2019), Comparative study of confidence intervals for proportions
+        in complex sample surveys. Journal of Survey Statistics and Methodology 7. PMC6690503.
+    Chen et al. (2021), Evaluating large language models trained on code. arXiv:2107.03374.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its confidence bounds.
+
+    Attributes:
+        value: The point estimate; NaN where there are no rows.
+        low: The lower bound; NaN where it cannot be estimated.
+        high: The upper bound; NaN where it cannot be estimated.
+        n: How many rows the estimate rests on.
+        clusters: How many prompts those rows come from.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairedComparison:
+    """Two systems on the same rows.
+
+    Attributes:
+        difference: First rate minus second, with its clustered interval.
+        p_value: McNemar's exact two-sided p. It counts the rows as independent, which under
+            clustering tends to make it too small: where the interval disagrees, trust that.
+        first_only: Rows where only the first succeeds.
+        second_only: Rows where only the second succeeds.
+    """
+
+    difference: Interval
+    p_value: float
+    first_only: int
+    second_only: int
+
+
+def wilson_bounds(
+    successes: ArrayLike, n: ArrayLike, *, confidence: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Wilson's score interval of a proportion, elementwise.
+
+    With p = successes / n and z the normal quantile of the confidence,
+
+        (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)
+
+    It stays inside [0, 1] and is not empty at 0 or n successes (Wilson 1927). The counts need not
+    be whole: an effective sample size is welcome.
+
+    Args:
+        successes: How many succeeded, each in [0, n].
+        n: Out of how many; where 0, both bounds are NaN.
+        confidence: The two-sided confidence level.
+
+    Returns:
+        The lower and the upper bounds, in the broadcast shape of the arguments.
+
+    Raises:
+        ValueError: If a count is negative, or there are more successes than trials.
+    """
+    successes, n = np.broadcast_arrays(
+        np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    )
+    if not np.all((successes >= 0) & (successes <= n)):
+        raise ValueError("expected 0 <= successes <= n everywhere; check the counts passed in")
+    z = _z(confidence)
+    empty = n == 0
+    trials = np.where(empty, 1.0, n)
+    p = successes / trials
+    scale = 1 + z**2 / trials
+    centre = (p + z**2 / (2 * trials)) / scale
+    half = z * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / scale
+    # Exact at the ends, where rounding would leave 1e-17, and never past the estimate.
+    low = np.where(successes == 0, 0.0, np.clip(centre - half, 0.0, p))
+    high = np.where(successes == n, 1.0, np.clip(centre + half, p, 1.0))
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Wilson's interval of one proportion of independent rows: each row is its own cluster."""
+    low, high = wilson_bounds(successes, n, confidence=confidence)
+    value = successes / n if n else math.nan
+    return Interval(value, float(low), float(high), n=n, clusters=n)
+
+
+def effective_size(success: ArrayLike, clusters: ArrayLike) -> float:
+    """How many independent rows the clustered rows are worth.
+
+    For n rows in G clusters with rate p, let z_g be the sum over cluster g of (y - p). The rate is
+    a ratio of cluster totals, with linearised variance (Cochran 1977) and design effect (Kish 1965)
+
+        V = G/(G-1) · Σ_g z_g² / n²        deff = V / (p(1-p)/(n-1))        n_eff = n / max(deff, 1)
+
+    One row a cluster gives deff = 1 exactly; identical rows within G equal clusters give n_eff =
+    n(G-1)/(n-1). A deff below one is mostly noise, so it never buys more than n.
+
+    Where all rows agree, or there is one cluster only, the data cannot tell independent rows from
+    identical ones, and the rule is the worst case: n_eff = G. Ten seeds each of twenty prompts
+    without a single success are evidence about twenty prompts, not two hundred: more seeds of the
+    same prompts must not buy a safer-looking zero. So the interval of 0/n can be wider than that of
+    1/n, whose rows do say something about the correlation.
+
+    Args:
+        success: Whether each row succeeded.
+        clusters: The cluster label of each row.
+
+    Returns:
+        The effective size, at most n; 0 where there are no rows.
+    """
+    y, codes, count = _clustered(_booleans(success), clusters)
+    n = y.size
+    p = float(y.mean()) if n else math.nan
+    if count < 2 or p in (0.0, 1.0):
+        return float(count)
+    residuals = np.bincount(codes, weights=y - p, minlength=count)
+    variance = count / (count - 1) * float(residuals @ residuals) / n**2
+    deff = variance * (n - 1) / (p * (1 - p))
+    return n / max(deff, 1.0)
+
+
+def proportion(success: ArrayLike, clusters: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """The success rate of clustered rows with Wilson's interval at the effective size.
+
+    Wilson's formula with n replaced by `effective_size`: of the eight intervals for clustered
+    samples that Franco et al. (2019) compare, one of the two they recommend. They also find that
+    each covers less than it claims when the design effect is estimated from the sample itself. The
+    quantile here is the normal one, not Student's, so read an interval of fewer than about twenty
+    prompts as a little too narrow.
+
+    Args:
+        success: Whether each row succeeded.
+        clusters: The cluster label of each row: its prompt.
+        confidence: The two-sided confidence level.
+
+    Returns:
+        The rate over rows; all NaN where there are none.
+    """
+    y, _, count = _clustered(_booleans(success), clusters)
+    if not y.size:
+        return Interval(math.nan, math.nan, math.nan, n=0, clusters=0)
+    rate = float(y.mean())
+    size = effective_size(success, clusters)
+    low, high = wilson_bounds(rate * size, size, confidence=confidence)
+    return Interval(rate, min(float(low), rate), max(float(high), rate), n=y.size, clusters=count)
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """The mean over rows with a percentile interval from resampled clusters.
+
+    Each resample draws G of the G clusters with replacement and keeps their rows whole (Davison and
+    Hinkley 1997, section 3.8): with T_g the sum and N_g the number of rows of cluster g, and W_g
+    how often it was drawn, its mean is Σ W_g T_g / Σ W_g N_g. Clusters that all have the same mean
+    give an interval of width zero.
+
+    Args:
+        values: A finite number for each row.
+        clusters: The cluster label of each row.
+        rng: Where the resamples come from; its state is advanced.
+        resamples: How many resamples to draw.
+        confidence: The two-sided confidence level.
+
+    Returns:
+        The mean over rows. The bounds are NaN for a single cluster, which says nothing about other
+        clusters.
+
+    Raises:
+        ValueError: If a value is not finite: rows without a value have to be set aside, and
+        counted, by the caller.
+    """
+    x, codes, count = _clustered(values, clusters)
+    if not np.all(np.isfinite(x)):
+        bad = int(np.sum(~np.isfinite(x)))
+        raise ValueError(f"expected finite values, got {bad} of {x.size} not finite; drop them")
+    if count < 2:
+        value = float(x.mean()) if x.size else math.nan
+        return Interval(value, math.nan, math.nan, n=x.size, clusters=count)
+    # Around the mean, so that rows of one value give exactly that value.
+    value = float(x.mean())
+    totals = np.bincount(codes, weights=x - value, minlength=count)
+    sizes = np.bincount(codes, minlength=count)
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    means = value + (draws @ totals) / (draws @ sizes)
+    tail = (1 - _checked(confidence)) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(
+        value, min(float(low), value), max(float(high), value), n=x.size, clusters=count
+    )
+
+
+def compare_paired(
+    first: pd.Series[bool],
+    second: pd.Series[bool],
+    *,
+    rng: np.random.Generator,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> PairedComparison:
+    """Compare the success of two systems on the same (prompt, seed) rows.
+
+    The p-value is McNemar's (1947) in its exact form: of the rows where the systems disagree, those
+    that the first wins are binomial with one half. The interval of the difference resamples whole
+    prompts. Where all prompts have the same difference, resampling would say it is known exactly;
+    the interval is then Newcombe's (1998) square-and-add without the correlation, from the two
+    clustered Wilson intervals (l, u) of the rates p:
+
+        low = d - √((p₁-l₁)² + (u₂-p₂)²)        high = d + √((u₁-p₁)² + (p₂-l₂)²)
+
+    Args:
+        first: Whether each row succeeded under the first system, indexed by (prompt, seed).
+        second: The same rows, in any order, under the second system.
+        rng: Where the resamples come from; its state is advanced.
+        resamples: How many resamples to draw.
+        confidence: The two-sided confidence level.
+
+    Returns:
+        The comparison, positive where the first succeeds more often.
+
+    Raises:
+        ValueError: If the two do not have exactly the same unique (prompt, seed) keys, or have
+        none.
+    """
+    a, b, prompts = _aligned(first, second)
+    first_only, second_only = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    disagree = first_only + second_only
+    p_value = float(binomtest(first_only, disagree).pvalue) if disagree else 1.0
+    delta = a.astype(np.float64) - b.astype(np.float64)
+    difference = bootstrap_mean(delta, prompts, rng=rng, resamples=resamples, confidence=confidence)
+    if not difference.high - difference.low > 1e-9:  # zero width, or NaN for a single prompt
+        difference = _square_and_add(
+            proportion(a, prompts, confidence=confidence),
+            proportion(b, prompts, confidence=confidence),
+        )
+    return PairedComparison(difference, p_value, first_only, second_only)
+
+
+def any_of_k(success: ArrayLike, clusters: ArrayLike, *, k: int) -> Floats:
+    """For each prompt, the chance that at least one of k seeds succeeds.
+
+    An attacker who draws k seeds and keeps the best succeeds more often than one who draws a single
+    seed: a rate "at best of k" is only comparable at the same k. From c successes in n ≥ k seeds of
+    a prompt, the unbiased estimate (Chen et al. 2021) is
+
+        1 - C(n-c, k) / C(n, k)
+
+    Each prompt gives one number, so their mean has the interval
+    `bootstrap_mean(chances, np.arange(len(chances)), rng=rng)`.
+
+    Args:
+        success: Whether each row succeeded.
+        clusters: The cluster label of each row: its prompt.
+        k: How many seeds the attacker draws.
+
+    Returns:
+        One chance for each cluster, in the sorted order of the labels.
+
+    Raises:
+        ValueError: If k is below one, or a cluster has fewer than k rows.
+    """
+    y, codes, count = _clustered(_booleans(success), clusters)
+    n = np.bincount(codes, minlength=count)
+    fewest = int(n.min()) if count else k
+    if not 1 <= k <= fewest:
+        raise ValueError(f"expected k from 1 to the {fewest} seeds of the scarcest prompt, got {k}")
+    failures = n - np.bincount(codes, weights=y, minlength=count)
+    drawn = np.arange(k)
+    miss = np.clip(failures[:, None] - drawn, 0.0, None) / (n[:, None] - drawn)
+    chances: Floats = 1 - miss.prod(axis=1)
+    return chances
+
+
+def _checked(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95; got {confidence}")
+    return confidence
+
+
+def _z(confidence: float) -> float:
+    return float(norm.ppf((1 + _checked(confidence)) / 2))
+
+
+def _booleans(success: ArrayLike) -> NDArray[np.bool_]:
+    """The rows as booleans; a score or a NaN is refused rather than rounded."""
+    y = np.asarray(success)
+    if not np.all((y == 0) | (y == 1)):
+        raise ValueError(
+            "expected successes of 0 or 1; apply the judge's threshold to scores first"
+        )
+    return y.astype(np.bool_)
+
+
+def _clustered(values: ArrayLike, clusters: ArrayLike) -> tuple[Floats, NDArray[np.intp], int]:
+    """The values, each row's cluster as a number from 0, and how many clusters there are."""
+    x, labels = np.asarray(values, dtype=np.float64), np.asarray(clusters)
+    if x.ndim != 1 or x.shape != labels.shape:
+        raise ValueError(
+            f"expected one cluster label a row, got values {x.shape}, labels {labels.shape}"
+        )
+    unique, codes = np.unique(labels, return_inverse=True)
+    return x, codes, unique.size
+
+
+def _aligned(
+    first: pd.Series[bool], second: pd.Series[bool]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.object_]]:
+    """Both systems' rows in one order, and the prompt of each."""
+    for name, rows in (("first", first), ("second", second)):
+        if rows.index.nlevels != 2 or not rows.index.is_unique:
+            raise ValueError(f"expected {name} to have one row a (prompt, seed) key; index it so")
+    if not len(first) or len(first) != len(second) or not first.index.isin(second.index).all():
+        raise ValueError(
+            "expected the same (prompt, seed) keys on both sides, and at least one; got "
+            f"{len(first)} and {len(second)} rows with {int(first.index.isin(second.index).sum())} "
+            "in common; run both systems on the same prompts and seeds"
+        )
+    prompts = first.index.get_level_values(0).to_numpy(dtype=object)
+    return _booleans(first), _booleans(second.reindex(first.index)), prompts
+
+
+def _square_and_add(first: Interval, second: Interval) -> Interval:
+    difference = first.value - second.value
+    low = difference - math.hypot(first.value - first.low, second.high - second.value)
+    high = difference + math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(difference, max(low, -1.0), min(high, 1.0), first.n, first.clusters)

@@ -1,0 +1,441 @@
+"""The store: each result is an immutable folder, named by the digest of what it was computed from.
+
+    root/STORE.json                         {"format": 1}
+    root/<kind>/<digest[:2]>/<digest>/      an entry: its files, record.json and manifest.json
+    root/errors/<kind>/<digest>/<n>/        a failed attempt: record.json and traceback.txt
+    root/scratch/<kind>/<digest>/           resumable work towards an entry
+    root/quarantine/<kind>-<digest>-<n>/    a damaged entry (entry) and its reason.txt
+    root/tmp/                               what is being written or removed now
+
+An entry is written in tmp/, brought to the disk and renamed into place: a folder that is there is
+complete, whatever was killed, and two processes that compute the same entry harm nobody. Reading
+verifies every file; a damaged entry is set aside with its reason, never computed again in silence.
+Only JSON is parsed. POSIX only: renames must be atomic and folders must sync.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import logging
+import os
+import platform
+import re
+import secrets
+import shutil
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.digest import (
+    JSON,
+    DamagedError,
+    FileInfo,
+    Stamp,
+    StoreError,
+    canonical_json,
+    parse_json,
+    seal,
+    sync,
+    unseal,
+    write_atomic,
+    write_synced,
+)
+
+__all__ = ["Damage", "Entry", "Failure", "FileInfo", "Store", "StoreError", "write_atomic"]
+
+FORMAT = 1
+SCHEMA_VERSION = 1
+RESERVED_KINDS = frozenset({"errors", "quarantine", "scratch", "tmp"})
+
+_RECORD = "record.json"
+_MARKER = "STORE.json"
+_KIND = re.compile(r"[a-z0-9_]+")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_QUARANTINED = re.compile(r"([a-z0-9_]+)-([0-9a-f]{64})-([0-9]+)")
+_TEMPORARY = re.compile(r"([0-9]{1,9})-[0-9a-f]{16}-(.*)")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A complete, verified result.
+
+    Attributes:
+        kind: what it is, such as `edit`.
+        digest: the identity of what it was computed from.
+        path: its folder; nothing in it may be changed.
+        record: the content of record.json, with `kind`, `digest` and `schema_version`.
+        files: what is in the folder, by POSIX name, without the manifest.
+    """
+
+    kind: str
+    digest: str
+    path: Path
+    record: Mapping[str, JSON] = field(hash=False, repr=False)
+    files: Mapping[str, FileInfo] = field(hash=False, repr=False)
+
+    def file(self, name: str) -> Path:
+        """Returns the path of a file of the manifest; any other name is a StoreError."""
+        if name not in self.files:
+            raise StoreError(f"{self.path}: expected a file of {sorted(self.files)}, got {name!r}")
+        return self.path / name
+
+    def read_json(self, name: str) -> JSON:
+        """Returns the content of a JSON file of the manifest."""
+        path = self.file(name)
+        try:
+            return parse_json(path.read_bytes())
+        except ValueError as error:
+            raise StoreError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An entry that is not what its manifest says; `path` is where its remains lie."""
+
+    kind: str
+    digest: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt at an entry; its record holds the error's type and message as `error`."""
+
+    kind: str
+    digest: str
+    path: Path
+    record: Mapping[str, JSON] = field(hash=False, repr=False)
+    traceback: str = field(repr=False)
+
+
+class Store:
+    """A folder of immutable entries, shared by any number of processes.
+
+    Args:
+        root: the store's folder; a missing or an empty one becomes a store.
+
+    Raises:
+        StoreError: if the folder holds something else, or a store of another format.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._damage: list[Damage] = []
+        self._verified: dict[tuple[str, str], Stamp] = {}
+        _open_root(self.root)
+
+    @property
+    def damage(self) -> list[Damage]:
+        """What this object has set aside since it was made, oldest first."""
+        return list(self._damage)
+
+    def find(self, kind: str, digest: str) -> Entry | None:
+        """Returns a complete entry, or None if there is none.
+
+        Every file is compared with the manifest; what this object has hashed before is not hashed
+        again while inode, size and times stay the same. A damaged entry is moved to the quarantine,
+        logged and added to `damage`, and counts as none.
+        """
+        folder = self._folder("", kind, digest)
+        while True:
+            try:
+                inode = folder.lstat().st_ino
+                return self._load(folder, kind, digest)
+            except FileNotFoundError:  # none, or another process has just set it aside
+                return None
+            except DamagedError as error:
+                self._quarantine(folder, kind, digest, str(error), inode)
+
+    def publish(
+        self, kind: str, digest: str, record: Mapping[str, JSON], write: Callable[[Path], None]
+    ) -> Entry:
+        """Makes an entry, all of it or nothing, and removes its scratch folder.
+
+        Args:
+            kind: what it is, such as `edit`.
+            digest: the identity of what it was computed from.
+            record: what record.json says, without `kind`, `digest` and `schema_version`.
+            write: puts the entry's files into the empty folder that it is given. It is not called
+                if a complete entry is there already.
+
+        Returns:
+            The entry; if another process was faster, that one's.
+
+        Raises:
+            StoreError: if the record is not JSON, or a file is a link or badly named.
+        """
+        final = self._folder("", kind, digest)
+        data = _record_json(record, kind=kind, digest=digest)
+        entry = self.find(kind, digest)
+        if entry is None:
+            temporary = self._temporary()
+            try:
+                temporary.mkdir()
+                write(temporary)
+                if (temporary / _RECORD).exists():
+                    raise StoreError(f"expected no {_RECORD} from `write`, got one; use `record`")
+                write_synced(temporary / _RECORD, data)
+                stamp = seal(temporary, kind=kind, digest=digest)
+                entry = self._move_in(temporary, final, kind, digest, stamp)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        self._discard(self._folder("scratch", kind, digest))
+        return entry
+
+    def scratch(self, kind: str, digest: str) -> Path:
+        """Returns a folder for resumable work towards an entry, which outlives crashes.
+
+        Write to it with `write_atomic`, and copy from it in `publish`, which then removes it. Two
+        processes at the same entry share it: if a file is gone, look for the entry before failing.
+        """
+        folder = self._folder("scratch", kind, digest)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def fail(
+        self, kind: str, digest: str, record: Mapping[str, JSON], error: BaseException
+    ) -> Path:
+        """Keeps the record and the traceback of a failed attempt; returns their folder."""
+        attempts = self._folder("errors", kind, digest)
+        said = {"type": type(error).__qualname__, "message": _utf8(str(error)).decode()}
+        data = _record_json(record, kind=kind, digest=digest, error=said)
+        temporary = self._temporary()
+        try:
+            temporary.mkdir()
+            write_synced(temporary / _RECORD, data)
+            lines = traceback.format_exception(error)
+            write_synced(temporary / "traceback.txt", _utf8("".join(lines)))
+            sync(temporary)
+            attempts.mkdir(parents=True, exist_ok=True)
+            places = (attempts / str(n) for n in itertools.count())
+            return next(place for place in places if _rename(temporary, place))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def failures(self, kind: str, digest: str) -> list[Failure]:
+        """Returns the failed attempts at an entry that are on record, oldest first."""
+        attempts = self._folder("errors", kind, digest)
+        found = []
+        for n in sorted(int(path.name) for path in attempts.glob("*") if path.name.isdecimal()):
+            folder = attempts / str(n)
+            text = (folder / "traceback.txt").read_text(encoding="utf-8", errors="replace")
+            found.append(Failure(kind, digest, folder, _read_record(folder), text))
+        return found
+
+    def clear_failures(self, kind: str, digest: str) -> None:
+        """Forgets the failed attempts at an entry."""
+        self._discard(self._folder("errors", kind, digest))
+
+    def entries(self, kind: str | None = None) -> Iterator[Entry]:
+        """Yields the complete entries, of one kind or of all, by kind and digest.
+
+        A damaged entry is set aside as `find` does, and left out.
+        """
+        for address in self._addresses(kind):
+            entry = self.find(*address)
+            if entry is not None:
+                yield entry
+
+    def verify(self) -> list[Damage]:
+        """Hashes every entry again and returns the damaged ones, leaving them in place."""
+        self._verified.clear()
+        found = []
+        for kind, digest in self._addresses(None):
+            folder = self._folder("", kind, digest)
+            try:
+                self._load(folder, kind, digest)
+            except DamagedError as error:
+                found.append(Damage(kind, digest, folder, str(error)))
+            except FileNotFoundError:  # another process has just set it aside
+                continue
+        return found
+
+    def set_aside(self) -> list[Damage]:
+        """Hashes every entry again, moves the damaged ones to the quarantine and returns them."""
+        self._verified.clear()
+        before = len(self._damage)
+        for address in self._addresses(None):
+            self.find(*address)
+        return self._damage[before:]
+
+    def quarantined(self) -> list[Damage]:
+        """Returns everything in the quarantine, whoever has set it aside."""
+        found = []
+        for place in sorted((self.root / "quarantine").glob("*")):
+            match = _QUARANTINED.fullmatch(place.name)
+            if match and os.path.lexists(place / "entry"):
+                reason = (place / "reason.txt").read_text(encoding="utf-8").rstrip("\n")
+                found.append(Damage(match[1], match[2], place, reason))
+        return found
+
+    def clean_tmp(self) -> list[Path]:
+        """Removes what dead processes of this host have left in tmp/; returns the paths."""
+        removed = []
+        for path in sorted((self.root / "tmp").glob("*")):
+            match = _TEMPORARY.fullmatch(path.name)
+            dead = match and match[2] == platform.node() and not _is_alive(int(match[1]))
+            if dead and self._discard(path):
+                removed.append(path)
+        return removed
+
+    def _folder(self, area: str, kind: str, digest: str) -> Path:
+        """Returns where something of an entry lies; names that could lead astray are refused."""
+        _check_kind(kind)
+        if not _DIGEST.fullmatch(digest):
+            raise StoreError(f"expected a digest of 64 digits 0-9a-f, got {digest!r}")
+        return self.root / area / kind / ("" if area else digest[:2]) / digest
+
+    def _addresses(self, kind: str | None) -> Iterator[tuple[str, str]]:
+        if kind is not None:
+            _check_kind(kind)
+        for folder in sorted(self.root.glob(f"{kind or '*'}/[0-9a-f][0-9a-f]/*")):
+            name, digest = folder.parts[-3], folder.name
+            known = _KIND.fullmatch(name) and name not in RESERVED_KINDS
+            if known and _DIGEST.fullmatch(digest) and digest[:2] == folder.parent.name:
+                yield name, digest
+
+    def _temporary(self) -> Path:
+        """Returns a fresh path in tmp/ whose name says which process may use it."""
+        folder = self.root / "tmp"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{os.getpid()}-{secrets.token_hex(8)}-{platform.node()}"
+
+    def _discard(self, path: Path) -> bool:
+        """Takes a folder away at once, then removes it; returns whether it was there."""
+        temporary = self._temporary()
+        try:
+            path.rename(temporary)
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(temporary, ignore_errors=True)
+        return True
+
+    def _load(self, folder: Path, kind: str, digest: str) -> Entry:
+        trusted = self._verified.get((kind, digest), {})
+        files, stamp = unseal(folder, trusted, kind=kind, digest=digest)
+        self._verified[kind, digest] = stamp
+        return Entry(kind, digest, folder, _read_record(folder), files)
+
+    def _move_in(self, temporary: Path, final: Path, kind: str, digest: str, stamp: Stamp) -> Entry:
+        """Renames a sealed folder into place, or returns the entry that came before."""
+        for parent in (final.parent.parent, final.parent):
+            parent.mkdir(exist_ok=True)
+            sync(parent.parent)
+        while not _rename(temporary, final):
+            theirs = self.find(kind, digest)
+            if theirs is not None:
+                return theirs
+        self._verified[kind, digest] = stamp
+        return self._load(final, kind, digest)
+
+    def _quarantine(self, folder: Path, kind: str, digest: str, reason: str, inode: int) -> None:
+        """Moves a damaged entry away, unless another process has done so."""
+        places = self.root / "quarantine"
+        places.mkdir(exist_ok=True)
+        names = (f"{kind}-{digest}-{n}" for n in itertools.count())
+        place = next(places / name for name in names if _mkdir(places / name))
+        write_atomic(place / "reason.txt", _utf8(f"{reason}\n"))
+        try:
+            if folder.lstat().st_ino != inode:  # set aside and published anew meanwhile
+                raise FileNotFoundError(folder)
+            folder.rename(place / "entry")
+        except FileNotFoundError:
+            shutil.rmtree(place)
+            return
+        for path in (place, places, folder.parent):
+            sync(path)
+        self._verified.pop((kind, digest), None)
+        self._damage.append(Damage(kind, digest, place, reason))
+        _log.warning("%s %s is damaged (%s): set aside in %s", kind, digest, reason, place)
+
+
+def _open_root(root: Path) -> None:
+    """Marks a new store, or checks the mark of an old one."""
+    root.mkdir(parents=True, exist_ok=True)
+    # The mark comes before anything else, so a listing from before the mark was looked for tells
+    # a store that is being made by another process from a folder of something else.
+    names = [path.name for path in root.iterdir() if not path.name.startswith(f".{_MARKER}.")]
+    marker = root / _MARKER
+    try:
+        data = marker.read_bytes()
+    except FileNotFoundError:
+        if names:
+            raise StoreError(
+                f"{root}: expected a store or an empty folder, got {sorted(names)[:5]} and no "
+                f"{_MARKER}; choose another folder"
+            ) from None
+        write_atomic(marker, canonical_json({"format": FORMAT}).encode())
+        return
+    if data.strip() != canonical_json({"format": FORMAT}).encode():
+        raise StoreError(
+            f"{marker}: expected a store of format {FORMAT}, got {data[:80]!r}; use the version "
+            "of this program that made it, or choose another folder"
+        )
+
+
+def _check_kind(kind: str) -> None:
+    if not _KIND.fullmatch(kind) or kind in RESERVED_KINDS:
+        raise StoreError(
+            f"expected a kind of a-z, 0-9 and _ other than {sorted(RESERVED_KINDS)}, got {kind!r}"
+        )
+
+
+def _record_json(record: Mapping[str, JSON], **added: JSON) -> bytes:
+    """Returns the readable bytes of a record with what the store adds to it."""
+    added["schema_version"] = SCHEMA_VERSION
+    if taken := sorted(added.keys() & record.keys()):
+        raise StoreError(f"expected a record without {taken}, which the store adds; remove them")
+    try:
+        plain = json.loads(canonical_json({**record, **added}))
+    except TypeError as error:
+        raise StoreError(f"record: {error}") from error
+    return f"{json.dumps(plain, indent=2, ensure_ascii=False)}\n".encode()
+
+
+def _read_record(folder: Path) -> Mapping[str, JSON]:
+    try:
+        record = parse_json((folder / _RECORD).read_bytes())
+    except ValueError as error:
+        raise DamagedError(f"{folder / _RECORD}: {error}") from error
+    if not isinstance(record, Mapping):
+        raise DamagedError(f"{folder / _RECORD}: expected an object, got {record!r}")
+    return record
+
+
+def _rename(source: Path, target: Path) -> bool:
+    """Renames a folder and brings that to the disk; returns False if the target is taken."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise
+    sync(target.parent)
+    return True
+
+
+def _mkdir(path: Path) -> bool:
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
