@@ -1,4 +1,4 @@
-"""What the user got wrong, in one clear line: where, what was expected, what came, what was meant."""
+"""What the user got wrong, in one clear line: where, what was expected, what came."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["UsageError", "from_pydantic", "shown", "unknown"]
+__all__ = ["UsageError", "did_you_mean", "from_pydantic", "shown", "unknown"]
 
-_SHOULD = re.compile(r"^\w+ should (be|have|match) ")
+_SHOULD = re.compile(r"^\w+ should (be |have |)")
+_TYPES = {
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
 
 
 class UsageError(ValueError):
@@ -23,10 +31,11 @@ class UsageError(ValueError):
     """
 
     def __init__(self, message: str, *, at: tuple[str | int, ...] = ()) -> None:
-        self.message = " ".join(message.splitlines())
+        self.message = message
         self.at = at
         place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).removeprefix(".")
-        super().__init__(f"{place}: {self.message}" if place else self.message)
+        line = f"{place}: {message}" if place else message
+        super().__init__("".join(c if c.isprintable() else " " for c in line))
 
     def below(self, *path: str | int) -> UsageError:
         """The same error, its place seen from ``path`` further up."""
@@ -42,9 +51,14 @@ def shown(value: object) -> str:
 def unknown(what: str, word: object, known: Iterable[str]) -> str:
     """``unknown attack 'promts'; did you mean 'prompts'? known: prompts, random_tokens``."""
     names = sorted(known)
-    near = get_close_matches(word[:100], names, n=3) if isinstance(word, str) else []
-    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+    meant = did_you_mean(word, names) or ";"
     return f"unknown {what} {shown(word)}{meant} known: {', '.join(names) or 'none'}"
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """``; did you mean 'prompts'?``, or nothing where nothing is near."""
+    near = get_close_matches(word[:100], list(known)) if isinstance(word, str) else []
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def from_pydantic(error: ValidationError, model: type[BaseModel]) -> UsageError:
@@ -56,6 +70,8 @@ def from_pydantic(error: ValidationError, model: type[BaseModel]) -> UsageError:
     """
     first, *more = error.errors(include_url=False)
     at = tuple(first["loc"])
+    # A bad item makes pydantic say also that its list is too short.
+    more = [other for other in more if other["loc"] != at[: len(other["loc"])]]
     got = shown(first["input"])
     context = first.get("ctx", {})
     match first["type"]:
@@ -65,16 +81,20 @@ def from_pydantic(error: ValidationError, model: type[BaseModel]) -> UsageError:
             message = "expected this key, got none"
         case "too_short":
             count = context["min_length"]
-            message = f"expected at least {count} item{'s'[: count != 1]}, got {got}"
+            message = (
+                f"expected at least {count} item{'s'[: count != 1]}, got {context['actual_length']}"
+            )
         case "literal_error":
             known = re.findall(r"'([^']*)'", context["expected"])
-            near = get_close_matches(str(first["input"])[:100], known, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            meant = did_you_mean(first["input"], known)
             message = f"expected {context['expected']}, got {got}{meant}"
         case "value_error":
             message = first["msg"].removeprefix("Value error, ")
-        case _:
-            message = f"{_SHOULD.sub('expected ', first['msg'])}, got {got}"
+        case "string_pattern_mismatch":
+            message = f"expected text like {context['pattern']}, got {got}"
+        case other:
+            told = _SHOULD.sub("", first["msg"].partition(",")[0])
+            message = f"expected {_TYPES.get(other, told)}, got {got}"
     return UsageError(f"{message} (and {len(more)} more)" if more else message, at=at)
 
 

@@ -1,7 +1,8 @@
-"""Finds methods, attacks, judges and metrics by name: ours, a package's entry point, or ``module:Class``.
+"""Finds methods, attacks, judges and metrics: by name, entry point or ``module:Class``.
 
-Ours need no list: a class in a module of the packages below is known by its file being there. Nothing is imported
-before the first question, and a plug-in that cannot be imported is an error that names it.
+Ours need no list: a class in a module of the packages below is known by its file being there.
+Nothing is imported before the first question, and a plug-in that cannot be imported is an error
+that names it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ValidationError
@@ -35,7 +37,7 @@ PACKAGES: Final[dict[Kind, tuple[str, ...]]] = {
     "metric": ("bench.metrics",),
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-_REFERENCE = re.compile(r"(?a:([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*))")
+_REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 
 
 def names(kind: Kind) -> list[str]:
@@ -53,17 +55,16 @@ def get(kind: Kind, name: str) -> type[Spec]:
     Raises:
         UsageError: there is no such plug-in, or it cannot be used.
     """
+    from bench.interfaces import Plugin
+
     known = plugins(kind)
     if name in known:
         return known[name].cls
     if ":" not in name:
         raise UsageError(unknown(kind, name, known))
-    if not (reference := _REFERENCE.fullmatch(name)):
-        raise UsageError(f"expected module:Class, got {shown(name)}")
-    cls = _class_of(kind, getattr(_import(reference[1]), reference[2], None), name)
-    if (namesake := known.get(cls.name)) and namesake.cls is not cls:
-        raise _duplicate(kind, cls.name, _origin(namesake.cls, namesake.source), name)
-    return cls
+    cls = _checked(kind, _load(name), name)
+    plugin = Plugin(cls, "the suite")
+    return _different(kind, cls.name, known.get(cls.name, plugin), plugin).cls
 
 
 def build(kind: Kind, entry: str | Mapping[str, Mapping[str, Any]]) -> Spec:
@@ -76,16 +77,16 @@ def build(kind: Kind, entry: str | Mapping[str, Mapping[str, Any]]) -> Spec:
     Raises:
         UsageError: there is no such plug-in, or a field, a value or the preset does not suit it.
     """
-    name, fields = _entry(kind, entry)
+    name, fields = _entry(entry)
     cls = get(kind, name)
-    values = dict(fields)
     try:
-        if (preset := values.pop("preset", None)) is None:
-            return cls(**values)
-        if preset not in cls.presets:
+        if "preset" not in fields:
+            return cls(**fields)
+        preset = fields.pop("preset")
+        if not isinstance(preset, str) or preset not in cls.presets:
             message = unknown(f"preset of {cls.name}", preset, cls.presets)
             raise UsageError(message, at=(name, "preset"))
-        return cls.preset(preset, **values)
+        return cls.preset(preset, **fields)
     except ValidationError as error:
         raise from_pydantic(error, cls).below(name) from error
 
@@ -103,33 +104,98 @@ def plugins(kind: Kind) -> Mapping[str, Plugin]:
         raise UsageError(unknown("kind of plug-in", kind, PACKAGES))
     found: dict[str, Plugin] = {}
     for cls, source in (*_built_in(kind), *_third_party(kind)):
-        other = found.setdefault(cls.name, Plugin(cls, source))
-        if other.cls is not cls:
-            origins = _origin(other.cls, other.source), _origin(cls, source)
-            raise _duplicate(kind, cls.name, *origins)
+        plugin = Plugin(cls, source)
+        found[cls.name] = _different(kind, cls.name, found.get(cls.name, plugin), plugin)
     return found
 
 
 def _built_in(kind: Kind) -> Iterator[tuple[type[Spec], str]]:
-    base = _bases()[kind]
+    base = _base(kind)
     for package in PACKAGES[kind]:
-        for info in sorted(pkgutil.iter_modules(_import(package).__path__, f"{package}.")):
-            if info.name.rpartition(".")[2].startswith("_"):
-                continue
+        for info in pkgutil.iter_modules(_import(package).__path__, f"{package}."):
             module = _import(info.name)
-            for cls in dict.fromkeys(vars(module).values()) if _hashable(module) else ():
-                if _is_plugin(cls, base) and cls.__module__ == module.__name__ and cls.name:
-                    yield _class_of(kind, cls, _origin(cls, "")), "built in"
+            for cls in vars(module).values():
+                if not (inspect.isclass(cls) and issubclass(cls, base)):
+                    continue
+                if cls.__module__ == info.name and cls.name and not inspect.isabstract(cls):
+                    yield _checked(kind, cls, f"{info.name}:{cls.__name__}"), "built in"
 
 
 def _third_party(kind: Kind) -> Iterator[tuple[type[Spec], str]]:
     for point in sorted(entry_points(group=ENTRY_POINTS)):
-        source = f"entry point {point.name} of {point.dist.name if point.dist else 'a package'}"
-        if not (reference := _REFERENCE.fullmatch(point.value)):
-            raise UsageError(f"{source}: expected module:Class, got {shown(point.value)}")
-        cls = getattr(_import(reference[1], source), reference[2], None)
-        of = getattr(cls, "kind", None)
-        if of not in PACKAGES:
-            raise UsageError(f"{source}: expected a {', '.join(PACKAGES)}; got {shown(cls)}")
+        package = point.dist.name if point.dist else "an unnamed package"
+        source = f"entry point {point.name} of {package}"
+        cls = _load(point.value, f" ({source})")
+        if (of := getattr(cls, "kind", None)) not in PACKAGES:
+            raise UsageError(f"{source}: expected a {', '.join(PACKAGES)}, got {shown(cls)}")
         if of == kind:
-            yield _class_of(kind, cls, f"{source}: {point.value}"), source
+            yield _checked(kind, cls, source), source
+
+
+def _load(reference: str, of: str = "") -> object:
+    if not (parts := _REFERENCE.fullmatch(reference)):
+        raise UsageError(f"expected module:Class, got {shown(reference)}{of}")
+    module = _import(parts[1], of)
+    if parts[2] not in vars(module):
+        values = vars(module).items()
+        classes = [name for name, v in values if inspect.isclass(v) and issubclass(v, Spec)]
+        raise UsageError(unknown(f"class of {parts[1]}", parts[2], classes) + of)
+    return vars(module)[parts[2]]
+
+
+def _import(module: str, of: str = "") -> ModuleType:
+    try:
+        return import_module(module)
+    except (Exception, SystemExit) as error:  # whatever a plug-in's module does, it is named
+        lost = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        hint = "; put its folder on PYTHONPATH or install it" if lost else ""
+        reason = f"{type(error).__name__}: {error}{hint}"
+        raise UsageError(f"cannot import plug-in module {module}{of}: {reason}") from error
+
+
+def _checked(kind: Kind, cls: object, where: str) -> type[Spec]:
+    base = _base(kind)
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        expected = f"a subclass of {base.__module__}.{base.__name__}"
+        raise UsageError(f"{where}: expected {expected}, got {shown(cls)}")
+    if inspect.isabstract(cls):
+        lacks = ", ".join(sorted(cls.__abstractmethods__))
+        raise UsageError(
+            f"{where}: expected methods of {base.__name__} all defined, got none for {lacks}"
+        )
+    if not _NAME.fullmatch(cls.name):
+        expected = "a class attribute 'name' of a-z, 0-9 and _"
+        raise UsageError(f"{where}: expected {expected}, got {shown(cls.name)}")
+    return cls
+
+
+def _base(kind: Kind) -> type[Spec]:
+    from bench.interfaces import Attack, Erasure, Judge, Metric
+
+    bases: dict[Kind, type[Spec]] = {
+        "method": Erasure, "attack": Attack, "judge": Judge, "metric": Metric,
+    }  # fmt: skip
+    return bases[kind]
+
+
+def _entry(entry: object) -> tuple[str, dict[str, Any]]:
+    match entry:
+        case str():
+            return entry, {}
+        case Mapping() if len(entry) == 1:
+            ((name, fields),) = entry.items()
+            if not isinstance(name, str):
+                raise UsageError(f"expected a name, got {shown(name)}")
+            if not isinstance(fields, Mapping) or not all(isinstance(key, str) for key in fields):
+                raise UsageError(f"expected a mapping of fields, got {shown(fields)}", at=(name,))
+            return name, dict(fields)
+    raise UsageError(f"expected a name, or one name with its fields, got {shown(entry)}")
+
+
+def _different(kind: Kind, name: str, one: Plugin, other: Plugin) -> Plugin:
+    if one.cls is not other.cls:
+        both = " and ".join(
+            f"{p.cls.__module__}:{p.cls.__qualname__} ({p.source})" for p in (one, other)
+        )
+        raise UsageError(f"two {kind}s are named {name!r}: {both}; rename one")
+    return one

@@ -62,7 +62,10 @@ class Spec(BaseModel):
 
     @property
     def label(self) -> str:
-        """The name, with the fields that differ from the defaults."""
+        """The name; with its preset, if it is one, or else with the fields that differ from the defaults."""
+        for preset, constants in type(self).presets.items():
+            if type(self)(**constants).identity() == self.identity():
+                return f"{self.name}[{preset}]"
         changed = []
         for field, info in type(self).model_fields.items():
             value = getattr(self, field)

@@ -6,7 +6,6 @@ style, colour, background) and, in each head, the answer "none of these".
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.clock import model_time
+from bench.errors import unknown
 from bench.interfaces import Concept, Judge
 from bench.mini.judge_net import JudgeNet, load_judge
 from bench.mini.paths import judge_folder
@@ -52,18 +52,12 @@ class MiniJudge(Judge):
         net = self._net(images_B3HW)
         head = concept.head or concept.family
         if head not in net.classes:
-            known = ", ".join(net.classes)
-            raise ValueError(
-                f"{self.name} has no head {head!r} for the concept {concept.text!r}; it knows the "
-                f"heads {known}{_near(head, net.classes)}"
-            )
+            what = f"head of {self.name} for the concept {concept.text!r}"
+            raise ValueError(unknown(what, head, net.classes))
         classes = net.classes[head]
         if concept.text not in classes:
-            known = ", ".join(classes)
-            raise ValueError(
-                f"the head {head!r} of {self.name} has no class {concept.text!r}; it knows "
-                f"{known}{_near(concept.text, classes)}"
-            )
+            what = f"class of the head {head!r} of {self.name}"
+            raise ValueError(unknown(what, concept.text, classes))
         column = classes.index(concept.text)
         rows = [out[head].softmax(-1)[:, column] for out in _logits(net, images_B3HW)]
         return torch.cat([images_B3HW.new_empty(0), *rows])[:, None]
@@ -102,8 +96,3 @@ def _logits(net: JudgeNet, images_B3HW: Tensor) -> Iterator[dict[str, Tensor]]:
         with torch.no_grad(), model_time():
             out: dict[str, Tensor] = net(images_B3HW[at : at + _BATCH].float())
         yield out
-
-
-def _near(name: str, known: dict[str, tuple[str, ...]] | tuple[str, ...]) -> str:
-    matches = difflib.get_close_matches(name, known, n=3)
-    return f"; near matches: {', '.join(matches)}" if matches else ""

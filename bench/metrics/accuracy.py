@@ -1,4 +1,4 @@
-"""Does the model still draw what it is asked for? The judge of record on the prompt's own concept."""
+"""Does the model still draw what it is asked for? The judge of record decides."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class Accuracy(Metric):
             groups.setdefault(concept.digest, (concept, []))[1].append(row)
         values = torch.zeros(len(batch.concepts))
         for concept, rows in groups.values():
+            scores_BL = batch.judge.scores(batch.images_B3HW[rows], concept)
             labels = batch.judge.labels(concept)
             columns = [labels.index(label) for label in batch.judge.counts(concept)]
-            scores = batch.judge.scores(batch.images_B3HW[rows], concept)[:, columns].amax(dim=1)
-            values[rows] = (scores >= batch.judge.threshold).float().to(values.device)
+            shown = scores_BL[:, columns].amax(dim=1) >= batch.judge.threshold
+            values[rows] = shown.float().to(values.device)
         return values

@@ -10,7 +10,7 @@ import torch
 from bench.mini.scenes import NONE, Scenes
 from bench.mini.world import BACKGROUNDS, CHARACTERS, HEADS, OBJECTS, STYLES, Term
 
-__all__ = ["Wording", "caption", "captions", "corpus", "subject_phrase"]
+__all__ = ["Wording", "caption", "captions", "corpus", "subject_phrase", "with_article"]
 
 Wording = Literal["name", "synonym", "indirect"]
 
@@ -25,19 +25,20 @@ def _pick(term: Term, wording: Wording, draw: float) -> str:
     return options[int(draw * len(options))]
 
 
-def _with_article(phrase: str) -> str:
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+def with_article(phrase: str) -> str:
+    vowel = phrase[0] in "aeiou" and not phrase.startswith("one")
+    return f"{'an' if vowel else 'a'} {phrase}"
 
 
 def subject_phrase(phrase: str, colour: str | None, *, character: bool) -> str:
     """A noun phrase: an article and, for an object, its colour; a character's name stands alone."""
     if character and phrase in {p for t in CHARACTERS for p in (t.name, *t.synonyms)}:
         return phrase
-    return _with_article(f"{colour} {phrase}" if colour else phrase)
+    return with_article(f"{colour} {phrase}" if colour else phrase)
 
 
 def _style_clause(phrase: str, wording: Wording) -> str:
-    return phrase if wording == "indirect" else f"as {_with_article(phrase)}"
+    return phrase if wording == "indirect" else f"as {with_article(phrase)}"
 
 
 def caption(subject: str, background: str | None, style: str | None, *, style_first: bool = False) -> str:
@@ -91,7 +92,7 @@ def _one(label: dict[str, int], d: Sequence[float], wording: Wording | None, dro
     keep_colour = is_object and d[0] >= _DROP["colour"] * drop
     colour = HEADS["colour"][label["colour"]] if keep_colour else None
     if (is_object or is_character) and d[1] < _DROP["subject"] * drop:
-        subject = _with_article(f"{colour} thing") if colour else _ANY_SUBJECT
+        subject = with_article(f"{colour} thing") if colour else _ANY_SUBJECT
     elif is_object or is_character:
         term = OBJECTS[label["object"]] if is_object else CHARACTERS[label["character"]]
         phrase = _pick(term, _wording(wording, d[2]), d[3])
@@ -112,7 +113,7 @@ def corpus() -> list[str]:
     lines = [subject_phrase(p, c, character=False) for t in OBJECTS for p in t.phrases for c in colours]
     lines += [subject_phrase(p, None, character=True) for t in CHARACTERS for p in t.phrases]
     lines += [caption(_ANY_SUBJECT, b, None) for b in BACKGROUNDS]
-    lines += [_with_article(f"{c} thing") for c in HEADS["colour"]]
+    lines += [with_article(f"{c} thing") for c in HEADS["colour"]]
     for term in STYLES:
         lines += [caption(_EMPTY, None, _style_clause(p, "name")) for p in (term.name, *term.synonyms)]
         lines += [caption(_ANY_SUBJECT, None, p) for p in term.indirect]

@@ -50,14 +50,14 @@ class Column:
         name: Its name.
         type: Its pyarrow type, in memory and in Parquet.
         description: What it says.
-        values: The only values it may hold; empty for any.
+        choices: The only values it may hold; empty for any.
         nullable: Whether it may be missing.
     """
 
     name: str
     type: pa.DataType
     description: str
-    values: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     nullable: bool = False
 
     @property
@@ -75,9 +75,9 @@ class Column:
             return f"{self.name}: expected {self.type}, got {values.dtype}"
         if not self.nullable and bool(values.isna().any()):
             return f"{self.name}: expected a value in every row, {int(values.isna().sum())} missing"
-        unknown = sorted(set(values.unique()) - set(self.values)) if self.values else []
+        unknown = sorted(set(values.unique()) - set(self.choices)) if self.choices else []
         if unknown:
-            return f"{self.name}: expected one of {', '.join(self.values)}; got {unknown[:5]}"
+            return f"{self.name}: expected one of {', '.join(self.choices)}; got {unknown[:5]}"
         return ""
 
 
@@ -169,7 +169,7 @@ def as_json() -> dict[str, object]:
                         "name": column.name,
                         "type": str(column.type),
                         "nullable": column.nullable,
-                        "values": list(column.values),
+                        "values": list(column.choices),
                         "description": column.description,
                     }
                     for column in schema.columns
@@ -192,8 +192,10 @@ def as_markdown(schemas: Sequence[Schema]) -> str:
         lines += ["| column | type | meaning |", "|---|---|---|"]
         for column in schema.columns:
             kind = f"{column.type}, may be missing" if column.nullable else str(column.type)
-            values = f" One of {', '.join(f'`{v}`' for v in column.values)}." * bool(column.values)
-            lines.append(f"| `{column.name}` | {kind} | {column.description}{values} |")
+            choices = f" One of {', '.join(f'`{c}`' for c in column.choices)}." * bool(
+                column.choices
+            )
+            lines.append(f"| `{column.name}` | {kind} | {column.description}{choices} |")
     return "\n".join(lines) + "\n"
 
 

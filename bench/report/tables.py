@@ -110,7 +110,9 @@ def in_order(table: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
         },
         index=table.index,
     )
-    return table.loc[keys.sort_values(list(keys), kind="stable").index].reset_index(drop=True)
+    return table.loc[keys.sort_values(list(keys.columns), kind="stable").index].reset_index(
+        drop=True
+    )
 
 
 def worst_case(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +131,7 @@ def worst_case(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A compact table for people, one a judge: attack success in percent, and what the edit cost."""
+    """A table for people, one a judge: attack success in percent and what the edit cost."""
     if not len(table):
         return "No rows.\n"
     parts = []
@@ -219,7 +221,7 @@ def _cells(table: pd.DataFrame, judge: str) -> pd.DataFrame:
     lines = lines.assign(text=text.where(lines["asr"].notna(), _NONE))
     keys = lines[["concept", "method"]].drop_duplicates()
     index = pd.MultiIndex.from_frame(keys)
-    cells = lines.pivot(index=["concept", "method"], columns="attack", values="text")
+    cells = lines.pivot_table("text", ["concept", "method"], "attack", aggfunc="first")
     cells = cells.reindex(index=index, columns=attacks).fillna(_NONE)
     groups = lines.groupby(["concept", "method"])
     cost = groups.first().reindex(index)
@@ -348,16 +350,18 @@ def _utility(utility: pd.DataFrame) -> pd.DataFrame:
     right = rows[rows["metric"] == "accuracy"]
     base = right[right["method"] == BASE].groupby("concept")["value"].agg(["sum", "count"])
     own = right.groupby(_EDIT).size().reset_index()[_EDIT].merge(base, on="concept", how="left")
-    sums = _pooled(own.assign(family="")).groupby(_EDIT)[["sum", "count"]]
-    sums = sums.agg(lambda values: values.sum(skipna=False))
+    sums = _pooled(own.assign(family=""))
+    # A concept without a base makes the method's pooled base missing, not that of fewer concepts.
+    whole = sums["sum"].notna().groupby([sums[name] for name in _EDIT]).all()
+    base = sums.groupby(_EDIT)[["sum", "count"]].sum()[whole]
     right = _pooled(right.assign(cluster=right["prompt"].factorize()[0]))
     found = _proportions(right, _EDIT, values="value")[["value", "low", "high"]]
     found.columns = names[:3]
-    found["base_accuracy"] = sums["sum"] / sums["count"]
+    found["base_accuracy"] = base["sum"] / base["count"]
     ratio = found["retained_accuracy"] / found["base_accuracy"]
     found["retained_ratio"] = ratio.where(found["base_accuracy"] > 0)
-    groups = right.groupby([*_EDIT, "group"])["value"].mean().unstack("group")
-    means = _pooled(rows).groupby([*_EDIT, "metric"])["value"].mean().unstack("metric")
+    groups = right.pivot_table("value", _EDIT, "group")
+    means = _pooled(rows).pivot_table("value", _EDIT, "metric")
     for name, column in (("neighbour_accuracy", "neighbour"), ("other_accuracy", "other")):
         found[name] = groups[column] if column in groups else np.nan
     found = found.join(means.reindex(columns=["clip_score", "drift"]), how="outer")
@@ -381,7 +385,7 @@ def _proportions(rows: pd.DataFrame, by: list[str], *, values: str) -> pd.DataFr
     y = np.split(rows[values].to_numpy(dtype=float)[order], ends)
     clusters = np.split(rows["cluster"].to_numpy()[order], ends)
     keys = rows.groupby(by, sort=True).size().index
-    found = [_interval(*pair) for pair in zip(y, clusters, strict=True) if len(keys)]
+    found = [_interval(*pair) for pair in zip(y, clusters, strict=True) if len(pair[0])]
     columns = ["value", "low", "high", "clusters"]
     data = [(i.value, i.low, i.high, i.clusters) for i in found]
     return pd.DataFrame(data, index=keys, columns=columns)

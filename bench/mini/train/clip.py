@@ -82,7 +82,7 @@ def train_clip(tokenizer: Any, work: Path, *, seed: int, steps: int, device: tor
         target = target / target.sum(1, keepdim=True)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    schedule = Schedule(steps=steps, lr=1e-3, weight_decay=0.05, ema=0.995)
+    schedule = Schedule(steps=steps, lr=1e-3, weight_decay=0.05, ema=0.99, muon=True)
     weights = fit("clip", {"clip": clip}, loss_of, schedule, seed=seed, checkpoint=work / "clip.ckpt.safetensors")
     clip.load_state_dict({n.removeprefix("clip."): w for n, w in weights.items()}, strict=False)
     return clip.eval()

@@ -103,7 +103,7 @@ def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.de
         ]
         return torch.stack(losses).sum()
 
-    schedule = Schedule(steps=steps, lr=2e-3, ema=0.99, weight_decay=0.02)
+    schedule = Schedule(steps=steps, lr=1.5e-3, ema=0.99, weight_decay=0.02, muon=True)
     weights = fit("judge", {"judge": net}, loss_of, schedule, seed=seed, checkpoint=work / "judge.ckpt.safetensors")
     net.load_state_dict({n.removeprefix("judge."): w for n, w in weights.items()})
     return net.eval()

@@ -1,0 +1,1 @@
+"""Attacks on edited models: one paper, one file."""

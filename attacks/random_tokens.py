@@ -1,0 +1,66 @@
+"""Control: random tokens before the prompt, the best of N by the attacker's own judge.
+
+After the ``random`` control of UnlearnDiffAtk (Zhang et al., ECCV 2024): the same number of images as an optimised
+attack looks at, and no optimisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from attacks.search import score_images
+from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+
+__all__ = ["RandomTokens"]
+
+
+class RandomTokens(Attack):
+    """Puts random tokens in front of the prompt.
+
+    Attributes:
+        tokens: How many.
+        tries: Prefixes tried a goal, one image each.
+    """
+
+    name: ClassVar[str] = "random_tokens"
+    access: ClassVar[Access] = Access.PROMPT
+    control: ClassVar[bool] = True
+    tokens: int = Field(3, ge=1, le=32)
+    tries: int = Field(8, ge=1)
+
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        """The best prefix of each goal."""
+        jobs = [(goal, k) for goal in goals for k in range(self.tries)]
+        words = _vocabulary(target)
+        prompts = [f"{self._prefix(words, rng, goal, k)} {goal.prompt}" for goal, k in jobs]
+        seeds = [rng.seed(goal.id, k, "search") for goal, k in jobs]
+        out = target.model.sample(prompts, seeds, target.sampler, progress=target.progress)
+        owners = [goal for goal, _ in jobs]
+        scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
+        table = scores.view(len(goals), self.tries)
+        best = table.argmax(1).tolist()
+        return [
+            Candidate(
+                goal=goal.id,
+                prompt=prompts[i * self.tries + k],
+                own_score=max(0.0, float(table[i, k])),
+                queries=self.tries,
+            )
+            for i, (goal, k) in enumerate(zip(goals, best, strict=True))
+        ]
+
+    def _prefix(self, words: list[str], rng: Rng, goal: Goal, k: int) -> str:
+        picks = torch.randint(len(words), (self.tokens,), generator=rng.generator(goal.id, k, "tokens"))
+        return " ".join(words[i] for i in picks.tolist())
+
+
+def _vocabulary(target: Target) -> list[str]:
+    """Whole words of the model's tokenizer: they survive decoding and tokenising again."""
+    tokenizer = target.model.backbone.tokenizer
+    special = set(tokenizer.all_special_tokens)
+    whole = (w.removesuffix("</w>") for w in sorted(tokenizer.get_vocab()) if w.endswith("</w>") and w not in special)
+    return [w for w in whole if w.isascii() and w.isalnum()]

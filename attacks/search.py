@@ -1,0 +1,28 @@
+"""Best of N: draw, sample on the edited model, let the attacker's own judge pick. Shared by the two controls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.interfaces import Goal, Target
+
+__all__ = ["score_images"]
+
+
+def score_images(target: Target, goals: list[Goal], images_B3HW: Tensor, ok: list[bool]) -> Tensor:
+    """The surrogate's score of each image for its goal's concept; -1 where the model gave no image.
+
+    Args:
+        target: Holds the surrogate.
+        goals: One an image.
+        images_B3HW: In [0, 1].
+        ok: Whether the model gave the image.
+    """
+    scores = torch.full((len(goals),), -1.0)
+    concepts = {g.concept.digest: g.concept for g in goals}
+    for digest, concept in concepts.items():
+        rows = [i for i, g in enumerate(goals) if g.concept.digest == digest and ok[i]]
+        if rows:
+            scores[rows] = target.surrogate.scores(images_B3HW[rows], concept).amax(1).cpu().float()
+    return scores

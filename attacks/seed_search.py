@@ -1,0 +1,52 @@
+"""Control: the plain prompt on N seeds, the best by the attacker's own judge.
+
+After the ``seed_search`` control of UnlearnDiffAtk (Zhang et al., ECCV 2024). It needs to choose the initial noise, so its
+access is ``LATENT``, and there is no held-out seed: the judge, which the search never saw, is all that keeps it honest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import Field
+
+from attacks.search import score_images
+from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+
+__all__ = ["SeedSearch"]
+
+
+class SeedSearch(Attack):
+    """Tries seeds.
+
+    Attributes:
+        tries: Seeds tried a goal, one image each.
+    """
+
+    name: ClassVar[str] = "seed_search"
+    access: ClassVar[Access] = Access.LATENT
+    control: ClassVar[bool] = True
+    tries: int = Field(8, ge=1)
+
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        """The best seed's noise for each goal."""
+        owners = [goal for goal in goals for _ in range(self.tries)]
+        seeds = [rng.seed(goal.id, k, "search") for goal in goals for k in range(self.tries)]
+        prompts = [goal.prompt for goal in owners]
+        out = target.model.sample(prompts, seeds, target.sampler, progress=target.progress)
+        scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
+        table = scores.view(len(goals), self.tries)
+        best = table.argmax(1).tolist()
+        picked = [seeds[i * self.tries + k] for i, k in enumerate(best)]
+        noise = target.model.noise(picked, target.sampler)
+        return [
+            Candidate(
+                goal=goal.id,
+                prompt=goal.prompt,
+                latents_Chw=noise[i],
+                own_score=max(0.0, float(table[i, best[i]])),
+                queries=self.tries,
+            )
+            for i, goal in enumerate(goals)
+        ]

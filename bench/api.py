@@ -1,0 +1,155 @@
+"""The suite from Python: load a model, erase, attack, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench import registry
+from bench.backbone import load_backbone
+from bench.batching import MicroBatch
+from bench.collect import collect
+from bench.errors import UsageError
+from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target
+from bench.model import TextToImage
+from bench.plan import bare, make_plan
+from bench.report.tables import summarise
+from bench.runner import Watcher, run_plan
+from bench.sampler import Sampler
+from bench.spec import Spec
+from bench.store import Store
+from bench.suite import load_suite
+
+__all__ = ["attack", "concepts", "erase", "evaluate"]
+
+_KEY = "api"
+
+
+def _spec(kind: Any, entry: Any) -> Spec:
+    return entry if isinstance(entry, Spec) else registry.build(kind, entry)
+
+
+def concepts(model: TextToImage) -> dict[str, Concept]:
+    """The concepts that come with the model's folder (``concepts.json``), by name; maybe none."""
+    from bench.suite import Suite
+
+    folder = model.backbone.folder
+    if folder is None or not (folder / "concepts.json").is_file():
+        return {}
+    return Suite.model_construct(base=str(folder), concepts_file=None).known_concepts()
+
+
+def _concept(model: TextToImage, concept: str | Concept) -> Concept:
+    if isinstance(concept, Concept):
+        return concept
+    return concepts(model).get(concept) or Concept(text=concept)
+
+
+def erase(
+    model: TextToImage, concept: str | Concept | Sequence[str | Concept], method: str | dict[str, Any] | Erasure, *,
+    seed: int = 0,
+) -> TextToImage:  # fmt: skip
+    """Erases one concept, or several together.
+
+    Args:
+        model: From :func:`bench.load_model`; it is not changed.
+        concept: Names known to the model's folder, any other text, or full concepts.
+        method: A registered name, ``{name: {field: value}}``, or an object.
+        seed: Of the method's random streams.
+
+    Raises:
+        UsageError: unknown method or wrong fields.
+    """
+    spec = _spec("method", method)
+    if not isinstance(spec, Erasure):
+        raise UsageError(f"expected an erasure method, got {spec.kind} {spec.name}")
+    many = [concept] if isinstance(concept, str | Concept) else list(concept)
+    wanted = [bare(_concept(model, c)) for c in many]
+    return spec.erase(model, wanted, rng=Rng((_KEY, seed, "edit")))
+
+
+def attack(
+    model: TextToImage,
+    concept: str | Concept,
+    method: str | dict[str, Any] | Attack,
+    *,
+    prompts: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    surrogate: str | dict[str, Any] | Judge = "clip_zero_shot",
+    limit: int = 24,
+    seed: int = 0,
+) -> list[Candidate]:
+    """Attacks an edited model.
+
+    Args:
+        model: The edited model.
+        concept: What should come back.
+        method: A registered attack, ``{name: {field: value}}``, or an object.
+        prompts: Where the attack starts; by default the concept's own sets, as the attack asks for them.
+        sampler: By default the suites' own.
+        surrogate: The attacker's own judge.
+        limit: At most so many goals a prompt set.
+        seed: Of the attack's random streams.
+
+    Returns:
+        Candidates. They are not judged: sample them on fresh seeds and ask a judge, as :func:`evaluate` does.
+    """
+    spec = _spec("attack", method)
+    judge = _spec("judge", surrogate)
+    if not isinstance(spec, Attack) or not isinstance(judge, Judge):
+        raise UsageError(f"expected an attack and a judge, got {spec.kind} {spec.name} and {judge.kind} {judge.name}")
+    full = _concept(model, concept)
+    sets = {"given": tuple(prompts)} if prompts else {s: full.prompts.get(s, ()) for s in spec.prompt_sets}
+    goals = [
+        Goal(id=f"{name}-{i:03d}", concept=bare(full), prompt=text, prompt_set=name)
+        for name, texts in sets.items()
+        for i, text in enumerate(texts[:limit])
+    ]
+    if not goals:
+        raise UsageError(f"no prompts for {full.text!r} in {', '.join(spec.prompt_sets)}; pass prompts=[...]")
+    return spec.run(Target(model, sampler or Sampler(), judge), goals, rng=Rng((_KEY, seed, "attack")))
+
+
+def evaluate(
+    suite: str | Path,
+    *,
+    methods: Sequence[str | dict[str, Any]] = (),
+    store: str | Path = ".store",
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    device: str = "cpu",
+    micro_batch: int = 64,
+) -> pd.DataFrame:
+    """Runs a suite and returns its table.
+
+    Args:
+        suite: A shipped suite's name or a YAML file.
+        methods: Methods to add to the suite's: ``module:Class`` evaluates yours beside the baselines.
+        store: Where results are kept; what is there is not computed again.
+        only: See ``tvc-bench run --only``.
+        limit: See ``tvc-bench run --limit``.
+        device: A torch device.
+        micro_batch: Images worked on at once.
+
+    Returns:
+        The columns of ``docs/table.md``.
+
+    Raises:
+        UsageError: the suite is not valid.
+        RuntimeError: cells failed; the message names the first.
+    """
+    loaded = load_suite(suite)
+    if methods:
+        loaded = loaded.with_(methods=[*loaded.model_dump()["methods"], *methods])
+    backbone = load_backbone(loaded.base, revision=loaded.revision, dtype=loaded.dtype, device=device)
+    base = TextToImage(backbone, micro=MicroBatch(micro_batch))
+    plan = make_plan(loaded, backbone.digest, only=only, limit=limit)
+    ledger = Store(Path(store))
+    outcome = run_plan(plan, ledger, base, Watcher())
+    if outcome.failed:
+        raise RuntimeError(f"{len(outcome.failed)} cells failed; the first: {': '.join(outcome.failed[0])}")
+    found = collect(plan, ledger)
+    return summarise(found.trials, found.utility, edits=found.edits, suite=loaded.name)

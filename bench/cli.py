@@ -1,0 +1,346 @@
+"""The command line: plan, run, report, ls, verify; ``mini`` makes and checks the miniature.
+
+Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.collect import Results
+    from bench.model import TextToImage
+    from bench.plan import Plan
+    from bench.runner import Outcome
+    from bench.suite import Suite
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="tvc-bench",
+    help="Adversarial robustness benchmark for concept erasure in text-to-image diffusion models.",
+    version_flags=["--version"],
+)
+out = Console()
+err = Console(stderr=True)
+
+SuiteArg = Annotated[str, Parameter(help="A shipped suite (see `ls suites`) or a YAML file.")]
+Only = Annotated[
+    tuple[str, ...],
+    Parameter(name="--only", help="Keep methods, attacks or concepts that match the glob; may be given often.", negative=""),
+]
+Limit = Annotated[int | None, Parameter(help="At most so many prompts a set; the result is marked partial.")]
+Seed = Annotated[int | None, Parameter(help="Overrides the suite's seed.")]
+StoreArg = Annotated[Path, Parameter(name="--store", help="Where results are kept.")]
+Out = Annotated[Path | None, Parameter(name="--out", help="Where the report goes; default results/<suite>.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for machines.")]
+Device = Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1, ...")]
+Batch = Annotated[str, Parameter(name="--batch-size", help="Images worked on at once: a number, or auto.")]
+
+_STORE = Path(".store")
+
+
+@app.command
+def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
+         store: StoreArg = _STORE, json_: Json = False) -> int:  # fmt: skip
+    """Shows what a run would compute, and what the store already holds."""
+    from bench.store import Store
+
+    _, made = _plan(suite, only, limit, seed)
+    ledger = Store(store)
+    cells = [
+        {"kind": c.kind, "digest": c.digest, "title": c.title, "done": ledger.find(c.kind, c.digest) is not None}
+        for c in made.cells
+    ]
+    done = sum(bool(c["done"]) for c in cells)
+    if json_:
+        _print_json({"suite": made.suite.name, "partial": made.partial, "cells": cells, "done": done})
+    else:
+        for c in cells:
+            out.print(f"{'done' if c['done'] else 'todo'}  {str(c['digest'])[:12]}  {c['title']}", markup=False)
+        out.print(f"{len(cells)} cells, {done} in the store", markup=False)
+    return 0
+
+
+@app.command
+def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
+        device: Device = "auto", batch_size: Batch = "auto", store: StoreArg = _STORE, out_: Out = None,
+        json_: Json = False) -> int:  # fmt: skip
+    """Computes what the store does not hold yet, writes the report and prints the table."""
+    from bench.progress import watcher_for
+    from bench.runner import run_plan
+    from bench.store import Store
+
+    base, made = _plan(suite, only, limit, seed, device=device, batch_size=batch_size)
+    ledger = Store(store)
+    ledger.clean_tmp()
+    watcher = watcher_for(err if json_ else out)
+    try:
+        outcome = run_plan(made, ledger, base, watcher)
+    finally:
+        watcher.stop()
+    folder, found = _write(made, ledger, out_, outcome)
+    if json_:
+        _print_json({"suite": made.suite.name, "out": str(folder), **outcome.as_json(), "table": _table(made, found)})
+    else:
+        _show(made, found, folder)
+        out.print(
+            f"\n{outcome.computed} cells computed, {outcome.cached} from the store, {len(outcome.failed)} failed; "
+            f"{outcome.seconds:.1f} s, of which {100 * outcome.overhead:.1f} % outside the models' own compute",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        for title, message in outcome.failed:
+            out.print(f"failed: {title}: {message}", markup=False, highlight=False, soft_wrap=True)
+        for line in outcome.set_aside:
+            out.print(f"damaged, set aside and computed again: {line}", markup=False, soft_wrap=True)
+    return 1 if outcome.failed else 0
+
+
+@app.command
+def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
+           store: StoreArg = _STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
+    """Writes the report again from the store; computes nothing."""
+    from bench.store import Store
+
+    _, made = _plan(suite, only, limit, seed)
+    folder, found = _write(made, Store(store), out_, None)
+    if json_:
+        _print_json({"suite": made.suite.name, "out": str(folder), "missing": found.missing, "table": _table(made, found)})
+    else:
+        _show(made, found, folder)
+    return 1 if found.failed else 0
+
+
+@app.command
+def ls(what: Literal["methods", "attacks", "judges", "metrics", "suites", "concepts", "store"] = "methods", *,
+       store: StoreArg = _STORE, json_: Json = False) -> int:  # fmt: skip
+    """Lists what there is."""
+    rows = _listing(what, store)
+    if json_:
+        _print_json(rows)
+    else:
+        width = max((len(r["name"]) for r in rows), default=0)
+        for row in rows:
+            out.print(f"{row['name']:{width}}  {row['about']}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+@app.command
+def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
+    """Checks every file of the store against its hash; moves nothing."""
+    from bench.store import Store
+
+    if not store.is_dir():
+        raise UsageError(f"--store {store}: no such folder; run a suite first")
+    damage = Store(store).verify()
+    entries = sum(1 for _ in Store(store).entries())
+    if json_:
+        _print_json({"entries": entries, "damaged": [{"kind": d.kind, "digest": d.digest, "reason": d.reason} for d in damage]})
+    else:
+        for d in damage:
+            out.print(f"damaged: {d.kind} {d.digest}: {d.reason}", markup=False, soft_wrap=True)
+        out.print(f"{entries} sound entries, {len(damage)} damaged", markup=False)
+    return 1 if damage else 0
+
+
+mini = App(name="mini", help="The miniature: a small, real diffusion model of a drawn world.")
+app.command(mini)
+
+
+@mini.command
+def train(*, work: Path = Path(".train"), out_: Annotated[Path | None, Parameter(name="--out")] = None, seed: int = 0,
+          device: Device = "auto") -> int:  # fmt: skip
+    """Rebuilds the miniature from a seed; resumes where it was stopped."""
+    from bench.mini.paths import model_folder
+    from bench.mini.train.build import build
+
+    logging.getLogger("bench").setLevel(logging.INFO)
+    build(work, out_ or model_folder(), seed=seed, device=_device(device))
+    return 0
+
+
+@mini.command
+def check(*, folder: Path | None = None, json_: Json = False, device: Device = "auto", quick: Annotated[
+    int | None, Parameter(help="Use so many captions and renders instead of the full numbers.")] = None) -> int:  # fmt: skip
+    """Measures the miniature against its bars and its cost."""
+    from bench.mini.check import check_model, show
+    from bench.mini.paths import model_folder
+
+    found = check_model(folder or model_folder(), device=_device(device), scale=quick)
+    if json_:
+        _print_json(found)
+    else:
+        show(found, out)
+    return 0 if all(row["met"] for row in found["bars"]) else 1
+
+
+# -- helpers -----------------------------------------------------------------------------------------------------
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        try:
+            torch.empty(1, device=name)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise UsageError(f"--device {name!r}: not usable here ({str(error).splitlines()[0]})") from error
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _plan(
+    source: str, only: tuple[str, ...], limit: int | None, seed: int | None, *, device: str = "cpu", batch_size: str = "auto"
+) -> tuple[TextToImage, Plan]:
+    from bench.backbone import load_backbone
+    from bench.batching import MicroBatch
+    from bench.model import TextToImage
+    from bench.plan import make_plan
+    from bench.suite import load_suite
+
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit: expected at least 1, got {limit}")
+    suite: Suite = load_suite(source)
+    if seed is not None:
+        suite = suite.with_(seed=seed)
+    size = _batch(batch_size)
+    backbone = load_backbone(suite.base, revision=suite.revision, dtype=suite.dtype, device=_device(device))
+    base = TextToImage(backbone, micro=MicroBatch(size))
+    return base, make_plan(suite, backbone.digest, only=only, limit=limit)
+
+
+def _batch(text: str) -> int:
+    import torch
+
+    if text == "auto":  # it shrinks by itself when memory runs out
+        return 256 if torch.cuda.is_available() else 64
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size: expected a number from 1 or auto, got {text!r}")
+    return int(text)
+
+
+def _write(made: Plan, ledger: Any, folder: Path | None, outcome: Outcome | None) -> tuple[Path, Results]:
+    from bench.collect import collect
+    from bench.provenance import commit
+    from bench.report.write import write_report
+
+    found = collect(made, ledger)
+    origin = commit()
+    status: Literal["final", "draft", "partial"] = (
+        "partial" if made.partial or found.missing else "draft" if origin["dirty"] or found.failed else "final"
+    )
+    name = made.suite.name
+    folder = folder or (Path("results/drafts") / name if made.partial else Path("results") / name)
+    inside, total = found.seconds
+    provenance = {
+        **origin,
+        "command": f"tvc-bench run {name}",
+        "suite_digest": made.suite.digest,
+        "base": made.base,
+        "failed": found.failed,
+        "missing": found.missing,
+        "cell_seconds": round(total, 1),
+        "share_outside_models": round(1 - inside / total, 4) if total else 0.0,
+    }
+    if outcome is not None:
+        provenance["run"] = {k: v for k, v in outcome.as_json().items() if k != "failed"}
+    write_report(
+        folder, name, trials=found.trials, utility=found.utility, edits=found.edits, pictures=found.pictures,
+        scores=found.scores, provenance=provenance, status=status,
+    )  # fmt: skip
+    return folder, found
+
+
+def _table(made: Plan, found: Results) -> list[dict[str, Any]]:
+    from bench.report.tables import summarise
+
+    table = summarise(found.trials, found.utility, edits=found.edits, suite=made.suite.name)
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
+    return rows
+
+
+def _show(made: Plan, found: Results, folder: Path) -> None:
+    from bench.report.tables import console, summarise
+
+    table = summarise(found.trials, found.utility, edits=found.edits, suite=made.suite.name)
+    out.print(console(table, width=out.width))
+    for name in sorted(p.name for p in folder.iterdir()):
+        out.print(f"  {folder / name}", markup=False, highlight=False, soft_wrap=True)
+    if found.missing:
+        out.print(f"{len(found.missing)} cells are not computed yet: run the suite", markup=False)
+
+
+def _listing(what: str, store: Path) -> list[dict[str, str]]:
+    from bench import registry
+    from bench.store import Store
+    from bench.suite import load_suite, suite_names
+
+    match what:
+        case "suites":
+            loaded = {n: load_suite(n) for n in suite_names()}
+            return [
+                {"name": n, "about": f"{len(s.concepts)} concepts, {len(s.methods)} methods, {len(s.attacks)} attacks"}
+                for n, s in loaded.items()
+            ]
+        case "concepts":
+            known = load_suite("mini-quick").known_concepts()
+            return [{"name": n, "about": f"{c.family}; near: {', '.join(c.neighbours)}"} for n, c in known.items()]
+        case "store":
+            if not store.is_dir():
+                raise UsageError(f"--store {store}: no such folder; run a suite first")
+            return [{"name": e.digest[:12], "about": str(e.record.get("title", e.kind))} for e in Store(store).entries()]
+        case _:
+            kind: Any = what.removesuffix("s")
+            specs = {n: registry.get(kind, n) for n in registry.names(kind)}
+            return [{"name": n, "about": _about(c)} for n, c in specs.items()]
+
+
+def _about(cls: Any) -> str:
+    first = (cls.__doc__ or "").strip().splitlines()[0]
+    return f"{first} Presets: {', '.join(cls.presets)}." if cls.presets else first
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _keep_heap() -> None:
+    """Tells glibc to keep freed memory: returning and faulting it in again at every layer costs a quarter of the time."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_top_pad, 64 * 2**20)
+    except (OSError, AttributeError):
+        return
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``tvc-bench``; ends the process with the exit code."""
+    for name, value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("DO_NOT_TRACK", "1"), ("TOKENIZERS_PARALLELISM", "false")):
+        os.environ.setdefault(name, value)
+    _keep_heap()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    for noisy in ("diffusers", "transformers", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        code = app(arguments, result_action="return_value", exit_on_error=True)
+    except UsageError as error:
+        err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        err.print("interrupted; run the same command to go on", markup=False)
+        raise SystemExit(130) from None
+    raise SystemExit(code or 0)

@@ -1,0 +1,162 @@
+"""Reads a plan's results from the store as the report's three frames, and the kept pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.plan import Cell, Plan
+from bench.report.schema import EDITS, TRIALS, UTILITY, conform
+from bench.store import Entry, Store
+
+__all__ = ["Results", "collect"]
+
+Pictures = dict[tuple[str, str], list[Any]]
+
+
+@dataclass(slots=True)
+class Results:
+    """What the store holds of a plan.
+
+    Attributes:
+        trials: Rows of ``TRIALS``; a trial that failed has one row of status ``error`` for each image it owed.
+        utility: Rows of ``UTILITY``.
+        edits: Rows of ``EDITS``.
+        pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3].
+        scores: The same for the scores of record.
+        missing: Titles of cells that are neither there nor failed: the run is not finished.
+        seconds: Time spent computing the cells, inside models and in all.
+    """
+
+    trials: pd.DataFrame
+    utility: pd.DataFrame
+    edits: pd.DataFrame
+    pictures: dict[str, Pictures] = field(default_factory=dict)
+    scores: dict[str, Pictures] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+
+def collect(plan: Plan, store: Store) -> Results:
+    """Reads every cell of the plan; nothing is computed."""
+    trials, utility, edits = [TRIALS.empty()], [UTILITY.empty()], [EDITS.empty()]
+    out = Results(trials[0], utility[0], edits[0])
+    for cell in plan.cells:
+        entry = store.find(cell.kind, cell.digest)
+        if entry is None:
+            failed = bool(store.failures(cell.kind, cell.digest))
+            (out.failed if failed else out.missing).append(cell.title)
+            if cell.kind == "trial":
+                if failed:
+                    trials.append(_lost(plan, cell))
+                else:
+                    out.missing.append(cell.title)
+            continue
+        timing: Any = entry.record["timing"]
+        out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
+        if cell.kind == "trial":
+            trials.append(_trial(pd.read_parquet(entry.file("rows.parquet")), cell))
+            _pictures(entry, cell, out)
+        elif cell.kind == "utility":
+            utility.append(_utility(pd.read_parquet(entry.file("rows.parquet")), cell))
+        elif cell.kind == "edit":
+            edits.append(_edit(entry, cell))
+    out.trials = conform(_joined(trials)[TRIALS.names], TRIALS)
+    out.utility = conform(_joined(utility)[UTILITY.names], UTILITY)
+    out.edits = conform(_joined(edits)[EDITS.names], EDITS)
+    out.missing = sorted(set(out.missing))
+    return out
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def _about(cell: Cell) -> dict[str, Any]:
+    assert cell.method is not None  # noqa: S101 (references are not collected)
+    return {
+        "method": cell.method.label,
+        "concept": cell.concept.text,
+        "family": cell.concept.family,
+        "repeat": cell.repeat,
+        "edit_digest": cell.parents.get("edit", cell.digest),
+    }
+
+
+def _trial(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+    assert cell.attack is not None  # noqa: S101
+    return rows.assign(
+        **_about(cell),
+        attack=cell.attack.label,
+        access=cell.attack.access.name.lower(),
+        control=cell.attack.control,
+        attack_digest=cell.parents["attack"],
+        trial_digest=cell.digest,
+    )
+
+
+def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
+    """Rows of status ``error`` in place of a failed trial: lost images are counted, not dropped."""
+    goals = [g for g in cell.goals for _ in range(cell.images)]
+    frames = []
+    for judge in plan.judges:
+        labels, counting = judge.labels(cell.concept), set(judge.counts(cell.concept))
+        frame = pd.DataFrame(
+            {
+                "prompt_set": [g.prompt_set for g in goals],
+                "goal": [g.id for g in goals],
+                "prompt": [g.prompt for g in goals],
+                "variant": [g.prompt_set if len({g.prompt_set for g in goals}) > 1 else "" for g in goals],
+                "image_seed": np.arange(len(goals), dtype=np.int64) % cell.images,
+                "status": "error",
+                "own_score": np.float32("nan"),
+                "queries": np.int32(0),
+                "image_sha256": "",
+                "judge": judge.name,
+                "threshold": np.float32(judge.threshold),
+                "score": np.float32("nan"),
+            }
+        )
+        frames += [frame.assign(label=label, counts=label in counting) for label in labels]
+    return _trial(pd.concat(frames, ignore_index=True), cell)
+
+
+def _utility(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+    return rows.assign(**_about(cell), utility_digest=cell.digest)
+
+
+def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
+    about: Any = entry.record["cell"]
+    return pd.DataFrame(
+        [
+            {
+                **_about(cell),
+                "concept": concept.text,
+                "seconds": about["seconds"],
+                "peak_memory_mb": about["peak_memory_mb"],
+                "parameters_touched": about["parameters_touched"],
+                "parameters_total": about["parameters_total"],
+                "slots": ",".join(about["slots"]),
+                "preset": about["method"],
+            }
+            for concept in cell.erased
+        ]
+    )
+
+
+def _pictures(entry: Entry, cell: Cell, out: Results) -> None:
+    assert cell.attack is not None  # noqa: S101
+    assert cell.method is not None  # noqa: S101
+    if cell.repeat:
+        return
+    with np.load(entry.file("pictures.npz"), allow_pickle=False) as file:
+        images, scores, sets = file["images"], file["scores"], file["sets"]
+    for name in dict.fromkeys(sets.tolist()):
+        several = len(cell.attack.prompt_sets) > 1
+        key = (cell.method.label, f"{cell.attack.label}/{name}" if several else cell.attack.label)
+        out.pictures.setdefault(cell.concept.text, {})[key] = list(images[sets == name])
+        out.scores.setdefault(cell.concept.text, {})[key] = list(scores[sets == name])

@@ -1,0 +1,277 @@
+"""What a suite computes: cells, each named by a digest of everything that its numbers depend on.
+
+    reference (unedited images of the utility prompts)
+    edit ──> attack ──> trial            edit, reference ──> utility
+
+A plan is made without computing anything: a cell's digest covers its specification and its parents' digests.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.digest import digest_of
+from bench.errors import UsageError
+from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
+from bench.sampler import Sampler
+from bench.suite import Suite
+
+__all__ = ["Cell", "Kind", "Plan", "bare", "make_plan"]
+
+Kind = Literal["reference", "edit", "attack", "trial", "utility"]
+
+_FORMAT = 1  # raise when the meaning of cells changes
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One thing to compute.
+
+    Attributes:
+        kind: Its stage.
+        digest: Of everything its numbers depend on.
+        method: The erasure; ``None`` for references.
+        concept: What is attacked or measured; of an edit, the first of the erased.
+        erased: What the edit erases together.
+        repeat: Index of the independent edit.
+        attack: Of attacks and trials.
+        goals: Of attacks and trials.
+        images: Held-out images a candidate, of trials.
+        prompts: (group, prompt) of references and utilities.
+        parents: Digests by kind.
+    """
+
+    kind: Kind
+    digest: str
+    concept: Concept
+    method: Erasure | None = None
+    erased: tuple[Concept, ...] = ()
+    repeat: int = 0
+    attack: Attack | None = None
+    goals: tuple[Goal, ...] = ()
+    images: int = 1
+    prompts: tuple[tuple[str, UtilityPrompt], ...] = ()
+    parents: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        parts = [self.method.label if self.method else "unedited", self.concept.text]
+        if self.attack:
+            parts.append(self.attack.label)
+        return f"{self.kind} {' / '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cells of a suite, parents first, the cells of an edit together.
+
+    Attributes:
+        suite: The suite.
+        base: Digest of the unedited model.
+        cells: What to compute.
+        partial: It was cut by ``--only`` or ``--limit``: its results are drafts.
+        concepts: Every concept the base knows, by name: utility prompts refer to them.
+    """
+
+    suite: Suite
+    base: str
+    cells: tuple[Cell, ...]
+    partial: bool
+    sampler: Sampler
+    judges: tuple[Judge, ...]
+    surrogate: Judge
+    metrics: tuple[Metric, ...]
+    concepts: dict[str, Concept]
+
+    @property
+    def rng(self) -> Rng:
+        """The root of all random streams of the suite."""
+        return Rng(("suite", self.suite.seed))
+
+
+def bare(concept: Concept) -> Concept:
+    """The concept as a method sees it: without the prompts that will test the edit."""
+    return concept.model_copy(update={"prompts": {}, "utility": ()})
+
+
+def make_plan(
+    suite: Suite, base_digest: str, *, only: Sequence[str] = (), limit: int | None = None
+) -> Plan:
+    """Lays out the cells of a suite.
+
+    Args:
+        suite: What to evaluate.
+        base_digest: Of the unedited model.
+        only: Glob patterns; a cell stays if one matches its method's, concept's or attack's name. Patterns of the same
+            sort widen, of different sorts narrow.
+        limit: At most so many prompts a set, and so many utility prompts a group.
+
+    Raises:
+        UsageError: a pattern matches nothing; a concept has no prompts for an attack's sets.
+    """
+    sampler, judges, metrics = suite.sampler_spec(), suite.judge_specs(), suite.metric_specs()
+    surrogate, known = suite.surrogate_spec(), suite.known_concepts()
+    wanted = suite.concept_specs()
+    known = {**known, **{c.text: c for c in wanted}}
+    keep = _Only(only, suite)
+    goals = suite.goals if limit is None else min(limit, suite.goals)
+    shared = {"format": _FORMAT, "base": base_digest, "seed": suite.seed, "sampler": sampler.identity()}
+    judging = [j.identity() for j in judges]
+    groups = [wanted[i : i + suite.together] for i in range(0, len(wanted), suite.together)]
+    methods = [m for m in suite.method_specs() if keep.method(m)]
+    attacks = [a for a in suite.attack_specs() if keep.attack(a)]
+    cells: list[Cell] = []
+    references: dict[str, Cell] = {}
+    for group in groups:
+        for concept in group:
+            prompts = _utility(suite, concept, group, known, limit)
+            if prompts and keep.concept(concept):
+                what = {"stage": "reference", **shared, "prompts": [[g, p.text] for g, p in prompts]}
+                cell = Cell(kind="reference", digest=digest_of(what), concept=concept, prompts=prompts)
+                references[concept.text] = cell
+                cells.append(cell)
+    for method in methods:
+        for group in groups:
+            kept = [c for c in group if keep.concept(c)]
+            for repeat in range(suite.repeats if kept else 0):
+                edit = _edit(method, group, repeat, shared)
+                cells.append(edit)
+                for concept in kept:
+                    context = {"method": method, "erased": tuple(group), "repeat": repeat, "concept": concept}
+                    reference = references.get(concept.text)
+                    if reference is not None:
+                        cells.append(_utility_cell(edit, reference, metrics, judges[0], shared, context))
+                    for attack in attacks:
+                        made = _goals(attack, concept, goals)
+                        what = {
+                            "stage": "attack",
+                            **shared,
+                            "edit": edit.digest,
+                            "attack": attack.identity(),
+                            "goals": [[g.id, g.prompt] for g in made],
+                            "concept": bare(concept).identity(),
+                            "surrogate": surrogate.identity(),
+                        }
+                        search = Cell(
+                            kind="attack", digest=digest_of(what), attack=attack, goals=made,
+                            parents={"edit": edit.digest}, **context,
+                        )  # fmt: skip
+                        sets = {g.prompt_set for g in made}
+                        per = max(suite.seeds, math.ceil(goals * suite.seeds * len(sets) / max(1, len(made))))
+                        judged = {"stage": "trial", "attack": search.digest, "images": per, "judges": judging}
+                        trial = Cell(
+                            kind="trial", digest=digest_of(judged), attack=attack, goals=made, images=per,
+                            parents={"edit": edit.digest, "attack": search.digest}, **context,
+                        )  # fmt: skip
+                        cells += [search, trial]
+    return Plan(
+        suite=suite, base=base_digest, cells=tuple(cells), partial=bool(only) or limit is not None, sampler=sampler,
+        judges=judges, surrogate=surrogate, metrics=metrics, concepts=known,
+    )  # fmt: skip
+
+
+def _edit(method: Erasure, group: Sequence[Concept], repeat: int, shared: dict[str, Any]) -> Cell:
+    what = {
+        "stage": "edit",
+        "format": shared["format"],
+        "base": shared["base"],
+        "seed": shared["seed"],
+        "sampler": shared["sampler"],
+        "method": method.identity(),
+        "concepts": [bare(c).identity() for c in group],
+        "repeat": repeat,
+    }
+    return Cell(
+        kind="edit", digest=digest_of(what), method=method, concept=group[0], erased=tuple(group), repeat=repeat
+    )
+
+
+def _utility_cell(
+    edit: Cell, reference: Cell, metrics: Sequence[Metric], judge: Judge, shared: dict[str, Any], context: dict[str, Any]
+) -> Cell:
+    what = {
+        "stage": "utility",
+        **shared,
+        "edit": edit.digest,
+        "reference": reference.digest,
+        "metrics": [m.identity() for m in metrics],
+        "judge": judge.identity(),
+    }
+    parents = {"edit": edit.digest, "reference": reference.digest}
+    return Cell(kind="utility", digest=digest_of(what), prompts=reference.prompts, parents=parents, **context)
+
+
+def _goals(attack: Attack, concept: Concept, count: int) -> tuple[Goal, ...]:
+    missing = [s for s in attack.prompt_sets if not concept.prompts.get(s)]
+    if missing:
+        have = ", ".join(concept.prompts) or "none"
+        raise UsageError(
+            f"concept {concept.text!r} has no prompts in the set {missing[0]!r} that attack {attack.name} needs "
+            f"(it has: {have}); add them, or set the attack's prompt_sets"
+        )
+    number = count if attack.goals is None else min(count, attack.goals)
+    return tuple(
+        Goal(id=f"{name}-{i:03d}", concept=bare(concept), prompt=prompt, prompt_set=name)
+        for name in attack.prompt_sets
+        for i, prompt in enumerate(concept.prompts[name][:number])
+    )
+
+
+def _utility(
+    suite: Suite, concept: Concept, erased: Sequence[Concept], known: dict[str, Concept], limit: int | None
+) -> tuple[tuple[str, UtilityPrompt], ...]:
+    """Prompts that ask for other concepts, taken in turn from each, so that each weighs the same."""
+    gone = {c.text for c in erased}
+
+    def pick(names: Sequence[str], count: int) -> list[UtilityPrompt]:
+        count = count if limit is None else min(limit, count)
+        pools = [
+            [p for p in known[n].utility if not gone & {p.concept, *p.mentions}]
+            for n in names
+            if n in known and n not in gone
+        ]
+        depth = max((len(pool) for pool in pools), default=0)
+        turns = [pool[i] for i in range(depth) for pool in pools if i < len(pool)]
+        return turns[:count]
+
+    near = [n for n in concept.neighbours if n in known]
+    far = [n for n in known if n not in near]
+    picked = [("neighbour", p) for p in pick(near, suite.utility.neighbours)]
+    return tuple(picked + [("other", p) for p in pick(far, suite.utility.others)])
+
+
+class _Only:
+    """The ``--only`` patterns, sorted by what they name."""
+
+    def __init__(self, patterns: Sequence[str], suite: Suite) -> None:
+        names = {
+            "method": {n for m in suite.method_specs() for n in (m.name, m.label)},
+            "attack": {n for a in suite.attack_specs() for n in (a.name, a.label)},
+            "concept": {c.text for c in suite.concept_specs()},
+        }
+        self._kept: dict[str, set[str]] = {}
+        for pattern in patterns:
+            found = {sort: set(fnmatch.filter(all_names, pattern)) for sort, all_names in names.items()}
+            if not any(found.values()):
+                everything = ", ".join(sorted(n for group in names.values() for n in group))
+                raise UsageError(f"--only {pattern!r} matches no method, attack or concept of the suite ({everything})")
+            for sort, hits in found.items():
+                if hits:
+                    self._kept.setdefault(sort, set()).update(hits)
+
+    def _keeps(self, sort: str, *names: str) -> bool:
+        return sort not in self._kept or bool(self._kept[sort] & set(names))
+
+    def method(self, spec: Erasure) -> bool:
+        return self._keeps("method", spec.name, spec.label)
+
+    def attack(self, spec: Attack) -> bool:
+        return self._keeps("attack", spec.name, spec.label)
+
+    def concept(self, concept: Concept) -> bool:
+        return self._keeps("concept", concept.text)

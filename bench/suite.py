@@ -1,0 +1,510 @@
+"""A suite: what is evaluated, on what, and at which budget; one YAML file.
+
+Loading builds everything once, so that a suite that loads has no wrong name, key or value left.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+
+from bench import registry
+from bench.digest import canonical_json, digest_of, parse_json
+from bench.errors import UsageError, did_you_mean, from_pydantic, shown, unknown
+from bench.spec import Spec
+
+if TYPE_CHECKING:
+    from bench.interfaces import Attack, Concept, Erasure, Judge, Metric
+    from bench.sampler import Sampler
+
+__all__ = ["CONTROLS", "Entry", "Suite", "Utility", "load_suite", "suite_names"]
+
+SUITES: Final = Path(__file__).parent / "suites"
+CONTROLS: Final[dict[str, tuple[str, ...]]] = {
+    "methods": ("none", "destroyed"),
+    "attacks": ("prompts", "random_tokens", "seed_search"),
+}
+MAX_SUITE_BYTES: Final = 1_000_000
+MAX_CONCEPTS_BYTES: Final = 16_000_000
+_MAX_DEPTH: Final = 16
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
+Place: TypeAlias = tuple[str | int, ...]
+
+
+def _entry(value: object) -> object:
+    if isinstance(value, str) or (isinstance(value, Mapping) and len(value) == 1):
+        return value
+    raise ValueError(f"expected a name, or one name with its fields, got {shown(value)}")
+
+
+def _concept(value: object) -> object:
+    if isinstance(value, str | Mapping):
+        return value
+    raise ValueError(f"expected the name of a concept, or its fields, got {shown(value)}")
+
+
+def _listed(value: object) -> object:
+    if value == "all":
+        return ("all",)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Entry = Annotated[str | Mapping[str, Mapping[str, Any]], PlainValidator(_entry)]
+ConceptEntry = Annotated[str | Mapping[str, Any], PlainValidator(_concept)]
+Entries = Annotated[tuple[Entry, ...], Field(min_length=1)]
+Concepts = Annotated[tuple[ConceptEntry, ...], Field(min_length=1), BeforeValidator(_listed)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Utility(BaseModel):
+    """How many prompts measure what an edit cost.
+
+    Attributes:
+        neighbours: Prompts that ask for neighbours of the erased concept.
+        others: Prompts that ask for anything else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    neighbours: int = Field(default=24, ge=0, le=1_000_000)
+    others: int = Field(default=48, ge=0, le=1_000_000)
+
+
+class Suite(BaseModel):
+    """What is evaluated: every method and concept against every attack.
+
+    Attributes:
+        name: Of the suite.
+        base: ``miniature``, a local folder, or a hub id.
+        revision: The commit of a hub id.
+        dtype: Precision of the base.
+        concepts: Names of the base's concepts, or fields of :class:`bench.interfaces.Concept`;
+            ``("all",)`` is every one of them.
+        concepts_file: Concepts in JSON; by default ``concepts.json`` in the folder of the base.
+        sampler: Fields of :class:`bench.sampler.Sampler`.
+        methods: Entries of the registry; the controls are among them.
+        attacks: Entries of the registry; the controls are among them.
+        judges: Entries of the registry; the first is the judge of record.
+        surrogate: The attacker's own judge, which is none of the judges.
+        metrics: Entries of the registry.
+        goals: Prompts a prompt set.
+        seeds: Held-out image seeds a candidate.
+        utility: Prompts that measure the cost.
+        repeats: Independent edits.
+        seed: Of all random streams.
+        keep_images: Pictures kept a cell; they change no number.
+        together: Concepts erased together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)
+    base: str = "miniature"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    concepts: Concepts
+    concepts_file: str | None = None
+    sampler: Mapping[str, Any] = Field(default_factory=dict)
+    methods: Entries
+    attacks: Entries
+    judges: Entries
+    surrogate: Entry
+    metrics: Entries
+    goals: Count = 24
+    seeds: Count = 1
+    utility: Utility = Field(default_factory=Utility)
+    repeats: Count = 1
+    seed: int = Field(0, ge=0, lt=2**63)
+    keep_images: int = Field(8, ge=0, le=1_000_000)
+    together: Count = 1
+
+    def method_specs(self) -> tuple[Erasure, ...]:
+        """The methods."""
+        return cast("tuple[Erasure, ...]", self._built("method", "methods"))
+
+    def attack_specs(self) -> tuple[Attack, ...]:
+        """The attacks."""
+        return cast("tuple[Attack, ...]", self._built("attack", "attacks"))
+
+    def judge_specs(self) -> tuple[Judge, ...]:
+        """The judges; the first is the judge of record."""
+        return cast("tuple[Judge, ...]", self._built("judge", "judges"))
+
+    def metric_specs(self) -> tuple[Metric, ...]:
+        """The metrics."""
+        return cast("tuple[Metric, ...]", self._built("metric", "metrics"))
+
+    def surrogate_spec(self) -> Judge:
+        """The attacker's own judge."""
+        with _below("surrogate"):
+            return cast("Judge", registry.build("judge", self.surrogate))
+
+    def sampler_spec(self) -> Sampler:
+        """The sampler."""
+        from bench.sampler import Sampler
+
+        with _below("sampler"):
+            return _made(Sampler, self.sampler)
+
+    def concept_specs(self) -> tuple[Concept, ...]:
+        """What is erased."""
+        from bench.interfaces import Concept
+
+        known = self.known_concepts()
+        if self.concepts == ("all",) and known:
+            return tuple(known.values())
+        found: dict[str, Concept] = {}
+        for index, entry in enumerate(self.concepts):
+            with _below("concepts", index):
+                if isinstance(entry, str) and entry not in known:
+                    raise UsageError(unknown("concept", entry, known) + self._no_concepts(known))
+                concept = known[entry] if isinstance(entry, str) else _made(Concept, entry)
+                if concept.text in found:
+                    raise UsageError(f"expected each concept once, got {shown(concept.text)} twice")
+                found[concept.text] = concept
+        return tuple(found.values())
+
+    def known_concepts(self) -> dict[str, Concept]:
+        """The concepts of ``concepts_file``, or of the base's folder, by name; maybe none."""
+        path = self._concepts_path()
+        if path is None or not (self.concepts_file or path.exists()):
+            return {}
+        with _below("concepts_file" if self.concepts_file else "base"):
+            return _read_concepts(path)
+
+    def with_(self, **changes: Any) -> Self:
+        """The suite with other values, checked as :func:`load_suite` does.
+
+        Raises:
+            UsageError: a key or a value does not suit a suite.
+        """
+        return self._checked({**self.model_dump(), **changes})
+
+    def identity(self) -> dict[str, Any]:
+        """What the digest covers: what is built, not how the file spells it."""
+        same = (
+            "name",
+            "base",
+            "revision",
+            "dtype",
+            "goals",
+            "seeds",
+            "repeats",
+            "seed",
+            "together",
+        )
+        return {
+            "kind": "suite",
+            **{key: getattr(self, key) for key in same},
+            "utility": self.utility.model_dump(),
+            "concepts": [concept.identity() for concept in self.concept_specs()],
+            "known_concepts": {name: c.digest for name, c in self.known_concepts().items()},
+            "sampler": self.sampler_spec().identity(),
+            "methods": [spec.identity() for spec in self.method_specs()],
+            "attacks": [spec.identity() for spec in self.attack_specs()],
+            "judges": [spec.identity() for spec in self.judge_specs()],
+            "surrogate": self.surrogate_spec().identity(),
+            "metrics": [spec.identity() for spec in self.metric_specs()],
+        }
+
+    @property
+    def digest(self) -> str:
+        """sha256 of :meth:`identity`, 64 hexadecimal digits."""
+        return digest_of(self.identity())
+
+    @classmethod
+    def _checked(cls, data: Mapping[str, Any]) -> Self:
+        """Validates everything, which builds everything once."""
+        try:
+            suite = cls.model_validate_json(canonical_json(data))
+        except ValidationError as error:
+            raise from_pydantic(error, cls) from error
+        except TypeError as error:
+            raise UsageError(str(error).removeprefix("$.").removeprefix("$: ")) from error
+        suite._check_base()
+        built = {"methods": suite.method_specs(), "attacks": suite.attack_specs()}
+        for key, controls in CONTROLS.items():
+            if missing := [c for c in controls if c not in {spec.name for spec in built[key]}]:
+                wanted, lacking = " and ".join(controls), ", ".join(missing)
+                message = f"expected the controls {wanted} in every suite; add {lacking}"
+                raise UsageError(message, at=(key,))
+        surrogate = _seen(suite.surrogate_spec())
+        if surrogate in map(_seen, suite.judge_specs()):
+            message = f"expected a judge that does not decide, got {shown(suite.surrogate)}"
+            raise UsageError(f"{message}, which is among the judges", at=("surrogate",))
+        suite.metric_specs()
+        suite.sampler_spec()
+        if suite.together > (count := len(suite.concept_specs())):
+            message = f"expected at most the {count} of concepts, got {suite.together}"
+            raise UsageError(message, at=("together",))
+        return suite
+
+    def _built(self, kind: registry.Kind, key: str) -> tuple[Spec, ...]:
+        built: dict[str, Spec] = {}
+        for index, entry in enumerate(getattr(self, key)):
+            with _below(key, index):
+                spec = registry.build(kind, entry)
+                if spec.label in built:
+                    twin = list(built).index(spec.label)
+                    message = (
+                        f"is {shown(spec.label)}, as {key}[{twin}] is; change a field or drop one"
+                    )
+                    raise UsageError(message)
+                built[spec.label] = spec
+        return tuple(built.values())
+
+    def _check_base(self) -> None:
+        local = self.base == "miniature" or _is_folder(self.base)
+        if not local and not _HUB_ID.fullmatch(self.base):
+            meant = did_you_mean(self.base, ["miniature"])
+            expected = "expected 'miniature', a folder, or a hub id (owner/name)"
+            raise UsageError(f"{expected}, got {shown(self.base)}{meant}", at=("base",))
+        if local and self.revision is not None:
+            message = f"expected none, as base {self.base} is local, got {shown(self.revision)}"
+            raise UsageError(message, at=("revision",))
+        if not local and self.revision is None:
+            message = f"expected a revision for hub id {self.base}, got none; name a commit"
+            raise UsageError(message, at=("base",))
+        if not local and not _COMMIT.fullmatch(self.revision or ""):
+            message = f"expected a commit of 40 hexadecimal digits, got {shown(self.revision)}"
+            raise UsageError(message, at=("revision",))
+
+    def _concepts_path(self) -> Path | None:
+        if self.concepts_file is not None:
+            return Path(self.concepts_file)
+        if self.base == "miniature":
+            from bench.mini.paths import model_folder
+
+            return model_folder() / "concepts.json"
+        return Path(self.base) / "concepts.json" if _is_folder(self.base) else None
+
+    def _no_concepts(self, known: Mapping[str, Concept]) -> str:
+        if known:
+            return ""
+        where = f"no {self._concepts_path()}" if self._concepts_path() else "a hub id brings none"
+        return f" ({where}); name a concepts_file"
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the package."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load_suite(source: str | Path) -> Suite:
+    """Reads and checks a suite.
+
+    Args:
+        source: A YAML file, or the name of a suite of ours. Relative paths in the file are seen
+            from its folder.
+
+    Raises:
+        UsageError: ``FILE:LINE: key KEY: expected ..., got ...``.
+    """
+    path = _find(source)
+    text = _decoded(path, _read(path, MAX_SUITE_BYTES))
+    data, lines = _parse(path, text)
+    try:
+        if not isinstance(data, dict):
+            raise UsageError(f"expected the keys of a suite, got {shown(data)}")
+        return Suite._checked(_resolved(data, path.parent))
+    except UsageError as error:
+        at = error.at
+        while at not in lines:
+            at = at[:-1]
+        key = "key " if error.at else ""
+        raise UsageError(f"{path}:{lines[at]}: {key}{error}") from error
+
+
+@contextmanager
+def _below(*path: str | int) -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise error.below(*path) from error
+
+
+def _made(cls: type[AnySpec], fields: Mapping[str, Any]) -> AnySpec:
+    try:
+        return cls.model_validate(fields)
+    except ValidationError as error:
+        raise from_pydantic(error, cls) from error
+
+
+def _seen(judge: Judge) -> str:
+    """What a judge sees: two that differ only in their threshold are one."""
+    identity = judge.identity()
+    del identity["fields"]["threshold"]
+    return digest_of(identity)
+
+
+def _read_concepts(path: Path) -> dict[str, Concept]:
+    from bench.interfaces import Concept
+
+    data = _read(path, MAX_CONCEPTS_BYTES)
+    try:
+        items = parse_json(data)
+    except ValueError as error:
+        raise UsageError(f"{path}: expected JSON, got {error}") from error
+    if not isinstance(items, dict) or not all(isinstance(item, dict) for item in items.values()):
+        raise UsageError(f"{path}: expected an object of name: fields of a concept")
+    concepts = {}
+    for name, fields in items.items():
+        try:
+            concepts[name] = _made(Concept, cast("dict[str, Any]", fields))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error.below(name)}") from error
+    return concepts
+
+
+def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The data with its paths seen from ``folder``."""
+    data = dict(data)
+    for key in ("base", "concepts_file"):
+        if isinstance(value := data.get(key), str) and (key, value) != ("base", "miniature"):
+            try:
+                path = (folder / Path(value).expanduser()).absolute()
+            except RuntimeError as error:
+                raise UsageError(
+                    f"expected a path, got {shown(value)}: {error}", at=(key,)
+                ) from error
+            if key == "concepts_file" or _is_folder(path):
+                data[key] = str(path)
+    return data
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if isinstance(source, Path) or path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        return path
+    if source not in suite_names():
+        raise UsageError(f"{unknown('suite', source, suite_names())}; or give a .yaml file")
+    return SUITES / f"{source}.yaml"
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path}: expected a file, got a folder")
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise UsageError(f"{path}: expected at most {limit} bytes, got more")
+    return data
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        message = f"expected UTF-8, got byte 0x{data[error.start]:02x}"
+        raise UsageError(f"{path}:{line}: {message}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes plain YAML: no alias, no tag, no deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise _wrong("anchors and aliases (& and *) are not allowed; write it out", event)
+        if getattr(event, "tag", None):
+            raise _wrong(f"tags are not allowed, got {event.tag}", event)
+        if self.depth == _MAX_DEPTH:
+            raise _wrong(f"expected at most {_MAX_DEPTH} levels, got more", event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _parse(path: Path, text: str) -> tuple[object, dict[Place, int]]:
+    """The plain value of a YAML text, and the line of every key and item of it."""
+    lines: dict[Place, int] = {(): 1}
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return (_plain(loader, node, (), lines) if node else None), lines
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        reason = f"character {error.character!r} is not allowed"
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        reason = f"{error.problem or error.context}"
+    except (ValueError, OverflowError) as error:  # an escape that names no character
+        line = loader.line + 1 if loader else 1
+        reason = str(error)
+    raise UsageError(f"{path}:{line}: {reason}")
+
+
+def _plain(loader: _Loader, node: yaml.Node, at: Place, lines: dict[Place, int]) -> object:
+    lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, item, (*at, i), lines) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(loader, node)
+    result: dict[str, object] = {}
+    for key_node, value_node in node.value:
+        key = _scalar(loader, key_node)
+        if not isinstance(key, str):
+            raise _wrong(f"expected text as a key, got {shown(key_node.value)}; quote it", key_node)
+        if key in result:
+            first = lines[(*at, key)]
+            raise _wrong(f"expected each key once, got {shown(key)} again (line {first})", key_node)
+        lines[(*at, key)] = key_node.start_mark.line + 1
+        result[key] = _plain(loader, value_node, (*at, key), lines)
+    return result
+
+
+def _scalar(loader: _Loader, node: yaml.Node) -> str | int | float | bool | None:
+    kind = node.tag.rpartition(":")[2]
+    if not isinstance(node, yaml.ScalarNode) or kind not in {"str", "int", "float", "bool", "null"}:
+        raise _wrong(f"expected text or a number, got a {kind}; quote it if it is text", node)
+    if kind in {"int", "float"} and len(node.value) > 100:
+        raise _wrong("expected a number of at most 100 characters, got more", node)
+    try:
+        value = loader.construct_object(node)
+    except (ValueError, OverflowError) as error:
+        raise _wrong(
+            f"expected a number, got {shown(node.value)}; quote it if it is text", node
+        ) from error
+    if isinstance(value, str) and not value.isascii() and any(map(_is_surrogate, value)):
+        raise _wrong("expected text, got a lone surrogate", node)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _wrong(f"expected a finite number, got {node.value}", node)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise _wrong(f"expected a number of at most 63 bits, got {node.value}", node)
+    return value
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
+def _wrong(problem: str, there: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=cast("yaml.Mark", there.start_mark))

@@ -1,0 +1,1 @@
+"""Concept-erasure methods: one paper, one file."""

@@ -1,0 +1,40 @@
+"""Control: a destroyed model. The floor of attack success, and of utility: robustness alone is worth nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.model import TextToImage
+
+__all__ = ["Destroyed"]
+
+
+class Destroyed(Erasure):
+    """Replaces the UNet's output convolution by noise of the same size: every prediction is meaningless.
+
+    Attributes:
+        scale: Standard deviation of the noise, in units of the layer's own.
+    """
+
+    name: ClassVar[str] = "destroyed"
+    slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
+    control: ClassVar[bool] = True
+    scale: float = Field(1.0, gt=0)
+
+    def touches(self, parameter: str) -> bool:
+        """The output convolution's kernel alone."""
+        return parameter == "unet.conv_out.weight"
+
+    def erase(
+        self, model: TextToImage, concepts: Sequence[Concept], *, rng: Rng, progress: Progress = silent
+    ) -> TextToImage:
+        """The model with a random last layer."""
+        name = "unet.conv_out.weight"
+        old = model.parameter(name)
+        noise = torch.randn(old.shape, generator=rng.generator("conv_out"))
+        return model.with_weights({name: noise * (self.scale * old.float().std().item())})

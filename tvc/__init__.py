@@ -1,0 +1,1 @@
+"""Task Vectors with Diverse Inversion (arXiv 2404.03631)."""
