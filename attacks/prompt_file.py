@@ -7,9 +7,9 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from bench.errors import UsageError
+from bench.errors import UsageError, shown
 
 __all__ = ["PromptRow", "read_prompts"]
 
@@ -42,13 +42,15 @@ def read_prompts(path: str | Path) -> list[PromptRow]:
     if source.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"{source}: expected a .csv or .jsonl file of prompts")
     try:
-        if source.stat().st_size > _LARGEST:
-            raise UsageError(f"{source}: larger than 64 MiB; split it")
-        text = source.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{source}: cannot be read ({error.strerror})") from error
+        fits = source.stat().st_size <= _LARGEST
+        text = source.read_text(encoding="utf-8-sig") if fits else ""
     except UnicodeDecodeError as error:
         raise UsageError(f"{source}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{source}: cannot be read ({reason})") from error
+    if not fits:
+        raise UsageError(f"{source}: larger than 64 MiB; split it")
     records = _csv(source, text) if source.suffix == ".csv" else _jsonl(source, text)
     rows = [_row(source, line, record) for line, record in records]
     if not rows:
@@ -61,14 +63,18 @@ def _csv(source: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     try:
         if "prompt" not in (reader.fieldnames or ()):
             raise UsageError(f"{source}:1: expected a column named prompt, got {', '.join(reader.fieldnames or ())}")
-        return [(reader.line_num, dict(record)) for record in reader]
+        records = [(reader.line_num, dict(record)) for record in reader]
     except csv.Error as error:
-        raise UsageError(f"{source}:{reader.line_num}: not valid CSV ({error})") from error
+        raise UsageError(f"{source}:{reader.reader.line_num}: not valid CSV ({error})") from error
+    for line, record in records:
+        if None in record or None in record.values():  # too many, too few
+            raise UsageError(f"{source}:{line}: the number of fields is not that of the header; quote commas in prompts")
+    return records
 
 
 def _jsonl(source: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     records = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -82,13 +88,17 @@ def _jsonl(source: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _row(source: Path, line: int, record: dict[str, Any]) -> PromptRow:
-    prompt, concept = record.get("prompt"), record.get("concept") or ""
-    if None in record or None in record.values():
-        raise UsageError(f"{source}:{line}: the number of fields is not that of the header; quote commas in prompts")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise UsageError(f"{source}:{line}: prompt: expected text, got {prompt!r}")
-    if not isinstance(concept, str):
-        raise UsageError(f"{source}:{line}: concept: expected text, got {concept!r}")
+    prompt, concept = record.get("prompt"), record.get("concept")
+    concept = "" if concept is None else concept
+    if not _is_text(prompt) or not prompt.strip():
+        raise UsageError(f"{source}:{line}: prompt: expected text, got {shown(prompt)}")
+    if not _is_text(concept):
+        raise UsageError(f"{source}:{line}: concept: expected text, got {shown(concept)}")
     if len(prompt) > _LONGEST:
         raise UsageError(f"{source}:{line}: prompt of {len(prompt)} characters; at most {_LONGEST}")
     return PromptRow(line=line, prompt=prompt.strip(), concept=concept.strip())
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """A string that can be written as UTF-8; half a surrogate pair, which JSON can escape, cannot."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)

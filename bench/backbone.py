@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +11,10 @@ from typing import Any, Literal
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from bench.digest import digest_of, file_sha256
 from bench.errors import UsageError
@@ -138,10 +139,12 @@ def load_backbone(
     missing = [part for part in _PARTS if part not in index or not (folder / part).is_dir()]
     if missing:
         raise UsageError(f"base {source!r}: {folder} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline")
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             folder,
-            torch_dtype=_DTYPES[dtype],
+            dtype=_DTYPES[dtype],
             use_safetensors=True,
             local_files_only=True,
             safety_checker=None,
@@ -163,13 +166,3 @@ def load_backbone(
         digest=_digest(folder),
         folder=folder,
     )
-
-
-def architecture_digest(*modules: nn.Module) -> str:
-    """A digest of freshly built modules: their names, shapes and first values."""
-    sha = hashlib.sha256()
-    for module in modules:
-        for name, weight in module.state_dict().items():
-            sha.update(f"{name}{tuple(weight.shape)}".encode())
-            sha.update(weight.flatten()[:16].float().cpu().numpy().tobytes())
-    return sha.hexdigest()

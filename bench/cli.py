@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.console import Console
 
+from bench.digest import StoreError
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = App(
     name="tvc-bench",
     help="Adversarial robustness benchmark for concept erasure in text-to-image diffusion models.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # main says how to go on
 )
 out = Console()
 err = Console(stderr=True)
@@ -43,7 +45,7 @@ Only = Annotated[
 Limit = Annotated[int | None, Parameter(help="At most so many prompts a set; the result is marked partial.")]
 Seed = Annotated[int | None, Parameter(help="Overrides the suite's seed.")]
 StoreArg = Annotated[Path, Parameter(name="--store", help="Where results are kept.")]
-Out = Annotated[Path | None, Parameter(name="--out", help="Where the report goes; default results/<suite>.")]
+Out = Annotated[Path | None, Parameter(name="--out", help="Where the report goes; default results/<suite>, or results/drafts/<suite> if partial.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for machines.")]
 Device = Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1, ...")]
 Batch = Annotated[str, Parameter(name="--batch-size", help="Images worked on at once: a number, or auto.")]
@@ -143,8 +145,9 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
 
     if not store.is_dir():
         raise UsageError(f"--store {store}: no such folder; run a suite first")
-    damage = Store(store).verify()
-    entries = sum(1 for _ in Store(store).entries())
+    ledger = Store(store)
+    damage = ledger.verify()
+    entries = ledger.count() - len(damage)
     if json_:
         _print_json({"entries": entries, "damaged": [{"kind": d.kind, "digest": d.digest, "reason": d.reason} for d in damage]})
     else:
@@ -172,12 +175,18 @@ def train(*, work: Path = Path(".train"), out_: Annotated[Path | None, Parameter
 
 @mini.command
 def check(*, folder: Path | None = None, json_: Json = False, device: Device = "auto", quick: Annotated[
-    int | None, Parameter(help="Use so many captions and renders instead of the full numbers.")] = None) -> int:  # fmt: skip
+    int | None, Parameter(help="Use so many captions and renders instead of the full numbers.")] = None,
+          card: Annotated[Path | None, Parameter(help="Write the model card too, with the notes in this file.")] = None,
+          ) -> int:  # fmt: skip
     """Measures the miniature against its bars and its cost."""
+    from bench.mini.card import write_card
     from bench.mini.check import check_model, show
     from bench.mini.paths import model_folder
 
-    found = check_model(folder or model_folder(), device=_device(device), scale=quick)
+    folder = folder or model_folder()
+    found = check_model(folder, device=_device(device), scale=quick)
+    if card is not None:
+        write_card(folder, found, card.read_text(encoding="utf-8"))
     if json_:
         _print_json(found)
     else:
@@ -241,7 +250,7 @@ def _write(made: Plan, ledger: Any, folder: Path | None, outcome: Outcome | None
         "partial" if made.partial or found.missing else "draft" if origin["dirty"] or found.failed else "final"
     )
     name = made.suite.name
-    folder = folder or (Path("results/drafts") / name if made.partial else Path("results") / name)
+    folder = folder or (Path("results/drafts") / name if status == "partial" else Path("results") / name)
     inside, total = found.seconds
     provenance = {
         **origin,
@@ -337,7 +346,7 @@ def main(arguments: list[str] | None = None) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         code = app(arguments, result_action="return_value", exit_on_error=True)
-    except UsageError as error:
+    except (UsageError, StoreError) as error:
         err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -57,14 +57,18 @@ def blanked_by(filters: Sequence[Filter], images_B3HW: Tensor) -> Tensor:
     return blanked
 
 
+def _subclasses(cls: type[Filter]) -> list[type[Filter]]:
+    found = cls.__subclasses__()
+    return found + [deep for sub in found for deep in _subclasses(sub)]
+
+
 def filter_from(identity: dict[str, Any]) -> Filter:
     """The filter whose :meth:`~bench.spec.Spec.identity` this is.
 
     Raises:
         ValueError: no loaded class has that name and revision. Nothing is imported on a file's word.
     """
-    families = [*PromptFilter.__subclasses__(), *ImageFilter.__subclasses__()]
-    known = {cls.name: cls for cls in families}
+    known = {cls.name: cls for cls in _subclasses(Filter) if cls.name}
     cls = known.get(identity.get("name", ""))
     if cls is None or cls.revision != identity.get("revision"):
         raise ValueError(f"unknown filter {identity.get('name')!r} (known: {', '.join(sorted(known))})")

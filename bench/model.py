@@ -79,14 +79,16 @@ class TextToImage:
             ValueError: an unknown name, a wrong shape, or a value that is not finite.
         """
         known = self.backbone.parameters
+        fixed = {}
         for name, value in values.items():
             if name not in known:
                 raise ValueError(f"no parameter {name!r} in the base model; expected component.name, e.g. unet.conv_in.weight")
             if value.shape != known[name].shape:
                 raise ValueError(f"{name}: expected shape {tuple(known[name].shape)}, got {tuple(value.shape)}")
-            if not bool(torch.isfinite(value).all()):
+            # A copy: the edit does not follow the caller's tensor. What overflows the base's precision is not finite.
+            fixed[name] = value.detach().to(known[name], copy=True)
+            if not bool(torch.isfinite(fixed[name]).all()):
                 raise ValueError(f"{name}: the edited values are not finite; the edit diverged (lower its strength)")
-        fixed = {n: v.detach().to(known[n]) for n, v in values.items()}
         return replace(self, weights={**self.weights, **fixed})
 
     def with_guidance(self, guidance: Guidance) -> TextToImage:

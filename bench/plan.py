@@ -131,9 +131,7 @@ def make_plan(
         for concept in group:
             prompts = _utility(suite, concept, group, known, limit)
             if prompts and keep.concept(concept):
-                what = {"stage": "reference", **shared, "prompts": [[g, p.text] for g, p in prompts]}
-                cell = Cell(kind="reference", digest=digest_of(what), concept=concept, prompts=prompts)
-                references[concept.text] = cell
+                references[concept.text] = cell = _reference(concept, prompts, known, shared)
                 cells.append(cell)
     for method in methods:
         for group in groups:
@@ -173,6 +171,20 @@ def make_plan(
         suite=suite, base=base_digest, cells=tuple(cells), partial=bool(only) or limit is not None, sampler=sampler,
         judges=judges, surrogate=surrogate, metrics=metrics, concepts=known,
     )  # fmt: skip
+
+
+def _reference(
+    concept: Concept, prompts: tuple[tuple[str, UtilityPrompt], ...], known: dict[str, Concept], shared: dict[str, Any]
+) -> Cell:
+    # The concept's name is in the seeds; what a prompt asks for is what the utility cells judge.
+    asked = {p.concept: bare(known[p.concept]).digest for _, p in prompts if p.concept in known}
+    what = {
+        "stage": "reference",
+        **shared,
+        "concept": concept.text,
+        "prompts": [[g, p.text, asked.get(p.concept)] for g, p in prompts],
+    }
+    return Cell(kind="reference", digest=digest_of(what), concept=concept, prompts=prompts)
 
 
 def _edit(method: Erasure, group: Sequence[Concept], repeat: int, shared: dict[str, Any]) -> Cell:

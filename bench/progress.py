@@ -35,10 +35,10 @@ class LiveWatcher(Watcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -71,7 +71,8 @@ class LiveWatcher(Watcher):
     def failed(self, cell: Cell, error: BaseException) -> None:
         """Says what failed."""
         self._bars.advance(self._all)
-        self._console.print(f"[red]failed[/red] {cell.title}: {type(error).__name__}: {error}", markup=True)
+        self._console.print("failed", style="red", end=" ")
+        self._console.print(f"{cell.title}: {type(error).__name__}: {error}", markup=False)
 
     def stop(self) -> None:
         """Removes the bars."""

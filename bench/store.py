@@ -241,6 +241,10 @@ class Store:
             if entry is not None:
                 yield entry
 
+    def count(self) -> int:
+        """Returns how many entries there are, sound or not."""
+        return sum(1 for _ in self._addresses(None))
+
     def verify(self) -> list[Damage]:
         """Hashes every entry again and returns the damaged ones, leaving them in place."""
         self._verified.clear()

@@ -78,7 +78,7 @@ class UCE(Erasure):
     preserve_scale: float | None = Field(None, ge=0)
     guide: str | None = " "
     preserve: tuple[str, ...] = ()
-    templates: tuple[str, ...] = ("{}",)
+    templates: tuple[str, ...] = Field(("{}",), min_length=1)
 
     def touches(self, parameter: str) -> bool:
         """Keys and values of every cross-attention."""

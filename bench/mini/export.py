@@ -19,7 +19,7 @@ from bench.mini.train.unet import SCHEDULER
 __all__ = ["export", "write_sums"]
 
 _PIXELS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 64}, "resample": 3}
-_DOCS = {"README.md", "SHA256SUMS"}
+_DOCS = {"README.md", "SHA256SUMS", "check.json"}
 
 
 def export(

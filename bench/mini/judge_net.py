@@ -10,21 +10,18 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["JudgeNet", "load_judge", "save_judge"]
+__all__ = ["JudgeNet", "Trunk", "load_judge", "save_judge"]
 
 _WIDTHS = (32, 64, 96, 128)
 
 
-class JudgeNet(nn.Module):
-    """Classifies 64x64 pictures of the world.
+class Trunk(nn.Module):
+    """Convolutions that turn 64x64 pictures into ``Trunk.width`` features."""
 
-    Args:
-        heads: head -> class names; each head gets one more class at the end, "none of these".
-    """
+    width = 192 + _WIDTHS[-1]
 
-    def __init__(self, heads: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.classes = heads
         a, b, c, d = _WIDTHS
         self.convs = nn.ModuleList(
             [
@@ -37,7 +34,26 @@ class JudgeNet(nn.Module):
         )
         self.norms = nn.ModuleList([nn.GroupNorm(8, w) for w in (a, b, c, d, d)])
         self.pool = nn.Linear(d * 16, 192)
-        self.heads = nn.ModuleDict({h: nn.Linear(192 + d, len(names) + 1) for h, names in heads.items()})
+
+    def features(self, images: Tensor) -> Tensor:
+        """[N, width] of images [N, 3, 64, 64] in [0, 1]."""
+        x = images * 2 - 1
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.relu(norm(conv(x)))
+        return torch.cat([F.relu(self.pool(F.avg_pool2d(x, 2).flatten(1))), x.mean((2, 3))], dim=1)
+
+
+class JudgeNet(Trunk):
+    """Classifies 64x64 pictures of the world.
+
+    Args:
+        heads: head -> class names; each head gets one more class at the end, "none of these".
+    """
+
+    def __init__(self, heads: dict[str, tuple[str, ...]]) -> None:
+        super().__init__()
+        self.classes = heads
+        self.heads = nn.ModuleDict({h: nn.Linear(self.width, len(names) + 1) for h, names in heads.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits [N, classes + 1] a head.
@@ -45,10 +61,7 @@ class JudgeNet(nn.Module):
         Args:
             images: [N, 3, 64, 64] in [0, 1].
         """
-        x = images * 2 - 1
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x)))
-        features = torch.cat([F.relu(self.pool(F.avg_pool2d(x, 2).flatten(1))), x.mean((2, 3))], dim=1)
+        features = self.features(images)
         return {h: head(features) for h, head in self.heads.items()}
 
 

@@ -38,7 +38,7 @@ INK, MUTED = "#222222", "#6b6b6b"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7b4fa3")
 _SHAPES = ("o", "s", "D", "^", "v", "P", "X", "p", "h")
 _CONTROL = {BASE: ("no erasure (ceiling)", "*"), FLOOR: ("destroyed model (floor)", "X")}
-_DASHES = (0, (5, 3))
+_EDGE, _SHADE = "#9a9a9a", "#f6f6f6"
 _WORDS = {"draft": "DRAFT", "partial": "PARTIAL"}
 _METADATA = {
     "png": {"Software": None},
@@ -124,14 +124,17 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
         figure = Figure(figsize=(7.2, 5.4), dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.set_title(f"Robustness and utility, suite {suite}", loc="left", fontsize=11.5)
+        axes.set_title(
+            f"Robustness and utility, suite {suite}", loc="left", fontsize=11.5, parse_math=False
+        )
+        axes.set_title("better ↘", loc="right", fontsize=9.5, color=MUTED)
         axes.set_xlabel("Retained accuracy on prompts for other concepts (%)")
-        axes.set_ylabel(f"Worst-case attack success rate (%), judge {judge}")
+        axes.set_ylabel(f"Worst-case attack success rate (%), judge {judge}", parse_math=False)
         axes.grid(visible=True)
         axes.set_axisbelow(True)
         left, right = _range(shown)
         axes.set(xlim=(left, right), ylim=(-3, 103))
-        _front(axes, pooled[~pooled["method"].isin(_CONTROL)])
+        taken = _front(axes, pooled[~pooled["method"].isin(_CONTROL)])
         anchors = []
         for row in shown.to_dict("records"):
             look = looks.get(str(row["method"]), (MUTED, "o"))
@@ -147,7 +150,7 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
         stamp(figure, status)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        _label(axes, canvas, [_better(axes), *anchors], shown)
+        _label(axes, canvas, [*taken, *anchors], shown)
     return figure
 
 
@@ -176,7 +179,9 @@ def _looks(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
 def _range(shown: pd.DataFrame) -> tuple[float, float]:
     """The range of the horizontal axis."""
     x = shown["retained_accuracy"]
-    near = x[shown["method"] != FLOOR]
+    # Pooled points bring their interval along.
+    ends = shown["retained_low"].where(shown["concept"] == ALL, x).fillna(x)
+    near = ends[shown["method"] != FLOOR]
     if not len(near):
         return -3.0, 103.0
     span = max(float(near.max() - near.min()), 10.0)
@@ -214,39 +219,40 @@ def _at_edge(axes: Axes, row: Mapping[Hashable, Any]) -> _Anchor:
     return _Anchor(text, MUTED, x, y, (x, x), (y, y))
 
 
-def _front(axes: Axes, pooled: pd.DataFrame) -> None:
-    """Draws the Pareto front: nothing was seen below and to the right of it."""
+def _front(axes: Axes, pooled: pd.DataFrame) -> list[_Anchor]:
+    """Draws the Pareto front, shading what it beats; returns what not to write over."""
     front = pareto(pooled)
     if not len(front):
-        return
+        return []
     x, y = front["retained_accuracy"].to_numpy(), front["asr"].to_numpy()
     axes.scatter(x, y, s=190, facecolors="none", edgecolors=INK, linewidths=1.0, zorder=3)
-    x, y = np.r_[axes.get_xlim()[0], x, x[-1]], np.r_[y[0], y, axes.get_ylim()[1]]
-    axes.plot(x, y, color=INK, lw=1.0, ls=_DASHES, alpha=0.7, drawstyle="steps-pre", zorder=1.5)
-
-
-def _better(axes: Axes) -> _Anchor:
-    """Draws the hint which way is better, and returns it as something not to write over."""
+    (left, right), top = axes.get_xlim(), axes.get_ylim()[1]
+    x, y = np.r_[left, x, x[-1]], np.r_[y[0], y, top]
+    axes.plot(x, y, color=_EDGE, lw=1.2, drawstyle="steps-pre", zorder=1.5)
+    axes.fill_between(x, y, top, color=_SHADE, lw=0, step="pre", zorder=0.5)
     axes.annotate(
-        "",
-        xy=(0.14, 0.83),
-        xytext=(0.05, 0.95),
-        xycoords="axes fraction",
-        textcoords="axes fraction",
-        arrowprops={"arrowstyle": "-|>", "color": MUTED, "lw": 1.4, "mutation_scale": 13},
+        "Pareto front",
+        xy=(left, y[0]),
+        xytext=(5, 3),
+        textcoords="offset points",
+        color=MUTED,
+        fontsize=9,
+        fontstyle="italic",
     )
-    axes.text(0.105, 0.91, "better", transform=axes.transAxes, color=MUTED, fontsize=9.5)
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    across = (left + 0.03 * (right - left), left + 0.2 * (right - left))
-    along = (low + 0.81 * (high - low), low + 0.97 * (high - low))
-    return _Anchor("", MUTED, across[0], along[0], across, along)
+    named = (left, left + 0.17 * (right - left))
+    taken = [_Anchor("", MUTED, left, y[0], named, (y[0], y[0] + 4.5))]
+    for i in range(1, len(x)):
+        taken.append(_Anchor("", MUTED, x[i - 1], y[i], (x[i - 1], x[i]), (y[i], y[i] + 0.4)))
+        wide = (x[i - 1], x[i - 1] + 0.004 * (right - left))
+        taken.append(_Anchor("", MUTED, x[i - 1], y[i], wide, (y[i - 1], y[i])))
+    return taken
 
 
 def _legend(figure: Figure, hidden: Sequence[str]) -> None:
     entries: list[dict[str, Any]] = [
         {"label": "one concept", "ms": 4, "alpha": 0.5, "ls": "none"},
         {"label": "all concepts, 95 % interval", "ms": 8, "mec": "white", "ls": "none"},
-        {"label": "Pareto front of methods", "ms": 11, "color": INK, "mfc": "none", "ls": _DASHES},
+        {"label": "on the Pareto front", "ms": 11, "color": INK, "mfc": "none", "ls": "none"},
     ]
     handles = [Line2D([], [], **{"marker": "o", "color": MUTED, "lw": 1, **e}) for e in entries]
     if hidden:
@@ -257,7 +263,7 @@ def _legend(figure: Figure, hidden: Sequence[str]) -> None:
         ncols=3,
         frameon=False,
         fontsize=9,
-        handlelength=3,
+        handlelength=1.5,
     )
 
 
@@ -275,7 +281,7 @@ def _label(
             continue
         x, y = to_pixels((anchor.x, anchor.y))
         (left, low), (right, high) = to_pixels(list(zip(anchor.across, anchor.along, strict=True)))
-        solid.append(Bbox([[x - 6 * scale, y - 6 * scale], [x + 6 * scale, y + 6 * scale]]))
+        solid.append(Bbox([[x - 7 * scale, y - 7 * scale], [x + 7 * scale, y + 7 * scale]]))
         solid.append(Bbox([[left, y - scale], [right, y + scale]]))
         solid.append(Bbox([[x - scale, low], [x + scale, high]]))
     dots = to_pixels(shown[["retained_accuracy", "asr"]].to_numpy(dtype=float))
@@ -293,6 +299,7 @@ def _label(
             color=anchor.colour,
             fontweight="bold",
             zorder=5,
+            parse_math=False,
         )
         note.set_path_effects([Stroke(linewidth=2.6, foreground="white"), Normal()])
         box = note.get_window_extent(renderer)
@@ -301,7 +308,7 @@ def _label(
                 math.cos(turn) * (box.width / 2 + reach * scale),
                 math.sin(turn) * (box.height / 2 + reach * scale),
             )
-            for reach, turn in product((8, 15, 24, 36), np.arange(16) * math.pi / 8)
+            for reach, turn in product((10, 17, 26, 38), np.arange(16) * math.pi / 8)
         ]
         costs = [_cost(box.translated(*place), axes.bbox, solid, light) for place in places]
         # Nearer places come first, so a farther one has to be better by more than a little.

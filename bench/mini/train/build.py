@@ -31,7 +31,8 @@ class Recipe:
         length: Tokens in a prompt.
         merges: Of the tokenizer, at most.
         vae_steps: Of the autoencoder.
-        clip_steps: Of both CLIP towers.
+        text_steps: Of CLIP's text tower.
+        vision_steps: Of CLIP's image tower.
         judge_steps: Of the judge.
         unet_steps: Of the denoiser.
     """
@@ -39,7 +40,8 @@ class Recipe:
     length: int = 32
     merges: int = 800
     vae_steps: int = 900
-    clip_steps: int = 500
+    text_steps: int = 280
+    vision_steps: int = 1200
     judge_steps: int = 900
     unet_steps: int = 5600
 
@@ -65,7 +67,9 @@ def build(work: Path, folder: Path, *, seed: int, device: str, recipe: Recipe = 
     on = torch.device(device)
     tokenizer = train_tokenizer(corpus(), work / "tokenizer", merges=recipe.merges, length=recipe.length)
     vae: Any = train_vae(work, seed=seed, steps=recipe.vae_steps, device=on)
-    clip = train_clip(tokenizer, work, seed=seed, steps=recipe.clip_steps, device=on)
+    clip = train_clip(
+        tokenizer, work, seed=seed, text_steps=recipe.text_steps, vision_steps=recipe.vision_steps, device=on
+    )
     judge = train_judge(vae, work, seed=seed, steps=recipe.judge_steps, device=on)
     text_encoder = text_tower(clip).to(on)
     unet = train_unet(tokenizer, text_encoder, vae, work, seed=seed, steps=recipe.unet_steps, device=on)

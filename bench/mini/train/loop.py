@@ -158,12 +158,15 @@ class _Flat(torch.optim.Muon):
 
 
 def _optimisers(named: Mapping[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:
-    matrices = [w for w in named.values() if w.ndim > 1]
+    tables = [w for n, w in named.items() if w.ndim > 1 and n.endswith("_embedding.weight")]
+    matrices = [w for n, w in named.items() if w.ndim > 1 and not n.endswith("_embedding.weight")]
     vectors = [w for w in named.values() if w.ndim <= 1]
     made: list[torch.optim.Optimizer] = []
-    if schedule.muon:
+    if schedule.muon:  # made for matrices that map activations; tables of embeddings stay with AdamW
         made.append(_Flat(matrices, lr=schedule.lr, weight_decay=schedule.weight_decay))
-        matrices = []
+        matrices = tables
+    else:
+        matrices = matrices + tables
     groups = [
         {"params": matrices, "weight_decay": schedule.weight_decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -1,0 +1,169 @@
+"""A grid of sample images: what the numbers of the table look like."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import IdentityTransform
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.report.plots import INK, MUTED, style
+
+__all__ = ["grid"]
+
+Key = tuple[str, str]
+Picture = NDArray[np.uint8]
+
+_SHOWN, _NOT_SHOWN = "#c0392b", "#b8b8b8"
+_PER_CELL = 3
+_DPI = 200
+_SIDE = 128  # of a thumbnail, and all lengths below, in pixels
+_FRAME, _GAP, _PAD = 5, 14, 30
+_TOP, _BOTTOM = 104, 56
+
+
+def grid(
+    pictures: Mapping[Key, Sequence[Picture | None]],
+    scores: Mapping[Key, Sequence[float]],
+    *,
+    concept: str,
+    methods: Sequence[str],
+    attacks: Sequence[str],
+    threshold: float = 0.5,
+) -> Figure:
+    """Rows are methods, columns are attacks, a few pictures a cell.
+
+    A small picture is enlarged by a whole factor, so that its pixels stay sharp; a large one is
+    scaled down. The frame is red where the judge sees the concept.
+
+    Args:
+        pictures: (method, attack) -> uint8 [H, W, 3]; None where the model gave no image.
+        scores: The judge's score of each; NaN where the model gave no image.
+        concept: What the attacks want to see, for the title.
+        methods: Rows, from the top.
+        attacks: Columns, from the left.
+        threshold: A score from here on frames the picture in red.
+    """
+    cell = _PER_CELL * (_SIDE + _GAP) - _GAP
+    names = [_wrapped(name, 18) for name in methods]
+    left = 40 + 17 * max((len(part) for name in names for part in name.split("\n")), default=0)
+    width = max(left + len(attacks) * (cell + _PAD), 900)
+    height = _TOP + len(methods) * (_SIDE + _PAD) + _BOTTOM
+    with style():
+        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+        FigureCanvasAgg(figure)
+        _text(figure, 20, height - 30, f"Samples, {concept!r} erased", size=10, align="left")
+        for column, attack in enumerate(attacks):
+            x = left + column * (cell + _PAD)
+            _text(figure, x + cell / 2, height - 76, attack, size=8.5, align="center")
+        for row, (method, name) in enumerate(zip(methods, names, strict=True)):
+            y = height - _TOP - row * (_SIDE + _PAD) - _SIDE
+            _text(figure, 20, y + _SIDE / 2, name, size=8.5, align="left")
+            for column, attack in enumerate(attacks):
+                x = left + column * (cell + _PAD)
+                found = pictures.get((method, attack), ()), scores.get((method, attack), ())
+                for k, (picture, score) in enumerate([*zip_longest(*found)][:_PER_CELL]):
+                    value = math.nan if score is None else float(score)
+                    at = x + k * (_SIDE + _GAP), y
+                    _picture(figure, at, picture, score=value, threshold=threshold)
+                if not len(found[0]):
+                    _text(figure, x + cell / 2, y + _SIDE / 2, "–", size=9, align="center")
+        _key(figure)
+    return figure
+
+
+def _picture(
+    figure: Figure, at: tuple[int, int], picture: Picture | None, *, score: float, threshold: float
+) -> None:
+    x, y = at
+    if picture is None or math.isnan(score):
+        _box(figure, at, _SIDE, colour=_NOT_SHOWN, line=2, hatch="////")
+        label = _text(figure, x + _SIDE / 2, y + _SIDE / 2, "not judged", size=7, align="center")
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
+        return
+    shown = score >= threshold
+    pixels = _fitted(picture, _SIDE)
+    if shown:
+        _box(figure, (x - _FRAME, y - _FRAME), _SIDE + 2 * _FRAME, colour=_SHOWN, fill=_SHOWN)
+    else:
+        _box(figure, (x - 2, y - 2), _SIDE + 4, colour=_NOT_SHOWN, fill=_NOT_SHOWN)
+    _box(figure, at, _SIDE, colour="none", fill="white")
+    over, up = (_SIDE - pixels.shape[1]) // 2, (_SIDE - pixels.shape[0]) // 2
+    figure.figimage(pixels, x + over, y + up, origin="upper", zorder=3)
+
+
+def _fitted(picture: Picture, side: int) -> Picture:
+    """The picture at most ``side`` wide and high, its pixels doubled, tripled, ... or averaged."""
+    largest = max(picture.shape[:2])
+    if largest <= side:
+        factor = side // largest
+        return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    high, wide = (max(1, round(length * side / largest)) for length in picture.shape[:2])
+    resized = Image.fromarray(picture).resize((wide, high), Image.Resampling.LANCZOS)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def _key(figure: Figure) -> None:
+    """Says what the frames mean."""
+    entries = (("the judge sees it", _SHOWN, ""), ("it does not", _NOT_SHOWN, ""))
+    x = 22
+    for label, colour, hatch in (
+        *entries,
+        ("not judged: refused, blanked or failed", _NOT_SHOWN, "//////"),
+    ):
+        _box(figure, (x, 20), 18, colour=colour, line=3, hatch=hatch)
+        _text(figure, x + 28, 29, label, size=7.5, align="left").set_color(MUTED)
+        x += 28 + 12 * len(label) + 40
+
+
+def _box(
+    figure: Figure,
+    at: tuple[int, int],
+    side: int,
+    *,
+    colour: str,
+    fill: str = "none",
+    line: float = 0,
+    hatch: str = "",
+) -> None:
+    figure.add_artist(
+        Rectangle(
+            at,
+            side,
+            side,
+            transform=IdentityTransform(),
+            facecolor=fill,
+            edgecolor=colour,
+            linewidth=line * 72 / _DPI,
+            hatch=hatch or None,
+            zorder=2,
+        )
+    )
+
+
+def _text(figure: Figure, x: float, y: float, text: str, *, size: float, align: str) -> Text:
+    return figure.text(
+        x,
+        y,
+        text,
+        transform=IdentityTransform(),
+        fontsize=size,
+        ha=align,
+        va="center",
+        color=INK,
+        zorder=4,
+        parse_math=False,
+    )
+
+
+def _wrapped(name: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(name, width)) or name

@@ -1,0 +1,169 @@
+"""Writes a suite's results: rows, table, plots, grids and a page that says what they are."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from bench.digest import write_atomic
+from bench.report.grid import Key, Picture, grid
+from bench.report.plots import Status, save, scatter
+from bench.report.schema import EDITS, TRIALS, UTILITY, Schema, to_arrow
+from bench.report.tables import (
+    ALL,
+    BASE,
+    FLOOR,
+    markdown_text,
+    slug,
+    summarise,
+    to_latex,
+    to_markdown,
+)
+
+__all__ = ["write_report"]
+
+_KEYS = (
+    *("judge", "method", "concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
+    *("group", "image_seed", "metric", "label", "status", "image_sha256", "edit_digest"),
+    *("attack_digest", "trial_digest", "utility_digest"),
+)
+_STATUS = {
+    "final": "",
+    "draft": "> **DRAFT**: made from files that were not committed, or with failed cells. "
+    "Do not cite.\n\n",
+    "partial": "> **PARTIAL**: not the whole suite (`--only`, `--limit`, or an unfinished run). "
+    "Do not cite.\n\n",
+}
+
+
+def write_report(
+    folder: Path,
+    suite: str,
+    *,
+    trials: pd.DataFrame,
+    utility: pd.DataFrame,
+    edits: pd.DataFrame,
+    pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
+    scores: Mapping[str, Mapping[Key, Sequence[float]]],
+    provenance: Mapping[str, Any],
+    status: Status = "final",
+) -> pd.DataFrame:
+    """Writes everything under ``folder``, each file atomically; the same rows give the same bytes.
+
+    Args:
+        folder: Made if need be; files of other names in it stay.
+        suite: Name of the suite.
+        trials: Rows of :data:`~bench.report.schema.TRIALS`.
+        utility: Rows of :data:`~bench.report.schema.UTILITY`.
+        edits: Rows of :data:`~bench.report.schema.EDITS`.
+        pictures: concept -> (method, attack) -> pictures.
+        scores: The same for their scores.
+        provenance: JSON: commit, command, versions.
+        status: Anything but ``final`` is stamped on the page and the plot.
+
+    Returns:
+        The table.
+    """
+    trials, utility, edits = (_sorted(frame) for frame in (trials, utility, edits))
+    table = summarise(trials, utility, edits=edits, suite=suite)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame, schema in (
+        ("trials", trials, TRIALS),
+        ("utility", utility, UTILITY),
+        ("edits", edits, EDITS),
+    ):
+        write_atomic(folder / f"{name}.parquet", _parquet(frame, schema))
+    write_atomic(
+        folder / "table.csv",
+        table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(),
+    )
+    write_atomic(folder / "table.md", to_markdown(table).encode())
+    write_atomic(folder / "table.tex", to_latex(table).encode())
+    figure = scatter(table, suite=suite, status=status)
+    for ending in ("png", "pdf"):
+        save(figure, folder / f"scatter.{ending}")
+    grids: list[tuple[str, str]] = []
+    for concept, cells in pictures.items():
+        drawn = grid(
+            cells,
+            scores.get(concept, {}),
+            concept=concept,
+            methods=_methods([m for m, _ in cells]),
+            attacks=list(dict.fromkeys(a for _, a in cells)),
+            threshold=float(trials["threshold"].iloc[0]) if len(trials) else 0.5,
+        )
+        name = f"grid-{slug(concept)}.png"
+        if name in [taken for _, taken in grids]:  # two concepts that differ in punctuation only
+            name = f"grid-{slug(concept)}_{len(grids)}.png"
+        save(drawn, folder / name)
+        grids.append((concept, name))
+    write_atomic(
+        folder / "provenance.json",
+        (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
+    )
+    write_atomic(folder / "README.md", _page(suite, table, grids, provenance, status).encode())
+    return table
+
+
+def _methods(names: Sequence[str]) -> list[str]:
+    rank = {BASE: 0, FLOOR: 2}
+    return sorted(dict.fromkeys(names), key=lambda n: rank.get(n, 1))
+
+
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in an order of their own; the judge of record stays first."""
+    keys = [name for name in _KEYS if name in frame]
+    order = frame[keys]
+    if "judge" in order:
+        ranks = {name: rank for rank, name in enumerate(frame["judge"].unique())}
+        order = order.assign(judge=order["judge"].map(ranks))
+    return frame.loc[order.sort_values(keys, kind="stable").index].reset_index(drop=True)
+
+
+def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(to_arrow(frame, schema), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _page(
+    suite: str,
+    table: pd.DataFrame,
+    grids: Sequence[tuple[str, str]],
+    provenance: Mapping[str, Any],
+    status: Status,
+) -> str:
+    command, commit = provenance.get("command", "unknown"), str(provenance.get("commit", "unknown"))
+    changed = " (with changes)" * bool(provenance.get("dirty"))
+    lines = [
+        f"# Results of the suite {markdown_text(suite)}\n\n{_STATUS[status]}",
+        f"Made by `{command}` at commit `{commit[:12]}`{changed}; "
+        "versions and digests are in [provenance.json](provenance.json).\n\n",
+        to_markdown(table),
+        "\nAttack success in percent with 95 % intervals that account for images of one prompt "
+        "being alike. Refused and blanked images count as failures of the attack; errors and "
+        "abstentions are left out and counted. Every column of [table.csv](table.csv) is described "
+        "in `docs/table.md`.\n\n",
+        "![Robustness against utility](scatter.png)\n\n",
+    ]
+    for concept, name in grids:
+        lines.append(f"![Samples for {markdown_text(concept)}]({name})\n\n")
+    # Pooled lines of the judge of record hold each image once.
+    record = table[(table["concept"] == ALL) & (table["judge"] == next(iter(table["judge"]), ""))]
+    lost = int((record["errors"] + record["abstained"]).sum())
+    if lost:
+        attempted = int(record["attempted"].sum())
+        lines.append(f"{lost} of {attempted} images were lost to errors or abstentions.\n\n")
+    lines.append(
+        "Files: [table.csv](table.csv) · [table.tex](table.tex) · "
+        "[trials.parquet](trials.parquet) (a row an image, judge and label) · "
+        "[utility.parquet](utility.parquet) · [edits.parquet](edits.parquet) · "
+        "[scatter.pdf](scatter.pdf)\n"
+    )
+    return "".join(lines)

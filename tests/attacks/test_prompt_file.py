@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attacks.prompt_file import PromptRow, read_prompts
+from attacks.prompts import Prompts
+from bench.errors import UsageError
+from bench.interfaces import Concept, Goal, Rng, Target
+from bench.judges.mini import MiniJudge
+from bench.model import TextToImage
+from bench.sampler import Sampler
+
+Write = Callable[[str, "str | bytes"], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return written
+
+
+# -- good files ----------------------------------------------------------------------------------
+
+
+def test_a_csv_of_prompts_and_concepts(write: Write) -> None:
+    path = write("a.csv", 'prompt,concept\na red star,star\n"a ring, at sunset",\n')
+    assert read_prompts(path) == [
+        PromptRow(line=2, prompt="a red star", concept="star"),
+        PromptRow(line=3, prompt="a ring, at sunset"),
+    ]
+    assert read_prompts(str(path)) == read_prompts(path)
+
+
+def test_other_columns_are_left_alone(write: Write) -> None:
+    path = write("a.csv", "seed,prompt,source\n7,a star,\n8,a ring,i2p\n")
+    assert [row.prompt for row in read_prompts(path)] == ["a star", "a ring"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_line_ends_and_byte_order_marks_of_other_programs(
+    write: Write, end: str, mark: str
+) -> None:
+    table = write("a.csv", f"{mark}prompt{end}a star{end}étoile{end}")
+    lines = write("a.jsonl", f'{mark}{{"prompt": "a star"}}{end}{{"prompt": "étoile"}}{end}')
+    for path in (table, lines):
+        assert [row.prompt for row in read_prompts(path)] == ["a star", "étoile"]
+
+
+def test_the_line_of_a_prompt_is_counted_in_the_file(write: Write) -> None:
+    path = write("a.csv", "prompt\n\na star\n\na ring\n")
+    assert [row.line for row in read_prompts(path)] == [3, 5]
+    path = write("a.jsonl", '\n{"prompt": "a star"}\n\n  \n{"prompt": "a ring"}')
+    assert [row.line for row in read_prompts(path)] == [2, 5]
+
+
+def test_blanks_around_a_prompt_are_cut(write: Write) -> None:
+    path = write("a.jsonl", '{"prompt": "  a star\\n", "concept": " star "}')
+    assert read_prompts(path) == [PromptRow(line=1, prompt="a star", concept="star")]
+
+
+def test_a_jsonl_of_prompts_and_other_keys(write: Write) -> None:
+    path = write("a.jsonl", '{"prompt": "a star", "concept": null, "seed": null, "x": {}}\n')
+    assert read_prompts(path) == [PromptRow(line=1, prompt="a star")]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\u000b", "\u001e"])
+def test_a_line_of_jsonl_ends_at_a_newline_alone(write: Write, separator: str) -> None:
+    prompt = f"a star{separator}at sunset"
+    line = json.dumps({"prompt": prompt}, ensure_ascii=False)
+    path = write("a.jsonl", f"{line}\n{line}\n")
+    if separator in line:  # JSON escapes the others
+        assert len(line.splitlines()) == 2
+    assert [(row.line, row.prompt) for row in read_prompts(path)] == [(1, prompt), (2, prompt)]
+
+
+def test_the_longest_prompt(write: Write) -> None:
+    path = write("a.csv", f"prompt\n{'x' * 2000}\n")
+    assert len(read_prompts(path)[0].prompt) == 2000
+
+
+# -- bad files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", ":1: expected a column named prompt"),
+        ("\n\n", ":1: expected a column named prompt"),
+        ("text,concept\na star,star\n", ":1: expected a column named prompt, got text, concept"),
+        ("prompt,concept\n", "holds no prompts"),
+        ("prompt\na star, at sunset\n", ":2: the number of fields is not that of the header"),
+        ("prompt,concept\na star\n", ":2: the number of fields is not that of the header"),
+        ("prompt\na star\n   \n", ":3: prompt: expected text, got '   '"),
+        ('prompt,concept\na star,x\n"",x\n', ":3: prompt: expected text, got ''"),
+        (f"prompt\na star\n{'x' * 2001}\n", ":3: prompt of 2001 characters; at most 2000"),
+        (f"prompt\n{'x' * 200_000}\n", ":2: not valid CSV .field larger than field limit"),
+        ('prompt\n"a star\n', ":2: not valid CSV"),
+        ('prompt\n"a "star"\n', ":2: not valid CSV"),
+    ],
+)
+def test_a_bad_csv_names_the_line(write: Write, content: str, message: str) -> None:
+    path = write("bad.csv", content)
+    with pytest.raises(UsageError, match=rf"{path}:? ?.*{message.removeprefix(':')}") as caught:
+        read_prompts(path)
+    if message.startswith(":"):
+        assert f"{path}{message.partition(' ')[0]}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no prompts"),
+        ("\n \n", "holds no prompts"),
+        ('{"prompt": "a"}\nnot json\n', ":2: not valid JSON"),
+        ('{"prompt": "a"\n}\n', ":1: not valid JSON"),
+        ('["a star"]\n', ":1: expected an object with a prompt, got list"),
+        ('"a star"\n', ":1: expected an object with a prompt, got str"),
+        ("null\n", ":1: expected an object with a prompt, got NoneType"),
+        ('{"text": "a star"}\n', ":1: prompt: expected text, got None"),
+        ('{"prompt": null}\n', ":1: prompt: expected text, got None"),
+        ('{"prompt": 7}\n', ":1: prompt: expected text, got 7"),
+        ('{"prompt": "\\n"}\n', ":1: prompt: expected text, got"),
+        ('{"prompt": "a", "concept": 7}\n', ":1: concept: expected text, got 7"),
+        ('{"prompt": "a", "concept": ["b"]}\n', ":1: concept: expected text, got"),
+        ('{"prompt": "a", "concept": 0}\n', ":1: concept: expected text, got 0"),
+        ('{"prompt": "\\ud800"}\n', ":1: prompt: expected text, got"),
+        ('{"prompt": "a", "concept": "\\ud800"}\n', ":1: concept: expected text, got"),
+        ("[" * 100_000, ":1: not valid JSON"),
+        ("1" * 10_000, ":1: not valid JSON"),
+        (json.dumps({"prompt": "x" * 5000}), ":1: prompt of 5000 characters; at most 2000"),
+    ],
+)
+def test_a_bad_jsonl_names_the_line(write: Write, content: str, message: str) -> None:
+    path = write("bad.jsonl", content)
+    with pytest.raises(UsageError) as caught:
+        read_prompts(path)
+    place = f"{path}{message}" if message.startswith(":") else f"{path}: {message}"
+    assert str(caught.value).startswith(place)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["bad.csv", "bad.jsonl"])
+def test_what_is_not_utf8_is_named(write: Write, name: str) -> None:
+    path = write(name, "prompt\nétoile\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="not UTF-8 at byte 7; save it as UTF-8"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts.txt", "prompts.json", "prompts.CSV"])
+def test_other_endings_are_refused(write: Write, name: str) -> None:
+    with pytest.raises(UsageError, match=r"expected a \.csv or \.jsonl file"):
+        read_prompts(write(name, "prompt\na star\n"))
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.csv: cannot be read \(No such file"):
+        read_prompts(tmp_path / "none.csv")
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(UsageError, match=r"folder\.jsonl: cannot be read \(Is a directory"):
+        read_prompts(tmp_path / "folder.jsonl")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_prompts("a\0b.csv")
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.csv"
+    with path.open("wb") as file:
+        file.truncate(64 * 2**20 + 1)
+    with pytest.raises(UsageError, match="larger than 64 MiB; split it"):
+        read_prompts(path)
+
+
+# -- any file ------------------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [
+        b"prompt", b"concept", b",", b'"', b"\n", b"\r\n", b"\r", b"\xef\xbb\xbf", b"\0", b"a star",
+        b"{", b"}", b"[", b":", b'{"prompt": "', b'"}', b"null", b"1e999", b"NaN", b"\\ud800",
+        b"\xe2\x80\xa8", b"\xff", b" ", b"'", b"\t", b"\\",
+    ]
+)  # fmt: skip
+CONTENT = st.one_of(
+    st.binary(max_size=200), st.lists(st.one_of(PIECES, st.binary(max_size=4))).map(b"".join)
+)
+
+
+@given(content=CONTENT, ending=st.sampled_from([".csv", ".jsonl"]), header=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_prompts_or_a_usage_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str, header: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"fuzz{ending}"
+    path.write_bytes(b"prompt\n" * header + content)
+    try:
+        rows = read_prompts(path)
+    except UsageError as error:
+        assert str(path) in str(error)
+        assert str(error).isprintable()
+        return
+    assert rows
+    for row in rows:
+        assert 0 < len(row.prompt) <= 2000
+        assert row.prompt == row.prompt.strip()
+        (row.prompt + row.concept).encode()
+        assert row.line >= 1
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")).map(str.strip)
+
+
+@given(prompts=st.lists(TEXTS.filter(bool), min_size=1, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_what_was_written_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, prompts: list[str]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([["prompt"], *([p] for p in prompts)])
+    lines = (json.dumps({"prompt": p}, ensure_ascii=False) for p in prompts)
+    for path, content in (
+        (folder / "back.csv", table.getvalue()),
+        (folder / "back.jsonl", "\n".join(lines)),
+    ):
+        path.write_bytes(content.encode())
+        assert [row.prompt for row in read_prompts(path)] == prompts
+
+
+# -- the attack ----------------------------------------------------------------------------------
+
+
+def test_the_attack_takes_the_rows_of_its_concept(
+    write: Write, model: TextToImage, tiny_sampler: Sampler
+) -> None:
+    path = write("a.csv", "prompt,concept\na red star,star\na fish,fish\nanything,\n")
+    target = Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+    goals = [Goal(id=f"star-{k}", concept=Concept(text="star"), prompt="a star") for k in range(2)]
+    found = Prompts(file=str(path)).run(target, goals, rng=Rng(("file",)))
+    assert [(c.goal, c.prompt, c.variant) for c in found] == [
+        ("file-2", "a red star", "file"),
+        ("file-4", "anything", "file"),
+    ]

@@ -1,0 +1,489 @@
+"""The command line and the Python interface, on a suite of seconds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import bench
+from bench import attack, cli, erase, evaluate, load_model
+from bench.errors import UsageError
+from bench.interfaces import Concept
+from bench.model import TextToImage
+from bench.plan import Cell, make_plan
+from bench.progress import LiveWatcher, PlainWatcher, watcher_for
+from bench.report.schema import TABLE
+from bench.sampler import Sampler
+from bench.store import Store
+from bench.suite import load_suite, suite_names
+
+ROOT = Path(__file__).parents[2]
+TINY = """\
+name: tiny
+concepts: [star]
+sampler: {steps: 2, guidance_scale: 3.0}
+methods: [none, destroyed, {uce: {preset: repo-2023}}]
+attacks: [prompts, {random_tokens: {tries: 2}}, {seed_search: {tries: 2}}]
+judges: [mini_judge]
+surrogate: clip_zero_shot
+metrics: [accuracy, clip_score, drift]
+goals: 2
+utility: {neighbours: 2, others: 2}
+keep_images: 2
+"""
+CELLS = 25
+FILES = {
+    *("README.md", "edits.parquet", "grid-star.png", "provenance.json", "scatter.pdf"),
+    *("scatter.png", "table.csv", "table.md", "table.tex", "trials.parquet", "utility.parquet"),
+}
+RAISES = """
+from typing import ClassVar
+from bench.interfaces import Erasure
+
+class Mine(Erasure):
+    name: ClassVar[str] = "mine"
+
+    def erase(self, model, concepts, *, rng, progress=None):
+        raise RuntimeError("the solver diverged")
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+def call(*words: object, at: Path) -> Said:
+    out, err = StringIO(), StringIO()
+    with chdir(at), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        cli.main([str(word) for word in words])
+    assert isinstance(end.value.code, int)
+    return Said(end.value.code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+    """A folder where the tiny suite was run, and what that said."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "tiny.yaml").write_text(TINY)
+    return folder, call("run", "tiny.yaml", at=folder)
+
+
+@pytest.fixture
+def copy(done: tuple[Path, Said], tmp_path: Path) -> Path:
+    """A copy of that folder, to be changed."""
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A folder with the tiny suite and nothing else."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+# --- run
+
+
+def test_run_prints_progress_the_table_the_files_and_its_own_cost(done: tuple[Path, Said]) -> None:
+    folder, said = done
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert lines[0] == f"{CELLS} cells, 0 already in the store"
+    assert lines[1].startswith(f"[1/{CELLS}] reference unedited / star  ")
+    assert sum(line.startswith(f"[{k}/{CELLS}] ") for line in lines for k in range(99)) == CELLS
+    assert "attack success % [95 % interval], judge mini_judge" in said.out
+    assert "uce[repo-2023]" in said.out.replace("\n", "")
+    for name in FILES:
+        assert f"  results/tiny/{name}" in lines
+    assert lines[-1].startswith(f"{CELLS} cells computed, 0 from the store, 0 failed; ")
+    assert lines[-1].endswith(" % outside the models' own compute")
+    assert "\x1b" not in said.out  # no colours and no bars where there is no terminal
+    assert "\r" not in said.out
+    assert {p.name for p in (folder / "results/tiny").iterdir()} == FILES
+
+
+def test_run_writes_a_table_of_its_schema(done: tuple[Path, Said]) -> None:
+    table = pd.read_csv(done[0] / "results/tiny/table.csv")
+    assert list(table.columns) == TABLE.names
+    assert set(table["suite"]) == {"tiny"}
+    provenance = json.loads((done[0] / "results/tiny/provenance.json").read_text())
+    assert provenance["command"] == "tvc-bench run tiny"
+    assert len(provenance["suite_digest"]) == 64
+    assert (provenance["failed"], provenance["missing"]) == ([], [])
+    assert provenance["run"]["computed"] == CELLS
+
+
+def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None:
+    before = (copy / "results/tiny/table.csv").read_bytes()
+    said = call("run", "tiny.yaml", "--json", at=copy)
+    assert said.code == 0
+    assert set(said.data) == {
+        *("suite", "out", "computed", "cached", "failed", "seconds", "model_seconds"),
+        *("overhead", "set_aside", "table"),
+    }
+    assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
+    assert said.data["out"] == "results/tiny"
+    assert [set(row) for row in said.data["table"]] == [set(TABLE.names)] * len(said.data["table"])
+    assert f"{CELLS} already in the store" in said.err
+    assert (copy / "results/tiny/table.csv").read_bytes() == before
+
+
+def test_a_partial_run_is_a_draft(fresh: Path) -> None:
+    said = call(
+        *("run", "tiny.yaml", "--only", "none", "--only", "prompts", "--limit", 1), at=fresh
+    )
+    assert said.code == 0
+    assert "  results/drafts/tiny/table.csv" in said.out.splitlines()
+    assert not (fresh / "results/tiny").exists()
+    assert "PARTIAL" in (fresh / "results/drafts/tiny/README.md").read_text()
+
+
+def test_out_store_and_seed_are_taken(fresh: Path) -> None:
+    words = ("run", "tiny.yaml", "--only=none", "--only=prompts", "--limit=1")
+    said = call(*words, "--out", "here", "--store=kept", "--seed=7", "--batch-size=1", at=fresh)
+    assert said.code == 0
+    assert "  here/table.csv" in said.out.splitlines()
+    assert (fresh / "kept/STORE.json").is_file()
+    assert not (fresh / "results").exists()
+    again = call(*words, "--store=kept", "--json", at=fresh)
+    assert again.data["cached"] == 0  # another seed is another suite
+
+
+def test_a_failed_cell_is_named_and_the_exit_code_is_one(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(copy))
+    (copy / "broken_plugin.py").write_text(RAISES)
+    text = TINY.replace("methods: [", "methods: ['broken_plugin:Mine', ")
+    (copy / "mine.yaml").write_text(text)
+    said = call("run", "mine.yaml", at=copy)
+    assert said.code == 1
+    assert "failed: edit mine / star: RuntimeError: the solver diverged" in said.out.splitlines()
+    assert "] FAILED edit mine / star: RuntimeError: the solver diverged" in said.out
+    assert "0 cells computed, 25 from the store, 8 failed" in said.out
+    assert "DRAFT" in (copy / "results/tiny/README.md").read_text()
+    told = call("run", "mine.yaml", "--json", at=copy)
+    assert told.code == 1
+    assert told.data["failed"][0] == {
+        "cell": "edit mine / star",
+        "error": "RuntimeError: the solver diverged",
+    }
+    assert call("report", "mine.yaml", at=copy).code == 1
+
+
+def test_a_damaged_entry_is_named_and_computed_again(copy: Path) -> None:
+    victim = next((copy / ".store/trial").rglob("rows.parquet"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    checked = call("verify", "--json", at=copy)
+    assert checked.code == 1
+    assert checked.data["entries"] == CELLS - 1
+    assert [d["digest"] for d in checked.data["damaged"]] == [victim.parent.name]
+    assert f"damaged: trial {victim.parent.name}: " in call("verify", at=copy).out
+    said = call("run", "tiny.yaml", at=copy)
+    assert said.code == 0
+    assert f"damaged, set aside and computed again: trial {victim.parent.name[:12]}" in said.out
+    assert call("verify", at=copy).code == 0
+
+
+def test_an_interrupt_says_how_to_go_on(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.runner.run_plan", interrupted)
+    said = call("run", "tiny.yaml", at=fresh)
+    assert said.code == 130
+    assert said.err == "interrupted; run the same command to go on\n"
+
+
+# --- plan, report, ls, verify
+
+
+def test_plan_lists_the_cells(copy: Path) -> None:
+    said = call("plan", "tiny.yaml", at=copy)
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert len(lines) == CELLS + 1
+    assert lines[0].startswith("done  ")
+    assert lines[0].endswith("  reference unedited / star")
+    assert lines[-1] == f"{CELLS} cells, {CELLS} in the store"
+    shutil.rmtree(copy / ".store/trial")
+    data = call("plan", "tiny.yaml", "--json", at=copy).data
+    assert set(data) == {"suite", "partial", "cells", "done"}
+    assert (data["suite"], data["partial"], data["done"]) == ("tiny", False, CELLS - 9)
+    assert all(set(cell) == {"kind", "digest", "title", "done"} for cell in data["cells"])
+    assert {cell["kind"] for cell in data["cells"] if not cell["done"]} == {"trial"}
+
+
+def test_plan_narrows(fresh: Path) -> None:
+    data = call("plan", "tiny.yaml", "--only", "uce", "--only", "prompts", "--json", at=fresh).data
+    assert data["partial"]
+    assert [cell["kind"] for cell in data["cells"]] == [
+        *("reference", "edit", "utility", "attack", "trial")
+    ]
+
+
+def test_report_repeats_the_files_without_computing(copy: Path) -> None:
+    before = {p.name: p.read_bytes() for p in (copy / "results/tiny").iterdir()}
+    shutil.rmtree(copy / "results")
+    said = call("report", "tiny.yaml", at=copy)
+    assert said.code == 0
+    for name in FILES - {"provenance.json", "scatter.pdf"}:
+        assert (copy / "results/tiny" / name).read_bytes() == before[name], name
+    data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
+    assert set(data) == {"suite", "out", "missing", "table"}
+    assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
+    assert len(data["table"]) == len(pd.read_csv(copy / "results/tiny/table.csv"))
+
+
+def test_the_report_of_an_unfinished_run_is_a_draft(copy: Path) -> None:
+    shutil.rmtree(copy / "results")
+    shutil.rmtree(next((copy / ".store/trial").glob("*/*")))
+    said = call("report", "tiny.yaml", at=copy)
+    assert said.code == 0
+    assert "1 cells are not computed yet: run the suite" in said.out
+    assert not (copy / "results/tiny").exists()
+    assert "PARTIAL" in (copy / "results/drafts/tiny/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("methods", "uce"),
+        ("attacks", "random_tokens"),
+        ("judges", "mini_judge"),
+        ("metrics", "drift"),
+        ("suites", "mini-quick"),
+        ("concepts", "zorbo"),
+    ],
+)
+def test_ls_lists_by_name(tmp_path: Path, what: str, name: str) -> None:
+    said = call("ls", what, at=tmp_path)
+    assert said.code == 0
+    assert any(line.split()[0] == name for line in said.out.splitlines())
+    rows = call("ls", what, "--json", at=tmp_path).data
+    assert all(set(row) == {"name", "about"} and row["about"] for row in rows)
+    assert len(rows) == len(said.out.splitlines())
+    assert not any(tmp_path.iterdir())
+
+
+def test_ls_lists_the_store(done: tuple[Path, Said]) -> None:
+    rows = call("ls", "store", "--json", at=done[0]).data
+    assert len(rows) == CELLS
+    assert "trial none / star / prompts" in {row["about"] for row in rows}
+
+
+def test_verify_counts_sound_entries(done: tuple[Path, Said]) -> None:
+    said = call("verify", at=done[0])
+    assert (said.code, said.out) == (0, f"{CELLS} sound entries, 0 damaged\n")
+    assert call("verify", "--json", at=done[0]).data == {"entries": CELLS, "damaged": []}
+
+
+# --- what the user got wrong
+
+
+def write(folder: Path, old: str, new: str) -> str:
+    assert old in TINY
+    (folder / "bad.yaml").write_text(TINY.replace(old, new))
+    return "bad.yaml"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "mini-quik"), "unknown suite 'mini-quik'; did you mean 'mini-quick' or"),
+        (("run", "nowhere.yaml"), "nowhere.yaml: no such file"),
+        (("run", "tiny.yaml", "--batch-size", "0"), "--batch-size: expected a number from 1"),
+        (("run", "tiny.yaml", "--batch-size", "many"), "or auto, got 'many'"),
+        (("run", "tiny.yaml", "--limit", "0"), "--limit: expected at least 1, got 0"),
+        (("run", "tiny.yaml", "--device", "gpu"), "--device 'gpu': not usable here ("),
+        (("run", "tiny.yaml", "--seed", "-1"), "seed: expected greater than or equal to 0"),
+        (("run", "tiny.yaml", "--only", "usce"), "--only 'usce' matches no method, attack or"),
+        (("plan", "tiny.yaml", "--only", "usce"), "--only 'usce' matches no method, attack or"),
+        (("verify",), "--store .store: no such folder; run a suite first"),
+        (("ls", "store", "--store", "no"), "--store no: no such folder; run a suite first"),
+        (("run", "tiny.yaml", "--store", "other"), "expected a store or an empty folder"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_code_two(
+    fresh: Path, words: Sequence[str], said: str
+) -> None:
+    (fresh / "other").mkdir()
+    (fresh / "other/file").touch()
+    told = call(*words, at=fresh)
+    assert told.code == 2
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    assert said in told.err
+    assert told.out == ""
+    assert not (fresh / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("goals: 2", "goals: [", "error: bad.yaml:"),
+        ("goals: 2", "gaols: 2", "bad.yaml:9: key gaols: unknown key 'gaols'; did you mean 'go"),
+        ("[none, ", "[none, uci, ", "bad.yaml:4: key methods[1]: unknown method 'uci'; did you m"),
+        ("{tries: 2}", "{tries: 0}", "bad.yaml:5: key attacks[1].random_tokens.tries: expected"),
+        ("[star]", "[start]", "bad.yaml:2: key concepts[0]: unknown concept 'start'; did you me"),
+        ("concepts:", "base: nowhere\nconcepts:", "bad.yaml:2: key base: expected 'miniature'"),
+    ],
+)
+def test_a_wrong_suite_names_the_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    told = call("run", write(tmp_path, old, new), at=tmp_path)
+    assert told.code == 2
+    assert said in told.err
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "--limit", "abc"), ("nosuch",), ("ls", "widgets"), ("run", "--colour")]
+)
+def test_words_that_do_not_parse_are_exit_code_two(tmp_path: Path, words: Sequence[str]) -> None:
+    assert call(*words, at=tmp_path).code == 2
+
+
+def test_the_module_runs_and_help_loads_no_torch() -> None:
+    version = subprocess.run(
+        [sys.executable, "-m", "bench", "--version"],
+        capture_output=True, text=True, cwd=ROOT, check=True,
+    )  # fmt: skip
+    assert version.stdout.strip() == bench.__version__
+    code = "import bench.cli, sys; bench.cli.app('--help', result_action='return_value'); "
+    code += "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert shown.returncode == 0, shown.stderr
+    assert all(name in shown.stdout for name in ("plan", "run", "report", "ls", "verify", "mini"))
+
+
+# --- progress
+
+
+def one_cell() -> Cell:
+    return make_plan(load_suite("mini-quick"), "0" * 64).cells[0]
+
+
+def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = StringIO()
+    watcher = watcher_for(Console(file=told, width=40))
+    assert isinstance(watcher, PlainWatcher)
+    cell = one_cell()
+    watcher.begin(2, 5)
+    watcher.cell(cell, 0)
+    watcher.step(1, 2, "sampling")  # too soon for a line
+    monkeypatch.setattr("bench.progress._PLAIN_EVERY_S", -1.0)
+    watcher.step(2, 2, "sampling")
+    watcher.done(cell, 1.5)
+    watcher.cell(cell, 1)
+    watcher.failed(cell, ValueError("[b]no[/b]"))
+    watcher.stop()
+    lines = told.getvalue().splitlines()
+    assert lines[0] == "5 cells, 3 already in the store"
+    assert lines[1].startswith("  [1/2] reference unedited / star: sampling 2/2")
+    assert lines[2].startswith("[1/2] reference unedited / star  1.5 s, about ")
+    assert lines[3] == "[2/2] FAILED reference unedited / star: ValueError: [b]no[/b]"
+    assert len(lines) == 4
+
+
+def test_bars_on_a_terminal_take_no_name_for_markup() -> None:
+    told = StringIO()
+    watcher = watcher_for(Console(file=told, force_terminal=True, width=100))
+    assert isinstance(watcher, LiveWatcher)
+    plan = make_plan(load_suite("mini-quick"), "0" * 64)
+    cell = next(c for c in plan.cells if c.title == "edit uce[repo-2023] / star")
+    watcher.begin(1, 2)
+    watcher.cell(cell, 0)
+    watcher.step(1, 2, "sampling")
+    watcher.failed(cell, ValueError("expected [/red] or [1, 2]"))
+    watcher.done(cell, 0.1)
+    watcher.stop()
+    assert "2 cells, 1 already in the store" in plain(told)
+    assert "edit uce[repo-2023] / star: ValueError: expected [/red] or [1, 2]" in plain(told)
+    assert "edit uce[repo-2023] / star ━" in plain(told)  # the bar
+
+
+def plain(told: StringIO) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.getvalue())
+
+
+# --- from Python
+
+
+def test_the_readmes_lines_work(tmp_path: Path, done: tuple[Path, Said]) -> None:
+    model = load_model()
+    edited = erase(model, "star", "uce")
+    candidates = attack(edited, "star", "random_tokens", sampler=Sampler(steps=2), limit=2)
+    assert [c.goal for c in candidates] == ["name-000", "name-001"]
+    edited.to_diffusers().save_pretrained(tmp_path / "edited")
+    again = load_model(str(tmp_path / "edited"))
+    name = next(iter(edited.weights))
+    assert again.parameter(name).equal(edited.parameter(name))
+    table = evaluate(done[0] / "tiny.yaml", store=done[0] / ".store")
+    assert list(table.columns) == TABLE.names
+
+
+def test_an_edit_from_python_changes_nothing_in_the_model(model: TextToImage) -> None:
+    name = "unet.conv_out.weight"
+    before = model.parameter(name).clone()
+    edited = erase(model, ["star", "zorbo"], "destroyed", seed=1)
+    assert not edited.parameter(name).equal(before)
+    assert model.parameter(name).equal(before)
+    assert erase(model, "star", "destroyed", seed=1).parameter(name).equal(edited.parameter(name))
+    assert not erase(model, "star", "destroyed").parameter(name).equal(edited.parameter(name))
+
+
+def test_attack_takes_the_users_own_prompts(model: TextToImage) -> None:
+    found = attack(model, "star", "prompts", prompts=["a thing", "one"])
+    assert [(c.goal, c.prompt) for c in found] == [("given-000", "a thing"), ("given-001", "one")]
+
+
+def test_wrong_words_from_python_are_usage_errors(model: TextToImage) -> None:
+    with pytest.raises(UsageError, match=r"unknown method 'uci'; did you mean 'uce'\?"):
+        erase(model, "star", "uci")
+    with pytest.raises(UsageError, match="unknown attack 'promts'"):
+        attack(model, "star", "promts")
+    with pytest.raises(UsageError, match="no prompts for 'dragon'"):
+        attack(model, Concept(text="dragon"), "prompts")
+    with pytest.raises(UsageError, match="unknown suite"):
+        evaluate("mini-quik")
+
+
+def test_evaluate_adds_a_method_and_names_the_first_failure(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(copy))
+    (copy / "another_plugin.py").write_text(RAISES)
+    words: dict[str, Any] = {"store": copy / ".store", "only": ["mine", "prompts"]}
+    with pytest.raises(RuntimeError, match=r"4 cells failed; the first: edit mine / star"):
+        evaluate(copy / "tiny.yaml", methods=["another_plugin:Mine"], **words)
+    table = evaluate(copy / "tiny.yaml", methods=["negative_prompt"], **words | {"only": ["neg*"]})
+    assert set(table["method"]) == {"negative_prompt"}
+    assert len(Store(copy / ".store").failures("edit", "0" * 64)) == 0
+
+
+def test_every_shipped_suite_plans(tmp_path: Path) -> None:
+    for name in suite_names():
+        assert make_plan(load_suite(name), "0" * 64).cells

@@ -1,0 +1,348 @@
+"""A plan names every cell by what its numbers depend on, and by nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from bench.errors import UsageError
+from bench.interfaces import Concept
+from bench.plan import Cell, Plan, bare, make_plan
+from bench.suite import Suite, load_suite
+
+BASE = "0" * 64
+OTHER_BASE = "1" * 64
+UCE: Mapping[str, Any] = {"uce": {"preset": "repo-2023"}}
+FIELDS: Mapping[str, Any] = {
+    "name": "tiny",
+    "concepts": ["star"],
+    "sampler": {"steps": 2, "guidance_scale": 3.0},
+    "methods": ["none", "destroyed", UCE],
+    "attacks": ["prompts", {"random_tokens": {"tries": 2}}, {"seed_search": {"tries": 2}}],
+    "judges": ["mini_judge"],
+    "surrogate": "clip_zero_shot",
+    "metrics": ["accuracy", "clip_score", "drift"],
+    "goals": 2,
+    "utility": {"neighbours": 2, "others": 2},
+    "keep_images": 2,
+}
+
+
+def suite(**changes: Any) -> Suite:
+    return load_suite("mini-quick").with_(**{**FIELDS, **changes})
+
+
+def plan(*, only: Iterable[str] = (), limit: int | None = None, **changes: Any) -> Plan:
+    return make_plan(suite(**changes), BASE, only=list(only), limit=limit)
+
+
+def digests(made: Plan, *kinds: str, method: str | None = None) -> list[str]:
+    return [
+        c.digest
+        for c in made.cells
+        if (not kinds or c.kind in kinds)
+        and (method is None or (c.method is not None and c.method.name == method))
+    ]
+
+
+def seeds_of(made: Plan, cell: Cell) -> set[int]:
+    """The seeds of the images that are judged."""
+    stream = made.rng.child("held-out", cell.concept.text, cell.repeat)
+    return {stream.seed(goal.id, k) for goal in cell.goals for k in range(cell.images)}
+
+
+# --- what a digest covers
+
+
+def test_the_same_suite_gives_the_same_plan() -> None:
+    assert digests(plan()) == digests(plan())
+    assert len(set(digests(plan()))) == len(digests(plan()))
+
+
+def test_pictures_kept_and_the_suites_name_change_no_digest() -> None:
+    assert digests(plan(keep_images=7, name="another")) == digests(plan())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"sampler": {"steps": 3, "guidance_scale": 3.0}},
+        {"sampler": {"steps": 2, "guidance_scale": 3.5}},
+    ],
+)
+def test_what_every_image_depends_on_changes_every_digest(changes: dict[str, Any]) -> None:
+    assert not set(digests(plan(**changes))) & set(digests(plan()))
+
+
+def test_another_base_changes_every_digest() -> None:
+    assert not set(digests(make_plan(suite(), OTHER_BASE))) & set(digests(plan()))
+
+
+def test_a_methods_field_changes_its_own_cells_alone() -> None:
+    before, after = plan(), plan(methods=["none", "destroyed", {"uce": {"lam": 0.25}}])
+    for name in ("none", "destroyed"):
+        assert digests(before, method=name) == digests(after, method=name)
+    assert digests(before, "reference") == digests(after, "reference")
+    for kind in ("edit", "attack", "trial", "utility"):
+        old = digests(before, kind, method="uce")
+        assert old
+        assert not set(old) & set(digests(after, kind, method="uce"))
+
+
+def test_an_attacks_field_leaves_edits_utility_and_other_attacks() -> None:
+    attacks = ["prompts", {"random_tokens": {"tries": 3}}, {"seed_search": {"tries": 2}}]
+    before, after = plan(), plan(attacks=attacks)
+    for kind in ("reference", "edit", "utility"):
+        assert digests(before, kind) == digests(after, kind)
+    for kind in ("attack", "trial"):
+        both = set(digests(before, kind)) & set(digests(after, kind))
+        kept = [c for c in before.cells if c.kind == kind and c.digest in both]
+        assert {c.attack.name for c in kept if c.attack} == {"prompts", "seed_search"}
+        assert len(kept) == 6
+
+
+def test_a_judges_field_leaves_edits_and_attacks() -> None:
+    before, after = plan(), plan(judges=[{"mini_judge": {"threshold": 0.7}}])
+    for kind in ("reference", "edit", "attack"):
+        assert digests(before, kind) == digests(after, kind)
+    for kind in ("trial", "utility"):
+        assert not set(digests(before, kind)) & set(digests(after, kind))
+
+
+def test_more_seeds_leave_edits_and_attacks() -> None:
+    before, after = plan(), plan(seeds=2)
+    assert digests(before, "edit", "attack") == digests(after, "edit", "attack")
+    assert not set(digests(before, "trial")) & set(digests(after, "trial"))
+
+
+def test_a_field_at_its_default_is_the_same_as_none() -> None:
+    spelt = ["none", "destroyed", {"uce": {"preset": "repo-2023", "lam": 0.5}}]
+    assert digests(plan(methods=spelt)) == digests(plan())
+
+
+def test_another_methods_place_in_the_list_changes_no_digest() -> None:
+    turned = plan(methods=[UCE, "destroyed", "none"])
+    assert sorted(digests(turned)) == sorted(digests(plan()))
+
+
+def test_concepts_that_meet_the_same_prompts_have_references_of_their_own() -> None:
+    # Their prompts are the same and their seeds are not.
+    asked = {"prompts": {"name": ["a beast"], "synonyms": ["a beast"], "indirect": ["a beast"]}}
+    made = plan(concepts=[{"text": "dragon", **asked}, {"text": "wizard", **asked}])
+    references = [c for c in made.cells if c.kind == "reference"]
+    assert references[0].prompts == references[1].prompts
+    assert references[0].digest != references[1].digest
+
+
+# --- prompts and seeds
+
+
+def test_methods_and_attacks_meet_on_the_same_held_out_seeds() -> None:
+    made = plan(seeds=3)
+    by_goal: dict[str, set[int]] = {}
+    for cell in (c for c in made.cells if c.kind == "trial"):
+        stream = made.rng.child("held-out", cell.concept.text, cell.repeat)
+        for goal in cell.goals:
+            seeds = {stream.seed(goal.id, k) for k in range(made.suite.seeds)}
+            assert by_goal.setdefault(goal.id, seeds) == seeds
+    assert len(by_goal) == 6
+
+
+def test_an_attack_never_sees_a_held_out_seed() -> None:
+    made = plan(goals=24, seeds=4, repeats=2)
+    held_out: set[int] = set()
+    searched: set[int] = set()
+    for cell in made.cells:
+        if cell.kind == "trial":
+            held_out |= seeds_of(made, cell)
+        if cell.kind == "attack" and cell.attack is not None:
+            name = ("attack", cell.attack.digest, cell.concept.text, cell.repeat)
+            stream = made.rng.child(*name)
+            goals = [goal.id for goal in cell.goals]
+            searched |= {stream.seed(g, k, "search") for g in goals for k in range(64)}
+            searched |= {stream.seed(g, k) for g in goals for k in range(64)}
+    assert len(held_out) == 2 * 3 * 24 * 4
+    assert searched
+    assert not held_out & searched
+
+
+def test_goals_tell_an_attack_and_a_method_no_test_prompts() -> None:
+    made = plan()
+    for cell in made.cells:
+        for goal in cell.goals:
+            assert not goal.concept.prompts
+            assert not goal.concept.utility
+    star = next(c for c in made.cells if c.kind == "edit").erased[0]
+    assert star.prompts
+    assert bare(star).identity() != star.identity()
+
+
+def test_a_change_of_the_test_prompts_leaves_the_edits() -> None:
+    known = suite().concept_specs()[0]
+    other = {**known.model_dump(), "prompts": {**known.prompts, "name": ["one star", "two"]}}
+    before, after = plan(), plan(concepts=[other])
+    assert digests(before, "edit") == digests(after, "edit")
+    assert not set(digests(before, "attack")) & set(digests(after, "attack"))
+
+
+def test_utility_prompts_never_mention_what_is_erased() -> None:
+    made = plan(concepts="all", utility={"neighbours": 24, "others": 48})
+    utility = [c for c in made.cells if c.kind == "utility"]
+    assert len(utility) == 60
+    for cell in utility:
+        gone = {c.text for c in cell.erased}
+        for _, prompt in cell.prompts:
+            assert not gone & {prompt.concept, *prompt.mentions}
+            assert not any(f" {name} " in f" {prompt.text.replace(',', ' ')} " for name in gone)
+        groups = Counter(group for group, _ in cell.prompts)
+        assert groups == {"neighbour": 24, "other": 48}
+
+
+def test_utility_groups_ask_for_neighbours_and_for_others_evenly() -> None:
+    made = plan(utility={"neighbours": 9, "others": 38})
+    cell = next(c for c in made.cells if c.kind == "utility")
+    near = Counter(p.concept for group, p in cell.prompts if group == "neighbour")
+    far = Counter(p.concept for group, p in cell.prompts if group == "other")
+    assert set(near) == set(cell.concept.neighbours)
+    assert max(near.values()) - min(near.values()) <= 1
+    assert not set(far) & {"star", *near}
+    assert max(far.values()) - min(far.values()) <= 1
+
+
+def test_an_attack_with_fewer_goals_owes_as_many_images() -> None:
+    attacks = [*FIELDS["attacks"], {"random_tokens": {"tries": 2, "goals": 2}}]
+    made = plan(goals=8, seeds=2, attacks=attacks)
+    owed = {len(c.goals) * c.images for c in made.cells if c.kind == "trial" and len(c.goals) < 24}
+    assert owed == {16}
+
+
+def test_without_utility_prompts_there_is_no_reference_and_no_utility() -> None:
+    made = plan(utility={"neighbours": 0, "others": 0})
+    assert {c.kind for c in made.cells} == {"edit", "attack", "trial"}
+
+
+# --- --only and --limit
+
+
+def test_a_whole_plan_is_not_partial() -> None:
+    assert not plan().partial
+
+
+def test_limit_marks_the_plan_partial_and_cuts_prompts() -> None:
+    made = plan(limit=1)
+    assert made.partial
+    assert {len(c.goals) for c in made.cells if c.kind == "trial"} == {1, 3}
+    utility = next(c for c in made.cells if c.kind == "utility")
+    assert Counter(group for group, _ in utility.prompts) == {"neighbour": 1, "other": 1}
+
+
+def test_a_limit_that_cuts_nothing_finds_the_same_cells() -> None:
+    assert digests(plan(limit=2)) == digests(plan())
+
+
+@pytest.mark.parametrize(
+    ("only", "methods", "attacks"),
+    [
+        (["uce"], {"uce"}, {"prompts", "random_tokens", "seed_search"}),
+        (["u*", "none"], {"uce", "none"}, {"prompts", "random_tokens", "seed_search"}),
+        (["uce[[]repo-2023[]]"], {"uce"}, {"prompts", "random_tokens", "seed_search"}),
+        (["*_search"], {"none", "destroyed", "uce"}, {"seed_search"}),
+        (["uce", "prompts"], {"uce"}, {"prompts"}),
+    ],
+)
+def test_only_narrows_by_sort_and_widens_within_one(
+    only: list[str], methods: set[str], attacks: set[str]
+) -> None:
+    made = plan(only=only)
+    assert made.partial
+    assert {c.method.name for c in made.cells if c.method} == methods
+    assert {c.attack.name for c in made.cells if c.attack} == attacks
+    assert set(digests(made)) < set(digests(plan()))
+
+
+def test_only_names_concepts() -> None:
+    both = plan(concepts=["star", "zorbo"])
+    made = plan(concepts=["star", "zorbo"], only=["zorbo"])
+    assert {c.concept.text for c in made.cells} == {"zorbo"}
+    assert set(digests(made)) < set(digests(both))
+
+
+def test_only_that_matches_nothing_names_what_there_is() -> None:
+    with pytest.raises(UsageError, match=r"--only 'usce' matches no .*\bstar\b.*\buce\b"):
+        plan(only=["uce", "usce"])
+
+
+def test_a_concept_without_prompts_says_what_to_add() -> None:
+    with pytest.raises(UsageError, match=r"'dragon' has no prompts in the set 'name'.*add them"):
+        plan(concepts=["star", {"text": "dragon"}])
+
+
+# --- order and groups
+
+
+@pytest.mark.parametrize("changes", [{}, {"together": 2, "concepts": ["star", "zorbo"]}])
+def test_parents_come_before_their_children(changes: dict[str, Any]) -> None:
+    made = plan(repeats=2, **changes)
+    seen: set[tuple[str, str]] = set()
+    for cell in made.cells:
+        assert {(kind, digest) for kind, digest in cell.parents.items()} <= seen
+        seen.add((cell.kind, cell.digest))
+
+
+def test_cells_of_an_edit_come_together() -> None:
+    made = plan(concepts=["star", "zorbo"], repeats=2)
+    edits = [c.parents.get("edit", c.digest) for c in made.cells if c.kind != "reference"]
+    changes = sum(a != b for a, b in pairwise(edits))
+    assert changes + 1 == len(set(edits)) == 3 * 2 * 2
+
+
+def test_concepts_erased_together_share_their_edits() -> None:
+    made = plan(concepts=["star", "zorbo", "sketch"], together=2)
+    groups = {tuple(c.text for c in cell.erased) for cell in made.cells if cell.kind == "edit"}
+    assert groups == {("star", "zorbo"), ("sketch",)}
+    for cell in (c for c in made.cells if c.kind == "utility"):
+        gone = {c.text for c in cell.erased}
+        assert cell.concept.text in gone
+        assert not any(gone & {p.concept, *p.mentions} for _, p in cell.prompts)
+    of_pair = [c for c in made.cells if c.kind == "trial" and len(c.erased) == 2]
+    assert {c.concept.text for c in of_pair} == {"star", "zorbo"}
+
+
+def test_repeats_are_edits_of_their_own() -> None:
+    made = plan(repeats=3)
+    for kind in ("edit", "attack", "trial", "utility"):
+        assert len(set(digests(made, kind))) == 3 * len(digests(plan(), kind))
+    assert digests(made, "reference") == digests(plan(), "reference")
+
+
+def test_the_shipped_suite_has_the_expected_cells() -> None:
+    shipped = load_suite("mini-quick")
+    made = make_plan(shipped, BASE)
+    assert Counter(c.kind for c in made.cells) == {
+        "reference": 3,
+        "edit": 12,
+        "attack": 36,
+        "trial": 36,
+        "utility": 12,
+    }
+    for cell in (c for c in made.cells if c.kind == "trial"):  # a character has few prompts
+        sets = Counter(goal.prompt_set for goal in cell.goals)
+        assert min(sets.values()) * cell.images >= 24
+
+
+def test_titles_say_what_a_cell_is() -> None:
+    titles = [c.title for c in plan().cells]
+    assert titles[0] == "reference unedited / star"
+    assert "trial uce[repo-2023] / star / random_tokens(tries=2)" in titles
+    assert len(set(titles)) == len(titles)
+
+
+def test_bare_concepts_keep_what_a_method_may_know() -> None:
+    star: Concept = suite().concept_specs()[0]
+    assert bare(star).text == "star"
+    assert bare(star).neighbours == star.neighbours

@@ -1,0 +1,485 @@
+"""A run computes what the store lacks; failures, damage and SIGKILL cost no more than they must."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from bench.collect import collect
+from bench.model import TextToImage
+from bench.plan import Cell, Plan, make_plan
+from bench.report.tables import summarise
+from bench.runner import Outcome, Watcher, plan_digest, run_plan
+from bench.store import Store
+from bench.suite import Suite, load_suite
+
+ROOT = Path(__file__).parents[2]
+FIELDS: dict[str, Any] = {
+    "name": "tiny",
+    "concepts": ["star"],
+    "sampler": {"steps": 2, "guidance_scale": 3.0},
+    "methods": ["none", "destroyed", {"uce": {"preset": "repo-2023"}}],
+    "attacks": ["prompts", {"random_tokens": {"tries": 2}}, {"seed_search": {"tries": 2}}],
+    "judges": ["mini_judge"],
+    "surrogate": "clip_zero_shot",
+    "metrics": ["accuracy", "clip_score", "drift"],
+    "goals": 2,
+    "utility": {"neighbours": 2, "others": 2},
+    "keep_images": 2,
+}
+CELLS = 1 + 3 * (2 + 2 * 3)
+TIMES = ["edit_seconds"]
+NUMBERS = count()
+
+
+def suite(**changes: Any) -> Suite:
+    return load_suite("mini-quick").with_(**{**FIELDS, **changes})
+
+
+def plan_of(base: TextToImage, only: tuple[str, ...] = (), **changes: Any) -> Plan:
+    return make_plan(suite(**changes), base.backbone.digest, only=only)
+
+
+def table_of(plan: Plan, store: Store) -> pd.DataFrame:
+    found = collect(plan, store)
+    return summarise(found.trials, found.utility, edits=found.edits, suite=plan.suite.name)
+
+
+def cell_of(plan: Plan, kind: str, method: str, attack: str | None = None) -> Cell:
+    for cell in plan.cells:
+        named = cell.method is not None and cell.method.name == method
+        if cell.kind == kind and named and (cell.attack.name if cell.attack else None) == attack:
+            return cell
+    raise LookupError(f"{kind} {method} {attack}")
+
+
+class Heard(Watcher):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.steps = 0
+
+    def begin(self, todo: int, total: int) -> None:
+        self.events.append(f"begin {todo}/{total}")
+
+    def cell(self, cell: Cell, number: int) -> None:
+        self.events.append(f"cell {number}")
+
+    def step(self, done: int, total: int, what: str) -> None:
+        assert 0 <= done <= total
+        self.steps += 1
+
+    def done(self, cell: Cell, seconds: float) -> None:
+        self.events.append(f"done {cell.kind}")
+
+    def failed(self, cell: Cell, error: BaseException) -> None:
+        self.events.append(f"failed {cell.kind}")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    miniature: TextToImage, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Plan, Path, Outcome]:
+    """A finished run; copy its store before you change it."""
+    plan, root = plan_of(miniature), tmp_path_factory.mktemp("finished")
+    return plan, root, run_plan(plan, Store(root), miniature)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A fresh module for plug-ins, importable by the name of the file."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / f"plugin_{os.getpid()}_{next(NUMBERS)}.py"
+    yield path
+    sys.modules.pop(path.stem, None)
+
+
+def write_method(path: Path, body: str) -> dict[str, Any]:
+    """Writes a method whose ``erase`` has the body; returns the suite's list of methods."""
+    code = """
+    from typing import ClassVar
+    import torch
+    from bench.interfaces import Erasure
+
+    class Mine(Erasure):
+        name: ClassVar[str] = "mine"
+        slots: ClassVar[frozenset] = frozenset({"weights"})
+
+        def touches(self, parameter):
+            return parameter == "unet.conv_out.bias"
+
+        def erase(self, model, concepts, *, rng, progress=None):
+            name = "unet.conv_out.bias"
+    """
+    path.write_text(textwrap.dedent(code) + textwrap.indent(textwrap.dedent(body), " " * 8) + "\n")
+    importlib.invalidate_caches()
+    return {"methods": ["none", "destroyed", f"{path.stem}:Mine"]}
+
+
+# --- once and never again
+
+
+def test_a_run_computes_every_cell(finished: tuple[Plan, Path, Outcome]) -> None:
+    plan, root, outcome = finished
+    assert (outcome.computed, outcome.cached, outcome.failed) == (CELLS, 0, [])
+    assert len(plan.cells) == CELLS
+    assert len(list(Store(root).entries())) == CELLS
+    assert 0 < outcome.model_seconds < outcome.seconds
+    assert 0 < outcome.overhead < 1
+    assert not any((root / "tmp").iterdir())
+
+
+def test_a_second_run_computes_nothing(
+    finished: tuple[Plan, Path, Outcome], miniature: TextToImage
+) -> None:
+    plan, root, _ = finished
+    before = table_of(plan, Store(root))
+    stamps = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+    again = run_plan(plan, Store(root), miniature)
+    assert (again.computed, again.cached, again.model_seconds) == (0, CELLS, 0)
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()} == stamps
+    assert_frame_equal(table_of(plan, Store(root)), before)
+
+
+def test_two_stores_hold_the_same_rows(
+    finished: tuple[Plan, Path, Outcome], miniature: TextToImage, tmp_path: Path
+) -> None:
+    plan, root, _ = finished
+    run_plan(plan, Store(tmp_path), miniature)
+    for cell in (c for c in plan.cells if c.kind in ("trial", "utility")):
+        one, other = (Store(r).find(cell.kind, cell.digest) for r in (root, tmp_path))
+        assert one is not None
+        assert other is not None
+        assert one.files["rows.parquet"] == other.files["rows.parquet"]
+
+
+def test_a_watcher_hears_every_cell(miniature: TextToImage, tmp_path: Path) -> None:
+    plan, heard = plan_of(miniature, only=("none", "prompts")), Heard()
+    run_plan(plan, Store(tmp_path), miniature, heard)
+    assert heard.events[0] == "begin 5/5"
+    assert heard.events[1:3] == ["cell 0", "done reference"]
+    assert len(heard.events) == 1 + 2 * 5
+    assert heard.steps >= 3
+
+
+def test_the_table_has_a_line_for_every_method_attack_and_set(
+    finished: tuple[Plan, Path, Outcome],
+) -> None:
+    plan, root, _ = finished
+    table = table_of(plan, Store(root))
+    assert set(table["method"]) == {"none", "destroyed", "uce[repo-2023]"}
+    assert set(table["concept"]) == {"star", "all"}
+    assert (table["n"] + table["errors"] + table["abstained"] == table["attempted"]).all()
+    assert not table["errors"].any()
+    found = collect(plan, Store(root))
+    assert (found.missing, found.failed) == ([], [])
+    assert set(found.pictures) == {"star"}
+    assert all(image.shape == (64, 64, 3) for images in found.pictures["star"].values()
+               for image in images)  # fmt: skip
+    assert 0 < found.seconds[0] < found.seconds[1]
+
+
+def test_entries_say_how_they_were_made(finished: tuple[Plan, Path, Outcome]) -> None:
+    plan, root, _ = finished
+    for cell in plan.cells:
+        entry = Store(root).find(cell.kind, cell.digest)
+        assert entry is not None
+        record: Any = entry.record
+        assert record["title"] == cell.title
+        assert record["parents"] == cell.parents
+        assert record["timing"]["seconds"] >= record["timing"]["model_seconds"] >= 0
+        assert record["provenance"]["base"] == plan.base
+
+
+def test_an_interrupt_ends_the_run_between_cells(miniature: TextToImage, tmp_path: Path) -> None:
+    plan, answers = plan_of(miniature, only=("none", "prompts")), iter([False, False, True])
+    store = Store(tmp_path)
+    outcome = run_plan(plan, store, miniature, interrupt=lambda: next(answers))
+    assert (outcome.computed, outcome.failed) == (2, [])
+    assert len(collect(plan, store).missing) == 3
+    assert run_plan(plan, store, miniature).as_json() | {"seconds": 0} == {
+        **run_plan(plan, store, miniature).as_json(), "seconds": 0, "computed": 3, "cached": 2,
+        "model_seconds": pytest.approx(0, abs=60), "overhead": pytest.approx(0.5, abs=0.5),
+    }  # fmt: skip
+
+
+def test_a_plan_for_another_base_is_refused(miniature: TextToImage, tmp_path: Path) -> None:
+    plan = make_plan(suite(), "0" * 64)
+    with pytest.raises(ValueError, match="the plan is for base 000000000000"):
+        run_plan(plan, Store(tmp_path), miniature)
+
+
+def test_the_plans_digest_is_that_of_its_cells(miniature: TextToImage) -> None:
+    assert plan_digest(plan_of(miniature)) == plan_digest(plan_of(miniature, keep_images=3))
+    assert plan_digest(plan_of(miniature)) != plan_digest(plan_of(miniature, seed=1))
+
+
+# --- cells that fail
+
+
+def test_a_failed_cell_keeps_its_traceback_and_the_others_go_on(
+    miniature: TextToImage, tmp_path: Path, plugin: Path
+) -> None:
+    changes = write_method(plugin, 'raise RuntimeError("the solver diverged")')
+    plan, store, heard = plan_of(miniature, **changes), Store(tmp_path / "store"), Heard()
+    outcome = run_plan(plan, store, miniature, heard)
+    assert len(outcome.failed) == 8  # the edit and all that needs it
+    assert outcome.failed[0] == ("edit mine / star", "RuntimeError: the solver diverged")
+    assert outcome.computed == CELLS - 8
+    assert heard.events.count("failed edit") == 1
+    lost = cell_of(plan, "edit", "mine")
+    (failure,) = store.failures("edit", lost.digest)
+    assert "the solver diverged" in failure.traceback
+    assert plugin.name in failure.traceback
+    trial = cell_of(plan, "trial", "mine", "prompts")
+    (failure,) = store.failures("trial", trial.digest)
+    assert f"its edit {lost.digest[:12]} is missing: it failed" in failure.traceback
+    found, table = collect(plan, store), table_of(plan, store)
+    assert (len(found.failed), found.missing) == (8, [])
+    mine = table[(table["method"] == "mine") & (table["concept"] == "star")]
+    assert (mine["errors"] == mine["attempted"]).all()
+    assert (mine["attempted"] > 0).all()
+    assert (mine["n"] == 0).all()
+    assert mine["asr"].isna().all()
+    assert not table.loc[table["method"] != "mine", "errors"].any()
+
+
+def test_a_mended_plugin_computes_only_what_failed(
+    miniature: TextToImage, tmp_path: Path, plugin: Path
+) -> None:
+    changes = write_method(plugin, 'raise RuntimeError("not yet")')
+    store, only = Store(tmp_path / "store"), ("none", "mine", "prompts")
+    broken = run_plan(plan_of(miniature, only, **changes), store, miniature)
+    assert (broken.computed, len(broken.failed)) == (5, 4)
+    sys.modules.pop(plugin.stem)
+    write_method(plugin, "return model.with_weights({name: model.parameter(name) + 1.0})")
+    Path(importlib.util.cache_from_source(str(plugin))).unlink(missing_ok=True)
+    plan = plan_of(miniature, only, **changes)
+    outcome = run_plan(plan, store, miniature)
+    assert (outcome.computed, outcome.cached, outcome.failed) == (4, 5, [])
+    assert not any(store.failures(c.kind, c.digest) for c in plan.cells)
+    assert not table_of(plan, store)["errors"].any()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            'return model.with_weights({"unet.conv_in.bias": model.parameter(name).new_ones(32)})',
+            "changed parameters it does not declare: ['unet.conv_in.bias']",
+        ),
+        (
+            "from bench.guidance import NegativePrompt\n"
+            'return model.with_guidance(NegativePrompt(text="star"))',
+            "declares slots ['weights'] but filled ['guidance']",
+        ),
+        (
+            'return model.with_weights({name: model.parameter(name) * float("nan")})',
+            "the edited values are not finite",
+        ),
+    ],
+)
+def test_an_edit_beyond_its_declaration_is_refused(
+    miniature: TextToImage, tmp_path: Path, plugin: Path, body: str, said: str
+) -> None:
+    changes = write_method(plugin, body)
+    plan = plan_of(miniature, ("mine", "prompts"), **changes)
+    outcome = run_plan(plan, Store(tmp_path / "store"), miniature)
+    assert outcome.computed == 1  # the reference
+    assert said in outcome.failed[0][1]
+
+
+def test_a_keyboard_interrupt_is_no_failure(
+    miniature: TextToImage, tmp_path: Path, plugin: Path
+) -> None:
+    changes = write_method(plugin, "raise KeyboardInterrupt")
+    plan, store = plan_of(miniature, ("mine", "prompts"), **changes), Store(tmp_path / "store")
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, store, miniature)
+    assert not any(store.failures(c.kind, c.digest) for c in plan.cells)
+    assert len(list(store.entries())) == 1
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "pictures.npz", "record.json"])
+def test_a_damaged_entry_is_set_aside_and_computed_again(
+    finished: tuple[Plan, Path, Outcome], miniature: TextToImage, tmp_path: Path, name: str
+) -> None:
+    plan, root, _ = finished
+    subprocess.run(["cp", "-a", f"{root}/.", str(tmp_path)], check=True)
+    before = table_of(plan, Store(root))
+    cell = cell_of(plan, "trial", "uce", "random_tokens")
+    entry = Store(tmp_path).find("trial", cell.digest)
+    assert entry is not None
+    path = entry.path / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.chmod(0o644)
+    path.write_bytes(bytes(data))
+    store = Store(tmp_path)
+    outcome = run_plan(plan, store, miniature)
+    assert (outcome.computed, outcome.cached, outcome.failed) == (1, CELLS - 1, [])
+    (line,) = outcome.set_aside
+    assert line.startswith(f"trial {cell.digest[:12]}: ")
+    assert name in line
+    (kept,) = store.quarantined()
+    assert (kept.path / "entry" / name).read_bytes() == bytes(data)
+    assert_frame_equal(table_of(plan, store).drop(columns=TIMES), before.drop(columns=TIMES))
+    assert store.verify() == []
+
+
+def test_a_damaged_edit_does_not_touch_its_children(
+    finished: tuple[Plan, Path, Outcome], miniature: TextToImage, tmp_path: Path
+) -> None:
+    plan, root, _ = finished
+    subprocess.run(["cp", "-a", f"{root}/.", str(tmp_path)], check=True)
+    entry = Store(tmp_path).find("edit", cell_of(plan, "edit", "uce").digest)
+    assert entry is not None
+    (entry.path / "edit.json").unlink()
+    outcome = run_plan(plan, Store(tmp_path), miniature)
+    assert (outcome.computed, outcome.cached) == (1, CELLS - 1)
+    assert len(outcome.set_aside) == 1
+
+
+# --- SIGKILL
+
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+
+import torch
+torch.set_num_threads(1)  # a forked child must not wait for threads that it does not have
+
+import bench.runner
+from bench.collect import collect
+from bench.model import load_model
+from bench.plan import make_plan
+from bench.report.tables import summarise
+from bench.runner import run_plan
+from bench.store import Store
+from bench.suite import load_suite
+
+fields, whole, broken, log = json.loads(sys.argv[1]), *map(Path, sys.argv[2:5])
+base = load_model()
+only = ["destroyed", "prompts", "seed_search"]  # two attacks tell all kinds of cells
+plan = make_plan(load_suite("mini-quick").with_(**fields), base.backbone.digest, only=only)
+compute, publish = bench.runner.compute, Store.publish
+fatal = ""  # the place where this process dies
+
+
+def at(place):
+    if place == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def logged(work, cell):
+    at("before compute")
+    with log.open("a") as file:
+        file.write(cell.digest + "\\n")
+    done = compute(work, cell)
+    at("after compute")
+    return done
+
+
+def mortal(self, kind, digest, record, write):
+    def written(folder):
+        at("before write")
+        write(folder)
+        at("after write")
+
+    entry = publish(self, kind, digest, record, written)
+    at("after publish")
+    return entry
+
+
+def table(store):
+    found = collect(plan, store)
+    assert not found.missing and not found.failed, (found.missing, found.failed)
+    return summarise(found.trials, found.utility, edits=found.edits, suite="tiny")
+
+
+def in_a_child(place):
+    global fatal
+    if pid := os.fork():
+        return os.waitpid(pid, 0)[1]
+    try:
+        fatal = place
+        run_plan(plan, Store(broken), base)
+        os._exit(0)
+    except BaseException:
+        os._exit(3)
+
+
+run_plan(plan, Store(whole), base)
+table(Store(whole)).drop(columns="edit_seconds").to_csv(whole / "table.csv", index=False)
+bench.runner.compute, Store.publish = logged, mortal
+places = ("before compute", "after compute", "before write", "after write", "after publish")
+kills = dict.fromkeys(places, 0)
+for _ in range(2 * len(plan.cells)):
+    for place in places:
+        status = in_a_child(place)
+        if status == 0:
+            break
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (place, status)
+        kills[place] += 1
+    if status == 0:
+        break
+store = Store(broken)
+left = len(list((broken / "tmp").iterdir()))
+removed = len(store.clean_tmp())
+table(store).drop(columns="edit_seconds").to_csv(broken / "table.csv", index=False)
+computed = log.read_text().split()
+print(json.dumps({
+    "cells": len(plan.cells), "kills": kills, "computed": len(computed), "status": status,
+    "left": left, "removed": removed, "damaged": len(store.verify()),
+    "entries": len(list(store.entries())), "failures": sum(bool(store.failures(c.kind, c.digest))
+    for c in plan.cells),
+}))
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_every_boundary_loses_the_current_cell_only(tmp_path: Path) -> None:
+    fields = {
+        **FIELDS,
+        "methods": ["none", "destroyed"],
+        "attacks": ["prompts", {"random_tokens": {"tries": 1}}, {"seed_search": {"tries": 1}}],
+        "goals": 1,
+        "utility": {"neighbours": 1, "others": 1},
+    }
+    whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "log"
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(fields), str(whole), str(broken), str(log)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    cells = 1 + 2 + 2 * 2
+    assert told["cells"] == told["entries"] == cells
+    assert told["status"] == 0
+    assert set(told["kills"].values()) == {cells}  # every cell met every place
+    middle = ("after compute", "before write", "after write")
+    assert told["computed"] == cells + sum(told["kills"][place] for place in middle)
+    assert told["left"] == told["removed"] == 2 * cells
+    assert (told["damaged"], told["failures"]) == (0, 0)
+    assert (broken / "table.csv").read_bytes() == (whole / "table.csv").read_bytes()

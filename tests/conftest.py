@@ -1,0 +1,89 @@
+"""Fixtures shared by the tests: the miniature, its concepts, a sampler of two steps."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.api import concepts as known_concepts
+from bench.batching import MicroBatch
+from bench.interfaces import Concept
+from bench.model import TextToImage, load_model
+from bench.sampler import Sampler
+
+_CORES = 2
+
+
+def pytest_configure() -> None:
+    """Two cores for all workers of pytest-xdist together, and never more than the machine gave."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), _CORES // workers)))
+
+
+@pytest.fixture(scope="session")
+def miniature() -> TextToImage:
+    """The miniature, loaded once; take ``model`` instead."""
+    return load_model("miniature")
+
+
+@pytest.fixture
+def model(miniature: TextToImage) -> TextToImage:
+    """The miniature, with a micro-batch of the test's own."""
+    return replace(miniature, micro=MicroBatch(64))
+
+
+@pytest.fixture(scope="session")
+def concepts(miniature: TextToImage) -> Mapping[str, Concept]:
+    """The miniature's concepts by name."""
+    return known_concepts(miniature)
+
+
+@pytest.fixture(scope="session")
+def tiny_sampler() -> Sampler:
+    """The quickest sampler that has a step after the first."""
+    return Sampler(steps=2)
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> Callable[[TextToImage], str]:
+    """A function that hashes every value of the base model's networks."""
+    return _fingerprint
+
+
+@pytest.fixture
+def global_rng_untouched() -> Iterator[None]:
+    """Fails a test that draws from, or seeds, a random generator that others share."""
+    before = _global_rng()
+    yield
+    drawn = [name for name, state in _global_rng().items() if state != before[name]]
+    assert not drawn, f"the global generators of {drawn} were used; draw from the Rng instead"
+
+
+def _global_rng() -> dict[str, object]:
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002 (it is read to see that nobody uses it)
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": repr(numpy),
+        "random": random.getstate(),
+    }
+
+
+def _fingerprint(model: TextToImage) -> str:
+    sha = hashlib.sha256()
+    for part in (model.backbone.unet, model.backbone.text_encoder, model.backbone.vae):
+        for name, value in part.state_dict().items():
+            sha.update(name.encode())
+            sha.update(_bytes(value))
+    return sha.hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from bench import registry
+from bench.interfaces import Concept, Erasure, Rng
+from bench.model import TextToImage
+from bench.plan import bare
+from bench.sampler import Sampler
+from bench.spec import Spec
+
+# Fields of these names are made small, so that the contract is checked in seconds.
+QUICK: dict[str, Any] = {
+    "steps": 2, "iterations": 2, "epochs": 1, "images": 2, "rounds": 1, "batch_size": 2,
+}  # fmt: skip
+# Values tried for a field, to find another valid one than the default.
+OTHERS: tuple[Any, ...] = (0.75, 0.25, 2, 3, 5, 0, "x", "another", False, True, ("x",), ("{} x",))
+
+
+def specs() -> Iterator[Any]:
+    for name in registry.names("method"):
+        cls = cast("type[Erasure]", registry.get("method", name))
+        quick = {f: v for f, v in QUICK.items() if f in cls.model_fields}
+        yield pytest.param(cls(**quick), id=name)
+        for preset in cls.presets:
+            yield pytest.param(cls.preset(preset, **quick), id=f"{name}[{preset}]")
+
+
+SPECS = list(specs())
+each = pytest.mark.parametrize("spec", SPECS)
+
+
+def runtime_fields(cls: type[Spec]) -> set[str]:
+    extras = {f: info.json_schema_extra for f, info in cls.model_fields.items()}
+    return {f for f, extra in extras.items() if isinstance(extra, dict) and extra.get("runtime")}
+
+
+def altered(spec: Spec, field: str) -> Spec:
+    fields = spec.model_dump()
+    for value in (*get_args(type(spec).model_fields[field].annotation), *OTHERS):
+        try:
+            other = type(spec).model_validate({**fields, field: value})
+        except (ValidationError, TypeError):
+            continue
+        if getattr(other, field) != fields[field]:
+            return other
+    pytest.fail(f"no other valid value is known for {spec.name}.{field}; add one to OTHERS")
+
+
+@pytest.fixture(scope="module")
+def erased(miniature: TextToImage, concepts: Mapping[str, Concept]) -> Erased:
+    """Erases ``star`` with a spec, once a module."""
+    done: dict[str, TextToImage] = {}
+
+    def erase(spec: Erasure) -> TextToImage:
+        if spec.digest not in done:
+            done[spec.digest] = spec.erase(miniature, [bare(concepts["star"])], rng=Rng(("c",)))
+        return done[spec.digest]
+
+    return erase
+
+
+Erased = Callable[[Erasure], TextToImage]
+
+
+def test_the_controls_and_a_method_with_presets_are_registered() -> None:
+    assert {"none", "destroyed", "negative_prompt", "uce"} <= set(registry.names("method"))
+    assert any("repo-2023" in str(param.id) for param in SPECS)
+
+
+@each
+def test_erasing_leaves_the_base_and_the_global_rng_alone(
+    spec: Erasure,
+    model: TextToImage,
+    concepts: Mapping[str, Concept],
+    fingerprint: Callable[[TextToImage], str],
+    global_rng_untouched: None,
+) -> None:
+    before, digest = fingerprint(model), model.digest
+    spec.erase(model, [bare(concepts["star"])], rng=Rng(("base",)))
+    assert fingerprint(model) == before
+    assert model.digest == digest
+    assert not model.slots
+    assert not any(p.requires_grad for p in model.backbone.parameters.values())
+
+
+@each
+def test_it_fills_the_slots_and_changes_the_parameters_it_declares(
+    spec: Erasure, model: TextToImage, erased: Erased
+) -> None:
+    edited = erased(spec)
+    assert edited.slots <= type(spec).slots
+    assert edited.backbone is model.backbone
+    assert not [name for name in edited.weights if not spec.touches(name)]
+    for name, value in edited.weights.items():
+        was = model.parameter(name)
+        assert (value.shape, value.dtype, value.device) == (was.shape, was.dtype, was.device)
+        assert torch.isfinite(value).all(), name
+        assert not value.requires_grad, name
+
+
+@each
+def test_all_but_the_empty_control_change_something(
+    spec: Erasure, model: TextToImage, erased: Erased
+) -> None:
+    edited = erased(spec)
+    if not type(spec).slots:
+        assert edited.digest == model.digest
+        return
+    assert edited.digest != model.digest
+    assert edited.slots == type(spec).slots
+    if "weights" in edited.slots:
+        changed = [n for n, w in edited.weights.items() if not torch.equal(w, model.parameter(n))]
+        assert changed
+
+
+@each
+def test_the_same_rng_gives_the_same_edit(
+    spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
+) -> None:
+    again = spec.erase(model, [bare(concepts["star"])], rng=Rng(("c",)))
+    assert again.digest == erased(spec).digest
+
+
+@each
+def test_it_sees_the_name_of_the_concept_and_no_prompts(
+    spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
+) -> None:
+    full = spec.erase(model, [concepts["star"]], rng=Rng(("c",)))
+    assert full.digest == erased(spec).digest
+
+
+@each
+def test_it_erases_several_concepts_together(
+    spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
+) -> None:
+    both = [bare(concepts["star"]), bare(concepts["sketch"])]
+    edited = spec.erase(model, both, rng=Rng(("c",)))
+    assert edited.slots == erased(spec).slots
+    assert not [name for name in edited.weights if not spec.touches(name)]
+    control = getattr(spec, "control", False)
+    assert (edited.digest == erased(spec).digest) == control
+
+
+@each
+def test_an_edit_comes_back_from_a_folder_bit_by_bit(
+    spec: Erasure, model: TextToImage, erased: Erased, tmp_path: Path
+) -> None:
+    edited = erased(spec)
+    edited.save_edit(tmp_path)
+    back = model.load_edit(tmp_path)
+    assert back.digest == edited.digest
+    assert back.guidance == edited.guidance
+    assert back.filters == edited.filters
+    assert set(back.weights) == set(edited.weights)
+    assert all(torch.equal(back.weights[n], w) for n, w in edited.weights.items())
+
+
+@each
+def test_an_edit_of_another_base_is_refused(
+    spec: Erasure, model: TextToImage, erased: Erased, tmp_path: Path
+) -> None:
+    erased(spec).save_edit(tmp_path)
+    other = replace(model, backbone=replace(model.backbone, digest="0" * 64))
+    with pytest.raises(ValueError, match=r"an edit of base .*load the base it was made from"):
+        other.load_edit(tmp_path)
+
+
+@each
+def test_the_edited_model_samples_with_the_suites_sampler(
+    spec: Erasure, model: TextToImage, erased: Erased, tiny_sampler: Sampler
+) -> None:
+    schedule, solver = dict(model.backbone.scheduler_config), tiny_sampler.digest
+    edited = erased(spec)
+    out = edited.sample(["a red star in a meadow", ""], [1, 2], tiny_sampler)
+    assert out.images_B3HW.shape == (2, 3, 64, 64)
+    assert torch.isfinite(out.images_B3HW).all()
+    assert 0 <= out.images_B3HW.min() <= out.images_B3HW.max() <= 1
+    assert dict(edited.backbone.scheduler_config) == schedule
+    assert tiny_sampler.digest == solver
+
+
+@each
+def test_the_spec_comes_back_from_its_fields(spec: Erasure) -> None:
+    for mode in ("python", "json"):
+        back = type(spec).model_validate(spec.model_dump(mode=mode))
+        assert back == spec
+        assert back.digest == spec.digest
+    assert type(spec).model_validate_json(spec.model_dump_json()) == spec
+
+
+@each
+def test_identity_fields_are_hashed_and_runtime_fields_are_not(spec: Erasure) -> None:
+    runtime = runtime_fields(type(spec))
+    for field in type(spec).model_fields:
+        same = altered(spec, field).digest == spec.digest
+        assert same == (field in runtime), field
+
+
+@each
+def test_the_spec_is_frozen_and_knows_its_fields(spec: Erasure) -> None:
+    with pytest.raises(ValidationError):
+        type(spec).model_validate({**spec.model_dump(), "no_such_field": 1})
+    for field in type(spec).model_fields:
+        with pytest.raises(ValidationError):
+            setattr(spec, field, getattr(spec, field))

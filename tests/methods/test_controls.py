@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from bench.guidance import NegativePrompt
+from bench.interfaces import Concept, Rng
+from bench.model import TextToImage
+from bench.sampler import Sampler
+from methods.destroyed import Destroyed
+from methods.negative_prompt import NegativePromptErasure
+from methods.none import NoErasure
+
+RNG = Rng(("controls",))
+STAR, SKETCH = Concept(text="star"), Concept(text="sketch")
+
+
+def test_no_erasure_is_the_model_itself(model: TextToImage) -> None:
+    assert NoErasure().erase(model, [STAR], rng=RNG) is model
+    assert NoErasure.control
+    assert not NoErasure.slots
+
+
+def test_destroying_changes_the_last_convolution_alone(model: TextToImage) -> None:
+    destroyed = Destroyed().erase(model, [STAR], rng=RNG)
+    assert list(destroyed.weights) == ["unet.conv_out.weight"]
+    assert Destroyed.control
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_noise_is_as_large_as_the_layer_was(model: TextToImage, scale: float) -> None:
+    name = "unet.conv_out.weight"
+    noise = Destroyed(scale=scale).erase(model, [STAR], rng=RNG).parameter(name)
+    was = model.parameter(name)
+    assert noise.std().item() == pytest.approx(scale * was.std().item(), rel=0.1)
+    together = torch.stack([noise.flatten(), was.flatten()])
+    assert torch.corrcoef(together)[0, 1].abs() < 0.15
+
+
+def test_the_noise_comes_from_the_rng(model: TextToImage) -> None:
+    one, same, other = (
+        Destroyed().erase(model, [STAR], rng=Rng(key)).digest for key in ((1,), (1,), (2,))
+    )
+    assert one == same != other
+
+
+def test_a_scale_of_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Destroyed(scale=0.0)
+
+
+def test_a_destroyed_models_predictions_say_nothing_of_the_true_ones(model: TextToImage) -> None:
+    destroyed = Destroyed().erase(model, [STAR], rng=RNG)
+    x = model.noise(range(4), Sampler())
+    states = model.encode(["a red star"] * 4)
+    true, noise = (m.denoise(x, 500, states).flatten() for m in (model, destroyed))
+    assert torch.corrcoef(torch.stack([true, noise]))[0, 1].abs() < 0.6
+
+
+def test_a_negative_prompt_names_the_concepts(model: TextToImage) -> None:
+    one = NegativePromptErasure().erase(model, [STAR], rng=RNG)
+    assert one.guidance == NegativePrompt(text="star")
+    both = NegativePromptErasure().erase(model, [STAR, SKETCH], rng=RNG)
+    assert both.guidance == NegativePrompt(text="star, sketch")
+    spaced = NegativePromptErasure(separator=" ").erase(model, [STAR, SKETCH], rng=RNG)
+    assert spaced.guidance == NegativePrompt(text="star sketch")
+    assert not one.weights
+    assert not one.filters
+
+
+def test_a_negative_prompt_does_nothing_without_guidance(model: TextToImage) -> None:
+    negative = NegativePromptErasure().erase(model, [STAR], rng=RNG)
+    off = Sampler(steps=2, guidance_scale=1.0)
+    images = [m.sample(["a star"], [1], off).images_B3HW for m in (model, negative)]
+    torch.testing.assert_close(images[0], images[1], atol=1e-4, rtol=0)

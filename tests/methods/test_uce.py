@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.interfaces import Concept, Rng
+from bench.model import TextToImage
+from bench.rng import generator_for
+from methods.uce import UCE, solve
+
+RNG = Rng(("uce",))
+STAR = Concept(text="star")
+PRESETS = ["repo-2023", "repo-2025"]
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator_for("uce", *shape), dtype=torch.float64)
+
+
+def cross_attention(model: TextToImage) -> list[str]:
+    ends = ("attn2.to_k.weight", "attn2.to_v.weight")
+    return [n for n in model.backbone.parameters if n.startswith("unet.") and n.endswith(ends)]
+
+
+def last_token(model: TextToImage, text: str) -> int:
+    ids = model.tokenize([text])[0].tolist()
+    return int(ids.index(model.backbone.tokenizer.eos_token_id)) - 1
+
+
+# -- the equation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [[], [[0.0, 1.0]]], ids=["nothing kept", "an orthogonal state"])
+def test_a_matrix_computed_by_hand(keep: list[list[float]]) -> None:
+    # Without kept states: W (I + g c^T) (I + c c^T)^-1 = [[3, 2], [7, 4]] diag(2, 1)^-1.
+    # With s_p = 2 for (0, 1): [[3, 6], [7, 12]] diag(2, 3)^-1, the same.
+    W = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    c, g, p = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor(keep).view(-1, 2)
+    edited = solve(W, c, g, p, lam=1.0, s_e=1.0, s_p=2.0)
+    torch.testing.assert_close(edited, torch.tensor([[1.5, 2.0], [3.5, 4.0]], dtype=torch.float64))
+
+
+def test_a_large_lam_leaves_the_matrix() -> None:
+    W = drawn(6, 8)
+    edited = solve(W, drawn(3, 8), drawn(4, 8)[:3], drawn(2, 8), lam=1e12, s_e=1.0, s_p=1.0)
+    torch.testing.assert_close(edited, W, atol=1e-9, rtol=0)
+
+
+def test_no_erasing_leaves_the_matrix() -> None:
+    W = drawn(6, 8)
+    edited = solve(W, drawn(3, 8), drawn(4, 8)[:3], drawn(2, 8), lam=0.5, s_e=0.0, s_p=1.0)
+    torch.testing.assert_close(edited, W, atol=1e-10, rtol=0)
+
+
+def test_a_guide_equal_to_the_concept_leaves_the_matrix() -> None:
+    W, c = drawn(6, 8), drawn(3, 8)
+    edited = solve(W, c, c, drawn(2, 8), lam=0.5, s_e=1.0, s_p=1.0)
+    torch.testing.assert_close(edited, W, atol=1e-10, rtol=0)
+
+
+def test_with_a_small_lam_every_concept_acts_as_its_guide() -> None:
+    W, c, g = drawn(6, 8), drawn(3, 8), drawn(4, 8)[:3]
+    edited = solve(W, c, g, torch.empty(0, 8), lam=1e-10, s_e=1.0, s_p=1.0)
+    torch.testing.assert_close(c @ edited.T, g @ W.T, atol=1e-6, rtol=0)
+
+
+def test_two_guides_of_one_concept_meet_in_the_middle() -> None:
+    W, c, g = drawn(6, 8), drawn(1, 8), drawn(4, 8)[:2]
+    edited = solve(W, c.expand(2, 8), g, torch.empty(0, 8), lam=1e-10, s_e=1.0, s_p=1.0)
+    torch.testing.assert_close(edited @ c[0], W @ g.mean(0), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("lam", [1e-6, 0.5, 100.0])
+def test_states_orthogonal_to_the_erased_are_kept_at_any_lam(lam: float) -> None:
+    basis = torch.linalg.qr(drawn(8, 8)).Q
+    W, c, p = drawn(6, 8), basis[:3], basis[3:]
+    edited = solve(W, c, drawn(4, 8)[:3], p, lam=lam, s_e=1.0, s_p=1.0)
+    torch.testing.assert_close(p @ edited.T, p @ W.T, atol=1e-9, rtol=0)
+    assert (c @ edited.T - c @ W.T).abs().max() > 1e-3
+
+
+def test_a_heavier_state_is_kept_better() -> None:
+    W, c, g, p = drawn(6, 8), drawn(3, 8), drawn(4, 8)[:3], drawn(2, 8)
+
+    def moved(s_p: float) -> float:
+        edited = solve(W, c, g, p, lam=0.5, s_e=1.0, s_p=s_p)
+        return float((p @ edited.T - p @ W.T).norm())
+
+    assert moved(0.0) > moved(1.0) > moved(100.0) > moved(1e6)
+    assert moved(1e6) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_system_is_solved_in_float64(dtype: torch.dtype) -> None:
+    W, c, g, p = (x.to(dtype) for x in (drawn(6, 8), drawn(3, 8), drawn(4, 8)[:3], drawn(2, 8)))
+    edited = solve(W, c, g, p, lam=0.5, s_e=1.0, s_p=0.1)
+    assert edited.dtype == torch.float64
+    W, c, g, p = (x.double() for x in (W, c, g, p))
+    eye = torch.eye(8, dtype=torch.float64)
+    right = 0.5 * eye + c.T @ c + 0.1 * p.T @ p
+    left = W @ (0.5 * eye + g.T @ c + 0.1 * p.T @ p)
+    torch.testing.assert_close(edited @ right, left, atol=1e-10, rtol=0)
+
+
+def test_the_edit_is_the_minimum_of_the_papers_loss() -> None:
+    W, c, g, p = drawn(6, 8), drawn(3, 8), drawn(4, 8)[:3], drawn(2, 8)
+    edited = solve(W, c, g, p, lam=0.5, s_e=2.0, s_p=0.3).requires_grad_()
+    erase = (c @ edited.T - g @ W.T).square().sum()
+    keep = (p @ edited.T - p @ W.T).square().sum()
+    (2.0 * erase + 0.3 * keep + 0.5 * (edited - W).square().sum()).backward()
+    assert edited.grad is not None
+    torch.testing.assert_close(
+        edited.grad, torch.zeros(6, 8, dtype=torch.float64), atol=1e-9, rtol=0
+    )
+
+
+# -- on the miniature ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [
+        ("repo-2023", {"span": "to_end", "guide": " ", "preserve_scale": None}),
+        ("repo-2025", {"span": "last_subject", "guide": "", "preserve_scale": 1.0}),
+    ],
+)
+def test_presets_are_as_published(preset: str, published: Mapping[str, object]) -> None:
+    fields = UCE.preset(preset).model_dump()
+    same = {"lam": 0.5, "erase_scale": 1.0, "preserve": (), "templates": ("{}",)}
+    assert fields == {**same, **published}
+    assert UCE.preset(preset).label == f"uce[{preset}]"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_it_edits_every_key_and_value_of_the_cross_attentions(
+    model: TextToImage, preset: str
+) -> None:
+    names = cross_attention(model)
+    edited = UCE.preset(preset).erase(model, [STAR], rng=RNG)
+    assert sorted(edited.weights) == sorted(names)
+    blocks = [m for n, m in model.backbone.unet.named_modules() if n.endswith("attn2")]
+    assert len(names) == 2 * len(blocks) > 0
+    assert all(not torch.equal(edited.weights[n], model.parameter(n)) for n in names)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_erased_token_moves_to_its_guide(model: TextToImage, preset: str) -> None:
+    edited = UCE.preset(preset).erase(model, [STAR], rng=RNG)
+    guide = "" if preset == "repo-2025" else " "
+    c = model.encode(["star"])[0, last_token(model, "star")]
+    g = model.encode([guide])[0, last_token(model, guide)]
+    for name in cross_attention(model):
+        was, now = model.parameter(name), edited.parameter(name)
+        assert (now @ c - was @ g).norm() < 0.5 * (was @ c - was @ g).norm(), name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_small_lam_maps_the_erased_token_onto_its_guide(model: TextToImage, preset: str) -> None:
+    spec = UCE.preset(preset, lam=1e-7, preserve_scale=0.0, guide="fish", span="last_subject")
+    edited = spec.erase(model, [STAR], rng=RNG)
+    c = model.encode(["star"])[0, last_token(model, "star")]
+    g = model.encode(["fish"])[0, last_token(model, "fish")]
+    for name in cross_attention(model):
+        was, now = model.parameter(name), edited.parameter(name)
+        torch.testing.assert_close(now @ c, was @ g, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_empty_prompt_is_always_kept(model: TextToImage, preset: str) -> None:
+    edited = UCE.preset(preset).erase(model, [STAR], rng=RNG)
+    empty, star = model.encode(["", "star"])
+    last = last_token(model, "star")
+    for name in cross_attention(model):
+        was, now = model.parameter(name), edited.parameter(name)
+        moved = ((now - was) @ empty.T).norm() / (was @ empty.T).norm()
+        erased = ((now - was) @ star[last]).norm() / (was @ star[last]).norm()
+        assert moved < 0.05, name
+        assert moved < 0.2 * erased, name
+
+
+def test_a_preserved_prompt_moves_less(model: TextToImage) -> None:
+    def moved(spec: UCE) -> float:
+        edited = spec.erase(model, [STAR], rng=RNG)
+        states = model.encode(["a flower"])[0]
+        deltas = [edited.parameter(n) - model.parameter(n) for n in cross_attention(model)]
+        return float(torch.stack([(d @ states.T).norm() for d in deltas]).sum())
+
+    plain = UCE.preset("repo-2023", preserve_scale=10.0)
+    assert moved(plain.model_copy(update={"preserve": ("a flower",)})) < 0.5 * moved(plain)
+
+
+def test_the_scale_of_preserving_is_published_for_each_number_of_prompts(
+    model: TextToImage,
+) -> None:
+    prompts = tuple(f"a red {n}" for n in ("ring", "fish", "house", "moon", "heart") * 3)
+    for kept, s_p in (((), 1.0), (prompts[:3], 0.25), (prompts, 0.1)):  # '' is one more
+        free = UCE.preset("repo-2023", preserve=kept).erase(model, [STAR], rng=RNG)
+        set_ = UCE.preset("repo-2023", preserve=kept, preserve_scale=s_p)
+        assert set_.erase(model, [STAR], rng=RNG).digest == free.digest
+
+
+def test_several_concepts_all_move_to_their_guides(model: TextToImage) -> None:
+    texts = ("star", "fish", "watercolour")
+    spec = UCE.preset("repo-2025", lam=1e-4, preserve_scale=1e-4)
+    edited = spec.erase(model, [Concept(text=t) for t in texts], rng=RNG)
+    guide = model.encode([""])[0, 0]
+    for text in texts:
+        c = model.encode([text])[0, last_token(model, text)]
+        for name in cross_attention(model):
+            was, now = model.parameter(name), edited.parameter(name)
+            assert (now @ c - was @ guide).norm() < 0.2 * (was @ c - was @ guide).norm(), name
+
+
+def test_the_concepts_own_guide_and_templates(model: TextToImage) -> None:
+    to_fish = Concept(text="star", guide="fish")
+    own = UCE(guide=None).erase(model, [to_fish], rng=RNG)
+    assert own.digest == UCE(guide="fish").erase(model, [STAR], rng=RNG).digest
+    other = UCE(guide="fish", templates=("{}", "a picture of a {}")).erase(model, [STAR], rng=RNG)
+    assert other.digest != own.digest
+
+
+def test_it_edits_what_is_already_edited(model: TextToImage) -> None:
+    once = UCE().erase(model, [STAR], rng=RNG)
+    twice = UCE().erase(once, [Concept(text="fish")], rng=RNG)
+    assert set(twice.weights) == set(once.weights)
+    assert twice.digest != UCE().erase(model, [Concept(text="fish")], rng=RNG).digest
+
+
+def test_a_preserved_prompt_must_not_name_the_concept(model: TextToImage) -> None:
+    with pytest.raises(ValueError, match="preserved prompts name an erased concept"):
+        UCE(preserve=("a ring", "a red Star")).erase(model, [STAR], rng=RNG)
+
+
+def test_no_concepts_are_an_error(model: TextToImage) -> None:
+    with pytest.raises(ValueError, match="at least one concept"):
+        UCE().erase(model, [], rng=RNG)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lam": 0.0},
+        {"erase_scale": -1.0},
+        {"preserve_scale": -1.0},
+        {"span": "x"},
+        {"templates": ()},
+    ],
+)
+def test_fields_are_checked(fields: Mapping[str, object]) -> None:
+    with pytest.raises(ValueError):
+        UCE.model_validate(fields)
+
+
+def test_progress_is_told_of_every_matrix(model: TextToImage) -> None:
+    told: list[tuple[int, int]] = []
+    UCE().erase(
+        model, [STAR], rng=RNG, progress=lambda done, total, what: told.append((done, total))
+    )
+    total = len(cross_attention(model))
+    assert told == [(k + 1, total) for k in range(total)]

@@ -1,0 +1,58 @@
+"""How long the table of 100,000 rows takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.report.schema import EDITS, TRIALS, UTILITY, conform
+from bench.report.tables import summarise
+
+ROWS = 100_000
+
+
+def trials() -> pd.DataFrame:
+    """Ten methods, five concepts, ten attacks, fifty goals and four seeds, in any order."""
+    rng = np.random.default_rng(0)
+    at = np.unravel_index(rng.permutation(ROWS), (10, 5, 10, 50, 4))
+    method, concept, attack, goal, seed = (pd.Series(a).astype("int64") for a in at)
+    frame = pd.DataFrame(
+        {
+            "method": "method" + method.astype(str),
+            "concept": "concept" + concept.astype(str),
+            "family": "object",
+            "repeat": 0,
+            "attack": "attack" + attack.astype(str),
+            "access": "prompt",
+            "control": attack < 2,
+            "prompt_set": "name",
+            "goal": "name/" + goal.astype(str),
+            "prompt": "a photo of number " + goal.astype(str),
+            "variant": "",
+            "image_seed": seed,
+            "judge": "mini",
+            "label": "concept",
+            "counts": True,
+            "score": rng.random(ROWS),
+            "threshold": 0.5,
+            "status": "ok",
+            "own_score": rng.random(ROWS),
+            "queries": 1,
+            "image_sha256": pd.Series(range(ROWS)).astype(str),
+        }
+    )
+    edit = frame["method"] + frame["concept"]
+    digests = {"edit_digest": edit, "attack_digest": edit + frame["attack"]}
+    return conform(frame.assign(**digests, trial_digest=digests["attack_digest"]), TRIALS)
+
+
+@pytest.mark.perf
+def test_summarise_a_hundred_thousand_rows(benchmark: BenchmarkFixture) -> None:
+    rows = trials()
+    empty = UTILITY.empty(), EDITS.empty()
+    table = benchmark.pedantic(
+        summarise, (rows, empty[0]), {"edits": empty[1], "suite": "speed"}, rounds=3
+    )
+    assert len(table) == 10 * 10 * (5 + 1)
