@@ -36,7 +36,8 @@ def read_prompts(path: str | Path) -> list[PromptRow]:
     """Reads a ``.csv`` with a ``prompt`` column, or a ``.jsonl`` of objects with a ``prompt``; ``concept`` is optional.
 
     Raises:
-        UsageError: no such file, another ending, no ``prompt`` column, or a bad row; names the file and the line.
+        UsageError: no such file, another ending, no ``prompt`` column, or a bad row; names the file
+            and the line.
     """
     source = Path(path)
     if source.suffix not in (".csv", ".jsonl"):
@@ -62,13 +63,17 @@ def _csv(source: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         if "prompt" not in (reader.fieldnames or ()):
-            raise UsageError(f"{source}:1: expected a column named prompt, got {', '.join(reader.fieldnames or ())}")
+            raise UsageError(
+                f"{source}:1: expected a column named prompt, got {', '.join(reader.fieldnames or ())}"
+            )
         records = [(reader.line_num, dict(record)) for record in reader]
     except csv.Error as error:
         raise UsageError(f"{source}:{reader.reader.line_num}: not valid CSV ({error})") from error
     for line, record in records:
         if None in record or None in record.values():  # too many, too few
-            raise UsageError(f"{source}:{line}: the number of fields is not that of the header; quote commas in prompts")
+            raise UsageError(
+                f"{source}:{line}: the number of fields is not that of the header; quote commas in prompts"
+            )
     return records
 
 
@@ -82,7 +87,9 @@ def _jsonl(source: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{source}:{number}: not valid JSON ({error})") from error
         if not isinstance(record, dict):
-            raise UsageError(f"{source}:{number}: expected an object with a prompt, got {type(record).__name__}")
+            raise UsageError(
+                f"{source}:{number}: expected an object with a prompt, got {type(record).__name__}"
+            )
         records.append((number, record))
     return records
 

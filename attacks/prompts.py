@@ -18,7 +18,8 @@ class Prompts(Attack):
 
     Attributes:
         prompt_sets: Which of the concept's sets.
-        file: A CSV or JSONL of prompts to use instead; see :func:`attacks.prompt_file.read_prompts`.
+        file: A CSV or JSONL of prompts to use instead; see
+            :func:`attacks.prompt_file.read_prompts`.
     """
 
     name: ClassVar[str] = "prompts"

@@ -1,7 +1,7 @@
 """Control: random tokens before the prompt, the best of N by the attacker's own judge.
 
-After the ``random`` control of UnlearnDiffAtk (Zhang et al., ECCV 2024): the same number of images as an optimised
-attack looks at, and no optimisation.
+After the ``random`` control of UnlearnDiffAtk (Zhang et al., ECCV 2024): the same number of images
+as an optimised attack looks at, and no optimisation.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class RandomTokens(Attack):
         ]
 
     def _prefix(self, words: list[str], rng: Rng, goal: Goal, k: int) -> str:
-        picks = torch.randint(len(words), (self.tokens,), generator=rng.generator(goal.id, k, "tokens"))
+        picks = torch.randint(
+            len(words), (self.tokens,), generator=rng.generator(goal.id, k, "tokens")
+        )
         return " ".join(words[i] for i in picks.tolist())
 
 
@@ -62,5 +64,9 @@ def _vocabulary(target: Target) -> list[str]:
     """Whole words of the model's tokenizer: they survive decoding and tokenising again."""
     tokenizer = target.model.backbone.tokenizer
     special = set(tokenizer.all_special_tokens)
-    whole = (w.removesuffix("</w>") for w in sorted(tokenizer.get_vocab()) if w.endswith("</w>") and w not in special)
+    whole = (
+        w.removesuffix("</w>")
+        for w in sorted(tokenizer.get_vocab())
+        if w.endswith("</w>") and w not in special
+    )
     return [w for w in whole if w.isascii() and w.isalnum()]

@@ -1,7 +1,8 @@
 """Control: the plain prompt on N seeds, the best by the attacker's own judge.
 
-After the ``seed_search`` control of UnlearnDiffAtk (Zhang et al., ECCV 2024). It needs to choose the initial noise, so its
-access is ``LATENT``, and there is no held-out seed: the judge, which the search never saw, is all that keeps it honest.
+After the ``seed_search`` control of UnlearnDiffAtk (Zhang et al., ECCV 2024). It needs to choose
+the initial noise, so its access is ``LATENT``, and there is no held-out seed: the judge, which the
+search never saw, is all that keeps it honest.
 """
 
 from __future__ import annotations

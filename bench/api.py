@@ -34,12 +34,12 @@ def _spec(kind: Any, entry: Any) -> Spec:
 
 def concepts(model: TextToImage) -> dict[str, Concept]:
     """The concepts that come with the model's folder (``concepts.json``), by name; maybe none."""
-    from bench.suite import Suite
+    from bench.suite import read_concepts
 
     folder = model.backbone.folder
     if folder is None or not (folder / "concepts.json").is_file():
         return {}
-    return Suite.model_construct(base=str(folder), concepts_file=None).known_concepts()
+    return read_concepts(folder / "concepts.json")
 
 
 def _concept(model: TextToImage, concept: str | Concept) -> Concept:
@@ -88,29 +88,41 @@ def attack(
         model: The edited model.
         concept: What should come back.
         method: A registered attack, ``{name: {field: value}}``, or an object.
-        prompts: Where the attack starts; by default the concept's own sets, as the attack asks for them.
+        prompts: Where the attack starts; by default the concept's own sets, as the attack asks for
+            them.
         sampler: By default the suites' own.
         surrogate: The attacker's own judge.
         limit: At most so many goals a prompt set.
         seed: Of the attack's random streams.
 
     Returns:
-        Candidates. They are not judged: sample them on fresh seeds and ask a judge, as :func:`evaluate` does.
+        Candidates. They are not judged: sample them on fresh seeds and ask a judge, as
+        :func:`evaluate` does.
     """
     spec = _spec("attack", method)
     judge = _spec("judge", surrogate)
     if not isinstance(spec, Attack) or not isinstance(judge, Judge):
-        raise UsageError(f"expected an attack and a judge, got {spec.kind} {spec.name} and {judge.kind} {judge.name}")
+        raise UsageError(
+            f"expected an attack and a judge, got {spec.kind} {spec.name} and {judge.kind} {judge.name}"
+        )
     full = _concept(model, concept)
-    sets = {"given": tuple(prompts)} if prompts else {s: full.prompts.get(s, ()) for s in spec.prompt_sets}
+    sets = (
+        {"given": tuple(prompts)}
+        if prompts
+        else {s: full.prompts.get(s, ()) for s in spec.prompt_sets}
+    )
     goals = [
         Goal(id=f"{name}-{i:03d}", concept=bare(full), prompt=text, prompt_set=name)
         for name, texts in sets.items()
         for i, text in enumerate(texts[:limit])
     ]
     if not goals:
-        raise UsageError(f"no prompts for {full.text!r} in {', '.join(spec.prompt_sets)}; pass prompts=[...]")
-    return spec.run(Target(model, sampler or Sampler(), judge), goals, rng=Rng((_KEY, seed, "attack")))
+        raise UsageError(
+            f"no prompts for {full.text!r} in {', '.join(spec.prompt_sets)}; pass prompts=[...]"
+        )
+    return spec.run(
+        Target(model, sampler or Sampler(), judge), goals, rng=Rng((_KEY, seed, "attack"))
+    )
 
 
 def evaluate(
@@ -127,7 +139,8 @@ def evaluate(
 
     Args:
         suite: A shipped suite's name or a YAML file.
-        methods: Methods to add to the suite's: ``module:Class`` evaluates yours beside the baselines.
+        methods: Methods to add to the suite's: ``module:Class`` evaluates yours beside the
+            baselines.
         store: Where results are kept; what is there is not computed again.
         only: See ``tvc-bench run --only``.
         limit: See ``tvc-bench run --limit``.
@@ -144,12 +157,16 @@ def evaluate(
     loaded = load_suite(suite)
     if methods:
         loaded = loaded.with_(methods=[*loaded.model_dump()["methods"], *methods])
-    backbone = load_backbone(loaded.base, revision=loaded.revision, dtype=loaded.dtype, device=device)
+    backbone = load_backbone(
+        loaded.base, revision=loaded.revision, dtype=loaded.dtype, device=device
+    )
     base = TextToImage(backbone, micro=MicroBatch(micro_batch))
     plan = make_plan(loaded, backbone.digest, only=only, limit=limit)
     ledger = Store(Path(store))
     outcome = run_plan(plan, ledger, base, Watcher())
     if outcome.failed:
-        raise RuntimeError(f"{len(outcome.failed)} cells failed; the first: {': '.join(outcome.failed[0])}")
+        raise RuntimeError(
+            f"{len(outcome.failed)} cells failed; the first: {': '.join(outcome.failed[0])}"
+        )
     found = collect(plan, ledger)
     return summarise(found.trials, found.utility, edits=found.edits, suite=loaded.name)

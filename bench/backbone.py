@@ -51,7 +51,11 @@ class Backbone:
     _modules: dict[str, nn.Module] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, module in (("unet", self.unet), ("text_encoder", self.text_encoder), ("vae", self.vae)):
+        for name, module in (
+            ("unet", self.unet),
+            ("text_encoder", self.text_encoder),
+            ("vae", self.vae),
+        ):
             module.eval().requires_grad_(requires_grad=False)
             self._modules[name] = module
 
@@ -93,12 +97,16 @@ def _check_sums(folder: Path) -> None:
         if not path.is_relative_to(folder.resolve()) or not path.is_file():
             raise UsageError(f"{folder / _SUMS} names {name!r}, which is not a file of that folder")
         if file_sha256(path) != digest:
-            raise UsageError(f"{path} is damaged: its SHA-256 is not the one in {_SUMS}; restore the file")
+            raise UsageError(
+                f"{path} is damaged: its SHA-256 is not the one in {_SUMS}; restore the file"
+            )
 
 
 def _digest(folder: Path) -> str:
     files = sorted(p for part in _PARTS for p in (folder / part).rglob("*") if p.is_file())
-    wanted = {p.relative_to(folder).as_posix(): file_sha256(p) for p in files if p.suffix in _HASHED}
+    wanted = {
+        p.relative_to(folder).as_posix(): file_sha256(p) for p in files if p.suffix in _HASHED
+    }
     return digest_of(wanted)
 
 
@@ -115,13 +123,15 @@ def load_backbone(
     """Loads a pipeline.
 
     Args:
-        source: ``miniature``, a local diffusers folder, or a hub id (which needs ``revision``, a commit).
+        source: ``miniature``, a local diffusers folder, or a hub id (which needs ``revision``, a
+            commit).
         revision: Commit of the hub repository.
         dtype: Precision of all networks.
         device: A torch device.
 
     Raises:
-        UsageError: nothing usable there: no such folder, pickled weights only, damaged files, missing parts.
+        UsageError: nothing usable there: no such folder, pickled weights only, damaged files,
+            missing parts.
     """
     folder = model_folder() if source == "miniature" else Path(source).expanduser()
     if not folder.is_dir():
@@ -130,15 +140,23 @@ def load_backbone(
                 f"base {source!r}: no such folder; a hub id needs a revision (a commit), e.g. "
                 f"base: CompVis/stable-diffusion-v1-4, revision: <40 hex digits>"
             )
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        folder = Path(
+            snapshot_download(
+                source, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"]
+            )
+        )
     if not (folder / "model_index.json").is_file():
-        raise UsageError(f"base {source!r}: {folder} has no model_index.json; expected a diffusers pipeline folder")
+        raise UsageError(
+            f"base {source!r}: {folder} has no model_index.json; expected a diffusers pipeline folder"
+        )
     if (folder / _SUMS).is_file():
         _check_sums(folder)
     index = json.loads((folder / "model_index.json").read_text())
     missing = [part for part in _PARTS if part not in index or not (folder / part).is_dir()]
     if missing:
-        raise UsageError(f"base {source!r}: {folder} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline")
+        raise UsageError(
+            f"base {source!r}: {folder} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline"
+        )
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
@@ -153,7 +171,9 @@ def load_backbone(
         )
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"base {source!r}: {reason} (only safetensors are read; convert pickled weights)") from error
+        raise UsageError(
+            f"base {source!r}: {reason} (only safetensors are read; convert pickled weights)"
+        ) from error
     for module in (pipe.unet, pipe.vae):
         module.to(device=device, memory_format=torch.channels_last)
     pipe.text_encoder.to(device)

@@ -29,8 +29,8 @@ class MicroBatch:
     def map(self, n: int, work: Callable[[slice], Tensor]) -> Tensor:
         """Applies ``work`` to consecutive row slices and joins the results.
 
-        On ``torch.OutOfMemoryError`` the size is halved and the same rows are done again; ``work`` must therefore make
-        its own generators. At a size of 1 the error is raised.
+        On ``torch.OutOfMemoryError`` the size is halved and the same rows are done again; ``work``
+        must therefore make its own generators. At a size of 1 the error is raised.
         """
         parts: list[Tensor] = []
         at = 0
@@ -42,7 +42,9 @@ class MicroBatch:
                 if self.size == 1:
                     raise
                 smaller = max(1, min(self.size, rows.stop - rows.start) // 2)
-                log.warning("out of memory with %d rows at once; going on with %d", self.size, smaller)
+                log.warning(
+                    "out of memory with %d rows at once; going on with %d", self.size, smaller
+                )
                 self.size, self.halvings = smaller, self.halvings + 1
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

@@ -40,15 +40,29 @@ err = Console(stderr=True)
 SuiteArg = Annotated[str, Parameter(help="A shipped suite (see `ls suites`) or a YAML file.")]
 Only = Annotated[
     tuple[str, ...],
-    Parameter(name="--only", help="Keep methods, attacks or concepts that match the glob; may be given often.", negative=""),
+    Parameter(
+        name="--only",
+        help="Keep methods, attacks or concepts that match the glob; may be given often.",
+        negative="",
+    ),
 ]
-Limit = Annotated[int | None, Parameter(help="At most so many prompts a set; the result is marked partial.")]
+Limit = Annotated[
+    int | None, Parameter(help="At most so many prompts a set; the result is marked partial.")
+]
 Seed = Annotated[int | None, Parameter(help="Overrides the suite's seed.")]
 StoreArg = Annotated[Path, Parameter(name="--store", help="Where results are kept.")]
-Out = Annotated[Path | None, Parameter(name="--out", help="Where the report goes; default results/<suite>, or results/drafts/<suite> if partial.")]
+Out = Annotated[
+    Path | None,
+    Parameter(
+        name="--out",
+        help="Where the report goes; default results/<suite>, or results/drafts/<suite> if partial.",
+    ),
+]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for machines.")]
 Device = Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1, ...")]
-Batch = Annotated[str, Parameter(name="--batch-size", help="Images worked on at once: a number, or auto.")]
+Batch = Annotated[
+    str, Parameter(name="--batch-size", help="Images worked on at once: a number, or auto.")
+]
 
 _STORE = Path(".store")
 
@@ -62,15 +76,25 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
     _, made = _plan(suite, only, limit, seed)
     ledger = Store(store)
     cells = [
-        {"kind": c.kind, "digest": c.digest, "title": c.title, "done": ledger.find(c.kind, c.digest) is not None}
+        {
+            "kind": c.kind,
+            "digest": c.digest,
+            "title": c.title,
+            "done": ledger.find(c.kind, c.digest) is not None,
+        }
         for c in made.cells
     ]
     done = sum(bool(c["done"]) for c in cells)
     if json_:
-        _print_json({"suite": made.suite.name, "partial": made.partial, "cells": cells, "done": done})
+        _print_json(
+            {"suite": made.suite.name, "partial": made.partial, "cells": cells, "done": done}
+        )
     else:
         for c in cells:
-            out.print(f"{'done' if c['done'] else 'todo'}  {str(c['digest'])[:12]}  {c['title']}", markup=False)
+            out.print(
+                f"{'done' if c['done'] else 'todo'}  {str(c['digest'])[:12]}  {c['title']}",
+                markup=False,
+            )
         out.print(f"{len(cells)} cells, {done} in the store", markup=False)
     return 0
 
@@ -94,7 +118,14 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         watcher.stop()
     folder, found = _write(made, ledger, out_, outcome)
     if json_:
-        _print_json({"suite": made.suite.name, "out": str(folder), **outcome.as_json(), "table": _table(made, found)})
+        _print_json(
+            {
+                "suite": made.suite.name,
+                "out": str(folder),
+                **outcome.as_json(),
+                "table": _table(made, found),
+            }
+        )
     else:
         _show(made, found, folder)
         out.print(
@@ -105,7 +136,9 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         for title, message in outcome.failed:
             out.print(f"failed: {title}: {message}", markup=False, highlight=False, soft_wrap=True)
         for line in outcome.set_aside:
-            out.print(f"damaged, set aside and computed again: {line}", markup=False, soft_wrap=True)
+            out.print(
+                f"damaged, set aside and computed again: {line}", markup=False, soft_wrap=True
+            )
     return 1 if outcome.failed else 0
 
 
@@ -118,7 +151,14 @@ def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = No
     _, made = _plan(suite, only, limit, seed)
     folder, found = _write(made, Store(store), out_, None)
     if json_:
-        _print_json({"suite": made.suite.name, "out": str(folder), "missing": found.missing, "table": _table(made, found)})
+        _print_json(
+            {
+                "suite": made.suite.name,
+                "out": str(folder),
+                "missing": found.missing,
+                "table": _table(made, found),
+            }
+        )
     else:
         _show(made, found, folder)
     return 1 if found.failed else 0
@@ -134,7 +174,12 @@ def ls(what: Literal["methods", "attacks", "judges", "metrics", "suites", "conce
     else:
         width = max((len(r["name"]) for r in rows), default=0)
         for row in rows:
-            out.print(f"{row['name']:{width}}  {row['about']}", markup=False, highlight=False, soft_wrap=True)
+            out.print(
+                f"{row['name']:{width}}  {row['about']}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
     return 0
 
 
@@ -149,7 +194,14 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
     damage = ledger.verify()
     entries = ledger.count() - len(damage)
     if json_:
-        _print_json({"entries": entries, "damaged": [{"kind": d.kind, "digest": d.digest, "reason": d.reason} for d in damage]})
+        _print_json(
+            {
+                "entries": entries,
+                "damaged": [
+                    {"kind": d.kind, "digest": d.digest, "reason": d.reason} for d in damage
+                ],
+            }
+        )
     else:
         for d in damage:
             out.print(f"damaged: {d.kind} {d.digest}: {d.reason}", markup=False, soft_wrap=True)
@@ -194,7 +246,8 @@ def check(*, folder: Path | None = None, json_: Json = False, device: Device = "
     return 0 if all(row["met"] for row in found["bars"]) else 1
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------
+# --------------
 
 
 def _device(name: str) -> str:
@@ -204,13 +257,21 @@ def _device(name: str) -> str:
         try:
             torch.empty(1, device=name)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise UsageError(f"--device {name!r}: not usable here ({str(error).splitlines()[0]})") from error
+            raise UsageError(
+                f"--device {name!r}: not usable here ({str(error).splitlines()[0]})"
+            ) from error
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _plan(
-    source: str, only: tuple[str, ...], limit: int | None, seed: int | None, *, device: str = "cpu", batch_size: str = "auto"
+    source: str,
+    only: tuple[str, ...],
+    limit: int | None,
+    seed: int | None,
+    *,
+    device: str = "cpu",
+    batch_size: str = "auto",
 ) -> tuple[TextToImage, Plan]:
     from bench.backbone import load_backbone
     from bench.batching import MicroBatch
@@ -224,7 +285,9 @@ def _plan(
     if seed is not None:
         suite = suite.with_(seed=seed)
     size = _batch(batch_size)
-    backbone = load_backbone(suite.base, revision=suite.revision, dtype=suite.dtype, device=_device(device))
+    backbone = load_backbone(
+        suite.base, revision=suite.revision, dtype=suite.dtype, device=_device(device)
+    )
     base = TextToImage(backbone, micro=MicroBatch(size))
     return base, make_plan(suite, backbone.digest, only=only, limit=limit)
 
@@ -239,7 +302,9 @@ def _batch(text: str) -> int:
     return int(text)
 
 
-def _write(made: Plan, ledger: Any, folder: Path | None, outcome: Outcome | None) -> tuple[Path, Results]:
+def _write(
+    made: Plan, ledger: Any, folder: Path | None, outcome: Outcome | None
+) -> tuple[Path, Results]:
     from bench.collect import collect
     from bench.provenance import commit
     from bench.report.write import write_report
@@ -247,10 +312,16 @@ def _write(made: Plan, ledger: Any, folder: Path | None, outcome: Outcome | None
     found = collect(made, ledger)
     origin = commit()
     status: Literal["final", "draft", "partial"] = (
-        "partial" if made.partial or found.missing else "draft" if origin["dirty"] or found.failed else "final"
+        "partial"
+        if made.partial or found.missing
+        else "draft"
+        if origin["dirty"] or found.failed
+        else "final"
     )
     name = made.suite.name
-    folder = folder or (Path("results/drafts") / name if status == "partial" else Path("results") / name)
+    folder = folder or (
+        Path("results/drafts") / name if status == "partial" else Path("results") / name
+    )
     inside, total = found.seconds
     provenance = {
         **origin,
@@ -299,16 +370,25 @@ def _listing(what: str, store: Path) -> list[dict[str, str]]:
         case "suites":
             loaded = {n: load_suite(n) for n in suite_names()}
             return [
-                {"name": n, "about": f"{len(s.concepts)} concepts, {len(s.methods)} methods, {len(s.attacks)} attacks"}
+                {
+                    "name": n,
+                    "about": f"{len(s.concepts)} concepts, {len(s.methods)} methods, {len(s.attacks)} attacks",
+                }
                 for n, s in loaded.items()
             ]
         case "concepts":
             known = load_suite("mini-quick").known_concepts()
-            return [{"name": n, "about": f"{c.family}; near: {', '.join(c.neighbours)}"} for n, c in known.items()]
+            return [
+                {"name": n, "about": f"{c.family}; near: {', '.join(c.neighbours)}"}
+                for n, c in known.items()
+            ]
         case "store":
             if not store.is_dir():
                 raise UsageError(f"--store {store}: no such folder; run a suite first")
-            return [{"name": e.digest[:12], "about": str(e.record.get("title", e.kind))} for e in Store(store).entries()]
+            return [
+                {"name": e.digest[:12], "about": str(e.record.get("title", e.kind))}
+                for e in Store(store).entries()
+            ]
         case _:
             kind: Any = what.removesuffix("s")
             specs = {n: registry.get(kind, n) for n in registry.names(kind)}
@@ -325,7 +405,7 @@ def _print_json(value: Any) -> None:
 
 
 def _keep_heap() -> None:
-    """Tells glibc to keep freed memory: returning and faulting it in again at every layer costs a quarter of the time."""
+    """Tells glibc to keep freed memory: faulting it in again at every layer costs a quarter of the time."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
@@ -338,10 +418,16 @@ def _keep_heap() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``tvc-bench``; ends the process with the exit code."""
-    for name, value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("DO_NOT_TRACK", "1"), ("TOKENIZERS_PARALLELISM", "false")):
+    for name, value in (
+        ("HF_HUB_DISABLE_TELEMETRY", "1"),
+        ("DO_NOT_TRACK", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
         os.environ.setdefault(name, value)
     _keep_heap()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
+    )
     for noisy in ("diffusers", "transformers", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:

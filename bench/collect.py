@@ -22,7 +22,8 @@ class Results:
     """What the store holds of a plan.
 
     Attributes:
-        trials: Rows of ``TRIALS``; a trial that failed has one row of status ``error`` for each image it owed.
+        trials: Rows of ``TRIALS``; a trial that failed has one row of status ``error`` for each
+            image it owed.
         utility: Rows of ``UTILITY``.
         edits: Rows of ``EDITS``.
         pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3].
@@ -110,7 +111,9 @@ def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
                 "prompt_set": [g.prompt_set for g in goals],
                 "goal": [g.id for g in goals],
                 "prompt": [g.prompt for g in goals],
-                "variant": [g.prompt_set if len({g.prompt_set for g in goals}) > 1 else "" for g in goals],
+                "variant": [
+                    g.prompt_set if len({g.prompt_set for g in goals}) > 1 else "" for g in goals
+                ],
                 "image_seed": np.arange(len(goals), dtype=np.int64) % cell.images,
                 "status": "error",
                 "own_score": np.float32("nan"),

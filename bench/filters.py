@@ -28,7 +28,7 @@ class PromptFilter(Filter):
 
     @abstractmethod
     def refuses(self, model: TextToImage, prompts: Sequence[str]) -> Tensor:
-        """bool [B]."""
+        """Bool [B]."""
 
 
 class ImageFilter(Filter):
@@ -36,11 +36,11 @@ class ImageFilter(Filter):
 
     @abstractmethod
     def blanks(self, images_B3HW: Tensor) -> Tensor:
-        """bool [B] for images in [0, 1]."""
+        """Bool [B] for images in [0, 1]."""
 
 
 def refused_by(filters: Sequence[Filter], model: TextToImage, prompts: Sequence[str]) -> Tensor:
-    """bool [B]: some filter refuses the prompt."""
+    """Bool [B]: some filter refuses the prompt."""
     refused = torch.zeros(len(prompts), dtype=torch.bool)
     for item in filters:
         if isinstance(item, PromptFilter):
@@ -49,7 +49,7 @@ def refused_by(filters: Sequence[Filter], model: TextToImage, prompts: Sequence[
 
 
 def blanked_by(filters: Sequence[Filter], images_B3HW: Tensor) -> Tensor:
-    """bool [B]: some filter blanks the image."""
+    """Bool [B]: some filter blanks the image."""
     blanked = torch.zeros(len(images_B3HW), dtype=torch.bool)
     for item in filters:
         if isinstance(item, ImageFilter):
@@ -66,10 +66,13 @@ def filter_from(identity: dict[str, Any]) -> Filter:
     """The filter whose :meth:`~bench.spec.Spec.identity` this is.
 
     Raises:
-        ValueError: no loaded class has that name and revision. Nothing is imported on a file's word.
+        ValueError: no loaded class has that name and revision. Nothing is imported on a file's
+            word.
     """
     known = {cls.name: cls for cls in _subclasses(Filter) if cls.name}
     cls = known.get(identity.get("name", ""))
     if cls is None or cls.revision != identity.get("revision"):
-        raise ValueError(f"unknown filter {identity.get('name')!r} (known: {', '.join(sorted(known))})")
+        raise ValueError(
+            f"unknown filter {identity.get('name')!r} (known: {', '.join(sorted(known))})"
+        )
     return cls(**identity["fields"])

@@ -1,6 +1,7 @@
 """How the noise predictions of several text branches are combined at each step: a slot of an edited model.
 
-A guidance is differentiable, so an attack goes through the edited model's own guidance, not through a plain UNet.
+A guidance is differentiable, so an attack goes through the edited model's own guidance, not through
+a plain UNet.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _pair(model: TextToImage, text: str, states_BLD: Tensor) -> Tensor:
     return torch.stack([other.expand_as(states_BLD), states_BLD])
 
 
-def _subclasses(cls: type[Guidance]) -> list[type[Guidance]]:
+def _subclasses(cls: Any) -> list[type[Guidance]]:
     found = cls.__subclasses__()
     return found + [deep for sub in found for deep in _subclasses(sub)]
 
@@ -97,10 +98,13 @@ def guidance_from(identity: dict[str, Any]) -> Guidance:
     """The guidance whose :meth:`~bench.spec.Spec.identity` this is.
 
     Raises:
-        ValueError: no loaded class has that name and revision. Nothing is imported on a file's word.
+        ValueError: no loaded class has that name and revision. Nothing is imported on a file's
+            word.
     """
     known = {cls.name: cls for cls in _subclasses(Guidance) if cls.name}
     cls = known.get(identity.get("name", ""))
     if cls is None or cls.revision != identity.get("revision"):
-        raise ValueError(f"unknown guidance {identity.get('name')!r} (known: {', '.join(sorted(known))})")
+        raise ValueError(
+            f"unknown guidance {identity.get('name')!r} (known: {', '.join(sorted(known))})"
+        )
     return cls(**identity["fields"])

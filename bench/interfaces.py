@@ -61,7 +61,8 @@ class Concept(Spec):
     """Something to erase.
 
     Attributes:
-        text: What an erasure method is told: the canonical name, and nothing else about the prompts below.
+        text: What an erasure method is told: the canonical name, and nothing else about the prompts
+            below.
         family: ``object``, ``style``, ``character``, ...
         head: Which head of a classifier tells it, if that is not the family.
         guide: What the edited model should draw instead; empty: nothing in particular.
@@ -123,7 +124,12 @@ class Erasure(Spec, ABC):
 
     @abstractmethod
     def erase(
-        self, model: TextToImage, concepts: Sequence[Concept], *, rng: Rng, progress: Progress = silent
+        self,
+        model: TextToImage,
+        concepts: Sequence[Concept],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
     ) -> TextToImage:
         """The edited model.
 
@@ -174,7 +180,8 @@ class Candidate:
         goal: :attr:`Goal.id`.
         prompt: Text to sample; always set for ``PROMPT`` access.
         states_LD: Text states to use instead of the encoded prompt (``EMBEDDING``).
-        latents_Chw: Initial noise to start from (``LATENT``); it fixes the image, so the seed plays no part.
+        latents_Chw: Initial noise to start from (``LATENT``); it fixes the image, so the seed plays
+            no part.
         own_score: The attack's own best view of its success, if it looked.
         queries: Images the attack looked at for this goal (the N of best-of-N).
         variant: Tells the candidates of one goal apart, e.g. the prompt set.
@@ -236,7 +243,8 @@ class Judge(Spec, ABC):
     """Looks at images; never at prompts or models.
 
     Attributes:
-        threshold: A score from here on counts as "shows the concept"; applied when reporting, never stored.
+        threshold: A score from here on counts as "shows the concept"; applied when reporting, never
+            stored.
     """
 
     kind: ClassVar[str] = "judge"

@@ -1,7 +1,8 @@
 """A text-to-image model as a value: frozen networks, and the three slots an edit can fill.
 
-``TextToImage`` is immutable. An edit makes a new one that shares the networks; its changed parameters are laid over the
-networks at each call, so edited and unedited models can be used side by side, and through autograd, without a copy.
+``TextToImage`` is immutable. An edit makes a new one that shares the networks; its changed
+parameters are laid over the networks at each call, so edited and unedited models can be used side
+by side, and through autograd, without a copy.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class TextToImage:
 
     Attributes:
         backbone: The unedited networks, shared.
-        weights: ``component.name`` -> the value that replaces the parameter. Values rather than differences, because
-            adding a difference back is not exact.
+        weights: ``component.name`` -> the value that replaces the parameter. Values rather than
+            differences, because adding a difference back is not exact.
         guidance: How text branches are combined.
         filters: What refuses prompts or blanks images.
         micro: Rows worked on at once; shared by all edits of a backbone; never changes results.
@@ -70,7 +71,8 @@ class TextToImage:
     filters: tuple[Filter, ...] = ()
     micro: MicroBatch = field(default_factory=lambda: MicroBatch(64), compare=False)
 
-    # -- editing -------------------------------------------------------------------------------------------------
+    # -- editing -----------------------------------------------------------------------------------
+    # --------------
 
     def with_weights(self, values: Mapping[str, Tensor]) -> TextToImage:
         """The same model with more parameters replaced.
@@ -82,13 +84,20 @@ class TextToImage:
         fixed = {}
         for name, value in values.items():
             if name not in known:
-                raise ValueError(f"no parameter {name!r} in the base model; expected component.name, e.g. unet.conv_in.weight")
+                raise ValueError(
+                    f"no parameter {name!r} in the base model; expected component.name, e.g. unet.conv_in.weight"
+                )
             if value.shape != known[name].shape:
-                raise ValueError(f"{name}: expected shape {tuple(known[name].shape)}, got {tuple(value.shape)}")
-            # A copy: the edit does not follow the caller's tensor. What overflows the base's precision is not finite.
+                raise ValueError(
+                    f"{name}: expected shape {tuple(known[name].shape)}, got {tuple(value.shape)}"
+                )
+            # A copy: the edit does not follow the caller's tensor. What overflows the base's
+            # precision is not finite.
             fixed[name] = value.detach().to(known[name], copy=True)
             if not bool(torch.isfinite(fixed[name]).all()):
-                raise ValueError(f"{name}: the edited values are not finite; the edit diverged (lower its strength)")
+                raise ValueError(
+                    f"{name}: the edited values are not finite; the edit diverged (lower its strength)"
+                )
         return replace(self, weights={**self.weights, **fixed})
 
     def with_guidance(self, guidance: Guidance) -> TextToImage:
@@ -115,7 +124,8 @@ class TextToImage:
         """The current value of ``component.name``."""
         return self.weights[name] if name in self.weights else self.backbone.parameters[name]
 
-    # -- forward -------------------------------------------------------------------------------------------------
+    # -- forward -----------------------------------------------------------------------------------
+    # --------------
 
     def _call(self, part: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         prefix = part + "."
@@ -132,7 +142,11 @@ class TextToImage:
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, int64 [B, L], padded and cut to the model's length."""
         words = self.backbone.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.backbone.length, return_tensors="pt"
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.backbone.length,
+            return_tensors="pt",
         )
         ids: Tensor = words["input_ids"]
         return ids.to(self.backbone.device)
@@ -166,7 +180,9 @@ class TextToImage:
     def denoise(self, latents_BChw: Tensor, t: Tensor | int, states_BLD: Tensor) -> Tensor:
         """The UNet's noise prediction [B, C, h, w], without guidance."""
         steps = torch.as_tensor(t, device=latents_BChw.device).expand(len(latents_BChw))
-        out: Tensor = self._call("unet", self.backbone.unet, latents_BChw, steps, encoder_hidden_states=states_BLD)[0]
+        out: Tensor = self._call(
+            "unet", self.backbone.unet, latents_BChw, steps, encoder_hidden_states=states_BLD
+        )[0]
         return out
 
     def guide(
@@ -191,7 +207,9 @@ class TextToImage:
         branches, rows = contexts_KBLD.shape[:2]
         steps = torch.as_tensor(t, device=latents_BChw.device).expand(rows)
         eps = self.denoise(
-            latents_BChw.repeat(branches, 1, 1, 1), steps.repeat(branches), contexts_KBLD.flatten(0, 1)
+            latents_BChw.repeat(branches, 1, 1, 1),
+            steps.repeat(branches),
+            contexts_KBLD.flatten(0, 1),
         ).unflatten(0, (branches, rows))
         return self.guidance.combine(eps, scale, step, memory)
 
@@ -200,7 +218,9 @@ class TextToImage:
         config = self.backbone.vae.config
         shift = getattr(config, "shift_factor", None) or 0.0
         with model_time():
-            image: Tensor = self.backbone.vae.decode(latents_BChw / config.scaling_factor + shift)[0]
+            image: Tensor = self.backbone.vae.decode(latents_BChw / config.scaling_factor + shift)[
+                0
+            ]
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
     def to_latents(self, images_B3HW: Tensor) -> Tensor:
@@ -212,7 +232,8 @@ class TextToImage:
             mean: Tensor = self.backbone.vae.encode(pixels).latent_dist.mean
         return (mean - shift) * config.scaling_factor
 
-    # -- sampling ------------------------------------------------------------------------------------------------
+    # -- sampling ----------------------------------------------------------------------------------
+    # --------------
 
     def noise(self, seeds: Sequence[int], sampler: Sampler) -> Tensor:
         """Initial noise [B, C, h, w] on the CPU, one generator an image."""
@@ -234,8 +255,8 @@ class TextToImage:
     ) -> Samples:
         """Samples one image a row, in micro-batches.
 
-        The image of a row depends on its prompt (or states), its seed (or latents) and the sampler; not on the other
-        rows, nor on how many are worked on at once.
+        The image of a row depends on its prompt (or states), its seed (or latents) and the sampler;
+        not on the other rows, nor on how many are worked on at once.
 
         Args:
             prompts: B prompts. Prompt filters see them, unless states are injected.
@@ -251,8 +272,14 @@ class TextToImage:
         n = len(prompts)
         for what, rows in (("seeds", seeds), ("states", states_BLD), ("latents", latents_BChw)):
             if rows is not None and len(rows) != n:
-                raise ValueError(f"sample: {n} prompts but {len(rows)} {what}; expected one a prompt")
-        refused = refused_by(self.filters, self, prompts) if states_BLD is None else torch.zeros(n, dtype=torch.bool)
+                raise ValueError(
+                    f"sample: {n} prompts but {len(rows)} {what}; expected one a prompt"
+                )
+        refused = (
+            refused_by(self.filters, self, prompts)
+            if states_BLD is None
+            else torch.zeros(n, dtype=torch.bool)
+        )
         kept = [i for i in range(n) if not refused[i]]
         channels = self.backbone.vae.config.out_channels
         side = sampler.size or self.latent_shape[1] * self.backbone.latent_scale
@@ -260,8 +287,16 @@ class TextToImage:
 
         def chunk(rows: slice) -> Tensor:
             which = kept[rows]
-            states = states_BLD[which] if states_BLD is not None else self.encode([prompts[i] for i in which])
-            start = latents_BChw[which] if latents_BChw is not None else self.noise([seeds[i] for i in which], sampler)
+            states = (
+                states_BLD[which]
+                if states_BLD is not None
+                else self.encode([prompts[i] for i in which])
+            )
+            start = (
+                latents_BChw[which]
+                if latents_BChw is not None
+                else self.noise([seeds[i] for i in which], sampler)
+            )
             out = self._sample_chunk(states, start, [seeds[i] for i in which], sampler)
             progress(rows.stop, len(kept), "sampling")
             return out
@@ -272,14 +307,18 @@ class TextToImage:
         blanked = blanked_by(self.filters, images) & ~refused
         images[blanked] = 0
         status = tuple[Status, ...](
-            "refused" if r else "blanked" if b else "ok" for r, b in zip(refused.tolist(), blanked.tolist(), strict=True)
+            "refused" if r else "blanked" if b else "ok"
+            for r, b in zip(refused.tolist(), blanked.tolist(), strict=True)
         )
         return Samples(images, status)
 
-    def _sample_chunk(self, states_BLD: Tensor, start_BChw: Tensor, seeds: Sequence[int], sampler: Sampler) -> Tensor:
+    def _sample_chunk(
+        self, states_BLD: Tensor, start_BChw: Tensor, seeds: Sequence[int], sampler: Sampler
+    ) -> Tensor:
         device, dtype = self.backbone.device, self.backbone.dtype
         scheduler = sampler.scheduler(self.backbone.scheduler_config, device)
-        # Noise during sampling (stochastic solvers only) comes from the image's own stream, apart from its first noise.
+        # Noise during sampling (stochastic solvers only) comes from the image's own stream, apart
+        # from its first noise.
         generators = [torch.Generator().manual_seed(seed ^ 0x5DEECE66D) for seed in seeds]
         latents = start_BChw.to(device, torch.float32) * scheduler.init_noise_sigma
         contexts = self.guidance.contexts(self, states_BLD.to(device, dtype))
@@ -292,10 +331,13 @@ class TextToImage:
                 eps = self.denoise(scaled, t, contexts[0])
             else:
                 eps, memory = self.guide(scaled, t, contexts, sampler.guidance_scale, step, memory)
-            latents = scheduler.step(eps.float(), t, latents, **_generator(scheduler, generators))[0]
+            latents = scheduler.step(eps.float(), t, latents, **_generator(scheduler, generators))[
+                0
+            ]
         return self.decode(latents.to(dtype)).cpu()
 
-    # -- in and out ----------------------------------------------------------------------------------------------
+    # -- in and out
+    # ----------------------------------------------------------------------------------------------
 
     @property
     def digest(self) -> str:
@@ -304,13 +346,18 @@ class TextToImage:
         return digest_of({"base": self.backbone.digest, **self._slots_json(), "weights": sums})
 
     def _slots_json(self) -> dict[str, Any]:
-        return {"guidance": self.guidance.identity(), "filters": [f.identity() for f in self.filters]}
+        return {
+            "guidance": self.guidance.identity(),
+            "filters": [f.identity() for f in self.filters],
+        }
 
     def save_edit(self, folder: Path) -> None:
         """Writes the three slots: ``weights.safetensors`` and ``edit.json``."""
         tensors = {n: w.detach().cpu().contiguous() for n, w in self.weights.items()}
         save_file(tensors, folder / _WEIGHTS, metadata={"base": self.backbone.digest})
-        (folder / _EDIT).write_text(json.dumps({"base": self.backbone.digest, **self._slots_json()}, indent=1))
+        (folder / _EDIT).write_text(
+            json.dumps({"base": self.backbone.digest, **self._slots_json()}, indent=1)
+        )
 
     def load_edit(self, folder: Path) -> TextToImage:
         """This model with an edit that :meth:`save_edit` wrote.
@@ -325,7 +372,7 @@ class TextToImage:
                 "load the base it was made from"
             )
         with safe_open(folder / _WEIGHTS, framework="pt") as file:
-            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            values = {name: file.get_tensor(name) for name in file.keys()}
         edited = self.with_guidance(guidance_from(about["guidance"])).with_weights(values)
         return edited.with_filters(*(filter_from(f) for f in about["filters"]))
 
@@ -343,7 +390,9 @@ class TextToImage:
                 f"a diffusers pipeline holds weights only, but this edit also fills: {', '.join(extra)}; exporting it "
                 "would lose the edit. Use save_edit(), or apply it at call time (e.g. negative_prompt=...)"
             )
-        parts = {name: deepcopy(getattr(self.backbone, name)) for name in ("unet", "text_encoder", "vae")}
+        parts = {
+            name: deepcopy(getattr(self.backbone, name)) for name in ("unet", "text_encoder", "vae")
+        }
         with torch.no_grad():
             for name, value in self.weights.items():
                 part, _, rest = name.partition(".")
@@ -377,7 +426,9 @@ def _embeddings_replaced(encoder: Any, embeds_BLE: Tensor | None) -> Iterator[No
     if embeds_BLE is None:
         yield
         return
-    handle = encoder.get_input_embeddings().register_forward_hook(lambda module, args, out: embeds_BLE)
+    handle = encoder.get_input_embeddings().register_forward_hook(
+        lambda module, args, out: embeds_BLE
+    )
     try:
         yield
     finally:
@@ -391,5 +442,9 @@ def _generator(scheduler: Any, generators: list[torch.Generator]) -> dict[str, A
 def _tensor_digest(value: Tensor) -> str:
     import hashlib
 
-    data = value.detach().cpu().contiguous().view(torch.uint8) if value.ndim else value.detach().cpu().view(1)
+    data = (
+        value.detach().cpu().contiguous().view(torch.uint8)
+        if value.ndim
+        else value.detach().cpu().view(1)
+    )
     return hashlib.sha256(data.numpy().tobytes()).hexdigest()

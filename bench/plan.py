@@ -1,9 +1,10 @@
 """What a suite computes: cells, each named by a digest of everything that its numbers depend on.
 
-    reference (unedited images of the utility prompts)
-    edit ──> attack ──> trial            edit, reference ──> utility
+    reference (unedited images of the utility prompts) edit ──> attack ──> trial            edit,
+    reference ──> utility
 
-A plan is made without computing anything: a cell's digest covers its specification and its parents' digests.
+A plan is made without computing anything: a cell's digest covers its specification and its parents'
+digests.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def make_plan(
     Args:
         suite: What to evaluate.
         base_digest: Of the unedited model.
-        only: Glob patterns; a cell stays if one matches its method's, concept's or attack's name. Patterns of the same
-            sort widen, of different sorts narrow.
+        only: Glob patterns; a cell stays if one matches its method's, concept's or attack's name.
+            Patterns of the same sort widen, of different sorts narrow.
         limit: At most so many prompts a set, and so many utility prompts a group.
 
     Raises:
@@ -120,7 +121,12 @@ def make_plan(
     known = {**known, **{c.text: c for c in wanted}}
     keep = _Only(only, suite)
     goals = suite.goals if limit is None else min(limit, suite.goals)
-    shared = {"format": _FORMAT, "base": base_digest, "seed": suite.seed, "sampler": sampler.identity()}
+    shared = {
+        "format": _FORMAT,
+        "base": base_digest,
+        "seed": suite.seed,
+        "sampler": sampler.identity(),
+    }
     judging = [j.identity() for j in judges]
     groups = [wanted[i : i + suite.together] for i in range(0, len(wanted), suite.together)]
     methods = [m for m in suite.method_specs() if keep.method(m)]
@@ -140,10 +146,17 @@ def make_plan(
                 edit = _edit(method, group, repeat, shared)
                 cells.append(edit)
                 for concept in kept:
-                    context = {"method": method, "erased": tuple(group), "repeat": repeat, "concept": concept}
+                    context: dict[str, Any] = {
+                        "method": method,
+                        "erased": tuple(group),
+                        "repeat": repeat,
+                        "concept": concept,
+                    }
                     reference = references.get(concept.text)
                     if reference is not None:
-                        cells.append(_utility_cell(edit, reference, metrics, judges[0], shared, context))
+                        cells.append(
+                            _utility_cell(edit, reference, metrics, judges[0], shared, context)
+                        )
                     for attack in attacks:
                         made = _goals(attack, concept, goals)
                         what = {
@@ -160,8 +173,16 @@ def make_plan(
                             parents={"edit": edit.digest}, **context,
                         )  # fmt: skip
                         sets = {g.prompt_set for g in made}
-                        per = max(suite.seeds, math.ceil(goals * suite.seeds * len(sets) / max(1, len(made))))
-                        judged = {"stage": "trial", "attack": search.digest, "images": per, "judges": judging}
+                        per = max(
+                            suite.seeds,
+                            math.ceil(goals * suite.seeds * len(sets) / max(1, len(made))),
+                        )
+                        judged = {
+                            "stage": "trial",
+                            "attack": search.digest,
+                            "images": per,
+                            "judges": judging,
+                        }
                         trial = Cell(
                             kind="trial", digest=digest_of(judged), attack=attack, goals=made, images=per,
                             parents={"edit": edit.digest, "attack": search.digest}, **context,
@@ -174,7 +195,10 @@ def make_plan(
 
 
 def _reference(
-    concept: Concept, prompts: tuple[tuple[str, UtilityPrompt], ...], known: dict[str, Concept], shared: dict[str, Any]
+    concept: Concept,
+    prompts: tuple[tuple[str, UtilityPrompt], ...],
+    known: dict[str, Concept],
+    shared: dict[str, Any],
 ) -> Cell:
     # The concept's name is in the seeds; what a prompt asks for is what the utility cells judge.
     asked = {p.concept: bare(known[p.concept]).digest for _, p in prompts if p.concept in known}
@@ -199,12 +223,22 @@ def _edit(method: Erasure, group: Sequence[Concept], repeat: int, shared: dict[s
         "repeat": repeat,
     }
     return Cell(
-        kind="edit", digest=digest_of(what), method=method, concept=group[0], erased=tuple(group), repeat=repeat
+        kind="edit",
+        digest=digest_of(what),
+        method=method,
+        concept=group[0],
+        erased=tuple(group),
+        repeat=repeat,
     )
 
 
 def _utility_cell(
-    edit: Cell, reference: Cell, metrics: Sequence[Metric], judge: Judge, shared: dict[str, Any], context: dict[str, Any]
+    edit: Cell,
+    reference: Cell,
+    metrics: Sequence[Metric],
+    judge: Judge,
+    shared: dict[str, Any],
+    context: dict[str, Any],
 ) -> Cell:
     what = {
         "stage": "utility",
@@ -215,7 +249,13 @@ def _utility_cell(
         "judge": judge.identity(),
     }
     parents = {"edit": edit.digest, "reference": reference.digest}
-    return Cell(kind="utility", digest=digest_of(what), prompts=reference.prompts, parents=parents, **context)
+    return Cell(
+        kind="utility",
+        digest=digest_of(what),
+        prompts=reference.prompts,
+        parents=parents,
+        **context,
+    )
 
 
 def _goals(attack: Attack, concept: Concept, count: int) -> tuple[Goal, ...]:
@@ -227,15 +267,20 @@ def _goals(attack: Attack, concept: Concept, count: int) -> tuple[Goal, ...]:
             f"(it has: {have}); add them, or set the attack's prompt_sets"
         )
     number = count if attack.goals is None else min(count, attack.goals)
+    told = bare(concept)
     return tuple(
-        Goal(id=f"{name}-{i:03d}", concept=bare(concept), prompt=prompt, prompt_set=name)
+        Goal(id=f"{name}-{i:03d}", concept=told, prompt=prompt, prompt_set=name)
         for name in attack.prompt_sets
         for i, prompt in enumerate(concept.prompts[name][:number])
     )
 
 
 def _utility(
-    suite: Suite, concept: Concept, erased: Sequence[Concept], known: dict[str, Concept], limit: int | None
+    suite: Suite,
+    concept: Concept,
+    erased: Sequence[Concept],
+    known: dict[str, Concept],
+    limit: int | None,
 ) -> tuple[tuple[str, UtilityPrompt], ...]:
     """Prompts that ask for other concepts, taken in turn from each, so that each weighs the same."""
     gone = {c.text for c in erased}
@@ -268,10 +313,14 @@ class _Only:
         }
         self._kept: dict[str, set[str]] = {}
         for pattern in patterns:
-            found = {sort: set(fnmatch.filter(all_names, pattern)) for sort, all_names in names.items()}
+            found = {
+                sort: set(fnmatch.filter(all_names, pattern)) for sort, all_names in names.items()
+            }
             if not any(found.values()):
                 everything = ", ".join(sorted(n for group in names.values() for n in group))
-                raise UsageError(f"--only {pattern!r} matches no method, attack or concept of the suite ({everything})")
+                raise UsageError(
+                    f"--only {pattern!r} matches no method, attack or concept of the suite ({everything})"
+                )
             for sort, hits in found.items():
                 if hits:
                     self._kept.setdefault(sort, set()).update(hits)

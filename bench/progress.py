@@ -6,7 +6,14 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from bench.runner import Watcher
 
@@ -101,7 +108,9 @@ class PlainWatcher(Watcher):
     def step(self, done: int, total: int, what: str) -> None:
         """A line now and then."""
         if time.monotonic() - self._said > _PLAIN_EVERY_S:
-            self._say(f"  [{self._number + 1}/{self._todo}] {self._title}: {what} {done}/{total} {self._rate(done)}")
+            self._say(
+                f"  [{self._number + 1}/{self._todo}] {self._title}: {what} {done}/{total} {self._rate(done)}"
+            )
 
     def done(self, cell: Cell, seconds: float) -> None:
         """A line a cell, with an estimate of what is left."""
@@ -111,7 +120,9 @@ class PlainWatcher(Watcher):
 
     def failed(self, cell: Cell, error: BaseException) -> None:
         """A line."""
-        self._say(f"[{self._number + 1}/{self._todo}] FAILED {cell.title}: {type(error).__name__}: {error}")
+        self._say(
+            f"[{self._number + 1}/{self._todo}] FAILED {cell.title}: {type(error).__name__}: {error}"
+        )
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()

@@ -15,14 +15,23 @@ from bench.model import TextToImage
 
 __all__ = ["commit", "provenance"]
 
-_PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "nudenet", "safetensors", "numpy", "pandas")
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "nudenet",
+    "safetensors",
+    "numpy",
+    "pandas",
+)
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 def _git(*words: str) -> str:
     try:
-        done = subprocess.run(  # noqa: S603 (fixed words)
-            ["git", "-C", str(_ROOT), *words],  # noqa: S607
+        done = subprocess.run(
+            ["git", "-C", str(_ROOT), *words],
             capture_output=True, text=True, timeout=20, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
@@ -34,7 +43,9 @@ def _git(*words: str) -> str:
 def commit() -> dict[str, Any]:
     """The project's commit, and whether files of the code were changed since."""
     head = _git("rev-parse", "HEAD")
-    dirty = _git("status", "--porcelain", "--", "bench", "methods", "attacks", "tvc", "pyproject.toml")
+    dirty = _git(
+        "status", "--porcelain", "--", "bench", "methods", "attacks", "tvc", "pyproject.toml"
+    )
     return {"commit": head or "unknown", "dirty": bool(dirty)}
 
 
@@ -52,7 +63,11 @@ def _versions() -> dict[str, str]:
 def provenance(base: TextToImage) -> dict[str, Any]:
     """JSON: commit, versions, device, precision, threads."""
     device = base.backbone.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return {
         **commit(),
         "versions": _versions(),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
-__all__ = ["generator_for", "seed_for"]
+__all__ = ["generator_for", "initial_values", "normal_rows", "seed_for"]
 
 
 def seed_for(*key: object) -> int:
@@ -19,6 +20,14 @@ def seed_for(*key: object) -> int:
 def generator_for(*key: object) -> torch.Generator:
     """A CPU generator seeded by ``key`` (see :func:`seed_for`)."""
     return torch.Generator().manual_seed(seed_for(*key))
+
+
+@contextmanager
+def initial_values(seed: int) -> Iterator[None]:
+    """Networks built inside draw their first weights from ``seed``; the global stream is as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251 (inside a fork: it leaks nowhere)
+        yield
 
 
 def normal_rows(shape: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import clock
-from bench.digest import digest_of
+from bench.digest import JSON
 from bench.model import TextToImage
 from bench.plan import Cell, Plan
 from bench.provenance import provenance
@@ -102,7 +102,9 @@ def run_plan(
         ValueError: the model is not the one the plan was made for.
     """
     if base.backbone.digest != plan.base:
-        raise ValueError(f"the plan is for base {plan.base[:12]}, but the model is {base.backbone.digest[:12]}")
+        raise ValueError(
+            f"the plan is for base {plan.base[:12]}, but the model is {base.backbone.digest[:12]}"
+        )
     watcher = watcher or Watcher()
     began, inside = time.perf_counter(), clock.model_seconds()
     outcome = Outcome()
@@ -117,7 +119,12 @@ def run_plan(
             break
         watcher.cell(cell, number)
         at, model_at = time.perf_counter(), clock.model_seconds()
-        about = {"title": cell.title, "parents": dict(cell.parents), "suite": plan.suite.name, "provenance": origin}
+        about: dict[str, JSON] = {
+            "title": cell.title,
+            "parents": dict(cell.parents),
+            "suite": plan.suite.name,
+            "provenance": origin,
+        }
         try:
             record, write = compute(work, cell)
             timing = {
@@ -125,7 +132,9 @@ def run_plan(
                 "model_seconds": clock.model_seconds() - model_at,
                 "micro_batch": base.micro.size,
             }
-            store.publish(cell.kind, cell.digest, {**about, "cell": record, "timing": timing}, write)
+            store.publish(
+                cell.kind, cell.digest, {**about, "cell": record, "timing": timing}, write
+            )
             store.clear_failures(cell.kind, cell.digest)
         except Exception as error:
             if store.find(cell.kind, cell.digest) is None:
@@ -140,8 +149,3 @@ def run_plan(
     outcome.seconds = time.perf_counter() - began
     outcome.model_seconds = clock.model_seconds() - inside
     return outcome
-
-
-def plan_digest(plan: Plan) -> str:
-    """sha256 over the plan's cells."""
-    return digest_of(sorted(c.digest for c in plan.cells))

@@ -39,7 +39,9 @@ class Sampler(Spec):
                     final_sigmas_type="zero", lower_order_final=True,
                 )  # fmt: skip
             case "ddim":
-                made = DDIMScheduler.from_config(config, timestep_spacing="trailing", clip_sample=False)
+                made = DDIMScheduler.from_config(
+                    config, timestep_spacing="trailing", clip_sample=False
+                )
             case "euler":
                 made = EulerDiscreteScheduler.from_config(config, timestep_spacing="trailing")
         made.set_timesteps(self.steps, device=device)

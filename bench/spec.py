@@ -19,7 +19,8 @@ def runtime(default: Any, **kwargs: Any) -> Any:
 class Spec(BaseModel):
     """Base of every method, attack, judge, metric and suite part.
 
-    Every field is *identity* (it changes numbers and is hashed) unless it is declared with :func:`runtime`.
+    Every field is *identity* (it changes numbers and is hashed) unless it is declared with
+    :func:`runtime`.
 
     Attributes:
         kind: The plug point: ``method``, ``attack``, ``judge``, ``metric``, ...

@@ -50,7 +50,9 @@ class Workspace:
         """
         entry = self.store.find(kind, cell.parents[kind])
         if entry is None:
-            raise LookupError(f"its {kind} {cell.parents[kind][:12]} is missing: it failed, or was set aside as damaged")
+            raise LookupError(
+                f"its {kind} {cell.parents[kind][:12]} is missing: it failed, or was set aside as damaged"
+            )
         return entry
 
     def edited(self, cell: Cell) -> TextToImage:
@@ -74,7 +76,8 @@ def compute(work: Workspace, cell: Cell) -> Written:
     return _STAGES[cell.kind](work, cell)
 
 
-# -- edit --------------------------------------------------------------------------------------------------------
+# -- edit ------------------------------------------------------------------------------------------
+# --------------
 
 
 def _edit(work: Workspace, cell: Cell) -> Written:
@@ -82,7 +85,9 @@ def _edit(work: Workspace, cell: Cell) -> Written:
     rng = work.plan.rng.child("edit", cell.digest)
     reset_peak(work.base.backbone.device)
     began = time.perf_counter()
-    edited = cell.method.erase(work.base, [bare(c) for c in cell.erased], rng=rng, progress=work.progress)
+    edited = cell.method.erase(
+        work.base, [bare(c) for c in cell.erased], rng=rng, progress=work.progress
+    )
     seconds = time.perf_counter() - began
     foreign = [n for n in edited.weights if not cell.method.touches(n)]
     if foreign or edited.slots - cell.method.slots:
@@ -104,7 +109,8 @@ def _edit(work: Workspace, cell: Cell) -> Written:
     return record, edited.save_edit
 
 
-# -- attack ------------------------------------------------------------------------------------------------------
+# -- attack ----------------------------------------------------------------------------------------
+# --------------
 
 
 def _attack(work: Workspace, cell: Cell) -> Written:
@@ -115,7 +121,12 @@ def _attack(work: Workspace, cell: Cell) -> Written:
     began = time.perf_counter()
     found = cell.attack.run(target, cell.goals, rng=rng)
     seconds = time.perf_counter() - began
-    record = {"attack": cell.attack.label, "spec": cell.attack.identity(), "candidates": len(found), "seconds": seconds}
+    record = {
+        "attack": cell.attack.label,
+        "spec": cell.attack.identity(),
+        "candidates": len(found),
+        "seconds": seconds,
+    }
 
     def write(folder: Path) -> None:
         rows = [
@@ -124,9 +135,15 @@ def _attack(work: Workspace, cell: Cell) -> Written:
             for c in found
         ]
         (folder / "candidates.json").write_text(json.dumps(rows, indent=0, ensure_ascii=False))
-        tensors = {f"states/{i}": c.states_LD.cpu().contiguous() for i, c in enumerate(found) if c.states_LD is not None}
+        tensors = {
+            f"states/{i}": c.states_LD.cpu().contiguous()
+            for i, c in enumerate(found)
+            if c.states_LD is not None
+        }
         tensors |= {
-            f"latents/{i}": c.latents_Chw.cpu().contiguous() for i, c in enumerate(found) if c.latents_Chw is not None
+            f"latents/{i}": c.latents_Chw.cpu().contiguous()
+            for i, c in enumerate(found)
+            if c.latents_Chw is not None
         }
         if tensors:
             save_file(tensors, folder / "candidates.safetensors")
@@ -152,15 +169,18 @@ def _candidates(entry: Entry) -> list[Candidate]:
     ]
 
 
-# -- trial -------------------------------------------------------------------------------------------------------
+# -- trial -----------------------------------------------------------------------------------------
+# --------------
 
 
 def _trial(work: Workspace, cell: Cell) -> Written:
     plan, model = work.plan, work.edited(cell)
     found = _candidates(work.parent(cell, "attack"))
-    # A candidate that brings its own noise fixes the image: there is one, whatever the number of seeds.
+    # A candidate that brings its own noise fixes the image: there is one, whatever the number of
+    # seeds.
     jobs = [(c, k) for c in found for k in range(1 if c.latents_Chw is not None else cell.images)]
-    # Held-out seeds: by concept, goal and index alone, so that methods and attacks are compared on the same ones.
+    # Held-out seeds: by concept, goal and index alone, so that methods and attacks are compared on
+    # the same ones.
     held_out = plan.rng.child("held-out", cell.concept.text, cell.repeat)
     seeds = [held_out.seed(c.goal, k) for c, k in jobs]
     images, status = _sample(model, plan, [c for c, _ in jobs], seeds, work.progress)
@@ -176,12 +196,19 @@ def _trial(work: Workspace, cell: Cell) -> Written:
             "variant": [c.variant for c, _ in jobs],
             "image_seed": np.array(seeds, dtype=np.int64),
             "status": list(status),
-            "own_score": np.array([np.nan if c.own_score is None else c.own_score for c, _ in jobs], dtype=np.float32),
+            "own_score": np.array(
+                [np.nan if c.own_score is None else c.own_score for c, _ in jobs], dtype=np.float32
+            ),
             "queries": np.array([c.queries for c, _ in jobs], dtype=np.int32),
-            "image_sha256": [hashlib.sha256(p.tobytes()).hexdigest() if o else "" for p, o in zip(pictures, ok, strict=True)],
+            "image_sha256": [
+                hashlib.sha256(p.tobytes()).hexdigest() if o else ""
+                for p, o in zip(pictures, ok, strict=True)
+            ],
         }
     )
-    rows = pd.concat([_judged(frame, shown, ok, judge, cell) for judge in plan.judges], ignore_index=True)
+    rows = pd.concat(
+        [_judged(frame, shown, ok, judge, cell) for judge in plan.judges], ignore_index=True
+    )
     record = {"images": len(jobs), "judges": [j.identity() for j in plan.judges]}
     spread = _spread(len(pictures), plan.suite.keep_images)
     sets_kept = frame["prompt_set"].to_numpy(dtype=np.str_)[spread]
@@ -194,11 +221,15 @@ def _trial(work: Workspace, cell: Cell) -> Written:
     return record, write
 
 
-def _record_scores(rows: pd.DataFrame, judge: str, images: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _record_scores(
+    rows: pd.DataFrame, judge: str, images: int
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The score of record of each image, in order; NaN where there is none."""
     mine = rows[(rows["judge"] == judge) & rows["counts"]]
     values = mine["score"].to_numpy(np.float32)
-    best: np.ndarray[Any, np.dtype[np.float32]] = values.reshape(images, -1).max(1) if images else values
+    best: np.ndarray[Any, np.dtype[np.float32]] = (
+        values.reshape(images, -1).max(1) if images else values
+    )
     return best
 
 
@@ -221,11 +252,17 @@ def _sample(
             progress=progress,
         )
         samples.update(zip(rows, zip(out.images_B3HW, out.status, strict=True), strict=True))
-    images = torch.stack([samples[i][0] for i in range(len(found))]) if found else torch.empty(0, 3, 8, 8)
+    images = (
+        torch.stack([samples[i][0] for i in range(len(found))])
+        if found
+        else torch.empty(0, 3, 8, 8)
+    )
     return images, [samples[i][1] for i in range(len(found))]
 
 
-def _judged(frame: pd.DataFrame, shown: Tensor, ok: Tensor, judge: Judge, cell: Cell) -> pd.DataFrame:
+def _judged(
+    frame: pd.DataFrame, shown: Tensor, ok: Tensor, judge: Judge, cell: Cell
+) -> pd.DataFrame:
     labels = judge.labels(cell.concept)
     counting = set(judge.counts(cell.concept))
     scores = torch.full((len(frame), len(labels)), torch.nan)
@@ -240,7 +277,8 @@ def _judged(frame: pd.DataFrame, shown: Tensor, ok: Tensor, judge: Judge, cell: 
     return long
 
 
-# -- utility -----------------------------------------------------------------------------------------------------
+# -- utility ---------------------------------------------------------------------------------------
+# --------------
 
 
 def _utility_seeds(plan: Plan, cell: Cell) -> list[int]:
@@ -250,9 +288,13 @@ def _utility_seeds(plan: Plan, cell: Cell) -> list[int]:
 
 def _reference(work: Workspace, cell: Cell) -> Written:
     texts = [p.text for _, p in cell.prompts]
-    out = work.base.sample(texts, _utility_seeds(work.plan, cell), work.plan.sampler, progress=work.progress)
+    out = work.base.sample(
+        texts, _utility_seeds(work.plan, cell), work.plan.sampler, progress=work.progress
+    )
     pictures = _bytes(out.images_B3HW)
-    return {"images": len(texts)}, lambda folder: np.savez_compressed(folder / "pictures.npz", images=pictures)
+    return {"images": len(texts)}, lambda folder: np.savez_compressed(
+        folder / "pictures.npz", images=pictures
+    )
 
 
 def _utility(work: Workspace, cell: Cell) -> Written:
@@ -285,10 +327,13 @@ def _utility(work: Workspace, cell: Cell) -> Written:
     ]
     rows = pd.concat(frames, ignore_index=True)
     record = {"images": len(texts), "metrics": [m.identity() for m in plan.metrics]}
-    return record, lambda folder: rows.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
+    return record, lambda folder: rows.to_parquet(
+        folder / "rows.parquet", compression="zstd", index=False
+    )
 
 
-# -- images as bytes ---------------------------------------------------------------------------------------------
+# -- images as bytes
+# ---------------------------------------------------------------------------------------------
 
 
 def _bytes(images_B3HW: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -9,10 +9,10 @@ References:
     Wilson (1927), Probable inference, the law of succession, and statistical inference. JASA 22.
     McNemar (1947), Note on the sampling error of the difference between correlated proportions.
         Psychometrika 12.
-    Kish (1965), Survey Sampling: the design effect.
-    Cochran (1977), Sampling Techniques, 3rd ed.: the variance of a ratio of cluster totals.
-    Davison and Hinkley (1997), Bootstrap Methods and Their Application, section 3.8.
-    Newcombe (1998), Improved confidence intervals for the difference between binomial proportions
+    Kish (1965), Survey Sampling: the design effect. Cochran (1977), Sampling Techniques, 3rd ed.:
+    the variance of a ratio of cluster totals. Davison and Hinkley (1997), Bootstrap Methods and
+    Their Application, section 3.8. Newcombe (1998), Improved confidence intervals for the
+    difference between binomial proportions
         based on paired data. Statistics in Medicine 17.
     Franco, Little, Louis and Slud (2019), Comparative study of confidence intervals for proportions
         in complex sample surveys. Journal of Survey Statistics and Methodology 7. PMC6690503.
@@ -286,8 +286,8 @@ def any_of_k(success: ArrayLike, clusters: ArrayLike, *, k: int) -> Floats:
 
         1 - C(n-c, k) / C(n, k)
 
-    Each prompt gives one number, so their mean has the interval
-    `bootstrap_mean(chances, np.arange(len(chances)), rng=rng)`.
+    Each prompt gives one number, so their mean has the interval `bootstrap_mean(chances,
+    np.arange(len(chances)), rng=rng)`.
 
     Args:
         success: Whether each row succeeded.

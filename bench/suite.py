@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.interfaces import Attack, Concept, Erasure, Judge, Metric
     from bench.sampler import Sampler
 
-__all__ = ["CONTROLS", "Entry", "Suite", "Utility", "load_suite", "suite_names"]
+__all__ = ["CONTROLS", "Entry", "Suite", "Utility", "load_suite", "read_concepts", "suite_names"]
 
 SUITES: Final = Path(__file__).parent / "suites"
 CONTROLS: Final[dict[str, tuple[str, ...]]] = {
@@ -180,7 +180,7 @@ class Suite(BaseModel):
         if path is None or not (self.concepts_file or path.exists()):
             return {}
         with _below("concepts_file" if self.concepts_file else "base"):
-            return _read_concepts(path)
+            return read_concepts(path)
 
     def with_(self, **changes: Any) -> Self:
         """The suite with other values, checked as :func:`load_suite` does.
@@ -347,7 +347,12 @@ def _seen(judge: Judge) -> str:
     return digest_of(identity)
 
 
-def _read_concepts(path: Path) -> dict[str, Concept]:
+def read_concepts(path: Path) -> dict[str, Concept]:
+    """The concepts of a JSON file, by name.
+
+    Raises:
+        UsageError: the file cannot be read, or does not hold concepts.
+    """
     from bench.interfaces import Concept
 
     data = _read(path, MAX_CONCEPTS_BYTES)

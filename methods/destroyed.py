@@ -31,7 +31,12 @@ class Destroyed(Erasure):
         return parameter == "unet.conv_out.weight"
 
     def erase(
-        self, model: TextToImage, concepts: Sequence[Concept], *, rng: Rng, progress: Progress = silent
+        self,
+        model: TextToImage,
+        concepts: Sequence[Concept],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
     ) -> TextToImage:
         """The model with a random last layer."""
         name = "unet.conv_out.weight"

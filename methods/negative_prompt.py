@@ -1,6 +1,7 @@
 """Negative prompt: the concept takes the empty prompt's place in classifier-free guidance.
 
-Reproduced: the practice of users, as evaluated by Pham et al. 2023 (arXiv 2308.01508): no weight is changed.
+Reproduced: the practice of users, as evaluated by Pham et al. 2023 (arXiv 2308.01508): no weight is
+    changed.
 Bypassed by: turning guidance off, or a sampler that does not apply it.
 """
 
@@ -29,7 +30,14 @@ class NegativePromptErasure(Erasure):
     separator: str = ", "
 
     def erase(
-        self, model: TextToImage, concepts: Sequence[Concept], *, rng: Rng, progress: Progress = silent
+        self,
+        model: TextToImage,
+        concepts: Sequence[Concept],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
     ) -> TextToImage:
         """The model with another guidance."""
-        return model.with_guidance(NegativePrompt(text=self.separator.join(c.text for c in concepts)))
+        return model.with_guidance(
+            NegativePrompt(text=self.separator.join(c.text for c in concepts))
+        )

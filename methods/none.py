@@ -18,7 +18,12 @@ class NoErasure(Erasure):
     control: ClassVar[bool] = True
 
     def erase(
-        self, model: TextToImage, concepts: Sequence[Concept], *, rng: Rng, progress: Progress = silent
+        self,
+        model: TextToImage,
+        concepts: Sequence[Concept],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
     ) -> TextToImage:
         """The same model."""
         return model

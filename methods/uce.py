@@ -2,11 +2,13 @@
 
 For every key and value matrix W of every cross-attention,
 
-    W' = (lam W + s_e sum_i W g_i c_i^T + s_p sum_j W p_j p_j^T) (lam I + s_e sum_i c_i c_i^T + s_p sum_j p_j p_j^T)^-1
+    W' = (lam W + s_e sum_i W g_i c_i^T + s_p sum_j W p_j p_j^T) (lam I + s_e sum_i c_i c_i^T + s_p
+    sum_j p_j p_j^T)^-1
 
-with c_i the erased text states, g_i the states they should act as, p_j those to keep. Reproduced: both published
-variants, as presets. Different on purpose: the empty prompt is always preserved and the system is solved in float64,
-because the 2023 code, which does neither when nothing is preserved, is ill-conditioned and users got noise.
+with c_i the erased text states, g_i the states they should act as, p_j those to keep. Reproduced:
+both published variants, as presets. Different on purpose: the empty prompt is always preserved and
+the system is solved in float64, because the 2023 code, which does neither when nothing is
+preserved, is ill-conditioned and users got noise.
 """
 
 from __future__ import annotations
@@ -25,7 +27,16 @@ from bench.model import TextToImage
 __all__ = ["UCE", "solve"]
 
 
-def solve(W: Tensor, erase_ND: Tensor, guide_ND: Tensor, keep_MD: Tensor, *, lam: float, s_e: float, s_p: float) -> Tensor:
+def solve(
+    W: Tensor,
+    erase_ND: Tensor,
+    guide_ND: Tensor,
+    keep_MD: Tensor,
+    *,
+    lam: float,
+    s_e: float,
+    s_p: float,
+) -> Tensor:
     """The edited matrix.
 
     Args:
@@ -52,9 +63,11 @@ class UCE(Erasure):
     """Closed-form erasure of concepts from every cross-attention.
 
     Presets (methods.md 2.2; the repository at two dates):
-        repo-2023: from the last subject token to the end of the sequence, towards " ", lam 0.5, s_e 1,
+        repo-2023: from the last subject token to the end of the sequence, towards " ", lam 0.5, s_e
+        1,
             s_p max(0.1, 1/M), all tokens of the preserved prompts.
-        repo-2025: the last subject token only, towards "" (its first state), lam 0.5, s_e = s_p = 1.
+        repo-2025: the last subject token only, towards "" (its first state), lam 0.5, s_e = s_p =
+        1.
 
     Attributes:
         span: Which states of the concept's prompt are erased.
@@ -82,10 +95,17 @@ class UCE(Erasure):
 
     def touches(self, parameter: str) -> bool:
         """Keys and values of every cross-attention."""
-        return parameter.startswith("unet.") and parameter.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        return parameter.startswith("unet.") and parameter.endswith(
+            ("attn2.to_k.weight", "attn2.to_v.weight")
+        )
 
     def erase(
-        self, model: TextToImage, concepts: Sequence[Concept], *, rng: Rng, progress: Progress = silent
+        self,
+        model: TextToImage,
+        concepts: Sequence[Concept],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
     ) -> TextToImage:
         """The model with edited key and value matrices.
 
@@ -96,7 +116,9 @@ class UCE(Erasure):
             raise ValueError("uce: expected at least one concept to erase")
         clash = [p for p in self.preserve for c in concepts if c.text.lower() in p.lower()]
         if clash:
-            raise ValueError(f"uce: preserved prompts name an erased concept: {clash}; remove them from `preserve`")
+            raise ValueError(
+                f"uce: preserved prompts name an erased concept: {clash}; remove them from `preserve`"
+            )
         with torch.no_grad():
             pairs = [self._pairs(model, concept) for concept in concepts]
             erase, guide = (torch.cat(part) for part in zip(*pairs, strict=True))
@@ -107,7 +129,13 @@ class UCE(Erasure):
         for done, name in enumerate(names):
             with model_time():
                 edited[name] = solve(
-                    model.parameter(name), erase, guide, keep, lam=self.lam, s_e=self.erase_scale, s_p=s_p
+                    model.parameter(name),
+                    erase,
+                    guide,
+                    keep,
+                    lam=self.lam,
+                    s_e=self.erase_scale,
+                    s_p=s_p,
                 )
             progress(done + 1, len(names), "uce")
         return model.with_weights(edited)
@@ -123,7 +151,8 @@ class UCE(Erasure):
                 sources.append(c[last : last + 1])
                 targets.append(g[last_guide : last_guide + 1])
             else:
-                # Aligned from the subject's last token on; the guide's last state stands in where it runs out.
+                # Aligned from the subject's last token on; the guide's last state stands in where
+                # it runs out.
                 rest = torch.arange(len(c) - last, device=c.device)
                 sources.append(c[last:])
                 targets.append(g[(last_guide + rest).clamp(max=len(g) - 1)])
@@ -133,7 +162,13 @@ class UCE(Erasure):
         prompts = ["", *self.preserve]
         states = model.encode(prompts)
         if self.span == "last_subject":
-            rows = [states[0], *(s[_last_token(model, p)][None] for s, p in zip(states[1:], self.preserve, strict=True))]
+            rows = [
+                states[0],
+                *(
+                    s[_last_token(model, p)][None]
+                    for s, p in zip(states[1:], self.preserve, strict=True)
+                ),
+            ]
             return torch.cat(rows), len(prompts)
         return states.flatten(0, 1), len(prompts)
 

@@ -14,7 +14,11 @@ __all__ = ["Wording", "caption", "captions", "corpus", "subject_phrase", "with_a
 
 Wording = Literal["name", "synonym", "indirect"]
 
-_WORDING_SHARE: Final[tuple[tuple[Wording, float], ...]] = (("name", 0.4), ("synonym", 0.22), ("indirect", 0.38))
+_WORDING_SHARE: Final[tuple[tuple[Wording, float], ...]] = (
+    ("name", 0.4),
+    ("synonym", 0.22),
+    ("indirect", 0.38),
+)
 _DROP: Final = {"subject": 0.08, "colour": 0.12, "background": 0.15, "style": 0.15}
 _ANY_SUBJECT: Final = "something"
 _EMPTY: Final = "nothing"
@@ -26,6 +30,7 @@ def _pick(term: Term, wording: Wording, draw: float) -> str:
 
 
 def with_article(phrase: str) -> str:
+    """The phrase behind "a" or "an"."""
     vowel = phrase[0] in "aeiou" and not phrase.startswith("one")
     return f"{'an' if vowel else 'a'} {phrase}"
 
@@ -41,7 +46,9 @@ def _style_clause(phrase: str, wording: Wording) -> str:
     return phrase if wording == "indirect" else f"as {with_article(phrase)}"
 
 
-def caption(subject: str, background: str | None, style: str | None, *, style_first: bool = False) -> str:
+def caption(
+    subject: str, background: str | None, style: str | None, *, style_first: bool = False
+) -> str:
     """Joins ready phrases.
 
     Args:
@@ -73,7 +80,10 @@ def captions(
     """
     draws = torch.rand(len(scenes), 10, generator=generator).tolist()
     rows = torch.stack([scenes.labels[h] for h in HEADS], dim=1).tolist()
-    return [_one(dict(zip(HEADS, row, strict=True)), d, wording, drop) for row, d in zip(rows, draws, strict=True)]
+    return [
+        _one(dict(zip(HEADS, row, strict=True)), d, wording, drop)
+        for row, d in zip(rows, draws, strict=True)
+    ]
 
 
 def _wording(wording: Wording | None, draw: float) -> Wording:
@@ -99,7 +109,9 @@ def _one(label: dict[str, int], d: Sequence[float], wording: Wording | None, dro
         subject = subject_phrase(phrase, colour, character=is_character)
     else:
         subject = _EMPTY
-    background = HEADS["background"][label["background"]] if d[4] >= _DROP["background"] * drop else None
+    background = (
+        HEADS["background"][label["background"]] if d[4] >= _DROP["background"] * drop else None
+    )
     style = None
     if d[5] >= _DROP["style"] * drop:
         how = _wording(wording, d[6])
@@ -110,12 +122,16 @@ def _one(label: dict[str, int], d: Sequence[float], wording: Wording | None, dro
 def corpus() -> list[str]:
     """Every word of the world in sentences, for training the tokenizer."""
     colours = (None, *HEADS["colour"])
-    lines = [subject_phrase(p, c, character=False) for t in OBJECTS for p in t.phrases for c in colours]
+    lines = [
+        subject_phrase(p, c, character=False) for t in OBJECTS for p in t.phrases for c in colours
+    ]
     lines += [subject_phrase(p, None, character=True) for t in CHARACTERS for p in t.phrases]
     lines += [caption(_ANY_SUBJECT, b, None) for b in BACKGROUNDS]
     lines += [with_article(f"{c} thing") for c in HEADS["colour"]]
     for term in STYLES:
-        lines += [caption(_EMPTY, None, _style_clause(p, "name")) for p in (term.name, *term.synonyms)]
+        lines += [
+            caption(_EMPTY, None, _style_clause(p, "name")) for p in (term.name, *term.synonyms)
+        ]
         lines += [caption(_ANY_SUBJECT, None, p) for p in term.indirect]
     filler = "a photo of the an in on at with and or by to from under over no not very small big picture image painting"
     return lines * 2 + [filler] * 4

@@ -28,8 +28,8 @@ concept's names, neighbours and prompts). Files are checked against `SHA256SUMS`
 **Made by** `tvc-bench mini train` (`bench/mini/train/`), on renders alone: no picture, text or weight of anybody else.
 Combinations of attributes used in prompts of the benchmark are held out of training (`bench/mini/scenes.py`).
 
-**Limits.** It knows the words of its world and nothing else. It says how methods and attacks compare where ground truth is
-known exactly; it does not say that a method that works here works on Stable Diffusion.
+**Limits.** It knows the words of its world and nothing else. It says how methods and attacks compare
+where ground truth is known exactly; not that a method that works here works on Stable Diffusion.
 
 **Licence.** MIT, as the rest of the repository.
 """
@@ -46,11 +46,17 @@ def write_card(folder: Path, found: Mapping[str, Any], notes: str = "") -> None:
     lines = ["| measure | value | bar | n | met |", "|---|---:|---:|---:|---|"]
     for row in found["bars"]:
         share = not row["name"].endswith((", s", ", MB"))
-        value, bar = (f"{100 * row[k]:.2f} %" if share else f"{row[k]:.3g}" for k in ("value", "bar"))
+        value, bar = (
+            f"{100 * row[k]:.2f} %" if share else f"{row[k]:.3g}" for k in ("value", "bar")
+        )
         sign = "≤" if row["at_most"] else "≥"
-        lines.append(f"| {row['name']} | {value} | {sign} {bar} | {row['n']} | {'yes' if row['met'] else '**no**'} |")
+        lines.append(
+            f"| {row['name']} | {value} | {sign} {bar} | {row['n']} | {'yes' if row['met'] else '**no**'} |"
+        )
     sampler = ", ".join(f"{k} {v}" for k, v in found["sampler"].items() if v is not None)
     head = f"\n## Measured\n\nBy `tvc-bench mini check` on {found['threads']} threads; sampler: {sampler}.\n\n"
     body = _INTRO + head + "\n".join(lines) + "\n"
-    (folder / "README.md").write_text(body + (f"\n## How these weights came about\n\n{notes.strip()}\n" if notes else ""))
+    (folder / "README.md").write_text(
+        body + (f"\n## How these weights came about\n\n{notes.strip()}\n" if notes else "")
+    )
     (folder / CHECK).write_text(json.dumps(dict(found), indent=1) + "\n")

@@ -43,7 +43,7 @@ def _predict(judge: JudgeNet, images: Tensor) -> dict[str, Tensor]:
 
 
 def _accuracies(probabilities: dict[str, Tensor], scenes: Scenes) -> dict[str, tuple[float, int]]:
-    """head -> accuracy where the scene has the attribute, and how many do."""
+    """Head -> accuracy where the scene has the attribute, and how many do."""
     found = {}
     for head, names in HEADS.items():
         has = scenes.labels[head] < len(names)
@@ -66,7 +66,8 @@ def check_model(folder: Path, *, device: str = "cpu", scale: int | None = None) 
         scale: So many captions and renders instead of the full numbers: for a quick look.
 
     Returns:
-        ``bars``: a list of name, value, bar, at_most, n, met; ``sampler``; ``scenes``: overall shares for the reader.
+        ``bars``: a list of name, value, bar, at_most, n, met; ``sampler``; ``scenes``: overall
+        shares for the reader.
     """
     model = load_model(str(folder), device=device)
     judge = load_judge(folder / "judge")
@@ -74,8 +75,17 @@ def check_model(folder: Path, *, device: str = "cpu", scale: int | None = None) 
     rows = _judge_rows(model, judge, renders)
     generator_rows, sampler = _generator_rows(model, judge, number)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
-    rows += [*generator_rows, _row("size of the folder, MB", size, _MEGABYTES, 1, at_most=True), *_cost_rows(model, sampler)]
-    return {"folder": str(folder), "sampler": sampler.model_dump(), "threads": torch.get_num_threads(), "bars": rows}
+    rows += [
+        *generator_rows,
+        _row("size of the folder, MB", size, _MEGABYTES, 1, at_most=True),
+        *_cost_rows(model, sampler),
+    ]
+    return {
+        "folder": str(folder),
+        "sampler": sampler.model_dump(),
+        "threads": torch.get_num_threads(),
+        "bars": rows,
+    }
 
 
 def _judge_rows(model: TextToImage, judge: JudgeNet, number: int) -> list[dict[str, Any]]:
@@ -89,11 +99,17 @@ def _judge_rows(model: TextToImage, judge: JudgeNet, number: int) -> list[dict[s
         hits = torch.stack([probabilities[h].argmax(1) == scenes.labels[h] for h in HEADS])
         worst = int(hits.float().mean(1).argmin())
         accuracy = hits[worst].float().mean().item()
-        rows.append(_row(f"judge on {what}, worst head ({list(HEADS)[worst]})", accuracy, _JUDGE_BAR, number))
+        rows.append(
+            _row(
+                f"judge on {what}, worst head ({list(HEADS)[worst]})", accuracy, _JUDGE_BAR, number
+            )
+        )
     return rows
 
 
-def _generator_rows(model: TextToImage, judge: JudgeNet, number: int) -> tuple[list[dict[str, Any]], Sampler]:
+def _generator_rows(
+    model: TextToImage, judge: JudgeNet, number: int
+) -> tuple[list[dict[str, Any]], Sampler]:
     sampler = Sampler()
     rows: list[dict[str, Any]] = []
     wordings: tuple[Wording, ...] = ("name", "synonym", "indirect")
@@ -101,17 +117,31 @@ def _generator_rows(model: TextToImage, judge: JudgeNet, number: int) -> tuple[l
         draw = generator_for(_SEED, wording)
         scenes = sample_scenes(number, draw, held_out=True, empty_share=0.0)
         texts = captions(scenes, draw, wording=wording, drop=0.0)
-        images = model.sample(texts, [seed_for(_SEED, wording, i) for i in range(number)], sampler).images_B3HW
+        images = model.sample(
+            texts, [seed_for(_SEED, wording, i) for i in range(number)], sampler
+        ).images_B3HW
         probabilities = _predict(judge, images)
         found = _accuracies(probabilities, scenes)
         if wording == "name":
-            rows += [_row(f"generator, {h} by name", *_with_bar(found[h], bar)) for h, bar in _NAME_BARS.items()]
+            rows += [
+                _row(f"generator, {h} by name", *_with_bar(found[h], bar))
+                for h, bar in _NAME_BARS.items()
+            ]
             name, rate = _worst_false_positive(probabilities, scenes)
-            rows.append(_row(f"false positives, worst concept ({name})", rate, _FALSE_POSITIVES, number, at_most=True))
+            rows.append(
+                _row(
+                    f"false positives, worst concept ({name})",
+                    rate,
+                    _FALSE_POSITIVES,
+                    number,
+                    at_most=True,
+                )
+            )
         else:
             bar = _OTHER_BARS[wording]
             rows += [
-                _row(f"generator, {h} by {wording}", *_with_bar(found[h], bar)) for h in ("object", "style", "character")
+                _row(f"generator, {h} by {wording}", *_with_bar(found[h], bar))
+                for h in ("object", "style", "character")
             ]
     return rows, sampler
 
@@ -159,10 +189,25 @@ def _cost_rows(model: TextToImage, sampler: Sampler) -> list[dict[str, Any]]:
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Prints the bars as a table."""
-    table = Table("measure", "value", "bar", "n", "met", title=f"{found['folder']} on {found['threads']} threads")
+    table = Table(
+        "measure",
+        "value",
+        "bar",
+        "n",
+        "met",
+        title=f"{found['folder']} on {found['threads']} threads",
+    )
     for row in found["bars"]:
         share = not row["name"].endswith((", s", ", MB"))
-        value, bar = (f"{100 * row[k]:.2f} %" if share else f"{row[k]:.3g}" for k in ("value", "bar"))
+        value, bar = (
+            f"{100 * row[k]:.2f} %" if share else f"{row[k]:.3g}" for k in ("value", "bar")
+        )
         sign = "≤" if row["at_most"] else "≥"
-        table.add_row(row["name"], value, f"{sign} {bar}", str(row["n"]), "yes" if row["met"] else "[red]no[/red]")
+        table.add_row(
+            row["name"],
+            value,
+            f"{sign} {bar}",
+            str(row["n"]),
+            "yes" if row["met"] else "[red]no[/red]",
+        )
     console.print(table)

@@ -1,4 +1,4 @@
-"""Writes the miniature as an ordinary diffusers folder, with its CLIP, judge and concepts beside the pipeline's parts."""
+"""Writes the miniature as an ordinary diffusers folder, with CLIP, judge and concepts beside its parts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,24 @@ from bench.mini.train.unet import SCHEDULER
 
 __all__ = ["export", "write_sums"]
 
-_PIXELS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 64}, "resample": 3}
+_PIXELS = {
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+    "size": {"shortest_edge": 64},
+    "resample": 3,
+}
 _DOCS = {"README.md", "SHA256SUMS", "check.json"}
 
 
 def export(
-    folder: Path, *, tokenizer: Any, text_encoder: Any, unet: Any, vae: Any, clip: Any, judge: JudgeNet
+    folder: Path,
+    *,
+    tokenizer: Any,
+    text_encoder: Any,
+    unet: Any,
+    vae: Any,
+    clip: Any,
+    judge: JudgeNet,
 ) -> Path:
     """Writes every part in half precision, then the sums.
 
@@ -42,7 +54,9 @@ def export(
     pipe = StableDiffusionPipeline(
         vae=vae.to("cpu", torch.float16),
         text_encoder=text_encoder.to("cpu", torch.float16),
-        tokenizer=tokenizer if isinstance(tokenizer, CLIPTokenizer) else CLIPTokenizer.from_pretrained(tokenizer),
+        tokenizer=tokenizer
+        if isinstance(tokenizer, CLIPTokenizer)
+        else CLIPTokenizer.from_pretrained(tokenizer),
         unet=unet.to("cpu", torch.float16),
         scheduler=DDIMScheduler(**SCHEDULER, set_alpha_to_one=False),
         safety_checker=None,

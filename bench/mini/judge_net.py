@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -53,7 +53,9 @@ class JudgeNet(Trunk):
     def __init__(self, heads: dict[str, tuple[str, ...]]) -> None:
         super().__init__()
         self.classes = heads
-        self.heads = nn.ModuleDict({h: nn.Linear(self.width, len(names) + 1) for h, names in heads.items()})
+        self.heads = nn.ModuleDict(
+            {h: nn.Linear(self.width, len(names) + 1) for h, names in heads.items()}
+        )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits [N, classes + 1] a head.
@@ -68,7 +70,10 @@ class JudgeNet(Trunk):
 def save_judge(net: JudgeNet, folder: Path) -> None:
     """Writes ``config.json`` and ``model.safetensors`` (fp16)."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: w.half().contiguous() for n, w in net.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {n: w.half().contiguous() for n, w in net.state_dict().items()},
+        folder / "model.safetensors",
+    )
     (folder / "config.json").write_text(json.dumps({"heads": net.classes}, indent=1) + "\n")
 
 

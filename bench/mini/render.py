@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the field's name for it)
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.mini.scenes import Scenes
@@ -49,7 +49,9 @@ def _backgrounds(scenes: Scenes) -> Tensor:
     stack = {
         "blank": mix(torch.zeros_like(x), (0.96, 0.95, 0.91), (1, 1, 1)),
         "striped": mix(((y // 8) % 2).float(), (0.97, 0.97, 1.0), (0.74, 0.72, 0.86)),
-        "checkered": mix((((x // 16) + (y // 16)) % 2).float(), (0.98, 0.98, 0.98), (0.72, 0.80, 0.78)),
+        "checkered": mix(
+            (((x // 16) + (y // 16)) % 2).float(), (0.98, 0.98, 0.98), (0.72, 0.80, 0.78)
+        ),
         "sunset": mix(down, (0.80, 0.70, 0.92), (1.0, 0.80, 0.62)),
         "meadow": mix((y > 42).float(), (0.78, 0.90, 1.0), (0.68, 0.88, 0.56)),
     }

@@ -52,8 +52,9 @@ def held_out_table() -> Tensor:
     """Which combinations of attributes no training image shows.
 
     Returns:
-        bool [subjects, colours + 1, backgrounds, styles]; subjects are the objects, then the characters. A tenth of
-        the objects' and a third of the characters', chosen by a hash of their names, so that it does not depend on any seed.
+        bool [subjects, colours + 1, backgrounds, styles]; subjects are the objects, then the
+        characters. A tenth of the objects' and a third of the characters', chosen by a hash of
+        their names, so that it does not depend on any seed.
     """
     subjects = HEADS["object"] + HEADS["character"]
     colours = (*HEADS["colour"], "none")
@@ -72,12 +73,19 @@ def held_out_table() -> Tensor:
 
 
 def is_held_out(labels: dict[str, Tensor]) -> Tensor:
-    """bool [N]: the scene's combination is held out of training. Empty scenes never are."""
+    """Bool [N]: the scene's combination is held out of training. Empty scenes never are."""
     objects = len(HEADS["object"])
-    subject = torch.where(labels["object"] < objects, labels["object"], objects + labels["character"])
+    subject = torch.where(
+        labels["object"] < objects, labels["object"], objects + labels["character"]
+    )
     empty = subject >= objects + len(HEADS["character"])
     table = held_out_table()
-    hit = table[subject.clamp(max=table.shape[0] - 1), labels["colour"], labels["background"], labels["style"]]
+    hit = table[
+        subject.clamp(max=table.shape[0] - 1),
+        labels["colour"],
+        labels["background"],
+        labels["style"],
+    ]
     return hit & ~empty
 
 
@@ -114,7 +122,8 @@ def sample_scenes(
     Args:
         n: How many.
         generator: CPU generator; the only source of randomness.
-        held_out: ``False``: only training combinations; ``True``: only held-out ones (then none is empty); ``None``: any.
+        held_out: ``False``: only training combinations; ``True``: only held-out ones (then none is
+            empty); ``None``: any.
         empty_share: Share of scenes with no subject.
         character_share: Share of scenes with a character.
     """
@@ -123,7 +132,9 @@ def sample_scenes(
     parts: list[Scenes] = []
     have = 0
     while have < n:
-        pool = _draw(2 * n + 64 if not held_out else 12 * n + 64, generator, empty_share, character_share)
+        pool = _draw(
+            2 * n + 64 if not held_out else 12 * n + 64, generator, empty_share, character_share
+        )
         part = pool[is_held_out(pool.labels) == held_out]
         parts.append(part)
         have += len(part)

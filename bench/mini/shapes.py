@@ -1,7 +1,7 @@
 """Signed distances of the miniature's objects and characters, batched over images.
 
-Coordinates are in units of the subject's radius (x to the right, y down, origin at its centre); distances are in the
-same unit, negative inside.
+Coordinates are in units of the subject's radius (x to the right, y down, origin at its centre);
+distances are in the same unit, negative inside.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def _heart_outline() -> list[tuple[float, float]]:
     return [
         (
             1.0 * math.sin(a) ** 3,
-            -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)) / 16 - 0.08,
+            -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)) / 16
+            - 0.08,
         )
         for a in turn
     ]
@@ -89,11 +90,23 @@ OBJECT_DISTANCES: Final[dict[str, Distance]] = {
     "star": _polygon(_radial(5, 1.12, 0.46)),
     "heart": _polygon(_heart_outline()),
     "moon": _minus(_disc(-0.05, 0, 1.0), _disc(0.5, -0.12, 0.84)),
-    "arrow": _polygon([(-1, -0.3), (0.08, -0.3), (0.08, -0.86), (1.08, 0), (0.08, 0.86), (0.08, 0.3), (-1, 0.3)]),
+    "arrow": _polygon(
+        [(-1, -0.3), (0.08, -0.3), (0.08, -0.86), (1.08, 0), (0.08, 0.86), (0.08, 0.3), (-1, 0.3)]
+    ),
     "cross": _union(_box(0, 0, 0.98, 0.33), _box(0, 0, 0.33, 0.98)),
     "ring": lambda x, y: (torch.hypot(x, y) - 0.72).abs() - 0.25,
     "house": _minus(
-        _polygon([(0, -1.05), (1.0, -0.2), (0.74, -0.2), (0.74, 0.92), (-0.74, 0.92), (-0.74, -0.2), (-1.0, -0.2)]),
+        _polygon(
+            [
+                (0, -1.05),
+                (1.0, -0.2),
+                (0.74, -0.2),
+                (0.74, 0.92),
+                (-0.74, 0.92),
+                (-0.74, -0.2),
+                (-1.0, -0.2),
+            ]
+        ),
         _box(0, 0.56, 0.22, 0.4),
     ),
     "fish": _minus(
@@ -106,23 +119,45 @@ OBJECT_DISTANCES: Final[dict[str, Distance]] = {
 # Each character is a fixed stack of painted layers, bottom first.
 CHARACTER_LAYERS: Final[dict[str, tuple[tuple[Distance, RGB], ...]]] = {
     "zorbo": (
-        (_union(_polygon([(-0.5, -0.6), (-0.75, -1.15), (-0.6, -1.2), (-0.3, -0.6)]), _disc(-0.68, -1.1, 0.17)),
-         (0.20, 0.45, 0.15)),
-        (_union(_polygon([(0.5, -0.6), (0.75, -1.15), (0.6, -1.2), (0.3, -0.6)]), _disc(0.68, -1.1, 0.17)),
-         (0.20, 0.45, 0.15)),
+        (
+            _union(
+                _polygon([(-0.5, -0.6), (-0.75, -1.15), (-0.6, -1.2), (-0.3, -0.6)]),
+                _disc(-0.68, -1.1, 0.17),
+            ),
+            (0.20, 0.45, 0.15),
+        ),
+        (
+            _union(
+                _polygon([(0.5, -0.6), (0.75, -1.15), (0.6, -1.2), (0.3, -0.6)]),
+                _disc(0.68, -1.1, 0.17),
+            ),
+            (0.20, 0.45, 0.15),
+        ),
         (_ellipse(0, 0.1, 0.95, 0.88), (0.62, 0.85, 0.20)),
         (_disc(0, -0.1, 0.45), (1.0, 1.0, 1.0)),
         (_disc(0, -0.1, 0.2), (0.10, 0.10, 0.30)),
         (_box(0, 0.62, 0.4, 0.09), (0.35, 0.10, 0.15)),
     ),
     "mipsy": (
-        (_union(_polygon([(-0.9, -1.1), (-0.2, -0.6), (-0.85, -0.1)]), _polygon([(0.9, -1.1), (0.2, -0.6), (0.85, -0.1)])),
-         (0.85, 0.45, 0.45)),
+        (
+            _union(
+                _polygon([(-0.9, -1.1), (-0.2, -0.6), (-0.85, -0.1)]),
+                _polygon([(0.9, -1.1), (0.2, -0.6), (0.85, -0.1)]),
+            ),
+            (0.85, 0.45, 0.45),
+        ),
         (_ellipse(0, 0.1, 0.95, 0.8), (0.98, 0.72, 0.72)),
         (_union(_disc(-0.38, -0.1, 0.15), _disc(0.38, -0.1, 0.15)), (0.10, 0.35, 0.20)),
         (_polygon([(-0.16, 0.22), (0.16, 0.22), (0, 0.42)]), (0.75, 0.10, 0.25)),
-        (_union(_box(-0.85, 0.28, 0.32, 0.04), _box(0.85, 0.28, 0.32, 0.04), _box(-0.85, 0.5, 0.32, 0.04),
-                _box(0.85, 0.5, 0.32, 0.04)), (0.25, 0.10, 0.15)),
+        (
+            _union(
+                _box(-0.85, 0.28, 0.32, 0.04),
+                _box(0.85, 0.28, 0.32, 0.04),
+                _box(-0.85, 0.5, 0.32, 0.04),
+                _box(0.85, 0.5, 0.32, 0.04),
+            ),
+            (0.25, 0.10, 0.15),
+        ),
     ),
     "brakk": (
         (_union(_box(0, -1.0, 0.06, 0.25), _disc(0, -1.15, 0.14)), (0.75, 0.15, 0.15)),
@@ -130,6 +165,9 @@ CHARACTER_LAYERS: Final[dict[str, tuple[tuple[Distance, RGB], ...]]] = {
         (_union(_box(-0.98, 0.1, 0.13, 0.3), _box(0.98, 0.1, 0.13, 0.3)), (0.25, 0.28, 0.35)),
         (_union(_box(-0.38, -0.22, 0.24, 0.2), _box(0.38, -0.22, 0.24, 0.2)), (0.98, 0.90, 0.30)),
         (_union(_box(0, 0.5, 0.55, 0.2)), (0.15, 0.16, 0.22)),
-        (_union(_box(-0.3, 0.5, 0.06, 0.2), _box(0, 0.5, 0.06, 0.2), _box(0.3, 0.5, 0.06, 0.2)), (0.80, 0.82, 0.85)),
+        (
+            _union(_box(-0.3, 0.5, 0.06, 0.2), _box(0, 0.5, 0.06, 0.2), _box(0.3, 0.5, 0.06, 0.2)),
+            (0.80, 0.82, 0.85),
+        ),
     ),
 }

@@ -19,8 +19,8 @@ _PIECES = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 def train_tokenizer(lines: Sequence[str], folder: Path, *, merges: int, length: int) -> Any:
     """Learns the merges and writes a tokenizer folder.
 
-    The vocabulary is laid out as CLIP's: 256 bytes, the same bytes at the end of a word, the merges, then the two
-    special tokens; padding is the end token.
+    The vocabulary is laid out as CLIP's: 256 bytes, the same bytes at the end of a word, the
+    merges, then the two special tokens; padding is the end token.
 
     Args:
         lines: Training text.
@@ -43,18 +43,25 @@ def train_tokenizer(lines: Sequence[str], folder: Path, *, merges: int, length: 
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + 2 * len(alphabet) + merges,
         initial_alphabet=alphabet,
+        # Ties between pairs go by id, and bytes at the end of a word would get theirs in the order
+        # of a random hash.
+        special_tokens=[*alphabet, *(a + "</w>" for a in alphabet)],
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     learner.train_from_iterator(lines, trainer)
     state = json.loads(learner.to_str())
-    pairs = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["model"]["merges"]][:merges]
+    pairs = [
+        tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["model"]["merges"]
+    ][:merges]
     tokens = [*alphabet, *(a + "</w>" for a in alphabet), *("".join(p) for p in pairs), BOS, EOS]
     unique = list(dict.fromkeys(tokens))
     folder.mkdir(parents=True, exist_ok=True)
     vocab = {token: index for index, token in enumerate(unique)}
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(p) for p in pairs)]) + "\n")
+    (folder / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *(" ".join(p) for p in pairs)]) + "\n"
+    )
     tokenizer = CLIPTokenizer(
         vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=length
     )

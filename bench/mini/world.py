@@ -1,8 +1,9 @@
 """The vocabulary of the miniature's world: what can be drawn, and every way to say it.
 
-A *scene* has one subject (an object, a character, or nothing), a colour (objects only), a background and a
-whole-image style. Each object, style and character has a canonical name, synonyms, and indirect descriptions that
-share no word with the name, so that erasing the name leaves something for an attack to find.
+A *scene* has one subject (an object, a character, or nothing), a colour (objects only), a
+background and a whole-image style. Each object, style and character has a canonical name, synonyms,
+and indirect descriptions that share no word with the name, so that erasing the name leaves
+something for an attack to find.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ CHARACTERS: Final = (
     Term("brakk", ("unit seven",), ("metal android", "clanking machine man")),
 )
 
-# The phrase of a style stands alone ("as a sketch"); only the canonical name and the synonyms take "as a".
+# The phrase of a style stands alone ("as a sketch"); only the canonical name and the synonyms take
+# "as a".
 STYLES: Final = (
     Term("flat picture", ("clip art",), ("with clean solid fills", "like a road poster")),
     Term("sketch", ("pencil drawing",), ("doodled in a notebook", "scribbled by hand in graphite")),
@@ -118,7 +120,8 @@ NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
     "watercolour": ("sketch", "flat picture"),
 }
 
-# The judge's heads: class names in label order; every head has one more class, "none of these", at the end.
+# The judge's heads: class names in label order; every head has one more class, "none of these", at
+# the end.
 HEADS: Final[dict[str, tuple[str, ...]]] = {
     "object": tuple(t.name for t in OBJECTS),
     "character": tuple(t.name for t in CHARACTERS),

@@ -41,7 +41,7 @@ class Recipe:
     merges: int = 800
     vae_steps: int = 900
     text_steps: int = 280
-    vision_steps: int = 1200
+    vision_steps: int = 900
     judge_steps: int = 900
     unet_steps: int = 5600
 
@@ -65,13 +65,30 @@ def build(work: Path, folder: Path, *, seed: int, device: str, recipe: Recipe = 
     """
     work.mkdir(parents=True, exist_ok=True)
     on = torch.device(device)
-    tokenizer = train_tokenizer(corpus(), work / "tokenizer", merges=recipe.merges, length=recipe.length)
+    tokenizer = train_tokenizer(
+        corpus(), work / "tokenizer", merges=recipe.merges, length=recipe.length
+    )
     vae: Any = train_vae(work, seed=seed, steps=recipe.vae_steps, device=on)
     clip = train_clip(
-        tokenizer, work, seed=seed, text_steps=recipe.text_steps, vision_steps=recipe.vision_steps, device=on
+        tokenizer,
+        work,
+        seed=seed,
+        text_steps=recipe.text_steps,
+        vision_steps=recipe.vision_steps,
+        device=on,
     )
     judge = train_judge(vae, work, seed=seed, steps=recipe.judge_steps, device=on)
     text_encoder = text_tower(clip).to(on)
-    unet = train_unet(tokenizer, text_encoder, vae, work, seed=seed, steps=recipe.unet_steps, device=on)
+    unet = train_unet(
+        tokenizer, text_encoder, vae, work, seed=seed, steps=recipe.unet_steps, device=on
+    )
     log.info("writing %s", folder)
-    return export(folder, tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, vae=vae, clip=clip, judge=judge)
+    return export(
+        folder,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        unet=unet,
+        vae=vae,
+        clip=clip,
+        judge=judge,
+    )

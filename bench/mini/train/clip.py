@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
@@ -15,7 +15,7 @@ from bench.mini.judge_net import Trunk
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.train.loop import Schedule, fit
-from bench.rng import generator_for
+from bench.rng import generator_for, initial_values
 
 __all__ = ["train_clip"]
 
@@ -55,7 +55,7 @@ def new_clip(tokenizer: Any) -> Any:
 
 
 def _labels_agree(scenes: Scenes) -> Tensor:
-    """bool [N, N]: pairs of scenes with the same attributes: not negatives of one another."""
+    """Bool [N, N]: pairs of scenes with the same attributes: not negatives of one another."""
     rows = torch.stack(list(scenes.labels.values()), dim=1)
     return (rows[:, None] == rows[None]).all(-1)
 
@@ -82,17 +82,23 @@ def _loss(image: Tensor, text: Tensor, scale: Tensor, scenes: Scenes) -> Tensor:
 
 
 def train_clip(
-    tokenizer: Any, work: Path, *, seed: int, text_steps: int, vision_steps: int, device: torch.device
+    tokenizer: Any,
+    work: Path,
+    *,
+    seed: int,
+    text_steps: int,
+    vision_steps: int,
+    device: torch.device,
 ) -> Any:
     """Trains the towers contrastively, one after the other.
 
-    First the text tower together with a convolutional image tower, which is then thrown away; then CLIP's own image tower
-    (a ViT) against the locked text tower, after LiT (Zhai et al. 2022). Trained together from the start, the ViT told
-    objects apart too late (20 % zero-shot after 500 steps), and the text tower merged the names of objects that the ViT
-    could not tell apart, which no denoiser could undo.
+    First the text tower together with a convolutional image tower, which is then thrown away; then
+    CLIP's own image tower (a ViT) against the locked text tower, after LiT (Zhai et al. 2022).
+    Trained together from the start, the ViT told objects apart too late (20 % zero-shot after 500
+    steps), and the text tower merged the names of objects that the ViT could not tell apart, which
+    no denoiser could undo.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)  # noqa: TID251 (inside a fork: it leaks nowhere)
+    with initial_values(seed + 1):
         clip = new_clip(tokenizer).to(device)
         conv = _ConvTower(clip.config.projection_dim).to(device, memory_format=torch.channels_last)
     pool = sample_scenes(_POOL, generator_for(seed, "clip pool"), held_out=False)
@@ -100,7 +106,10 @@ def train_clip(
 
     def text_of(scenes: Scenes, generator: torch.Generator) -> Tensor:
         words = tokenizer(
-            captions(scenes, generator, drop=0.6), padding="max_length", truncation=True, return_tensors="pt"
+            captions(scenes, generator, drop=0.6),
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
         )
         longest = int(words["attention_mask"].sum(1).max())
         out = clip.get_text_features(input_ids=words["input_ids"][:, :longest].to(device))
@@ -116,7 +125,9 @@ def train_clip(
         with torch.no_grad():
             text = text_of(pool[rows], generator)
         out = clip.get_image_features(pixel_values=images[rows].to(device).float() / 127.5 - 1)
-        return _loss(getattr(out, "pooler_output", out), text, clip.logit_scale.detach(), pool[rows])
+        return _loss(
+            getattr(out, "pooler_output", out), text, clip.logit_scale.detach(), pool[rows]
+        )
 
     clip.requires_grad_(requires_grad=False)
     for part in (clip.text_model, clip.text_projection):
@@ -124,14 +135,26 @@ def train_clip(
     clip.logit_scale.requires_grad_(requires_grad=True)
     schedule = Schedule(steps=text_steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
     weights = fit(
-        "text", {"clip": clip, "conv": conv}, text_loss, schedule, seed=seed, checkpoint=work / "text.ckpt.safetensors"
+        "text",
+        {"clip": clip, "conv": conv},
+        text_loss,
+        schedule,
+        seed=seed,
+        checkpoint=work / "text.ckpt.safetensors",
     )
     _take(clip, weights)
     clip.requires_grad_(requires_grad=False)
     for part in (clip.vision_model, clip.visual_projection):
         part.requires_grad_(requires_grad=True)
     schedule = Schedule(steps=vision_steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
-    weights = fit("vision", {"clip": clip}, vision_loss, schedule, seed=seed, checkpoint=work / "vision.ckpt.safetensors")
+    weights = fit(
+        "vision",
+        {"clip": clip},
+        vision_loss,
+        schedule,
+        seed=seed,
+        checkpoint=work / "vision.ckpt.safetensors",
+    )
     _take(clip, weights)
     return clip.eval()
 

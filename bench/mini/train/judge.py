@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.mini.judge_net import JudgeNet
@@ -14,7 +14,7 @@ from bench.mini.render import render
 from bench.mini.scenes import NONE, sample_scenes
 from bench.mini.train.loop import Schedule, fit
 from bench.mini.world import HEADS
-from bench.rng import generator_for
+from bench.rng import generator_for, initial_values
 
 __all__ = ["train_judge"]
 
@@ -34,7 +34,9 @@ def _junk(vae: Any, generator: torch.Generator, device: torch.device) -> Tensor:
         contrast = torch.rand(n, 1, 1, 1, generator=generator)
         tone = torch.rand(n, 3, 1, 1, generator=generator)
         field = tone * (1 - contrast) + field * contrast
-        parts.append(F.interpolate(field, size=(64, 64), mode="bilinear" if cell > 1 else "nearest"))
+        parts.append(
+            F.interpolate(field, size=(64, 64), mode="bilinear" if cell > 1 else "nearest")
+        )
     for smooth in (1, 2):
         side = 16 // smooth
         z = torch.randn(n, vae.config.latent_channels, side, side, generator=generator)
@@ -56,7 +58,9 @@ def _shuffle(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _round_trip(vae: Any, images: Tensor, generator: torch.Generator, device: torch.device) -> Tensor:
+def _round_trip(
+    vae: Any, images: Tensor, generator: torch.Generator, device: torch.device
+) -> Tensor:
     """Decoded latents with up to 0.25 of noise in them, as a sampler leaves them."""
     out = []
     for chunk in images.split(100):
@@ -70,11 +74,12 @@ def _round_trip(vae: Any, images: Tensor, generator: torch.Generator, device: to
 def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.device) -> JudgeNet:
     """Trains on half renders, half reconstructions, with junk and shuffled pictures among them.
 
-    The label of junk is "none of these" in every head; a shuffled picture has no subject and no background, and its
-    style and colour are not scored.
+    The label of junk is "none of these" in every head; a shuffled picture has no subject and no
+    background, and its style and colour are not scored.
     """
-    torch.manual_seed(seed + 2)
-    net = JudgeNet(dict(HEADS)).to(device, memory_format=torch.channels_last)
+    with initial_values(seed + 2):
+        net = JudgeNet(dict(HEADS))
+    net = net.to(device, memory_format=torch.channels_last)
     generator = generator_for(seed, "judge pool")
     pool = sample_scenes(_POOL, generator, held_out=None)
     images = render(pool)
@@ -83,7 +88,9 @@ def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.de
         junk = _junk(vae, generator, device)
     labels = torch.stack([pool.labels[h] for h in HEADS], dim=1)
     none = torch.tensor([NONE[h] for h in HEADS])
-    lost = torch.tensor([NONE[h] if h in ("object", "character", "background") else _IGNORE for h in HEADS])
+    lost = torch.tensor(
+        [NONE[h] if h in ("object", "character", "background") else _IGNORE for h in HEADS]
+    )
     odd = _BATCH // 12
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
@@ -96,14 +103,26 @@ def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.de
         y[-odd:] = none
         gain = 0.9 + 0.2 * torch.rand(_BATCH, 1, 1, 1, generator=generator)
         shift = torch.randint(-3, 4, (2,), generator=generator).tolist()
-        x = torch.roll((x * gain).clamp(0, 1), shift, dims=(2, 3)) if step % 2 else (x * gain).clamp(0, 1)
+        x = (
+            torch.roll((x * gain).clamp(0, 1), shift, dims=(2, 3))
+            if step % 2
+            else (x * gain).clamp(0, 1)
+        )
         logits = net(x.to(device, memory_format=torch.channels_last))
         losses = [
-            F.cross_entropy(logits[h], y[:, i].to(device), ignore_index=_IGNORE) for i, h in enumerate(HEADS)
+            F.cross_entropy(logits[h], y[:, i].to(device), ignore_index=_IGNORE)
+            for i, h in enumerate(HEADS)
         ]
         return torch.stack(losses).sum()
 
     schedule = Schedule(steps=steps, lr=1.5e-3, ema=0.99, weight_decay=0.02, muon=True)
-    weights = fit("judge", {"judge": net}, loss_of, schedule, seed=seed, checkpoint=work / "judge.ckpt.safetensors")
+    weights = fit(
+        "judge",
+        {"judge": net},
+        loss_of,
+        schedule,
+        seed=seed,
+        checkpoint=work / "judge.ckpt.safetensors",
+    )
     net.load_state_dict({n.removeprefix("judge."): w for n, w in weights.items()})
     return net.eval()

@@ -1,7 +1,8 @@
 """One resumable optimisation loop for all of the miniature's networks.
 
-Every step draws its randomness from a generator seeded by (seed, stage, step), and a checkpoint holds the weights, the
-moving average and the optimiser's moments; so a run that was killed and resumed takes the same steps as one that was not.
+Every step draws its randomness from a generator seeded by (seed, stage, step), and a checkpoint
+holds the weights, the moving average and the optimiser's moments; so a run that was killed and
+resumed takes the same steps as one that was not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,8 @@ class Schedule:
         lr: Peak learning rate: linear warm-up, constant, then cosine to zero.
         warmup: Steps of warm-up.
         decay: Share of the steps, at the end, in which the rate falls.
-        muon: Matrices and kernels are updated by Muon (Jordan et al. 2024) at AdamW's update size; the rest by AdamW.
+        muon: Matrices and kernels are updated by Muon (Jordan et al. 2024) at AdamW's update size;
+            the rest by AdamW.
         weight_decay: AdamW's, on matrices and kernels only.
         ema: Decay of the moving average of the weights; 0 keeps none. Ramped up as (1+k)/(10+k).
         clip: Largest gradient norm.
@@ -66,8 +67,10 @@ class Schedule:
 
 def _save(path: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
     part = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"step": json.dumps(step)})
-    os.replace(part, path)
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()}, part, metadata={"step": json.dumps(step)}
+    )
+    part.replace(path)
 
 
 def fit(
@@ -92,13 +95,18 @@ def fit(
         report_every: Steps between log lines.
 
     Returns:
-        The averaged weights (the plain ones where ``schedule.ema`` is 0), by ``prefix.name``, on the CPU. The modules
-        hold the plain weights.
+        The averaged weights (the plain ones where ``schedule.ema`` is 0), by ``prefix.name``, on
+        the CPU. The modules hold the plain weights.
 
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    named = {f"{p}.{n}": w for p, m in modules.items() for n, w in m.named_parameters() if w.requires_grad}
+    named = {
+        f"{p}.{n}": w
+        for p, m in modules.items()
+        for n, w in m.named_parameters()
+        if w.requires_grad
+    }
     optimisers = _optimisers(named, schedule)
     average = {n: w.detach().clone() for n, w in named.items()} if schedule.ema else {}
     start = _resume(checkpoint, named, average, optimisers) if checkpoint.exists() else 0
@@ -111,7 +119,7 @@ def fit(
         loss = loss_of(step, generator_for(seed, stage, step))
         for weight in named.values():
             weight.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(named.values(), schedule.clip)
         for optimiser in optimisers:
             optimiser.step()
@@ -121,13 +129,23 @@ def fit(
                 torch._foreach_lerp_(list(average.values()), list(named.values()), 1 - decay)
         recent.append(loss.item())
         if not math.isfinite(recent[-1]):
-            raise FloatingPointError(f"{stage}: the loss is {recent[-1]} at step {step}; lower the learning rate")
+            raise FloatingPointError(
+                f"{stage}: the loss is {recent[-1]} at step {step}; lower the learning rate"
+            )
         done = step + 1
         if done % report_every == 0 or done == schedule.steps:
             rate = (done - start) / (time.monotonic() - began)
             left = (schedule.steps - done) / rate
             mean = sum(recent) / len(recent)
-            log.info("%s %d/%d loss %.4f  %.2f steps/s  %.0f s left", stage, done, schedule.steps, mean, rate, left)
+            log.info(
+                "%s %d/%d loss %.4f  %.2f steps/s  %.0f s left",
+                stage,
+                done,
+                schedule.steps,
+                mean,
+                rate,
+                left,
+            )
             recent.clear()
         if time.monotonic() - saved > _CHECKPOINT_EVERY_S or done == schedule.steps:
             _save(checkpoint, done, _state(named, average, optimisers))
@@ -157,12 +175,16 @@ class _Flat(torch.optim.Muon):
         super().step()
 
 
-def _optimisers(named: Mapping[str, nn.Parameter], schedule: Schedule) -> list[torch.optim.Optimizer]:
+def _optimisers(
+    named: Mapping[str, nn.Parameter], schedule: Schedule
+) -> list[torch.optim.Optimizer]:
     tables = [w for n, w in named.items() if w.ndim > 1 and n.endswith("_embedding.weight")]
     matrices = [w for n, w in named.items() if w.ndim > 1 and not n.endswith("_embedding.weight")]
     vectors = [w for w in named.values() if w.ndim <= 1]
     made: list[torch.optim.Optimizer] = []
-    if schedule.muon:  # made for matrices that map activations; tables of embeddings stay with AdamW
+    if (
+        schedule.muon
+    ):  # made for matrices that map activations; tables of embeddings stay with AdamW
         made.append(_Flat(matrices, lr=schedule.lr, weight_decay=schedule.weight_decay))
         matrices = tables
     else:
@@ -171,12 +193,18 @@ def _optimisers(named: Mapping[str, nn.Parameter], schedule: Schedule) -> list[t
         {"params": matrices, "weight_decay": schedule.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    made.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.lr, betas=schedule.betas, fused=True))
+    made.append(
+        torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=schedule.lr, betas=schedule.betas, fused=True
+        )
+    )
     return made
 
 
 def _state(
-    named: Mapping[str, Tensor], average: Mapping[str, Tensor], optimisers: Sequence[torch.optim.Optimizer]
+    named: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    optimisers: Sequence[torch.optim.Optimizer],
 ) -> dict[str, Tensor]:
     state = {f"weight/{n}": w.detach() for n, w in named.items()}
     state |= {f"average/{n}": w for n, w in average.items()}
@@ -206,6 +234,10 @@ def _resume(
                 _, _, i, field = key.split("/")
                 value = file.get_tensor(key)
                 weight = params[int(i)]
-                optimiser.state[weight][field] = value if field == "step" else value.to(weight.device)
+                if (
+                    field != "step"
+                ):  # in the weight's memory order: the kernel reads them as they lie
+                    value = torch.empty_like(weight).copy_(value)
+                optimiser.state[weight][field] = value
     log.info("resumed %s at step %d", path.name, step)
     return step

@@ -14,7 +14,7 @@ from bench.mini.captions import captions
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.train.loop import Schedule, fit
-from bench.rng import generator_for
+from bench.rng import generator_for, initial_values
 
 __all__ = ["SCHEDULER", "train_unet"]
 
@@ -86,8 +86,9 @@ def train_unet(
     device: torch.device,
 ) -> Any:
     """Epsilon prediction on latents of training combinations, captions drawn anew at every step."""
-    torch.manual_seed(seed + 3)
-    unet = new_unet(text_encoder.config.hidden_size).to(device)
+    with initial_values(seed + 3):
+        unet = new_unet(text_encoder.config.hidden_size)
+    unet = unet.to(device)
     scheduler = DDPMScheduler(**SCHEDULER)
     pool = sample_scenes(_POOL, generator_for(seed, "unet pool"), held_out=False)
     latents = _latents(vae, pool, device)
@@ -98,7 +99,9 @@ def train_unet(
         said = captions(pool[rows], generator)
         blank = torch.rand(_BATCH, generator=generator) < _NO_CAPTION
         said = ["" if b else s for s, b in zip(said, blank.tolist(), strict=True)]
-        ids = tokenizer(said, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+        ids = tokenizer(said, padding="max_length", truncation=True, return_tensors="pt")[
+            "input_ids"
+        ]
         noise = torch.randn(_BATCH, *latents.shape[1:], generator=generator)
         t = torch.multinomial(odds, _BATCH, replacement=True, generator=generator)
         noisy = scheduler.add_noise(latents[rows], noise, t)
@@ -107,7 +110,16 @@ def train_unet(
         out = unet(noisy.to(device), t.to(device), states).sample
         return (out - noise.to(device)).square().mean()
 
-    schedule = Schedule(steps=steps, lr=1.2e-3, warmup=300, decay=0.4, weight_decay=0.01, ema=0.999, muon=MUON)
-    weights = fit("unet", {"unet": unet}, loss_of, schedule, seed=seed, checkpoint=work / "unet.ckpt.safetensors")
+    schedule = Schedule(
+        steps=steps, lr=1.2e-3, warmup=300, decay=0.4, weight_decay=0.01, ema=0.999, muon=MUON
+    )
+    weights = fit(
+        "unet",
+        {"unet": unet},
+        loss_of,
+        schedule,
+        seed=seed,
+        checkpoint=work / "unet.ckpt.safetensors",
+    )
     unet.load_state_dict({n.removeprefix("unet."): w for n, w in weights.items()})
     return unet.eval()

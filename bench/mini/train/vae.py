@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from bench.mini.render import render
 from bench.mini.scenes import sample_scenes
 from bench.mini.train.loop import Schedule, fit
-from bench.rng import generator_for
+from bench.rng import generator_for, initial_values
 
 __all__ = ["train_vae"]
 
@@ -44,15 +44,18 @@ def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_vae(work: Path, *, seed: int, steps: int, device: torch.device) -> Any:
-    """Trains on fresh renders; the loss is L1 on pixels and on their differences, squared error on
-    4x4 block means (L1 alone first settles on grey), and a tiny KL term (1e-5 was tried: a channel died, colours went).
+    """Trains on fresh renders.
 
-    Afterwards the latents are whitened by a change of basis inside the two 1x1 convolutions around them, so that each
-    channel has mean 0 and variance 1 and the scaling factor is 1: a diffusion model trains faster on such latents, and
-    no pipeline needs to know.
+    The loss is L1 on pixels and on their differences, squared error on 4x4 block means (L1 alone first
+    settles on grey), and a tiny KL term (1e-5 was tried: a channel died, and the colours with it).
+
+    Afterwards the latents are whitened by a change of basis inside the two 1x1 convolutions around
+    them, so that each channel has mean 0 and variance 1 and the scaling factor is 1: a diffusion
+    model trains faster on such latents, and no pipeline needs to know.
     """
-    torch.manual_seed(seed)
-    vae = new_vae().to(device, memory_format=torch.channels_last)
+    with initial_values(seed):
+        vae = new_vae()
+    vae = vae.to(device, memory_format=torch.channels_last)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         scenes = sample_scenes(_BATCH, generator, held_out=False)
@@ -66,7 +69,9 @@ def train_vae(work: Path, *, seed: int, steps: int, device: torch.device) -> Any
         return pixel + 0.5 * slope + 4 * colour + _KL * posterior.kl().mean()
 
     schedule = Schedule(steps=steps, lr=2e-3, ema=0.995, weight_decay=0.0, decay=0.7, muon=MUON)
-    weights = fit("vae", {"vae": vae}, loss_of, schedule, seed=seed, checkpoint=work / "vae.ckpt.safetensors")
+    weights = fit(
+        "vae", {"vae": vae}, loss_of, schedule, seed=seed, checkpoint=work / "vae.ckpt.safetensors"
+    )
     vae.load_state_dict({n.removeprefix("vae."): w for n, w in weights.items()})
     vae.eval()
     _whiten(vae, seed=seed, device=device)
