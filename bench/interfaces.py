@@ -116,11 +116,14 @@ class Erasure(Spec, ABC):
 
     Attributes:
         slots: Which slots of the model it may fill; a contract test holds it to that.
+        bypassed_by: What makes it void by construction.
+        control: It is a control, not a contender.
     """
 
     kind: ClassVar[str] = "method"
     slots: ClassVar[frozenset[Slot]] = frozenset()
     bypassed_by: ClassVar[tuple[str, ...]] = ()
+    control: ClassVar[bool] = False
 
     @abstractmethod
     def erase(

@@ -136,7 +136,7 @@ def test_training_lowers_the_loss_and_depends_on_its_seed(tmp_path: Path, muon: 
 
 def test_frozen_weights_are_left_alone(tmp_path: Path) -> None:
     net = network()
-    first = next(net.parameters()).requires_grad_(requires_grad=False)
+    first = next(net.parameters()).requires_grad_(False)
     before = first.clone()
     weights = fit(
         *("test", {"net": net}, loss_for(net), Schedule(steps=2, lr=1e-2)),

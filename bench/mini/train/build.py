@@ -41,7 +41,7 @@ class Recipe:
     merges: int = 800
     vae_steps: int = 900
     text_steps: int = 280
-    vision_steps: int = 900
+    vision_steps: int = 450
     judge_steps: int = 900
     unet_steps: int = 5600
 

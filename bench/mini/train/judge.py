@@ -79,7 +79,7 @@ def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.de
     """
     with initial_values(seed + 2):
         net = JudgeNet(dict(HEADS))
-    net = net.to(device, memory_format=torch.channels_last)
+    net = net.to(device).to(memory_format=torch.channels_last)
     generator = generator_for(seed, "judge pool")
     pool = sample_scenes(_POOL, generator, held_out=None)
     images = render(pool)
