@@ -172,11 +172,9 @@ def make_plan(
                             kind="attack", digest=digest_of(what), attack=attack, goals=made,
                             parents={"edit": edit.digest}, **context,
                         )  # fmt: skip
-                        sets = {g.prompt_set for g in made}
-                        per = max(
-                            suite.seeds,
-                            math.ceil(goals * suite.seeds * len(sets) / max(1, len(made))),
-                        )
+                        # A concept with few prompts makes up for it with more images of each.
+                        wanted_images = _number(attack, goals) * suite.seeds * len(attack.prompt_sets)
+                        per = max(suite.seeds, math.ceil(wanted_images / len(made)))
                         judged = {
                             "stage": "trial",
                             "attack": search.digest,
@@ -258,6 +256,11 @@ def _utility_cell(
     )
 
 
+def _number(attack: Attack, count: int) -> int:
+    """Goals a prompt set: the suite's number, unless the attack wants fewer."""
+    return count if attack.goals is None else min(count, attack.goals)
+
+
 def _goals(attack: Attack, concept: Concept, count: int) -> tuple[Goal, ...]:
     missing = [s for s in attack.prompt_sets if not concept.prompts.get(s)]
     if missing:
@@ -266,7 +269,7 @@ def _goals(attack: Attack, concept: Concept, count: int) -> tuple[Goal, ...]:
             f"concept {concept.text!r} has no prompts in the set {missing[0]!r} that attack {attack.name} needs "
             f"(it has: {have}); add them, or set the attack's prompt_sets"
         )
-    number = count if attack.goals is None else min(count, attack.goals)
+    number = _number(attack, count)
     told = bare(concept)
     return tuple(
         Goal(id=f"{name}-{i:03d}", concept=told, prompt=prompt, prompt_set=name)
