@@ -60,8 +60,8 @@ def collect(plan: Plan, store: Store) -> Results:
         timing: Any = entry.record["timing"]
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
         if cell.kind == "trial":
-            trials.append(_trial(pd.read_parquet(entry.file("rows.parquet")), cell))
-            _pictures(entry, cell, out)
+            trials.append(_trial(plan, pd.read_parquet(entry.file("rows.parquet")), cell))
+            _pictures(plan, entry, cell, out)
         elif cell.kind == "utility":
             utility.append(_utility(pd.read_parquet(entry.file("rows.parquet")), cell))
         elif cell.kind == "edit":
@@ -88,11 +88,11 @@ def _about(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _trial(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     assert cell.attack is not None  # noqa: S101
     return rows.assign(
         **_about(cell),
-        attack=cell.attack.label,
+        attack=plan.attack_name(cell.attack),
         access=cell.attack.access.name.lower(),
         control=cell.attack.control,
         attack_digest=cell.parents["attack"],
@@ -125,7 +125,7 @@ def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
             }
         )
         frames += [frame.assign(label=label, counts=label in counting) for label in labels]
-    return _trial(pd.concat(frames, ignore_index=True), cell)
+    return _trial(plan, pd.concat(frames, ignore_index=True), cell)
 
 
 def _utility(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
@@ -151,15 +151,16 @@ def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
     )
 
 
-def _pictures(entry: Entry, cell: Cell, out: Results) -> None:
+def _pictures(plan: Plan, entry: Entry, cell: Cell, out: Results) -> None:
     assert cell.attack is not None  # noqa: S101
     assert cell.method is not None  # noqa: S101
     if cell.repeat:
         return
     with np.load(entry.file("pictures.npz"), allow_pickle=False) as file:
         images, scores, sets = file["images"], file["scores"], file["sets"]
+    name_of_attack = plan.attack_name(cell.attack)
     for name in dict.fromkeys(sets.tolist()):
         several = len(cell.attack.prompt_sets) > 1
-        key = (cell.method.label, f"{cell.attack.label}/{name}" if several else cell.attack.label)
+        key = (cell.method.label, f"{name_of_attack}/{name}" if several else name_of_attack)
         out.pictures.setdefault(cell.concept.text, {})[key] = list(images[sets == name])
         out.scores.setdefault(cell.concept.text, {})[key] = list(scores[sets == name])

@@ -87,7 +87,13 @@ class Plan:
     judges: tuple[Judge, ...]
     surrogate: Judge
     metrics: tuple[Metric, ...]
+    attacks: tuple[Attack, ...]
     concepts: dict[str, Concept]
+
+    def attack_name(self, attack: Attack) -> str:
+        """What tables call it: its name, or its label where the suite has several of that name."""
+        alike = [a for a in self.attacks if a.name == attack.name]
+        return attack.name if len(alike) == 1 else attack.label
 
     @property
     def rng(self) -> Rng:
@@ -173,7 +179,9 @@ def make_plan(
                             parents={"edit": edit.digest}, **context,
                         )  # fmt: skip
                         # A concept with few prompts makes up for it with more images of each.
-                        wanted_images = _number(attack, goals) * suite.seeds * len(attack.prompt_sets)
+                        wanted_images = (
+                            _number(attack, goals) * suite.seeds * len(attack.prompt_sets)
+                        )
                         per = max(suite.seeds, math.ceil(wanted_images / len(made)))
                         judged = {
                             "stage": "trial",
@@ -188,7 +196,7 @@ def make_plan(
                         cells += [search, trial]
     return Plan(
         suite=suite, base=base_digest, cells=tuple(cells), partial=bool(only) or limit is not None, sampler=sampler,
-        judges=judges, surrogate=surrogate, metrics=metrics, concepts=known,
+        judges=judges, surrogate=surrogate, metrics=metrics, attacks=suite.attack_specs(), concepts=known,
     )  # fmt: skip
 
 

@@ -337,7 +337,9 @@ def test_guidance_takes_one_call_and_equals_two_by_hand(
         eps, memory = guided.guide(latents(model, 1), 500, contexts, scale)
     assert calls == [2]
     assert memory is None
-    close(eps, expected)  # two rows at once and one by one round differently; the scale amplifies it
+    close(
+        eps, expected
+    )  # two rows at once and one by one round differently; the scale amplifies it
 
 
 def test_rows_of_different_timesteps_are_guided_on_their_own(model: TextToImage) -> None:

@@ -100,7 +100,9 @@ def train_clip(
     """
     with initial_values(seed + 1):
         clip = new_clip(tokenizer).to(device)
-        conv = _ConvTower(clip.config.projection_dim).to(device).to(memory_format=torch.channels_last)
+        conv = (
+            _ConvTower(clip.config.projection_dim).to(device).to(memory_format=torch.channels_last)
+        )
     pool = sample_scenes(_POOL, generator_for(seed, "clip pool"), held_out=False)
     images = (render(pool) * 255).byte()
 
