@@ -421,8 +421,8 @@ def test_bars_on_a_terminal_take_no_name_for_markup() -> None:
     watcher.done(cell, 0.1)
     watcher.stop()
     assert "2 cells, 1 already in the store" in plain(told)
-    assert "edit uce[repo-2023] / star: ValueError: expected [/red] or [1, 2]" in plain(told)
-    assert "edit uce[repo-2023] / star ━" in plain(told)  # the bar
+    assert "edit uce[mini] / star: ValueError: expected [/red] or [1, 2]" in plain(told)
+    assert "edit uce[mini] / star ━" in plain(told)  # the bar
 
 
 def plain(told: StringIO) -> str:
