@@ -67,9 +67,9 @@ class UCE(Erasure):
             s_e 1, s_p max(0.1, 1/M), all tokens of the preserved prompts.
         repo-2025: the last subject token only, towards "" (its first state), lam 0.5,
             s_e = s_p = 1.
-        mini: ours, for the miniature: as repo-2023, but towards "something", lam 0.1, s_e 4. Chosen
-            on concepts that no suite reports, by success under the plain name and by utility:
-            ``tvc-bench run mini-dev``, see ``results/mini-dev``.
+
+    On the miniature, repo-2023 is also the best of what was tried on concepts that no suite reports,
+    by success under the plain name and by utility (``tvc-bench run mini-dev``, ``results/mini-dev``).
 
     Attributes:
         span: Which states of the concept's prompt are erased.
@@ -86,7 +86,6 @@ class UCE(Erasure):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "repo-2023": {"span": "to_end", "guide": " ", "preserve_scale": None},
         "repo-2025": {"span": "last_subject", "guide": "", "preserve_scale": 1.0},
-        "mini": {"span": "to_end", "guide": "something", "lam": 0.1, "erase_scale": 4.0},
     }
     span: Literal["to_end", "last_subject"] = "to_end"
     lam: float = Field(0.5, gt=0)

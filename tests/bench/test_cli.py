@@ -413,7 +413,7 @@ def test_bars_on_a_terminal_take_no_name_for_markup() -> None:
     watcher = watcher_for(Console(file=told, force_terminal=True, width=100))
     assert isinstance(watcher, LiveWatcher)
     plan = make_plan(load_suite("mini-quick"), "0" * 64)
-    cell = next(c for c in plan.cells if c.title == "edit uce[mini] / star")
+    cell = next(c for c in plan.cells if c.title == "edit uce[repo-2023] / star")
     watcher.begin(1, 2)
     watcher.cell(cell, 0)
     watcher.step(1, 2, "sampling")
@@ -421,8 +421,8 @@ def test_bars_on_a_terminal_take_no_name_for_markup() -> None:
     watcher.done(cell, 0.1)
     watcher.stop()
     assert "2 cells, 1 already in the store" in plain(told)
-    assert "edit uce[mini] / star: ValueError: expected [/red] or [1, 2]" in plain(told)
-    assert "edit uce[mini] / star ━" in plain(told)  # the bar
+    assert "edit uce[repo-2023] / star: ValueError: expected [/red] or [1, 2]" in plain(told)
+    assert "edit uce[repo-2023] / star ━" in plain(told)  # the bar
 
 
 def plain(told: StringIO) -> str:

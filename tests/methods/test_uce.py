@@ -13,7 +13,7 @@ from methods.uce import UCE, solve
 
 RNG = Rng(("uce",))
 STAR = Concept(text="star")
-PRESETS = ["mini", "repo-2023", "repo-2025"]
+PRESETS = ["repo-2023", "repo-2025"]
 
 
 def drawn(*shape: int) -> Tensor:
