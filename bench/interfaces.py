@@ -6,7 +6,7 @@ Tensors are named with their shape: B rows, L tokens, D text width, C h w latent
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
@@ -324,6 +324,3 @@ class Plugin:
     cls: type[Spec]
     source: str = "built in"
     aliases: tuple[str, ...] = field(default=())
-
-
-Factory = Callable[..., Spec]
