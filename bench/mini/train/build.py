@@ -40,10 +40,10 @@ class Recipe:
     length: int = 32
     merges: int = 800
     vae_steps: int = 900
-    text_steps: int = 280
+    text_steps: int = 240
     vision_steps: int = 450
     judge_steps: int = 900
-    unet_steps: int = 5600
+    unet_steps: int = 3600
 
 
 RECIPE = Recipe()

@@ -15,12 +15,16 @@ from bench.mini.judge_net import Trunk
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.train.loop import Schedule, fit
+from bench.mini.train.words import WordLosses, shuffled
 from bench.rng import generator_for, initial_values
 
 __all__ = ["train_clip"]
 
 _BATCH = 192
+_TEXT_BATCH = 128
+_SHUFFLED = 64
 _POOL = 12_000
+_CONTRASTIVE = 0.3
 
 
 def new_clip(tokenizer: Any) -> Any:
@@ -92,7 +96,8 @@ def train_clip(
 ) -> Any:
     """Trains the towers contrastively, one after the other.
 
-    First the text tower together with a convolutional image tower, which is then thrown away; then
+    First the text tower, with the losses on its words (:mod:`bench.mini.train.words`) and together
+    with a convolutional image tower, which is then thrown away; then
     CLIP's own image tower (a ViT) against the locked text tower, after LiT (Zhai et al. 2022).
     Trained together from the start, the ViT told objects apart too late (20 % zero-shot after 500
     steps), and the text tower merged the names of objects that the ViT could not tell apart, which
@@ -103,32 +108,44 @@ def train_clip(
         conv = (
             _ConvTower(clip.config.projection_dim).to(device).to(memory_format=torch.channels_last)
         )
+        width = clip.config.text_config.hidden_size
+        words = WordLosses(width, len(tokenizer), tokenizer.eos_token_id).to(device)
     pool = sample_scenes(_POOL, generator_for(seed, "clip pool"), held_out=False)
     images = (render(pool) * 255).byte()
 
-    def text_of(scenes: Scenes, generator: torch.Generator) -> Tensor:
-        words = tokenizer(
-            captions(scenes, generator, drop=0.6),
-            padding="max_length",
-            truncation=True,
-            return_tensors="pt",
-        )
-        longest = int(words["attention_mask"].sum(1).max())
-        out = clip.get_text_features(input_ids=words["input_ids"][:, :longest].to(device))
-        return getattr(out, "pooler_output", out)
+    def tokens(scenes: Scenes, generator: torch.Generator) -> Tensor:
+        said = captions(scenes, generator, drop=0.6)
+        ids: Tensor = tokenizer(said, padding="max_length", truncation=True, return_tensors="pt")[
+            "input_ids"
+        ]
+        return ids
 
     def text_loss(step: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(_POOL, (_BATCH,), generator=generator)
+        rows = torch.randint(_POOL, (_TEXT_BATCH,), generator=generator)
+        ids = tokens(pool[rows], generator)
+        more = shuffled(
+            tokens(pool[rows[:_SHUFFLED]], generator), tokenizer.eos_token_id, generator
+        )
+        longest = int((ids != tokenizer.eos_token_id).sum(1).max()) + 3  # with some padding
+        ids = torch.cat([ids, more])[:, :longest].to(device)
+        out = clip.text_model(input_ids=ids)
+        text = clip.text_projection(out.pooler_output[:_TEXT_BATCH])
         pixels = (images[rows].float() / 255).to(device, memory_format=torch.channels_last)
-        return _loss(conv(pixels), text_of(pool[rows], generator), clip.logit_scale, pool[rows])
+        contrastive = _loss(conv(pixels), text, clip.logit_scale, pool[rows])
+        loss: Tensor = _CONTRASTIVE * contrastive + words(out.last_hidden_state, ids)
+        return loss
 
     def vision_loss(step: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(_POOL, (_BATCH,), generator=generator)
         with torch.no_grad():
-            text = text_of(pool[rows], generator)
+            ids = tokens(pool[rows], generator).to(device)
+            text = clip.get_text_features(input_ids=ids)
         out = clip.get_image_features(pixel_values=images[rows].to(device).float() / 127.5 - 1)
         return _loss(
-            getattr(out, "pooler_output", out), text, clip.logit_scale.detach(), pool[rows]
+            getattr(out, "pooler_output", out),
+            getattr(text, "pooler_output", text),
+            clip.logit_scale.detach(),
+            pool[rows],
         )
 
     clip.requires_grad_(requires_grad=False)
@@ -138,7 +155,7 @@ def train_clip(
     schedule = Schedule(steps=text_steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
     weights = fit(
         "text",
-        {"clip": clip, "conv": conv},
+        {"clip": clip, "conv": conv, "words": words},
         text_loss,
         schedule,
         seed=seed,
