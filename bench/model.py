@@ -24,6 +24,7 @@ from torch.func import functional_call
 from bench.backbone import Backbone, load_backbone
 from bench.batching import MicroBatch
 from bench.clock import model_time
+from bench.cost import spend
 from bench.digest import digest_of
 from bench.filters import Filter, blanked_by, filter_from, refused_by
 from bench.guidance import ClassifierFree, Guidance, guidance_from
@@ -304,6 +305,7 @@ class TextToImage:
         if kept:
             with model_time():
                 images[kept] = self.micro.map(len(kept), chunk)
+            spend(images=len(kept))
         blanked = blanked_by(self.filters, images) & ~refused
         images[blanked] = 0
         status = tuple[Status, ...](

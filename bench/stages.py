@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.cost import counting
 from bench.interfaces import Candidate, Judge, Progress, Target, UtilityBatch
 from bench.memory import peak_megabytes, reset_peak
 from bench.model import Samples, TextToImage
@@ -85,9 +86,10 @@ def _edit(work: Workspace, cell: Cell) -> Written:
     rng = work.plan.rng.child("edit", cell.digest)
     reset_peak(work.base.backbone.device)
     began = time.perf_counter()
-    edited = cell.method.erase(
-        work.base, [bare(c) for c in cell.erased], rng=rng, progress=work.progress
-    )
+    with counting() as cost:
+        edited = cell.method.erase(
+            work.base, [bare(c) for c in cell.erased], rng=rng, progress=work.progress
+        )
     seconds = time.perf_counter() - began
     foreign = [n for n in edited.weights if not cell.method.touches(n)]
     if foreign or edited.slots - cell.method.slots:
@@ -102,6 +104,8 @@ def _edit(work: Workspace, cell: Cell) -> Written:
         "erased": [c.text for c in cell.erased],
         "seconds": seconds,
         "peak_memory_mb": peak_megabytes(work.base.backbone.device),
+        "images": cost.images,
+        "gradient_steps": cost.gradient_steps,
         "parameters_touched": changed,
         "parameters_total": sum(w.numel() for w in work.base.backbone.parameters.values()),
         "slots": sorted(edited.slots),

@@ -1,0 +1,188 @@
+"""Textual inversion in batches (Gal et al. 2022, arXiv 2208.01618): word embeddings that make a model draw a concept.
+
+The one optimiser behind Diverse Inversion, the concept-inversion attack and every erasure that
+searches for what is left. All rows are optimised together: their losses are summed, the optimiser
+works element by element, and each row draws from its own generator, so that a row's result does not
+depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.clock import model_time
+from bench.cost import spend
+from bench.interfaces import Progress, silent
+from bench.model import TextToImage
+from bench.tuning import noised
+
+__all__ = ["Inverted", "Slots", "invert", "name_embedding", "slots", "states_with"]
+
+_CHUNK = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """A text with places for learned word embeddings.
+
+    Attributes:
+        ids_L: Token ids; at the places, any word.
+        places_V: Positions of the V learned embeddings.
+    """
+
+    ids_L: Tensor
+    places_V: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Inverted:
+    """What was found.
+
+    Attributes:
+        vectors_RVE: float32, R rows of V word embeddings.
+        losses_R: Mean loss of each row over the last fifth of the steps.
+    """
+
+    vectors_RVE: Tensor
+    losses_R: Tensor
+
+
+def slots(model: TextToImage, template: str, vectors: int = 1) -> Slots:
+    """A text with ``vectors`` consecutive places at ``{}``.
+
+    Raises:
+        ValueError: the template has not exactly one ``{}``, or does not fit the model's length.
+    """
+    if template.count("{}") != 1:
+        raise ValueError(f"expected a template with one {{}} in it, got {template!r}")
+    tokenizer = model.backbone.tokenizer
+    before, after = (
+        tokenizer(part, add_special_tokens=False)["input_ids"] for part in template.split("{}")
+    )
+    length = model.backbone.length
+    if len(before) + vectors + len(after) + 2 > length:
+        raise ValueError(
+            f"{template!r} with {vectors} vectors needs {len(before) + vectors + len(after) + 2} tokens, "
+            f"and the model has {length}; use a shorter template or fewer vectors"
+        )
+    anything = 0 if tokenizer.eos_token_id != 0 else 1
+    ids = [tokenizer.bos_token_id, *before, *[anything] * vectors, *after, tokenizer.eos_token_id]
+    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    first = 1 + len(before)
+    device = model.backbone.device
+    return Slots(
+        torch.tensor(ids, device=device), torch.arange(first, first + vectors, device=device)
+    )
+
+
+def states_with(
+    model: TextToImage, ids_BL: Tensor, places_BV: Tensor, vectors_BVE: Tensor
+) -> Tensor:
+    """Text states [B, L, D] with learned embeddings at their places; gradients flow to them."""
+    embeds = model.embed(ids_BL)
+    index = places_BV[..., None].expand(-1, -1, embeds.shape[-1])
+    return model.encode_ids(ids_BL, embeds.scatter(1, index, vectors_BVE.to(embeds)))
+
+
+def name_embedding(model: TextToImage, text: str) -> Tensor:
+    """Mean input embedding [E] of the words of ``text``, float32."""
+    ids = model.backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError(f"expected a text with at least one token, got {text!r}")
+    row = torch.tensor([ids], device=model.backbone.device)
+    return model.embed(row)[0].float().mean(0)
+
+
+def invert(
+    model: TextToImage,
+    latents_NChw: Tensor,
+    texts: Sequence[Slots],
+    start_RVE: Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    steps: int,
+    lr: float,
+    draws: int,
+    project: Callable[[Tensor], Tensor] | None = None,
+    guidance_scale: float = 1.0,
+    progress: Progress = silent,
+    what: str = "inversion",
+) -> Inverted:
+    """Finds R rows of word embeddings in one batch (epsilon loss, all networks frozen).
+
+    Args:
+        model: Edited or not.
+        latents_NChw: Clean, scaled latents of images that show the concept.
+        texts: A row's text goes round among these, step by step; all with V places.
+        start_RVE: Where the rows start.
+        generators: One a row; the only source of randomness.
+        steps: Adam steps.
+        lr: Learning rate; the loss of a row is its mean over ``draws``, rows are summed.
+        draws: (image, timestep, noise) triples a row and step.
+        project: Applied to [R, V, E] after every step.
+        guidance_scale: 1 predicts with the text alone; otherwise through the model's own guidance.
+        progress: Told after each step.
+        what: Said to ``progress``.
+
+    Returns:
+        The rows, and their losses.
+    """
+    device = model.backbone.device
+    rows, per_row = len(start_RVE), latents_NChw.shape[1:]
+    vectors = start_RVE.detach().float().to(device).clone().requires_grad_()
+    adam = torch.optim.Adam([vectors], lr=lr)
+    total = int(model.backbone.scheduler_config["num_train_timesteps"])
+    latents = latents_NChw.to(device)
+    tail, tailing = torch.zeros(rows, device=device), 0
+    drawn: tuple[Tensor, Tensor, Tensor] | None = None
+    for step in range(steps):
+        if step % _CHUNK == 0:
+            drawn = _draw(
+                generators, min(_CHUNK, steps - step), draws, len(latents), total, per_row
+            )
+        assert drawn is not None  # noqa: S101 (the first step draws)
+        which, t, noise = (x[step % _CHUNK].to(device) for x in drawn)
+        text = texts[step % len(texts)]
+        with model_time():
+            states = states_with(
+                model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors
+            )
+            states = states.repeat_interleave(draws, 0)
+            noisy = noised(model, latents[which.flatten()], noise.flatten(0, 1), t.flatten())
+            if guidance_scale == 1.0:
+                eps = model.denoise(noisy, t.flatten(), states)
+            else:
+                contexts = model.guidance.contexts(model, states)
+                eps, _ = model.guide(noisy, t.flatten(), contexts, guidance_scale)
+            losses = (eps - noise.flatten(0, 1)).float().square().mean((1, 2, 3))
+            losses = losses.view(rows, draws).mean(1)
+            (vectors.grad,) = torch.autograd.grad(losses.sum(), vectors)
+            adam.step()
+            if project is not None:
+                with torch.no_grad():
+                    vectors.copy_(project(vectors))
+        if step >= int(0.8 * steps):
+            tail, tailing = tail + losses.detach(), tailing + 1
+        spend(gradient_steps=1)
+        progress(step + 1, steps, what)
+    return Inverted(vectors.detach(), (tail / max(1, tailing)).cpu())
+
+
+def _draw(
+    generators: Sequence[torch.Generator],
+    steps: int,
+    draws: int,
+    images: int,
+    total: int,
+    shape: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, timesteps [steps, R, draws] and noise [steps, R, draws, C, h, w], each row from its own generator."""
+    size = (steps, draws)
+    which = [torch.randint(images, size, generator=g) for g in generators]
+    t = [torch.randint(total, size, generator=g) for g in generators]
+    noise = [torch.randn(*size, *shape, generator=g) for g in generators]
+    return torch.stack(which, 1), torch.stack(t, 1), torch.stack(noise, 1)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench.interfaces import Concept, Rng
+from bench.judges.clip_zero_shot import ClipZeroShot
+from bench.model import TextToImage
+from bench.sampler import Sampler
+from tvc.strength import Strength, estimate, prompt_set, smallest_alpha
+from tvc.task_vector import TaskVector
+
+
+@pytest.mark.parametrize("edge", [0.3, 1.0, 1.7, 3.9])
+def test_bisection_finds_the_edge(edge: float) -> None:
+    tried: list[float] = []
+
+    def rate_at(alpha: float) -> float:
+        tried.append(alpha)
+        return 1.0 if alpha < edge else 0.0
+
+    alpha, reached = smallest_alpha(rate_at, largest=4.0, tolerance=0.05, threshold=0.1)
+    assert reached
+    assert edge <= alpha <= edge + 0.05
+    assert max(tried) <= max(1.0, 2 * edge)
+
+
+def test_a_threshold_that_is_never_met_is_told() -> None:
+    assert smallest_alpha(lambda a: 1.0, largest=3.0, tolerance=0.1, threshold=0.0) == (3.0, False)
+
+
+def test_an_edit_that_is_always_enough_needs_almost_none() -> None:
+    alpha, reached = smallest_alpha(lambda a: 0.0, largest=3.0, tolerance=0.1, threshold=0.0)
+    assert reached
+    assert alpha <= 0.1
+
+
+def fading(model: TextToImage) -> TaskVector:
+    """At strength 1 it takes the output layer away altogether: nothing is drawn."""
+    names = ("unet.conv_out.weight", "unet.conv_out.bias")
+    return TaskVector(model.backbone.digest, {n: model.parameter(n).float().clone() for n in names})
+
+
+def test_an_estimate_on_a_real_model(model: TextToImage, concepts: Mapping[str, Concept]) -> None:
+    vector, heart = fading(model), concepts["heart"]
+    how = Strength(largest=2.0, tolerance=0.25, samples=3, resamples=50)
+
+    found = estimate(
+        lambda a: vector.subtracted(model, a) if a else model,
+        heart,
+        prompt_set(model, heart),
+        how,
+        sampler=Sampler(),
+        checker=ClipZeroShot(),
+        rng=Rng(("t",)),
+    )
+    assert found.reached
+    assert 0 < found.alpha <= 1.0
+    assert found.low <= found.alpha <= found.high
+    assert [a for a, *_ in found.curve] == sorted(a for a, *_ in found.curve)
+    assert found.about["images"] == 3 * len(found.curve)
+    with pytest.raises(ValueError, match="other seeds and images"):
+        found.check_disjoint(found.vectors_RVE)
+    found.check_disjoint(torch.randn(2, 1, 128, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_set_in_which_nothing_induces_the_concept_is_refused(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    nothing = replace(prompt_set(model, concepts["heart"]), rates_R=torch.zeros(1))
+    with pytest.raises(ValueError, match="search longer"):
+        estimate(
+            lambda a: model, concepts["heart"], nothing, Strength(), sampler=Sampler(steps=2), checker=ClipZeroShot(),
+            rng=Rng(("t",)),
+        )  # fmt: skip

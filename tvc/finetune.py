@@ -1,0 +1,132 @@
+"""The unconditional fine-tune that a task vector is made from (Pham et al., arXiv 2404.03631).
+
+Images of the concept come from the unedited model itself and are learnt with *empty captions*: the
+UNet learns p(concept | ""), and no mapping from a text, which is what makes the subtracted
+direction independent of the prompt. Reproduced from the published scripts (methods.md 1.2). Every
+constant of the ``mini`` preset is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from bench.interfaces import Concept, Judge, Progress, Rng, silent
+from bench.model import TextToImage
+from bench.sampler import Sampler
+from bench.tuning import Optimiser, noised, timesteps, tune
+from tvc.task_vector import TaskVector
+
+__all__ = ["PRESETS", "FineTune", "concept_images", "fine_tune"]
+
+_DRAWN = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class FineTune:
+    """How the concept is learnt.
+
+    Attributes:
+        images: Sampled from the unedited model with the concept's name.
+        steps: Optimiser steps.
+        lr: AdamW's learning rate, constant.
+        batch_size: Images a step.
+        caption: ``empty``; or ``concept``, the conditional variant, kept only to compare.
+        flip: Learn the mirrored images as well.
+        checkpointing: Less memory, more time.
+    """
+
+    images: int = 200
+    steps: int = 200
+    lr: float = 1e-5
+    batch_size: int = 16
+    caption: Literal["empty", "concept"] = "empty"
+    flip: bool = True
+    checkpointing: bool = False
+
+
+PRESETS: Final = {
+    "sd14-published": FineTune(checkpointing=True),
+    "mini": FineTune(images=128, steps=150, lr=1e-4, batch_size=16, flip=False),
+}
+"""``sd14-published``: methods.md 1.2. ``mini``: no flip, since the miniature's arrows and moons have a side."""
+
+
+def concept_images(
+    model: TextToImage,
+    concept: Concept,
+    sampler: Sampler,
+    n: int,
+    *,
+    checker: Judge,
+    rng: Rng,
+    progress: Progress = silent,
+) -> Tensor:
+    """Images [n, 3, H, W] of the concept, sampled by its name.
+
+    Raises:
+        ValueError: the model cannot draw the concept: the checker sees it in less than half of
+            them.
+    """
+    seeds = [rng.seed("concept images", k) for k in range(n)]
+    images = model.sample([concept.text] * n, seeds, sampler, progress=progress).images_B3HW
+    scores = checker.scores(images.to(model.backbone.device), concept).amax(1)
+    share = float((scores >= checker.threshold).float().mean())
+    if share < _DRAWN:
+        raise ValueError(
+            f"the base draws {concept.text!r} in only {share:.0%} of {n} images, by {checker.label}; expected at "
+            f"least {_DRAWN:.0%}: a concept that the base cannot draw cannot be erased from it"
+        )
+    return images
+
+
+def fine_tune(
+    model: TextToImage,
+    concept: Concept,
+    images_N3HW: Tensor,
+    how: FineTune,
+    *,
+    rng: Rng,
+    progress: Progress = silent,
+) -> TaskVector:
+    """The task vector of a concept over the whole UNet.
+
+    Args:
+        model: The unedited model.
+        concept: Only its name is used, and only by the conditional variant.
+        images_N3HW: Of the concept, in [0, 1].
+        how: Constants.
+        rng: Source of timesteps, noise and order.
+        progress: Told after each step.
+    """
+    names = [n for n in model.backbone.parameters if n.startswith("unet.")]
+    if how.flip:  # of the images: the latents of a mirrored image are not its mirrored latents
+        images_N3HW = torch.cat([images_N3HW, images_N3HW.flip(-1)])
+    latents = torch.cat([model.to_latents(chunk) for chunk in images_N3HW.split(64)]).float()
+    with torch.no_grad():
+        states = model.encode(["" if how.caption == "empty" else concept.text])
+
+    def loss_of(live: TextToImage, step: int) -> Tensor:
+        generator = rng.generator("fine-tune", step)
+        rows = torch.randint(len(latents), (how.batch_size,), generator=generator)
+        clean = latents[rows.to(latents.device)]
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        t = timesteps(live, how.batch_size, generator)
+        eps = live.denoise(
+            noised(live, clean, noise, t).to(states), t, states.expand(how.batch_size, -1, -1)
+        )
+        return (eps.float() - noise).square().mean()
+
+    optimiser = Optimiser(
+        steps=how.steps,
+        lr=how.lr,
+        weight_decay=1e-2,
+        clip=1.0,
+        ema=True,
+        checkpointing=how.checkpointing,
+    )
+    tuned = tune(model, names, loss_of, optimiser, progress=progress, what="task vector")
+    return TaskVector.between(model, tuned)
