@@ -23,6 +23,9 @@ from bench.tuning import noised
 __all__ = ["Inverted", "Slots", "invert", "name_embedding", "slots", "states_with"]
 
 _CHUNK = 25
+# Rows are at timesteps of their own, so there is no one sampling step: guidances that warm up by
+# steps are met past their warm-up, where they act.
+_PAST_WARM_UP = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +156,12 @@ def invert(
             )
             states = states.repeat_interleave(draws, 0)
             noisy = noised(model, latents[which.flatten()], noise.flatten(0, 1), t.flatten())
+            noisy = noisy.to(model.backbone.dtype)
             if guidance_scale == 1.0:
                 eps = model.denoise(noisy, t.flatten(), states)
             else:
                 contexts = model.guidance.contexts(model, states)
-                eps, _ = model.guide(noisy, t.flatten(), contexts, guidance_scale)
+                eps, _ = model.guide(noisy, t.flatten(), contexts, guidance_scale, _PAST_WARM_UP)
             losses = (eps - noise.flatten(0, 1)).float().square().mean((1, 2, 3))
             losses = losses.view(rows, draws).mean(1)
             (vectors.grad,) = torch.autograd.grad(losses.sum(), vectors)

@@ -25,6 +25,7 @@ class Spec(BaseModel):
     Attributes:
         kind: The plug point: ``method``, ``attack``, ``judge``, ``metric``, ...
         name: The name in suites and tables.
+        needs: Fields that only a user can fill: without them the spec can be built, but does nothing.
         revision: Raised when the algorithm changes its results; part of the digest.
     """
 
@@ -33,6 +34,7 @@ class Spec(BaseModel):
     kind: ClassVar[str] = "spec"
     name: ClassVar[str] = ""
     revision: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @classmethod

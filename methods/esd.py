@@ -1,0 +1,235 @@
+"""ESD: erased stable diffusion (Gandikota et al., ICCV 2023, arXiv 2303.07345): negative guidance, learnt.
+
+The edited network is trained to predict, for the concept, what guidance away from it would give,
+
+    eps_th(x_t, c, t) <- eps*(x_t, "", t) - eta (eps*(x_t, c, t) - eps*(x_t, "", t))
+
+with eps* the unedited network and x_t on the way from noise to an image of the concept.
+
+Reproduced: both releases of the authors' code, as presets, and all four sets of parameters. Different
+on purpose:
+
+* t is the timestep of x_t. The code of 2023 drew another one from around it.
+* Latents have the model's own size; the code of 2025 trains SD-1.4 at twice its size.
+* Values are trained in float32; the code of 2025 keeps them in bfloat16, where so small a step is
+  often rounded away.
+* Of several concepts, each row of a batch takes the next in a shuffled order, rather than each
+  step one at random: the same expectation with less noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.model import TextToImage
+from bench.tuning import Optimiser, tune
+from methods.partial_sampling import PartialSampler
+
+__all__ = ["ESD", "Release", "Variant", "distil", "in_turn", "negative_guidance", "trains"]
+
+Variant = Literal["x", "x-strict", "u", "all"]
+Release = Literal["2023", "2025"]
+
+TargetOf = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+def negative_guidance(empty_BChw: Tensor, concept_BChw: Tensor, eta: float) -> Tensor:
+    """ESD's target: ``e0 - eta (ec - e0)``.
+
+    Args:
+        empty_BChw: e0, the unedited prediction for the empty prompt.
+        concept_BChw: ec, for the concept.
+        eta: 0 is the empty prompt's prediction, -1 the concept's own.
+    """
+    return torch.lerp(empty_BChw, concept_BChw, -eta)
+
+
+def trains(parameter: str, variant: Variant, release: Release) -> bool:
+    """Whether a variant trains the parameter ``component.name``.
+
+    ``x`` is the cross-attention, ``x-strict`` its keys and values, ``u`` the rest of the UNet, ``all``
+    everything. The releases differ in the rest: that of 2023 trains norms, but neither the embedding
+    of time nor the last norm and convolution; that of 2025 trains linear layers and convolutions,
+    these two among them, and no norm.
+    """
+    part, _, name = parameter.partition(".")
+    if part != "unet":
+        return False
+    cross = ".attn2." in name
+    match variant:
+        case "x":
+            return cross
+        case "x-strict":
+            return cross and name.endswith(("to_k.weight", "to_v.weight"))
+        case "all" if release == "2023":
+            return True
+        case "u" if release == "2023":
+            return not cross and not name.startswith(
+                ("time_embedding.", "conv_norm_out.", "conv_out.")
+            )
+    # In a Stable Diffusion UNet, what is neither a norm nor inside one is linear or a convolution.
+    layer = name.split(".")[-2]
+    return "norm" not in layer and not (variant == "u" and cross)
+
+
+def in_turn(n: int, total: int, generator: torch.Generator) -> Tensor:
+    """``total`` indices below ``n``, int64: all of them in a shuffled order, then in another, and so on."""
+    cycles = [torch.randperm(n, generator=generator) for _ in range(-(-total // n))]
+    return torch.cat(cycles)[:total]
+
+
+def distil(
+    model: TextToImage,
+    names: Sequence[str],
+    phrases_PLD: Tensor,
+    target_of: TargetOf,
+    *,
+    sampler: PartialSampler,
+    sampled_from: Literal["student", "base"],
+    batch_size: int,
+    optimiser: Optimiser,
+    rng: Rng,
+    start: TextToImage | None = None,
+    progress: Progress = silent,
+    what: str = "esd",
+) -> dict[str, Tensor]:
+    """Trains a model's predictions for phrases towards targets, where sampling the phrases goes.
+
+    Args:
+        model: The unedited model.
+        names: ``component.name`` of the parameters to train.
+        phrases_PLD: Text states; the rows of a batch take them in turn.
+        target_of: (step, phrase of each row [B], x_t, t) -> the target predictions [B, C, h, w].
+        sampler: Brings noise to x_t.
+        sampled_from: Which model it samples: the one in training, or the unedited one.
+        batch_size: B.
+        optimiser: How.
+        rng: The only source of randomness.
+        start: Where training starts, if not from the unedited model.
+        progress: Told after each step.
+        what: Said to ``progress``.
+
+    Returns:
+        Values by name, for ``with_weights``.
+    """
+    device, dtype = model.backbone.device, model.backbone.dtype
+    phrases = phrases_PLD.detach().to(device, dtype)
+    turns = in_turn(len(phrases), optimiser.steps * batch_size, rng.generator("phrases"))
+    turns = turns.view(optimiser.steps, batch_size).to(device)
+    with torch.no_grad():
+        contexts = model.guidance.contexts(model, phrases)
+
+    def loss_of(live: TextToImage, step: int) -> Tensor:
+        which = turns[step]
+        generator = rng.generator("step", step)
+        noise = torch.randn(batch_size, *model.latent_shape, generator=generator)
+        stops = torch.randint(sampler.steps, (batch_size,), generator=generator)
+        with torch.no_grad():
+            visitor = live if sampled_from == "student" else model
+            x, t = sampler.run(visitor, contexts[:, which], noise, stops)
+            x = x.to(dtype)
+            target = target_of(step, which, x, t)
+        # Autocast keeps the half-precision copies it made above, and those know of no gradient.
+        torch.clear_autocast_cache()
+        return F.mse_loss(live.denoise(x, t, phrases[which]).float(), target.float())
+
+    return tune(start or model, names, loss_of, optimiser, progress=progress, what=what)
+
+
+class ESD(Erasure):
+    """Trains part of the UNet to guide itself away from the concepts.
+
+    Presets (methods.md 2.1; the authors' repository at two dates):
+        paper-2023: x_t from the network in training, 1000 steps, learning rate 1e-5.
+        repo-2025: x_t from the unedited network, 200 steps, learning rate 5e-5. Its target is written
+            ``ec - 2 (ec - e0)``, which is that of eta = 1.
+        mini: for the miniature, whose layers are narrower: fewer, larger steps, a shorter trajectory.
+
+    The paper uses ``x`` for what prompts name (styles, objects) and ``u`` for what they need not name
+    (nudity).
+
+    Attributes:
+        variant: Which parameters are trained; see :func:`trains`.
+        release: Whose reading of ``u`` and ``all``.
+        iterations: Optimiser steps (Adam).
+        lr: Learning rate.
+        batch_size: Rows a step.
+        eta: Strength of the negative guidance.
+        start_guidance: Guidance scale on the way to x_t.
+        sampling_steps: DDIM steps of a whole trajectory.
+        sampled_from: Which network goes to x_t.
+        templates: Prompts that hold the concept at ``{}``.
+    """
+
+    name: ClassVar[str] = "esd"
+    slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper-2023": {},
+        "repo-2025": {
+            "release": "2025", "iterations": 200, "lr": 5e-5, "sampled_from": "base",
+        },
+        "mini": {
+            "iterations": 150, "lr": 1e-3, "batch_size": 4, "sampling_steps": 10,
+            "templates": ("{}", "a {}"),
+        },
+    }  # fmt: skip
+    variant: Variant = "x"
+    release: Release = "2023"
+    iterations: int = Field(1000, ge=1)
+    lr: float = Field(1e-5, gt=0)
+    batch_size: int = Field(1, ge=1)
+    eta: float = Field(1.0, ge=0)
+    start_guidance: float = Field(3.0, ge=0)
+    sampling_steps: int = Field(50, ge=1)
+    sampled_from: Literal["student", "base"] = "student"
+    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+
+    def touches(self, parameter: str) -> bool:
+        """The variant's parameters."""
+        return trains(parameter, self.variant, self.release)
+
+    def erase(
+        self,
+        model: TextToImage,
+        concepts: Sequence[Concept],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
+    ) -> TextToImage:
+        """The model with trained weights in its UNet.
+
+        Raises:
+            ValueError: no concept.
+            FloatingPointError: the training diverged.
+        """
+        if not concepts:
+            raise ValueError("esd: expected at least one concept to erase")
+        with torch.no_grad():
+            empty = model.encode([""])
+            phrases = model.encode([t.format(c.text) for c in concepts for t in self.templates])
+
+        def target_of(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:
+            states = torch.cat([empty.expand(len(which_B), -1, -1), phrases[which_B]])
+            e0, ec = model.denoise(x_BChw.repeat(2, 1, 1, 1), t_B.repeat(2), states).chunk(2)
+            return negative_guidance(e0, ec, self.eta)
+
+        values = distil(
+            model,
+            [n for n in model.backbone.parameters if self.touches(n)],
+            phrases,
+            target_of,
+            sampler=PartialSampler(self.sampling_steps, self.start_guidance),
+            sampled_from=self.sampled_from,
+            batch_size=self.batch_size,
+            optimiser=Optimiser(self.iterations, self.lr, "adam"),
+            rng=rng,
+            progress=progress,
+        )
+        return model.with_weights(values)

@@ -1,0 +1,163 @@
+"""Few-shot unlearning of the text encoder (Fuchi & Takagi, BMVC 2024, arXiv 2405.07288).
+
+A few steps of gradient ascent on the denoising loss of a few images of the concept, through the
+frozen UNet into the text encoder,
+
+    L = - || e - eps*(x_t, t, T_phi(template(concept))) ||^2.
+
+Nothing says what the concept should become: the images drift to whatever the broken text means. The
+loss has no lower bound, so the number of steps is the strength.
+
+Reproduced: the parameters (the feed-forward layers of every block and the self-attention of the
+last), the constants, latents and flips that are fixed once. Different on purpose:
+
+* The images are sampled from the unedited model by the concept's name, since a suite brings no
+  photographs; they count towards the cost.
+* The latents are the posterior's mean, not one draw from it.
+* No weight decay (1e-8 there, nothing at so few steps) and Adam's usual epsilon.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.model import TextToImage
+from bench.sampler import Sampler
+from bench.tuning import Optimiser, noised, timesteps, tune
+from methods.esd import in_turn
+from methods.wording import mentions
+
+__all__ = ["FewShot"]
+
+_LAYER = re.compile(r"text_encoder\.(?:.*\.)?layers\.(\d+)\.(mlp\.fc[12]|self_attn)\.")
+
+
+class FewShot(Erasure):
+    """Unlearns concepts in the text encoder by gradient ascent.
+
+    Presets (methods.md 2.4):
+        repo-2024: 4 images, batches of 2, 5 epochs, learning rate 1e-5.
+        repo-readme: the same with 4 epochs, as its README runs it.
+        mini: for the miniature, whose text encoder is narrower: larger steps.
+
+    Several concepts are unlearned together: every batch holds images of each.
+
+    Attributes:
+        images: Images of a concept.
+        epochs: Passes over the images.
+        batch_size: Images of a concept in a step.
+        lr: Learning rate (Adam).
+        templates: Prompts that hold the concept at ``{}``; empty: those of its family.
+        sampling_steps: Of the images.
+        guidance_scale: Of the images.
+    """
+
+    name: ClassVar[str] = "few_shot"
+    slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
+    bypassed_by: ClassVar[tuple[str, ...]] = ("injected text states", "another text encoder")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "repo-2024": {},
+        "repo-readme": {"epochs": 4},
+        "mini": {
+            "images": 16, "epochs": 5, "batch_size": 8, "lr": 7e-4, "templates": ("{}", "a {}"),
+            "sampling_steps": 12, "guidance_scale": 5.0,
+        },
+    }  # fmt: skip
+    images: int = Field(4, ge=1)
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(2, ge=1)
+    lr: float = Field(1e-5, gt=0)
+    templates: tuple[str, ...] = ()
+    sampling_steps: int = Field(50, ge=1)
+    guidance_scale: float = Field(7.5, ge=0)
+
+    def touches(self, parameter: str) -> bool:
+        """Feed-forward layers and self-attentions of the text encoder.
+
+        Of the self-attentions only the last is trained; which that is, a name alone does not tell.
+        """
+        return _LAYER.match(parameter) is not None
+
+    def trained(self, model: TextToImage) -> list[str]:
+        """The parameters that are trained in a model: those that :meth:`touches`, of the attentions the last."""
+        found = [(n, m) for n in model.backbone.parameters if (m := _LAYER.match(n))]
+        last = max(int(m[1]) for _, m in found)
+        return [n for n, m in found if m[2] != "self_attn" or int(m[1]) == last]
+
+    def erase(
+        self,
+        model: TextToImage,
+        concepts: Sequence[Concept],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
+    ) -> TextToImage:
+        """The model with trained weights in its text encoder.
+
+        Raises:
+            ValueError: no concept.
+            FloatingPointError: the training diverged.
+        """
+        if not concepts:
+            raise ValueError("few_shot: expected at least one concept to erase")
+        templates = [self.templates or mentions(c.family) for c in concepts]
+        texts = [[t.format(c.text) for t in of] for c, of in zip(concepts, templates, strict=True)]
+        latents = torch.stack(
+            [self._latents(model, said, rng.child("images", k)) for k, said in enumerate(texts)]
+        )
+        order = in_turn(self.images, self.epochs * self.images, rng.generator("order"))
+        batches = order.split(self.batch_size)
+
+        def loss_of(live: TextToImage, step: int) -> Tensor:
+            x = latents[:, batches[step].to(latents.device)].flatten(0, 1)
+            generator = rng.generator("step", step)
+            noise = torch.randn(x.shape, generator=generator).to(x)
+            t = timesteps(model, len(x), generator)
+            saying = torch.randint(2**31, (len(x),), generator=generator).tolist()
+            per_concept = len(batches[step])
+            prompts = [
+                texts[row // per_concept][draw % len(texts[row // per_concept])]
+                for row, draw in enumerate(saying)
+            ]
+            return self.ascent(live, x, noise, t, prompts)
+
+        values = tune(
+            model,
+            self.trained(model),
+            loss_of,
+            Optimiser(len(batches), self.lr, "adam", betas=(0.9, 0.98)),
+            progress=progress,
+            what="few_shot",
+        )
+        return model.with_weights(values)
+
+    @staticmethod
+    def ascent(
+        live: TextToImage,
+        latents_BChw: Tensor,
+        noise_BChw: Tensor,
+        t_B: Tensor,
+        prompts: Sequence[str],
+    ) -> Tensor:
+        """The loss that is minimised: minus the denoising loss, a scalar."""
+        noisy = noised(live, latents_BChw, noise_BChw, t_B)
+        eps = live.denoise(noisy, t_B, live.encode(prompts))
+        return -F.mse_loss(eps.float(), noise_BChw.float())
+
+    def _latents(self, model: TextToImage, prompts: Sequence[str], rng: Rng) -> Tensor:
+        """Latents [images, C, h, w] of images of a concept, some of them flipped, once and for all."""
+        sampler = Sampler(steps=self.sampling_steps, guidance_scale=self.guidance_scale)
+        said = [prompts[k % len(prompts)] for k in range(self.images)]
+        seeds = [rng.seed(k) for k in range(self.images)]
+        images = model.sample(said, seeds, sampler).images_B3HW
+        flip = torch.rand(self.images, generator=rng.generator("flip")) < 0.5
+        images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+        return model.to_latents(images)

@@ -1,0 +1,360 @@
+"""Output filter: blanks a sampled image that a checker takes for the concept.
+
+Reproduced: the safety checker of Stable Diffusion (described by Rando et al. 2022, arXiv 2210.04610),
+where its weights are given: cosines of a CLIP image embedding with stored concept embeddings, each
+with its own threshold, lowered by 0.01 when one of the "special care" embeddings is met. It knows
+the concepts that it was made for and no others, whatever is to be erased.
+
+For any other concept the same idea with a CLIP: the odds of the concept's name against
+alternatives. Different on purpose: the original's thresholds were set by hand; here a threshold is
+calibrated to a stated rate of false alarms, on images that the unedited model makes of prompts that
+do not name the concept. The checker is never the judge that decides.
+
+Bypassed by: serving the weights without the filter, which changes none of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator, model_validator
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bench.clip import Preprocess, load_clip
+from bench.clock import model_time
+from bench.digest import file_sha256
+from bench.filters import ImageFilter
+from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.model import TextToImage
+from bench.sampler import Sampler
+from methods.calibration import THINGS, named, threshold_at, unnamed_prompts
+
+__all__ = ["ClipChecker", "OutputFilter", "SafetyChecker"]
+
+_ANYTHING = "something"
+_BATCH = 64
+
+
+class ClipChecker(ImageFilter):
+    """Blanks an image for which CLIP prefers a concept's name to its alternatives.
+
+    Attributes:
+        clip: A source of :func:`bench.clip.load_clip`; empty: the miniature's.
+        texts: What is blanked.
+        alternatives: What each text competes with.
+        thresholds: Log-odds above which an image is blanked, one a text.
+        templates: What is said of each text at ``{}``; their features are averaged.
+    """
+
+    name: ClassVar[str] = "clip_checker"
+    clip: str = ""
+    texts: tuple[str, ...] = Field(min_length=1)
+    alternatives: tuple[tuple[str, ...], ...]
+    thresholds: tuple[float, ...]
+    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        counts = (len(self.texts), len(self.alternatives), len(self.thresholds))
+        if len(set(counts)) != 1:
+            raise ValueError(
+                "expected alternatives and a threshold for each text, got {1} and {2} for {0}".format(
+                    *counts
+                )
+            )
+        for text, others in zip(self.texts, self.alternatives, strict=True):
+            if not set(others) - {text}:
+                raise ValueError(f"expected alternatives to {text!r}, got only itself or none")
+        return self
+
+    def blanks(self, images_B3HW: Tensor) -> Tensor:
+        """Bool [B]."""
+        return (self.log_odds(images_B3HW) > torch.tensor(self.thresholds)).any(1)
+
+    def log_odds(self, images_B3HW: Tensor) -> Tensor:
+        """``log p - log(1 - p)`` of each text among its alternatives, float32 [B, T] on the CPU.
+
+        Odds rather than probabilities, which are all one near the top: no threshold fits between.
+        """
+        clip = load_clip(self.clip, str(images_B3HW.device))
+        images_BE = clip.image_features(images_B3HW)
+        columns = []
+        for text, others in zip(self.texts, self.alternatives, strict=True):
+            names = list(dict.fromkeys((text, *others)))
+            said = [t.replace("{}", name) for name in names for t in self.templates]
+            texts_NPE = clip.text_features(said).unflatten(0, (len(names), -1))
+            texts_NE = F.normalize(texts_NPE.mean(1), dim=-1)
+            logits_BN = clip.logit_scale * images_BE @ texts_NE.T
+            columns.append(logits_BN[:, 0] - logits_BN[:, 1:].logsumexp(1))
+        return torch.stack(columns, dim=1).float().cpu()
+
+
+class SafetyChecker(ImageFilter):
+    """Stable Diffusion's safety checker.
+
+    Attributes:
+        folder: Holds ``config.json`` and ``model.safetensors``.
+        sha256: Of the weights; a filter that is loaded again must find the same ones.
+    """
+
+    name: ClassVar[str] = "safety_checker"
+    folder: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    def blanks(self, images_B3HW: Tensor) -> Tensor:
+        """Bool [B].
+
+        Raises:
+            FileNotFoundError: its weights are not there.
+            ValueError: they are not those of the edit, or of a safety checker.
+        """
+        check = _load_checker(
+            Path(self.folder).expanduser().resolve(), self.sha256, str(images_B3HW.device)
+        )
+        flags = [check(rows_b3HW) for rows_b3HW in images_B3HW.split(_BATCH) if len(rows_b3HW)]
+        return torch.cat([torch.empty(0, dtype=torch.bool), *flags])
+
+
+class OutputFilter(Erasure):
+    """Blanks images that show the concepts.
+
+    There are no published constants for the CLIP checker. Presets:
+        mini: Things that the miniature knows, sampled as its suites do: for a word that it does not
+            know it paints anything, the concept included.
+
+    Attributes:
+        checker: ``clip``, or ``safety_checker``: Stable Diffusion's, which takes no notice of the
+            concepts' names; its thresholds are in its weights.
+        source: Of ``clip``, a source of :func:`bench.clip.load_clip`, empty for the miniature's; of
+            ``safety_checker`` a folder, empty for the one in the base model's folder.
+        false_positives: Share of images of other things that may be blanked, of each list of
+            calibration prompts.
+        things: Everyday things: what half of the calibration images show, and what an object
+            competes with.
+        threshold: Log-odds to use instead of the calibrated ones.
+        alternatives: What a concept competes with; empty: its neighbours, "something" and, unless it
+            is a style, the things.
+        templates: What CLIP is told of a text, which takes the place of ``{}``.
+        images: Calibration images sampled for each list.
+        steps: Sampling steps of these.
+        guidance_scale: Their guidance.
+    """
+
+    name: ClassVar[str] = "output_filter"
+    slots: ClassVar[frozenset[Slot]] = frozenset({"filters"})
+    bypassed_by: ClassVar[tuple[str, ...]] = ("filters off",)
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "mini": {
+            "things": (
+                "circle", "square", "triangle", "star", "heart", "moon", "ring", "cross", "arrow",
+                "fish", "house", "flower",
+            ),
+            "steps": 12,
+            "guidance_scale": 5.0,
+        }
+    }  # fmt: skip
+    checker: Literal["clip", "safety_checker"] = "clip"
+    source: str = ""
+    false_positives: float = Field(0.05, ge=0, lt=1)
+    things: tuple[str, ...] = Field(THINGS, min_length=1)
+    threshold: float | None = None
+    alternatives: tuple[str, ...] = ()
+    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    images: int = Field(64, ge=1)
+    steps: int = Field(25, ge=1, le=1000)
+    guidance_scale: float = Field(7.5, ge=0)
+
+    @field_validator("templates")
+    @classmethod
+    def _have_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"expected templates with one {{}} each, got {template!r}")
+        return templates
+
+    def erase(
+        self,
+        model: TextToImage,
+        concepts: Sequence[Concept],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
+    ) -> TextToImage:
+        """The model with one more filter.
+
+        Raises:
+            ValueError: no concept, or one without alternatives.
+            FileNotFoundError: the checker's weights are not there.
+        """
+        if not concepts:
+            raise ValueError("output_filter: expected at least one concept to erase, got none")
+        if self.checker == "safety_checker":
+            return model.with_filters(self._safety_checker(model))
+        filled = tuple(concept.text for concept in concepts)
+        draft = ClipChecker(
+            clip=self.source,
+            texts=filled,
+            alternatives=tuple(self.alternatives or self._others(c) for c in concepts),
+            thresholds=(self.threshold or 0.0,) * len(filled),
+            templates=self.templates,
+        )
+        if self.threshold is not None:
+            return model.with_filters(draft)
+        scores = self._calibration_scores(model, draft, concepts, rng, progress)
+        # An image may be blanked for any of the concepts: they share the rate.
+        rate = self.false_positives / len(filled)
+        thresholds = tuple(
+            threshold_at([odds_NT[:, t] for odds_NT in scores], rate) for t in range(len(filled))
+        )
+        return model.with_filters(
+            ClipChecker.model_validate({**draft.model_dump(), "thresholds": thresholds})
+        )
+
+    def _others(self, concept: Concept) -> tuple[str, ...]:
+        # A style does not compete with what is drawn in it.
+        things = () if concept.family == "style" else self.things
+        names = (*concept.neighbours, _ANYTHING, *things)
+        return tuple(name for name in dict.fromkeys(names) if not named(concept.text, name))
+
+    def _calibration_scores(
+        self,
+        model: TextToImage,
+        draft: ClipChecker,
+        concepts: Sequence[Concept],
+        rng: Rng,
+        progress: Progress,
+    ) -> list[Tensor]:
+        """Log-odds [images, T] for each list of prompts."""
+        sampler = Sampler(steps=self.steps, guidance_scale=self.guidance_scale)
+        unfiltered = replace(model, filters=())
+        scores = []
+        for name, prompts in unnamed_prompts(concepts, self.things).items():
+            order = torch.randperm(len(prompts), generator=rng.generator("prompts", name)).tolist()
+            drawn = [prompts[order[i % len(order)]] for i in range(self.images)]
+            seeds = [rng.seed("image", name, i) for i in range(self.images)]
+            out = unfiltered.sample(drawn, seeds, sampler, progress=progress)
+            scores.append(draft.log_odds(out.images_B3HW))
+        return scores
+
+    def _safety_checker(self, model: TextToImage) -> SafetyChecker:
+        base = model.backbone.folder
+        if not self.source and base is None:
+            raise FileNotFoundError(
+                "output_filter: expected the safety checker's folder, got none and a base without "
+                "one; give its path as `source`"
+            )
+        folder = (
+            Path(self.source).expanduser() if self.source else Path(base or "") / "safety_checker"
+        )
+        return SafetyChecker(folder=str(folder.resolve()), sha256=file_sha256(_weights_of(folder)))
+
+
+# -- Stable Diffusion's safety checker -----------------------------------------------------------
+
+_VISION_FIELDS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels",
+    "image_size", "patch_size", "hidden_act", "layer_norm_eps",
+)  # fmt: skip
+_TABLES = (
+    "concept_embeds",
+    "concept_embeds_weights",
+    "special_care_embeds",
+    "special_care_embeds_weights",
+)
+# OpenAI's, which its feature extractor has.
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def _weights_of(folder: Path) -> Path:
+    path = folder / "model.safetensors"
+    if not path.is_file() or not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: expected config.json and model.safetensors of a safety checker; nothing is "
+            "downloaded, and pickled weights (.bin) are not read: fetch or convert them"
+        )
+    return path
+
+
+@lru_cache(maxsize=2)
+def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], Tensor]:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    path = _weights_of(folder)
+    if (found := file_sha256(path)) != sha256:
+        raise ValueError(
+            f"{path}: expected the weights that the edit was made with (sha256 {sha256[:12]}), got "
+            f"{found[:12]}; restore the file or make the edit again"
+        )
+    tensors = {name: value.float().to(device) for name, value in load_file(path).items()}
+    if missing := [n for n in (*_TABLES, "visual_projection.weight") if n not in tensors]:
+        raise ValueError(f"{path}: expected a safety checker, got weights without {missing}")
+    given: dict[str, Any] = json.loads((folder / "config.json").read_text())["vision_config"]
+    config = CLIPVisionConfig(**{key: given[key] for key in _VISION_FIELDS if key in given})
+    with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
+        tower: Any = CLIPVisionModel(config)
+    # Older files nest the tower twice, newer ones once; transformers changed which it expects.
+    known = set(tower.state_dict())
+    filling = {}
+    for name, value in tensors.items():
+        while name not in known and name.startswith("vision_model."):
+            name = name.removeprefix("vision_model.")
+        if name in known:
+            filling[name] = value
+    try:
+        tower.load_state_dict(filling)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: expected the image tower of config.json, got {reason}"
+        ) from error
+    tower = tower.to(device).eval().requires_grad_(False)
+    preprocess = Preprocess(int(given.get("image_size", 224)), _MEAN, _STD)
+    tables = {name: tensors[name] for name in _TABLES}
+
+    def check(images_B3HW: Tensor) -> Tensor:
+        with torch.no_grad(), model_time():
+            pooled_BD = tower(pixel_values=preprocess(images_B3HW.to(device))).pooler_output
+            return flagged(pooled_BD @ tensors["visual_projection.weight"].T, **tables)
+
+    return check
+
+
+def flagged(
+    images_BE: Tensor,
+    *,
+    concept_embeds: Tensor,
+    concept_embeds_weights: Tensor,
+    special_care_embeds: Tensor,
+    special_care_embeds_weights: Tensor,
+) -> Tensor:
+    """The rule of Stable Diffusion's checker.
+
+    Args:
+        images_BE: Image embeddings, of any length.
+        concept_embeds: [N, E].
+        concept_embeds_weights: Their thresholds [N].
+        special_care_embeds: [M, E].
+        special_care_embeds_weights: Their thresholds [M].
+
+    Returns:
+        Bool [B] on the CPU.
+    """
+
+    def above(embeds_NE: Tensor, thresholds_N: Tensor) -> Tensor:
+        cosines_BN = F.normalize(images_BE, dim=-1) @ F.normalize(embeds_NE, dim=-1).T
+        return (cosines_BN - thresholds_N).double()
+
+    def some(scores_BN: Tensor) -> Tensor:
+        return ((scores_BN * 1000).round() > 0).any(1)  # to three places, as the original
+
+    care_B = some(above(special_care_embeds, special_care_embeds_weights))
+    lowered_B1 = 0.01 * care_B.double()[:, None]
+    return some(above(concept_embeds, concept_embeds_weights) + lowered_B1).cpu()
