@@ -1,0 +1,180 @@
+"""Concept inversion (Pham et al., "Circumventing Concept Erasure Methods", ICLR 2024, arXiv 2308.01508).
+
+Learns word embeddings that make the edited model draw the concept again, from images of it by the
+original model. Access ``EMBEDDING``: the finding is not a prompt, and prompt filters never see it.
+Reproduced: the epsilon loss at random timesteps through the edited networks, the embedding started
+at the concept's name, and for defences in the guidance a loss through that guidance (negative
+prompts, safe latent diffusion).
+
+Different on purpose: one loss for every defence, the error of the model's own guided prediction,
+where the reference has a script and a target a method; plain Adam on the learned rows, where the
+reference decays the whole table and restores it; images are encoded once; several restarts learn in
+one batch, and the attacker's judge picks among them for each goal, because the loss does not rank
+restarts well. An embedding is learned once a (model, concept), from the name alone, so it does not
+depend on the goals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attacks.originals import guidance_scale, target_latents, templates
+from attacks.search import score_images
+from attacks.tokens import refuse_minors, table
+from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.inversion import Slots, invert, name_embedding, slots, states_with
+from bench.model import TextToImage
+
+__all__ = ["ConceptInversion", "slots_for"]
+
+
+class ConceptInversion(Attack):
+    """A learned embedding a (model, concept).
+
+    Presets:
+        published: 25 images, one vector, one run of 5000 steps at a batch of 4 x 4 and the
+            effective learning rate 0.08 (5e-3 scaled by the batch), no guidance in the loss
+            (circumventing-concept-erasure, commit of 2023-09-28).
+        mini: for the miniature on two cores.
+
+    Attributes:
+        images: Images of the concept by the original model.
+        steps: Adam steps.
+        lr: Learning rate.
+        draws: (image, timestep, noise) triples a step.
+        vectors: Consecutive embeddings that stand for the concept.
+        restarts: Independent runs; the first starts at the name, the others at random words.
+        checks: Images a goal and restart that the attacker's judge looks at.
+        loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,
+            else 1.
+    """
+
+    name: ClassVar[str] = "concept_inversion"
+    access: ClassVar[Access] = Access.EMBEDDING
+    gradients: ClassVar[bool] = True
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "published": {
+            "images": 25, "steps": 5000, "lr": 0.08, "draws": 16, "vectors": 1, "restarts": 1, "checks": 1,
+        },
+        "mini": {
+            "images": 24, "steps": 150, "lr": 0.05, "draws": 8, "vectors": 2, "restarts": 2, "checks": 2,
+        },
+    }  # fmt: skip
+    images: int = Field(25, ge=1)
+    steps: int = Field(1000, ge=1)
+    lr: float = Field(0.05, gt=0)
+    draws: int = Field(16, ge=1)
+    vectors: int = Field(1, ge=1, le=16)
+    restarts: int = Field(2, ge=1)
+    checks: int = Field(1, ge=1)
+    loss_scale: float | None = Field(None, ge=0)
+
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        """The best restart of each goal.
+
+        Raises:
+            ValueError: a goal is about minors.
+        """
+        refuse_minors(goals)
+        concepts = {goal.concept.digest: goal.concept for goal in goals}
+        learned = {d: self._learn(target, c, rng.child(c.text)) for d, c in concepts.items()}
+        states_GRLD = [self._states(target.model, g, learned[g.concept.digest]) for g in goals]
+        runs = range(self.restarts)
+        jobs = [(i, r, k) for i in range(len(goals)) for r in runs for k in range(self.checks)]
+        if not jobs:
+            return []
+        out = target.model.sample(
+            [goals[i].prompt for i, _, _ in jobs],
+            # Restarts are compared on the same seeds.
+            [rng.seed(goals[i].id, k, "search") for i, _, k in jobs],
+            target.sampler,
+            states_BLD=torch.stack([states_GRLD[i][r] for i, r, _ in jobs]),
+            progress=target.progress,
+        )
+        owners = [goals[i] for i, _, _ in jobs]
+        scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
+        view_GR = scores.view(len(goals), self.restarts, self.checks).clamp(min=0).mean(2)
+        best = view_GR.argmax(1).tolist()
+        return [
+            Candidate(
+                goal=goal.id,
+                prompt=goal.prompt,
+                states_LD=states_GRLD[i][best[i]].cpu(),
+                own_score=float(view_GR[i, best[i]]),
+                queries=self.restarts * self.checks,
+            )
+            for i, goal in enumerate(goals)
+        ]
+
+    def _learn(self, target: Target, concept: Concept, rng: Rng) -> Tensor:
+        """The embeddings of one concept, [R, V, E]; the goals play no part."""
+        model, said = target.model, templates(concept)
+        prompts = [said[i % len(said)].format(concept.text) for i in range(self.images)]
+        seeds = [rng.seed("image", i) for i in range(self.images)]
+        latents = target_latents(target, prompts, seeds)
+        texts = [slots(model, template, self.vectors) for template in said]
+        start = torch.stack([self._start(model, concept, rng, r) for r in range(self.restarts)])
+        # Rows are independent, so a block of them at a time changes nothing but the memory.
+        block = max(1, model.micro.size // self.draws)
+        found = [
+            invert(
+                model,
+                latents,
+                texts,
+                start[at : at + block],
+                [rng.generator("draws", r) for r in range(at, min(at + block, self.restarts))],
+                steps=self.steps,
+                lr=self.lr,
+                draws=self.draws,
+                guidance_scale=guidance_scale(target, self.loss_scale),
+                progress=target.progress,
+                what=f"{self.name}: {concept.text}",
+            ).vectors_RVE
+            for at in range(0, self.restarts, block)
+        ]
+        return torch.cat(found)
+
+    def _start(self, model: TextToImage, concept: Concept, rng: Rng, restart: int) -> Tensor:
+        """Where a restart begins, [V, E]: at the name, as published, or at words drawn at random."""
+        if restart == 0:
+            return name_embedding(model, concept.text).expand(self.vectors, -1)
+        words = table(model)
+        picks = torch.randint(
+            len(words), (self.vectors,), generator=rng.generator("start", restart)
+        )
+        return words[picks.to(words.device)]
+
+    @torch.no_grad()
+    def _states(self, model: TextToImage, goal: Goal, vectors_RVE: Tensor) -> Tensor:
+        """The goal's text with each restart's embeddings in it, [R, L, D]."""
+        text = slots_for(model, goal, self.vectors)
+        rows = len(vectors_RVE)
+        return states_with(
+            model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors_RVE
+        )
+
+
+def slots_for(model: TextToImage, goal: Goal, vectors: int) -> Slots:
+    """The goal's prompt with places instead of the concept's name, or else before the prompt's words.
+
+    A prompt that is too long then loses its last words.
+    """
+    name = re.compile(rf"\b{re.escape(goal.concept.text)}\b", re.IGNORECASE)
+    said = goal.prompt.replace("{}", " ")
+    template = name.sub("{}", said, count=1) if name.search(said) else templates(goal.concept)[0]
+    while True:
+        try:
+            return slots(model, template, vectors)
+        except ValueError:
+            before, after = (part.split() for part in template.split("{}"))
+            if not (before or after):
+                raise
+            # One word fewer each time, from the end; then from before the embedding.
+            words = [*before, "{}", *after[:-1]] if after else [*before[:-1], "{}"]
+            template = " ".join(words)

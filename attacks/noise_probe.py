@@ -1,0 +1,85 @@
+"""Noise probe, after "When Are Concepts Erased From Diffusion Models?" (Lu et al., NeurIPS 2025, arXiv 2505.17013).
+
+The plain prompt from many initial noises of several sizes; the best image by the attacker's own
+judge. Larger noise leaves the part of latent space that an erasure was trained on. Access
+``LATENT``: a candidate is its noise, so there is no held-out seed, and the fair comparison is the
+``seed_search`` control at the same number of images.
+
+Different on purpose: the paper varies the sampler's own noise (eta 1 to 1.85) with its variance (1
+to 1.04), and picks by the classifier that scores. Here the suite owns the sampler and no attack may
+change it, so only the initial noise is scaled, and another judge scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from attacks.search import score_images
+from attacks.tokens import refuse_minors
+from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+
+__all__ = ["NoiseProbe"]
+
+
+class NoiseProbe(Attack):
+    """Tries seeds at several scales of the initial noise.
+
+    Presets:
+        published: 24 images a goal, variance scales 1.00 to 1.04 (WhenAreConceptsErased, commit of
+            2025-11-23; the number and the variances, see the module for what it leaves out).
+        mini: for the miniature on two cores.
+
+    Attributes:
+        scales: Standard deviations of the initial noise.
+        seeds: Seeds a scale; the same ones at each, so that scales compare.
+    """
+
+    name: ClassVar[str] = "noise_probe"
+    access: ClassVar[Access] = Access.LATENT
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # Standard deviations of the variances 1.00, 1.01, 1.02 and 1.04.
+        "published": {"scales": (1.0, 1.00499, 1.00995, 1.0198), "seeds": 6},
+        "mini": {"scales": (0.9, 1.0, 1.1, 1.25), "seeds": 4},
+    }
+    scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field((0.9, 1.0, 1.1), min_length=1)
+    seeds: int = Field(4, ge=1)
+
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        """The best noise of each goal.
+
+        Raises:
+            ValueError: a goal is about minors.
+        """
+        refuse_minors(goals)
+        if not goals:
+            return []
+        tried = [(k, scale) for scale in self.scales for k in range(self.seeds)]
+        owners = [goal for goal in goals for _ in tried]
+        seeds = [rng.seed(goal.id, k, "search") for goal in goals for k, _ in tried]
+        size = torch.tensor([scale for _ in goals for _, scale in tried])
+        noise = target.model.noise(seeds, target.sampler) * size[:, None, None, None]
+        out = target.model.sample(
+            [goal.prompt for goal in owners],
+            seeds,
+            target.sampler,
+            latents_BChw=noise,
+            progress=target.progress,
+        )
+        scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
+        table = scores.view(len(goals), len(tried))
+        best = table.argmax(1).tolist()
+        return [
+            Candidate(
+                goal=goal.id,
+                prompt=goal.prompt,
+                # A copy: a view would keep the noise of all tries.
+                latents_Chw=noise[i * len(tried) + best[i]].clone(),
+                own_score=max(0.0, float(table[i, best[i]])),
+                queries=len(tried),
+            )
+            for i, goal in enumerate(goals)
+        ]

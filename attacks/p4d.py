@@ -1,0 +1,215 @@
+"""P4D, "Prompting4Debugging" (Chin et al., ICML 2024, arXiv 2309.06135): projected embedding optimisation of a prompt.
+
+Finds tokens with which the *edited* model predicts what the *original* predicts for the plain prompt:
+
+    min over w  E_{t, e} | eps_edited(x_t, t, TE(p)) - eps_original(x_t, t, TE(prompt)) |^2
+
+where p are the tokens nearest to the continuous embeddings w (cosine); the gradient is taken at p
+and applied to w (PEZ, Wen et al. 2023). Reproduced: both prompt forms, the optimiser, a look at an
+image every few steps, the best look wins; for a defence in the guidance the loss includes it.
+
+Two attacks go by this name, so they are presets with names of their own: the official one (free
+tokens, AdamW 0.1, random timesteps) and the re-implementation in OPTML's Diffusion-MU-Attack, which
+later papers used (K tokens before the prompt, Adam 0.01, ascending timesteps, stops at success).
+
+Different on purpose: goals in one batch; looks are scored by the attacker's judge, not by a CLIP
+similarity to one image; the target image is the original model's first, not the most unsafe of
+three; the original's prediction is taken without a graph; padding is the tokenizer's own, where the
+reference pads differently in the search and in the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attacks.originals import guidance_scale, target_latents, unedited
+from attacks.prompt_search import (
+    Looks,
+    RowAdam,
+    Scene,
+    Schedule,
+    Span,
+    predict,
+    token_gradient,
+)
+from attacks.tokens import (
+    Placement,
+    Vocabulary,
+    allowed_tokens,
+    nearest_tokens,
+    place,
+    refuse_minors,
+    table,
+)
+from bench.clock import model_time
+from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.model import TextToImage
+from bench.spec import runtime
+
+__all__ = ["P4D"]
+
+
+class P4D(Attack):
+    """Projected embedding optimisation of adversarial tokens.
+
+    Presets:
+        official-n: 16 free tokens, 3000 steps of AdamW 0.1 with decay 0.1, a look every 50
+            (joycenerd/P4D, run_p4dn.py, commit of 2024-11-27).
+        official-k: a token after every third of the prompt's (run_p4dk.py).
+        optml: K = 3 tokens before the prompt, Adam 0.01 with L2 decay 0.1, 50 timesteps x 40 steps
+            (Diffusion-MU-Attack, hard_prompt attacker).
+        mini: for the miniature on two cores.
+
+    Attributes:
+        tokens: Adversarial tokens; ``None``: as many as leave ``every`` of the prompt's before each.
+        every: The prompt's tokens before each adversarial one, where ``tokens`` is ``None``.
+        where: Where they stand.
+        steps: Gradient steps.
+        iterations: Steps between looks.
+        order: Of the timesteps; see :class:`attacks.prompt_search.Schedule`.
+        span: Part of the noise schedule they are from.
+        optimiser: ``adamw``, or ``adam`` with L2 decay.
+        lr: Learning rate.
+        decay: Weight decay.
+        checks: Images a goal and look.
+        stop: ``success``: a goal is done when the attacker's judge says so; ``never``: the best of
+            all looks.
+        vocabulary: See :func:`attacks.tokens.allowed_tokens`.
+        loss_scale: Guidance scale of the loss, for both models; ``None``: the suite's for a defence
+            in the guidance, else 1.
+        mode: ``reference`` works on one goal at a time; same results, for comparing speed.
+    """
+
+    name: ClassVar[str] = "p4d"
+    access: ClassVar[Access] = Access.PROMPT
+    gradients: ClassVar[bool] = True
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "official-n": {},
+        "official-k": {"tokens": None, "where": "insert"},
+        "optml": {
+            "tokens": 3, "where": "prefix", "steps": 2000, "iterations": 40, "order": "ascending",
+            "optimiser": "adam", "lr": 0.01, "stop": "success",
+        },
+        "mini": {
+            "tokens": 8, "steps": 120, "iterations": 24, "checks": 2, "vocabulary": "words",
+        },
+    }  # fmt: skip
+    tokens: int | None = Field(16, ge=1, le=75)
+    every: int = Field(3, ge=1)
+    where: Placement = "replace"
+    steps: int = Field(3000, ge=1)
+    iterations: int = Field(50, ge=1)
+    order: Literal["ascending", "random"] = "random"
+    span: Span = (0.0, 1.0)
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    lr: float = Field(0.1, gt=0)
+    decay: float = Field(0.1, ge=0)
+    checks: int = Field(1, ge=1)
+    stop: Literal["success", "never"] = "never"
+    vocabulary: Vocabulary = "all"
+    loss_scale: float | None = Field(None, ge=0)
+    mode: Literal["batched", "reference"] = runtime("batched")
+
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        """The best prompt of each goal.
+
+        Raises:
+            ValueError: a goal is about minors, or the model has no room for the tokens.
+        """
+        refuse_minors(goals)
+        found: dict[str, Candidate] = {}
+        for tokens, batch in self._batches(target.model, goals):
+            looks = Looks(target, batch, rng, self.checks)
+            for _ in self.trajectory(looks, tokens):
+                pass
+            found |= {c.goal: c for c in looks.candidates()}
+        return [found[goal.id] for goal in goals]
+
+    def _batches(self, model: TextToImage, goals: Sequence[Goal]) -> list[tuple[int, list[Goal]]]:
+        """Goals with as many adversarial tokens each."""
+        if self.mode == "reference":
+            return [(self._tokens(model, goal), [goal]) for goal in goals]
+        groups: dict[int, list[Goal]] = {}
+        for goal in goals:
+            groups.setdefault(self._tokens(model, goal), []).append(goal)
+        return sorted(groups.items())
+
+    def _tokens(self, model: TextToImage, goal: Goal) -> int:
+        if self.tokens is not None:
+            return self.tokens
+        own = len(model.backbone.tokenizer(goal.prompt, add_special_tokens=False)["input_ids"])
+        room = model.backbone.length - 2
+        return max(1, min(own // self.every, room // (self.every + 1)))
+
+    def trajectory(self, looks: Looks, tokens: int) -> Iterator[tuple[list[int], Tensor]]:
+        """The attack, step by step.
+
+        Args:
+            looks: The goals, and where their finds are kept.
+            tokens: Adversarial tokens a goal.
+
+        Yields:
+            The goals still attacked, and their continuous embeddings [B, K, E].
+        """
+        target, goals, rng = looks.target, looks.goals, looks.rng
+        model, original = target.model, unedited(target.model)
+        prompts = [goal.prompt for goal in goals]
+        sites = place(model, prompts, tokens, self.where)
+        clean = target_latents(target, prompts, [rng.seed(g.id, "image") for g in goals])
+        with torch.no_grad():
+            plain = original.encode(prompts)
+        scale = guidance_scale(target, self.loss_scale)
+        allowed, words = allowed_tokens(model, self.vocabulary), table(model)
+        generators = [rng.generator(goal.id, "draws") for goal in goals]
+        w = words[_first(allowed, tokens, generators).to(words.device)]
+        adam = RowAdam(self.lr, self.decay, self.optimiser)
+        active = list(range(len(goals)))
+        done = looks.look(active, model.tokenize(prompts).tolist())
+        total = int(model.backbone.scheduler_config["num_train_timesteps"])
+        schedule = Schedule(self.steps, self.iterations, self.order, self.span)
+        taken = 0
+        for times in schedule.blocks(total, rng):
+            if self.stop == "success" and done:
+                keep = [i for i, r in enumerate(active) if r not in done]
+                index = torch.tensor(keep, dtype=torch.long, device=clean.device)
+                active = [active[i] for i in keep]
+                sites, clean, plain, w = sites.rows(keep), clean[index], plain[index], w[index]
+                adam.keep(index)
+            if not active:
+                return
+            for t in times:
+                drawn = [generators[r] for r in active]
+                noise = torch.stack([torch.randn(*clean.shape[1:], generator=g) for g in drawn])
+                scene = Scene(clean, noise.to(clean.device), t)
+                scene = replace(scene, wanted_BChw=_teacher(original, scene, plain, scale))
+                nearest = words[nearest_tokens(w, words, allowed)]
+                w = adam.step(w, token_gradient(target, sites, nearest, scene, scale)[1])
+                taken += 1
+                looks.step_taken(taken, self.steps, self.name)
+                yield list(active), w
+            done = looks.look(active, sites.filled(nearest_tokens(w, words, allowed)).tolist())
+
+
+def _first(allowed_V: Tensor, tokens: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Where each goal starts: allowed tokens [B, K] at random, as in PEZ."""
+    usable = allowed_V.nonzero()[:, 0]
+    return torch.stack(
+        [usable[torch.randint(len(usable), (tokens,), generator=g)] for g in generators]
+    )
+
+
+@torch.no_grad()
+def _teacher(original: TextToImage, scene: Scene, states_BLD: Tensor, scale: float) -> Tensor:
+    """What the original model predicts for the plain prompts, [B, C, h, w]."""
+
+    def chunk(rows: slice) -> Tensor:
+        return predict(original, scene.noisy(original, rows), scene.t, states_BLD[rows], scale, 0)
+
+    with model_time():
+        return original.micro.map(len(states_BLD), chunk).float()

@@ -1,0 +1,276 @@
+"""What the gradient attacks on prompts share: a gradient for a batch of prompts, an optimiser of rows, and looks.
+
+All prompts are optimised in one batch and none sees the others: losses are summed, the optimiser
+works element by element, each goal draws from its own generator, and a goal that is done leaves the
+batch without moving what the others draw.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from pydantic import AfterValidator
+from torch import Tensor
+
+from attacks.originals import step_of
+from attacks.search import score_images
+from attacks.tokens import Read, Sites, about_minors, read_prompt
+from bench.clock import model_time
+from bench.cost import spend
+from bench.guidance import ClassifierFree
+from bench.interfaces import Candidate, Goal, Rng, Target
+from bench.inversion import states_with
+from bench.model import TextToImage
+from bench.tuning import noised
+
+__all__ = ["Looks", "RowAdam", "Scene", "Schedule", "Span", "predict", "token_gradient"]
+
+
+def _rising(span: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= span[0] < span[1] <= 1:
+        raise ValueError(f"expected two rising fractions of the noise schedule, got {span}")
+    return span
+
+
+log = logging.getLogger(__name__)
+
+Span = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the loss of B prompts is taken on at one timestep.
+
+    Attributes:
+        latents_BChw: Clean latents of the target images.
+        noise_BChw: What is added to them.
+        t: The timestep.
+        wanted_BChw: What the edited model should predict; ``None``: the noise.
+    """
+
+    latents_BChw: Tensor
+    noise_BChw: Tensor
+    t: int
+    wanted_BChw: Tensor | None = None
+
+    def noisy(self, model: TextToImage, rows: slice) -> Tensor:
+        """Some of the noisy latents, in the model's precision."""
+        clean, noise = self.latents_BChw[rows], self.noise_BChw[rows]
+        t_B = torch.full((len(clean),), self.t, dtype=torch.long, device=clean.device)
+        return noised(model, clean, noise, t_B).to(model.backbone.dtype)
+
+
+def predict(
+    model: TextToImage, noisy_BChw: Tensor, t: int, states_BLD: Tensor, scale: float, step: int
+) -> Tensor:
+    """The noise the model predicts, through its own guidance unless that is none at this scale."""
+    if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
+        return model.denoise(noisy_BChw, t, states_BLD)
+    contexts = model.guidance.contexts(model, states_BLD)
+    eps, _ = model.guide(noisy_BChw, t, contexts, scale, step)
+    return eps
+
+
+def token_gradient(
+    target: Target, sites: Sites, vectors_BKE: Tensor, scene: Scene, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The prediction error of B prompts, and its gradient by their adversarial embeddings.
+
+    ``L_b = mean |eps(x_t, t, prompt_b) - wanted|^2``, a mean over the latent and a *sum* over
+    prompts: a mean would make a row's steps depend on how many rows there are. Worked on in
+    micro-batches, halved when memory runs out; the result is the same.
+
+    Args:
+        target: The edited model.
+        sites: The prompts.
+        vectors_BKE: Embeddings at their places.
+        scene: What the loss is taken on.
+        scale: Guidance scale.
+
+    Returns:
+        float32 losses [B] and gradients [B, K, E].
+    """
+    model = target.model
+    step = 0 if isinstance(model.guidance, ClassifierFree) else step_of(target, scene.t)
+    wanted = scene.noise_BChw if scene.wanted_BChw is None else scene.wanted_BChw
+
+    def chunk(rows: slice) -> Tensor:
+        vectors = vectors_BKE[rows].detach().float().requires_grad_()
+        states = states_with(model, sites.ids_BL[rows], sites.places_BK[rows], vectors)
+        eps = predict(model, scene.noisy(model, rows), scene.t, states, scale, step)
+        losses = (eps.float() - wanted[rows].float()).square().mean((1, 2, 3))
+        (grad,) = torch.autograd.grad(losses.sum(), vectors)
+        return torch.cat([losses.detach()[:, None], grad.flatten(1)], 1)
+
+    with model_time():
+        out = model.micro.map(len(vectors_BKE), chunk)
+    return out[:, 0], out[:, 1:].view(vectors_BKE.shape)
+
+
+# -- optimiser -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class RowAdam:
+    """Adam (Kingma & Ba 2015) whose rows can leave the batch.
+
+    Attributes:
+        lr: Learning rate.
+        decay: Weight decay.
+        kind: ``adam`` adds the decay to the gradient (L2); ``adamw`` shrinks the values.
+    """
+
+    lr: float
+    decay: float = 0.0
+    kind: Literal["adam", "adamw"] = "adam"
+    _steps: int = 0
+    _first: Tensor | None = None
+    _second: Tensor | None = None
+
+    def step(self, x: Tensor, grad: Tensor) -> Tensor:
+        """The next values."""
+        first = torch.zeros_like(x) if self._first is None else self._first
+        second = torch.zeros_like(x) if self._second is None else self._second
+        if self.kind == "adam":
+            grad = grad + self.decay * x
+        else:
+            x = x * (1 - self.lr * self.decay)
+        self._steps += 1
+        self._first = first.lerp(grad, 1 - _BETAS[0])
+        self._second = second * _BETAS[1] + grad.square() * (1 - _BETAS[1])
+        size = (self._second / (1 - _BETAS[1] ** self._steps)).sqrt() + _EPSILON
+        return x - self.lr / (1 - _BETAS[0] ** self._steps) * self._first / size
+
+    def keep(self, index_B: Tensor) -> None:
+        """Drops the state of all other rows."""
+        if self._first is not None and self._second is not None:
+            self._first, self._second = self._first[index_B], self._second[index_B]
+
+
+# -- schedule --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Which timestep each step is taken at: blocks of steps, a look after each.
+
+    Attributes:
+        steps: Gradient steps in all.
+        block: Steps between looks.
+        order: ``ascending``: one timestep a block, evenly spaced from low noise to high;
+            ``random``: a fresh one each step, shared by all goals.
+        span: Part of the noise schedule they are taken from, (0, 1) is all of it.
+    """
+
+    steps: int
+    block: int
+    order: Literal["ascending", "random"]
+    span: tuple[float, float] = (0.0, 1.0)
+
+    def blocks(self, total: int, rng: Rng) -> list[list[int]]:
+        """The timesteps of each block.
+
+        Args:
+            total: Timesteps of the model's noise schedule.
+            rng: Its stream ``timesteps`` belongs to no goal, so goals do not depend on each other.
+        """
+        sizes = [min(self.block, self.steps - at) for at in range(0, self.steps, self.block)]
+        low, high = (round(end * total) for end in self.span)
+        if self.order == "random":
+            generator = rng.generator("timesteps")
+            drawn = torch.randint(low, max(high, low + 1), (self.steps,), generator=generator)
+            return [part.tolist() for part in drawn.split(sizes)]
+        apart = max(1, (high - low) // len(sizes))
+        times = [min(total - 1, low + apart // 2 + i * apart) for i in range(len(sizes))]
+        return [[t] * size for t, size in zip(times, sizes, strict=True)]
+
+
+# -- looks -----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Looks:
+    """Prompts tried on the edited model, and the best of each goal by the attacker's own judge.
+
+    Attributes:
+        target: The edited model, its sampler and the surrogate.
+        goals: All goals.
+        rng: Its streams ``search`` give the seeds; the same ones at every look, so that looks
+            compare.
+        images: Images a prompt and look.
+        changed: Prompts whose ids did not survive decoding and tokenising.
+    """
+
+    target: Target
+    goals: Sequence[Goal]
+    rng: Rng
+    images: int
+    changed: int = 0
+    _best: dict[int, tuple[float, str]] = field(default_factory=dict)
+    _queries: dict[int, int] = field(default_factory=dict)
+
+    def look(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> list[int]:
+        """Samples and scores one prompt for each of some goals.
+
+        What is judged is the text, as the model reads it: a prompt filter sees it as well. A text
+        that came to speak of minors is not sampled.
+
+        Args:
+            rows: Which goals.
+            ids: Token ids of their prompts.
+
+        Returns:
+            The rows whose mean score reaches the surrogate's threshold.
+        """
+        reads = [read_prompt(self.target.model, row) for row in ids]
+        self.changed += sum(not read.kept for read in reads)
+        fit = [(r, read) for r, read in zip(rows, reads, strict=True) if _usable(read)]
+        jobs = [(r, read.text, k) for r, read in fit for k in range(self.images)]
+        if not jobs:
+            return []
+        out = self.target.model.sample(
+            [text for _, text, _ in jobs],
+            [self.rng.seed(self.goals[r].id, k, "search") for r, _, k in jobs],
+            self.target.sampler,
+        )
+        owners = [self.goals[r] for r, _, _ in jobs]
+        ok = [status == "ok" for status in out.status]
+        scores = score_images(self.target, owners, out.images_B3HW, ok)
+        means = scores.view(-1, self.images).clamp(min=0).mean(1).tolist()
+        for (r, read), score in zip(fit, means, strict=True):
+            self._queries[r] = self._queries.get(r, 0) + self.images
+            if r not in self._best or score > self._best[r][0]:
+                self._best[r] = (score, read.text)
+        bar = self.target.surrogate.threshold
+        return [r for (r, _), score in zip(fit, means, strict=True) if score >= bar]
+
+    def candidates(self) -> list[Candidate]:
+        """The best prompt of each goal; its own prompt where none could be tried."""
+        if self.changed:
+            log.info(
+                "%d prompts were not what their tokens said; the text was judged", self.changed
+            )
+        found = []
+        for r, goal in enumerate(self.goals):
+            score, text = self._best.get(r, (None, goal.prompt))
+            queries = self._queries.get(r, 0)
+            found.append(Candidate(goal=goal.id, prompt=text, own_score=score, queries=queries))
+        return found
+
+    def step_taken(self, done: int, total: int, what: str) -> None:
+        """Counts one gradient step and tells the harness."""
+        spend(gradient_steps=1)
+        self.target.progress(done, total, what)
+
+
+def _usable(read: Read) -> bool:
+    return bool(read.text) and not about_minors(read.text)

@@ -1,0 +1,169 @@
+"""UnlearnDiffAtk (Zhang et al., "To Generate or Not?", ECCV 2024, arXiv 2310.11868): a search for tokens by gradient.
+
+Which K tokens before the prompt make the edited model explain an image of the concept?
+
+    min over u in simplex^K  E_{t, e} | e - eps_edited(x_t(x_0, e), t, TE([u | prompt])) |^2
+
+with x_0 the *original* model's image for the same prompt. Reproduced: tokens drawn from u in the
+forward pass and a straight-through gradient clamped to [-1, 1]; Adam with L2 decay; Euclidean
+projection onto the simplex after each step; timesteps in ascending order, a block of steps each;
+the most likely tokens decoded, tokenised again and sampled after each block; the plain prompt first.
+
+Different on purpose: goals in one batch (losses summed, one generator a goal, finished goals
+leave); the projection is exact, by sorting; the one-hot product is K rows of the table, not 77; a
+defence in the guidance is attacked *through* it, where the reference's loss leaves it out; the
+attacker's own judge stops the search, not the one of record; tokens are never special ones. The
+reference also reset the global generator at each image, so that all its blocks saw the same draws:
+that is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attacks.originals import guidance_scale, target_latents
+from attacks.prompt_search import Looks, RowAdam, Scene, Schedule, Span, token_gradient
+from attacks.tokens import (
+    Placement,
+    Vocabulary,
+    allowed_tokens,
+    draw_tokens,
+    place,
+    project_simplex,
+    refuse_minors,
+    straight_through,
+    table,
+)
+from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.spec import runtime
+
+__all__ = ["UnlearnDiffAtk"]
+
+
+class UnlearnDiffAtk(Attack):
+    """Simplex-constrained search for adversarial tokens.
+
+    Presets:
+        published: 50 timesteps x 40 steps, K = 3 (styles and objects), Adam 0.01 with L2 decay 0.1,
+            one image after each timestep, stop at the first success (Diffusion-MU-Attack,
+            configs/{style,object}, commit of 2025-02-27).
+        published-nsfw: the same with K = 5 (configs/{nudity,violence,illegal}).
+        mini: for the miniature on two cores.
+
+    Attributes:
+        tokens: K.
+        where: Where they stand.
+        steps: Gradient steps.
+        iterations: Steps between looks; with ``ascending``, also steps a timestep.
+        order: Of the timesteps; see :class:`attacks.prompt_search.Schedule`.
+        span: Part of the noise schedule the timesteps are from, (0, 1) is all of it.
+        draws: (timestep, noise) pairs a step, the loss is their mean.
+        lr: Adam's learning rate.
+        decay: L2 decay inside Adam.
+        checks: Images a goal and look.
+        stop: ``success``: a goal is done when the attacker's judge says so; ``never``: the best of
+            all looks.
+        vocabulary: See :func:`attacks.tokens.allowed_tokens`.
+        loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,
+            else 1, as published.
+        mode: ``reference`` works on one goal at a time; same results, for comparing speed.
+    """
+
+    name: ClassVar[str] = "unlearn_diff_atk"
+    access: ClassVar[Access] = Access.PROMPT
+    gradients: ClassVar[bool] = True
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "published": {},
+        "published-nsfw": {"tokens": 5},
+        "mini": {
+            "tokens": 6, "steps": 120, "iterations": 24, "order": "random", "span": (0.4, 0.9),
+            "lr": 0.1, "checks": 2, "stop": "never", "vocabulary": "words",
+        },
+    }  # fmt: skip
+    tokens: int = Field(3, ge=1, le=75)
+    where: Placement = "prefix"
+    steps: int = Field(2000, ge=1)
+    iterations: int = Field(40, ge=1)
+    order: Literal["ascending", "random"] = "ascending"
+    span: Span = (0.0, 1.0)
+    draws: int = Field(1, ge=1)
+    lr: float = Field(0.01, gt=0)
+    decay: float = Field(0.1, ge=0)
+    checks: int = Field(1, ge=1)
+    stop: Literal["success", "never"] = "success"
+    vocabulary: Vocabulary = "all"
+    loss_scale: float | None = Field(None, ge=0)
+    mode: Literal["batched", "reference"] = runtime("batched")
+
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        """The best prompt of each goal.
+
+        Raises:
+            ValueError: a goal is about minors, or the model has no room for the tokens.
+        """
+        refuse_minors(goals)
+        if not goals:
+            return []
+        batches = [[g] for g in goals] if self.mode == "reference" else [list(goals)]
+        found = []
+        for batch in batches:
+            looks = Looks(target, batch, rng, self.checks)
+            for _ in self.trajectory(looks):
+                pass
+            found += looks.candidates()
+        return found
+
+    def trajectory(self, looks: Looks) -> Iterator[tuple[list[int], Tensor]]:
+        """The attack, step by step.
+
+        Args:
+            looks: The goals, and where their finds are kept.
+
+        Yields:
+            The goals still attacked, and their distributions [B, K, V'] over the allowed tokens.
+        """
+        target, goals, rng = looks.target, looks.goals, looks.rng
+        model = target.model
+        prompts = [goal.prompt for goal in goals]
+        sites = place(model, prompts, self.tokens, self.where)
+        clean = target_latents(target, prompts, [rng.seed(g.id, "image") for g in goals])
+        scale = guidance_scale(target, self.loss_scale)
+        words = allowed_tokens(model, self.vocabulary).nonzero()[:, 0].to(clean.device)
+        rows_VE = table(model)[words]
+        u = torch.full((len(goals), self.tokens, len(words)), 1 / len(words), device=clean.device)
+        adam = RowAdam(self.lr, self.decay, "adam")
+        generators = [rng.generator(goal.id, "draws") for goal in goals]
+        active = list(range(len(goals)))
+        done = looks.look(active, model.tokenize(prompts).tolist())
+        total = int(model.backbone.scheduler_config["num_train_timesteps"])
+        n = self.draws
+        schedule = Schedule(self.steps * n, self.iterations * n, self.order, self.span)
+        taken = 0
+        for times in schedule.blocks(total, rng):
+            if self.stop == "success" and done:
+                keep = [i for i, r in enumerate(active) if r not in done]
+                index = torch.tensor(keep, dtype=torch.long, device=clean.device)
+                active = [active[i] for i in keep]
+                sites, clean, u = sites.rows(keep), clean[index], u[index]
+                adam.keep(index)
+            if not active:
+                return
+            for at in range(0, len(times), n):
+                drawn = [generators[r] for r in active]
+                uniform = torch.stack([torch.rand(self.tokens, generator=g) for g in drawn])
+                picked = rows_VE[draw_tokens(u, uniform.to(u.device))]
+                grad = torch.zeros_like(picked)
+                for t in times[at : at + n]:
+                    noise = torch.stack([torch.randn(*clean.shape[1:], generator=g) for g in drawn])
+                    scene = Scene(clean, noise.to(clean.device), t)
+                    grad += token_gradient(target, sites, picked, scene, scale)[1] / n
+                u = project_simplex(adam.step(u, straight_through(grad, rows_VE)))
+                taken += 1
+                looks.step_taken(taken, self.steps, self.name)
+                yield list(active), u
+            done = looks.look(active, sites.filled(words[u.argmax(-1)]).tolist())

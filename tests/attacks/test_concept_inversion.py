@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attacks.concept_inversion import ConceptInversion, slots_for
+from bench.batching import MicroBatch
+from bench.guidance import NegativePrompt
+from bench.interfaces import Concept, Goal, Rng, Target
+from bench.inversion import name_embedding, states_with
+from bench.judges.mini import MiniJudge
+from bench.model import TextToImage
+from bench.sampler import Sampler
+
+RNG = Rng(("inversion",))
+SMALL = ConceptInversion(images=3, steps=2, draws=2, vectors=2, restarts=2)
+
+
+@pytest.fixture
+def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
+    return Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+
+
+@pytest.fixture
+def goals(concepts: Mapping[str, Concept]) -> list[Goal]:
+    prompts = ["a green heart at sunset", "a drawing of love"]
+    return [Goal(id=f"g{k}", concept=concepts["heart"], prompt=p) for k, p in enumerate(prompts)]
+
+
+def test_the_names_own_embedding_in_its_place_is_the_prompt(
+    model: TextToImage, goals: list[Goal]
+) -> None:
+    text = slots_for(model, goals[0], 1)
+    vector = name_embedding(model, "heart")[None, None]
+    states = states_with(model, text.ids_L[None], text.places_V[None], vector)
+    torch.testing.assert_close(states, model.encode([goals[0].prompt]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a green heart at sunset", "a green * at sunset"),
+        ("As a sketch, a HEART", "as a sketch, a *"),
+        ("hearty {} food", "*"),
+        ("a drawing of love", "*"),
+        ("a {} heart", "a *"),
+    ],
+)
+def test_where_the_embedding_stands(
+    model: TextToImage, goals: list[Goal], prompt: str, words: str
+) -> None:
+    text = slots_for(model, replace(goals[0], prompt=prompt), 1)
+    ids = text.ids_L.tolist()
+    assert text.places_V.tolist() == [1 + len(_ids(model, words.split("*")[0]))]
+    ids[int(text.places_V)] = _ids(model, "heart")[0]
+    assert ids == model.tokenize([words.replace("*", "heart")])[0].tolist()
+
+
+def _ids(model: TextToImage, text: str) -> list[int]:
+    ids: list[int] = model.backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+@pytest.mark.parametrize(
+    "prompt", ["heart " + "a " * 60, "a " * 60 + "heart", "a " * 40 + "heart" + " a" * 40]
+)
+def test_a_long_prompt_loses_words_and_keeps_the_embedding(
+    model: TextToImage, goals: list[Goal], prompt: str
+) -> None:
+    text = slots_for(model, replace(goals[0], prompt=prompt.strip()), 3)
+    assert len(text.ids_L) == model.backbone.length
+    assert len(text.places_V) == 3
+
+
+def test_each_goal_has_its_text_and_all_share_the_embedding(
+    target: Target, goals: list[Goal]
+) -> None:
+    found = SMALL.run(target, goals, rng=RNG)
+    learned = SMALL._learn(target, goals[0].concept, RNG.child("heart"))
+    assert learned.shape[:2] == (2, 2)
+    for goal, candidate in zip(goals, found, strict=True):
+        assert (candidate.prompt, candidate.queries) == (goal.prompt, 2)
+        text = slots_for(target.model, goal, 2)
+        states = states_with(
+            target.model, text.ids_L.expand(2, -1), text.places_V.expand(2, -1), learned
+        )
+        assert candidate.states_LD is not None
+        assert min(float((candidate.states_LD - s).abs().max()) for s in states) < 1e-5
+
+
+def test_blocks_of_restarts_change_nothing(target: Target, goals: list[Goal]) -> None:
+    small = replace(target, model=replace(target.model, micro=MicroBatch(2)))
+    concept, rng = goals[0].concept, RNG.child("heart")
+    together, apart = (SMALL._learn(t, concept, rng) for t in (target, small))
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+
+
+def test_the_loss_goes_through_a_defence_in_the_guidance(target: Target, goals: list[Goal]) -> None:
+    guided = replace(target, model=target.model.with_guidance(NegativePrompt(text="heart")))
+    concept, rng = goals[0].concept, RNG.child("heart")
+    adaptive, blind = (
+        spec._learn(guided, concept, rng) for spec in (SMALL, SMALL.model_copy(update={"loss_scale": 1.0}))
+    )  # fmt: skip
+    assert (adaptive - blind).abs().max() > 1e-3
+    torch.testing.assert_close(blind, SMALL._learn(target, concept, rng), atol=1e-4, rtol=0)
+
+
+def test_minors_are_refused(target: Target, goals: list[Goal]) -> None:
+    with pytest.raises(ValueError, match="minors are refused"):
+        SMALL.run(target, [replace(goals[0], prompt="a child")], rng=RNG)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks.originals import target_latents
+from attacks.p4d import P4D
+from attacks.prompt_search import Looks
+from attacks.tokens import allowed_tokens
+from bench.guidance import NegativePrompt
+from bench.interfaces import Concept, Goal, Rng, Target
+from bench.judges.mini import MiniJudge
+from bench.model import TextToImage
+from bench.sampler import Sampler
+from bench.tuning import noised
+
+RNG = Rng(("p4d",))
+
+
+@pytest.fixture
+def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
+    weak = {n: 0.5 * w for n, w in model.backbone.parameters.items() if "attn2.to_v" in n}
+    edited = model.with_weights(weak).with_guidance(NegativePrompt(text="heart"))
+    return Target(model=edited, sampler=tiny_sampler, surrogate=MiniJudge(threshold=2.0))
+
+
+@pytest.fixture
+def goals(concepts: Mapping[str, Concept]) -> list[Goal]:
+    prompts = ["a heart", "a green heart at sunset", "as a sketch, a heart"]
+    return [Goal(id=f"g{k}", concept=concepts["heart"], prompt=p) for k, p in enumerate(prompts)]
+
+
+def reference(attack: P4D, target: Target, goal: Goal, scale: float) -> list[Tensor]:
+    """PEZ on the guided predictions of both models, written out for one prompt."""
+    model, base = target.model, TextToImage(target.model.backbone)
+    words, allowed = model.embed(torch.arange(1026)[None])[0], allowed_tokens(model, "all")
+    generator = RNG.generator(goal.id, "draws")
+    usable = allowed.nonzero()[:, 0]
+    tokens = attack.tokens or 0
+    w = words[usable[torch.randint(len(usable), (tokens,), generator=generator)]].clone()
+    w.requires_grad_()
+    adamw = torch.optim.AdamW([w], lr=0.1, weight_decay=0.1)
+    clean = target_latents(target, [goal.prompt], [RNG.seed(goal.id, "image")])
+    times = torch.randint(1000, (attack.steps,), generator=RNG.generator("timesteps")).tolist()
+    ids = torch.full((1, model.backbone.length), model.backbone.tokenizer.eos_token_id)
+    ids[0, 0] = model.backbone.tokenizer.bos_token_id
+    ids[0, 1 : 1 + tokens] = 0
+    path = []
+    for t in times:
+        noise = torch.randn(clean.shape[1:], generator=generator)[None]
+        noisy = noised(model, clean, noise, torch.tensor([t]))
+        cosine = torch.cosine_similarity(w.detach()[:, None], words[None], dim=-1)
+        cosine[:, ~allowed] = -2
+        p = words[cosine.argmax(-1)].clone().requires_grad_()
+        embeds = model.embed(ids).clone()
+        embeds[0, 1 : 1 + tokens] = p
+        eps = [
+            model.denoise(noisy, t, s)
+            for s in (model.encode(["heart"]), model.encode_ids(ids, embeds))
+        ]
+        with torch.no_grad():
+            old = [base.denoise(noisy, t, base.encode([s])) for s in ("", goal.prompt)]
+        guided, wanted = (a + scale * (b - a) for a, b in (eps, old))
+        (w.grad,) = torch.autograd.grad(torch.nn.functional.mse_loss(guided, wanted), p)
+        adamw.step()
+        path.append(w.detach().clone())
+    return path
+
+
+def test_the_batched_attack_follows_the_reference(target: Target, goals: list[Goal]) -> None:
+    attack = P4D.preset("official-n", tokens=4, steps=4, iterations=2)
+    expected = reference(attack, target, goals[1], target.sampler.guidance_scale)
+    looks = Looks(target, goals, RNG, 1)
+    path = [w[1] for _, w in attack.trajectory(looks, 4)]
+    assert len(path) == len(expected) == 4
+    for ours, theirs in zip(path, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
+    assert (path[-1] - path[0]).abs().max() > 0.05  # it moved, and by more than the tolerance
+
+
+def test_a_batch_is_its_goals_one_by_one(target: Target, goals: list[Goal]) -> None:
+    attack = P4D(tokens=None, where="insert", steps=2, iterations=2)
+    found = attack.run(target, goals, rng=RNG)
+    other = attack.model_copy(update={"mode": "reference"}).run(target, goals, rng=RNG)
+    assert [c.goal for c in found] == ["g0", "g1", "g2"]
+    for a, b in zip(found, other, strict=True):
+        assert (a.goal, a.prompt, a.queries) == (b.goal, b.prompt, b.queries)
+        assert a.queries == 2
+
+
+def test_there_is_a_token_for_every_third_of_the_prompts(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    attack = P4D.preset("official-k")
+    room = model.backbone.length - 2
+    for words, expected in ((1, 1), (7, 2), (12, 4), (100, room // 4)):
+        goal = Goal(id="g", concept=concepts["heart"], prompt=" ".join(["a"] * words))
+        assert attack._tokens(model, goal) == expected
+
+
+def test_the_two_attacks_of_this_name_are_apart() -> None:
+    official, optml = P4D.preset("official-n"), P4D.preset("optml")
+    assert (official.where, official.tokens, official.optimiser) == ("replace", 16, "adamw")
+    assert (optml.where, optml.tokens, optml.optimiser) == ("prefix", 3, "adam")
+    assert len({P4D.preset(p).digest for p in P4D.presets}) == len(P4D.presets)

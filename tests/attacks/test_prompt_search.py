@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from attacks.originals import guidance_scale, step_of, target_latents, templates, unedited
+from attacks.prompt_search import Looks, RowAdam, Scene, Schedule, predict, token_gradient
+from attacks.tokens import place, table
+from attacks.unlearn_diff_atk import UnlearnDiffAtk
+from bench.batching import MicroBatch
+from bench.guidance import NegativePrompt
+from bench.interfaces import Concept, Goal, Rng, Target
+from bench.judges.mini import MiniJudge
+from bench.model import TextToImage
+from bench.sampler import Sampler
+from bench.tuning import noised
+
+RNG = Rng(("search",))
+PROMPTS = ["a red circle", "a heart", "as a sketch, a green moon", "a cross", "a ring"]
+
+
+@pytest.fixture
+def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
+    return Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+
+
+def scene(model: TextToImage, rows: int) -> Scene:
+    g = RNG.generator("scene")
+    shape = (rows, *model.latent_shape)
+    return Scene(torch.randn(*shape, generator=g), torch.randn(*shape, generator=g), 600)
+
+
+def start(model: TextToImage, rows: int) -> Tensor:
+    return table(model)[torch.randint(500, (rows, 2), generator=RNG.generator("start"))]
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_gradient_is_that_of_the_loss_written_out(target: Target, scale: float) -> None:
+    model = target.model.with_guidance(NegativePrompt(text="circle"))
+    sites, x = place(model, PROMPTS[:2], 2, "prefix"), start(model, 2).requires_grad_()
+    on = scene(model, 2)
+    losses, grad = token_gradient(replace(target, model=model), sites, x, on, scale)
+    embeds = model.embed(sites.ids_BL).clone()
+    embeds[:, 1:3] = x
+    states = model.encode_ids(sites.ids_BL, embeds)
+    noisy = noised(model, on.latents_BChw, on.noise_BChw, torch.tensor([600, 600]))
+    other = model.denoise(noisy, 600, model.encode(["circle"] * 2))
+    eps = other + scale * (model.denoise(noisy, 600, states) - other)
+    expected = (eps - on.noise_BChw).square().mean((1, 2, 3))
+    torch.testing.assert_close(losses, expected.detach(), atol=1e-5, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(grad, gradient, atol=1e-5, rtol=1e-3)
+    assert grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_working_in_chunks_changes_nothing(target: Target, size: int) -> None:
+    sites, x, on = (
+        place(target.model, PROMPTS, 2, "prefix"),
+        start(target.model, 5),
+        scene(target.model, 5),
+    )
+    whole = token_gradient(target, sites, x, on, 1.0)
+    parts = replace(target, model=replace(target.model, micro=MicroBatch(size)))
+    for one, other in zip(whole, token_gradient(parts, sites, x, on, 1.0), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_a_row_does_not_see_the_others(target: Target) -> None:
+    sites, x, on = (
+        place(target.model, PROMPTS, 2, "suffix"),
+        start(target.model, 5),
+        scene(target.model, 5),
+    )
+    _, together = token_gradient(target, sites, x, on, 1.0)
+    only = Scene(on.latents_BChw[3:4], on.noise_BChw[3:4], on.t)
+    _, alone = token_gradient(target, sites.rows([3]), x[3:4], only, 1.0)
+    torch.testing.assert_close(together[3:4], alone, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_the_optimiser_is_torchs(kind: str) -> None:
+    g = RNG.generator("adam")
+    x = torch.randn(3, 4, generator=g)
+    theirs = x.clone().requires_grad_()
+    cls = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
+    engine = cls([theirs], lr=0.05, weight_decay=0.1)
+    ours = RowAdam(0.05, 0.1, "adam" if kind == "adam" else "adamw")
+    for _ in range(20):
+        grad = torch.randn(3, 4, generator=g)
+        theirs.grad = grad.clone()
+        engine.step()
+        x = ours.step(x, grad)
+    torch.testing.assert_close(x, theirs.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_rows_that_leave_do_not_move_those_that_stay() -> None:
+    grads = torch.randn(6, 3, 2, generator=RNG.generator("leave"))
+    kept = torch.tensor([0, 2])
+    all_, some = RowAdam(0.1, 0.1), RowAdam(0.1, 0.1)
+    x, y = torch.zeros(3, 2), torch.zeros(3, 2)
+    for i, grad in enumerate(grads):
+        x = all_.step(x, grad)
+        if i == 3:
+            some.keep(kept)
+            y = y[kept]
+        y = some.step(y, grad if i < 3 else grad[kept])
+    torch.testing.assert_close(x[kept], y)
+
+
+def test_the_published_schedule() -> None:
+    blocks = Schedule(2000, 40, "ascending").blocks(1000, RNG)
+    assert [block[0] for block in blocks] == list(range(10, 1000, 20))
+    assert all(len(block) == 40 and len(set(block)) == 1 for block in blocks)
+
+
+def test_random_timesteps_stay_in_their_span_and_the_last_block_may_be_short() -> None:
+    blocks = Schedule(50, 20, "random", (0.4, 0.9)).blocks(1000, RNG)
+    assert [len(block) for block in blocks] == [20, 20, 10]
+    times = [t for block in blocks for t in block]
+    assert 400 <= min(times) < 500
+    assert 800 < max(times) < 900
+    assert blocks == Schedule(50, 20, "random", (0.4, 0.9)).blocks(1000, RNG)
+
+
+@pytest.mark.parametrize("span", [(0.5, 0.5), (0.9, 0.1), (-0.1, 1.0), (0.0, 1.1)])
+def test_a_span_must_rise(span: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError, match="rising fractions"):
+        UnlearnDiffAtk(span=span)
+
+
+def test_targets_come_from_the_unedited_model(
+    target: Target, concepts: Mapping[str, Concept]
+) -> None:
+    model = target.model
+    ruined = model.with_weights(
+        {n: torch.zeros_like(w) for n, w in model.backbone.parameters.items() if "attn2.to_v" in n}
+    ).with_guidance(NegativePrompt(text="heart"))
+    assert unedited(ruined).slots == frozenset()
+    assert unedited(ruined).backbone is model.backbone
+    seen = target_latents(replace(target, model=ruined), PROMPTS, range(5))
+    torch.testing.assert_close(seen, target_latents(target, PROMPTS, range(5)))
+    images = model.sample(PROMPTS, range(5), target.sampler).images_B3HW
+    torch.testing.assert_close(seen, model.to_latents(images), atol=1e-4, rtol=1e-4)
+    for concept in concepts.values():
+        assert all(t.count("{}") == 1 for t in templates(concept))
+
+
+def test_a_defence_in_the_guidance_is_attacked_through_it(target: Target) -> None:
+    guided = replace(target, model=target.model.with_guidance(NegativePrompt(text="heart")))
+    assert guidance_scale(target, None) == 1.0
+    assert guidance_scale(guided, None) == target.sampler.guidance_scale
+    assert guidance_scale(guided, 2.5) == 2.5
+
+
+def test_the_step_of_a_timestep_is_the_samplers(target: Target) -> None:
+    long = replace(target, sampler=Sampler(steps=10))
+    assert [step_of(long, t) for t in (999, 899, 499, 120, 0)] == [0, 1, 5, 9, 9]
+
+
+def test_predictions_without_guidance_take_one_branch(target: Target) -> None:
+    model = target.model
+    x, states = (
+        torch.randn(2, *model.latent_shape, generator=RNG.generator("p")),
+        model.encode(PROMPTS[:2]),
+    )
+    torch.testing.assert_close(
+        predict(model, x, 500, states, 1.0, 0), model.denoise(x, 500, states)
+    )
+    guided = predict(model, x, 500, states, 3.0, 0)
+    empty = model.denoise(x, 500, model.encode(["", ""]))
+    expected = empty + 3 * (model.denoise(x, 500, states) - empty)
+    torch.testing.assert_close(guided, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_looks_keep_the_best_and_count_what_was_seen(
+    target: Target, concepts: Mapping[str, Concept]
+) -> None:
+    goals = [Goal(id=f"g{k}", concept=concepts["heart"], prompt="a heart") for k in range(2)]
+    looks = Looks(target, goals, RNG, images=2)
+    ids = {p: target.model.tokenize([p])[0].tolist() for p in ("a heart", "a ring", "a child")}
+    looks.look([0, 1], [ids["a ring"]] * 2)
+    looks.look([1], [ids["a heart"]])
+    looks.look([0], [ids["a child"]])  # is not sampled
+    first, second = looks.candidates()
+    assert (first.queries, second.queries) == (2, 4)
+    assert first.prompt == "a ring"
+    seeds = [RNG.seed("g1", k, "search") for k in range(2)]
+    scores = []
+    for prompt in ("a ring", "a heart"):
+        images = target.model.sample([prompt] * 2, seeds, target.sampler).images_B3HW
+        scores.append(float(MiniJudge().scores(images, concepts["heart"]).mean()))
+    assert second.own_score == pytest.approx(max(scores), abs=1e-3)
+    assert second.prompt == ("a heart" if scores[1] > scores[0] else "a ring")
+
+
+def test_a_goal_that_could_not_be_tried_keeps_its_prompt(
+    target: Target, concepts: Mapping[str, Concept]
+) -> None:
+    looks = Looks(target, [Goal(id="g", concept=concepts["heart"], prompt="a heart")], RNG, 1)
+    (found,) = looks.candidates()
+    assert (found.prompt, found.own_score, found.queries) == ("a heart", None, 0)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+import torch
+
+from attacks import ring_a_bell
+from attacks.ring_a_bell import RingABell, concept_direction, encoder_digest
+from bench.interfaces import Concept, Goal, Rng, Target
+from bench.judges.mini import MiniJudge
+from bench.model import TextToImage
+from bench.sampler import Sampler
+
+RNG = Rng(("bell",))
+SMALL = RingABell(tokens=6, population=12, generations=6, vocabulary="words")
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """Each test searches for itself: finds that are kept would hide what a batch does."""
+    ring_a_bell._found.clear()
+    yield
+    ring_a_bell._found.clear()
+
+
+@pytest.fixture
+def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
+    return Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+
+
+@pytest.fixture
+def goals(concepts: Mapping[str, Concept]) -> list[Goal]:
+    chosen = [("heart", "a green heart"), ("sketch", "a moon"), ("heart", "a drawing at sunset")]
+    return [Goal(id=f"g{k}", concept=concepts[c], prompt=p) for k, (c, p) in enumerate(chosen)]
+
+
+def errors(target: Target, goal: Goal, prompts: list[str], strength: float = 3.0) -> list[float]:
+    """The fitness, written out."""
+    model = target.model
+    with torch.no_grad():
+        wanted = model.encode([goal.prompt]) + strength * concept_direction(model, goal.concept)
+        return (model.encode(prompts) - wanted).square().sum((1, 2)).tolist()
+
+
+def test_the_direction_is_the_mean_difference_over_pairs(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    direction = concept_direction(model, concepts["heart"])
+    assert direction.shape == model.encode([""])[0].shape
+    pairs = [(a.format("heart"), b) for a, b in ring_a_bell._THING_PAIRS]
+    expected = sum((model.encode([a]) - model.encode([b]))[0] for a, b in pairs)
+    torch.testing.assert_close(direction, expected / len(pairs), atol=1e-5, rtol=0)
+
+
+def test_more_generations_find_no_worse(target: Target, goals: list[Goal]) -> None:
+    last = [float("inf")] * len(goals)
+    for generations in (0, 4, 16):  # one search, cut at three places: the same draws
+        spec = SMALL.model_copy(update={"generations": generations})
+        found = spec.run(target, goals, rng=RNG)
+        now = [errors(target, g, [c.prompt])[0] for g, c in zip(goals, found, strict=True)]
+        assert all(n <= b + 1e-3 for n, b in zip(now, last, strict=True))
+        last = now
+    random = errors(target, goals[0], ["dog green plate star", "a picture", "moon"])
+    assert last[0] < min(random)
+
+
+def test_a_goal_is_found_alone_as_in_any_batch(target: Target, goals: list[Goal]) -> None:
+    together = SMALL.run(target, goals, rng=RNG)
+    for i, goal in enumerate(goals):
+        ring_a_bell._found.clear()
+        (alone,) = SMALL.run(target, [goal], rng=RNG)
+        assert alone.prompt == together[i].prompt
+
+
+def test_it_is_searched_once_a_text_encoder(target: Target, goals: list[Goal]) -> None:
+    model = target.model
+    parameters = model.backbone.parameters
+    unet = next(n for n in parameters if n.startswith("unet."))
+    text = next(n for n in parameters if n.startswith("text_encoder.") and n.endswith("weight"))
+    other_unet = model.with_weights({unet: parameters[unet] + 1})
+    other_text = model.with_weights({text: parameters[text] + 1})
+    assert encoder_digest(other_unet) == encoder_digest(model) != encoder_digest(other_text)
+
+    def searched(edited: TextToImage) -> int:
+        steps: list[int] = []
+        aim = Target(
+            edited, target.sampler, target.surrogate, lambda done, total, what: steps.append(done)
+        )
+        SMALL.run(aim, goals[:1], rng=RNG)
+        return len(steps)
+
+    assert [searched(m) for m in (model, other_unet, other_text, model)] == [6, 0, 6, 0]
+    again = SMALL.run(target, goals, rng=RNG)  # one was kept, two are new
+    assert [c.goal for c in again] == ["g0", "g1", "g2"]
+
+
+def test_parents_stay_and_children_are_made_of_them(target: Target) -> None:
+    parents = torch.arange(1, 31).view(5, 6)
+    spec = RingABell(population=400, mutation=0.25, crossover=0.5)
+    before = parents.clone()
+    children = spec._children(parents, torch.tensor([999]), RNG.generator("children"))
+    assert torch.equal(parents, before)
+    assert children.shape == (395, 6)
+    mutated = (children == 999).sum(1)
+    assert int(mutated.max()) == 1
+    assert 0.15 < float(mutated.float().mean()) < 0.35
+    owner = (children - 1) // 6
+    column_kept = (children - 1) % 6 == torch.arange(6)
+    assert bool((column_kept | (children == 999)).all())
+    clean = owner[mutated == 0]
+    switches = (clean[:, 1:] != clean[:, :-1]).sum(1)
+    assert int(switches.max()) == 1  # one point
+    assert 0.25 < float((switches == 1).float().mean()) < 0.55
+
+
+def test_the_attackers_judge_picks_among_finalists(target: Target, goals: list[Goal]) -> None:
+    spec = SMALL.model_copy(update={"finalists": 3, "checks": 2})
+    for candidate in spec.run(target, goals, rng=RNG):
+        assert candidate.queries == 6
+        assert candidate.own_score is not None
+    unseen = SMALL.run(target, goals, rng=RNG)
+    assert all((c.queries, c.own_score) == (0, None) for c in unseen)
