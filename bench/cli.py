@@ -209,6 +209,23 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
     return 1 if damage else 0
 
 
+@app.command
+def paper(*, concepts: Annotated[tuple[str, ...], Parameter(name="--concept", negative="")] = (),
+          claims: Annotated[tuple[str, ...], Parameter(name="--claim", negative="")] = (),
+          out_: Annotated[Path, Parameter(name="--out")] = Path("results/paper"), work: Path = Path(".paper"),
+          quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
+          device: Device = "auto") -> int:  # fmt: skip
+    """Measures the claims of the Task Vectors paper on the miniature; goes on where it was stopped."""
+    from tvc.paper.run import on_the_miniature
+
+    logging.getLogger("tvc").setLevel(logging.INFO)
+    for path in on_the_miniature(
+        concepts, claims, work=work, out=out_, quick=quick, device=_device(device)
+    ):
+        out.print(str(path), markup=False, soft_wrap=True)
+    return 0
+
+
 mini = App(name="mini", help="The miniature: a small, real diffusion model of a drawn world.")
 app.command(mini)
 

@@ -194,6 +194,7 @@ def diverse_inversion(
     sampler: Sampler,
     checker: Judge,
     rng: Rng,
+    guidance_scale: float = 1.0,
     progress: Progress = silent,
 ) -> InversionSet:
     """Finds K embeddings that each make the frozen model draw the concept.
@@ -206,6 +207,8 @@ def diverse_inversion(
         sampler: For the images that tell which rows induce the concept.
         checker: Tells it; never the judge of record.
         rng: Each row has streams of its own.
+        guidance_scale: 1 searches with the text alone; otherwise through the model's own guidance,
+            as an attack on an edit of the guidance must.
         progress: Told of both parts.
     """
     backbone = model.backbone
@@ -238,6 +241,7 @@ def diverse_inversion(
         lr=how.lr * norm,
         draws=how.draws,
         project=project if how.constrained else None,
+        guidance_scale=guidance_scale,
         progress=progress,
         what="diverse inversion",
     )

@@ -1,0 +1,305 @@
+"""What the claims measure about one concept; every piece is computed once and kept in a folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bench.digest import digest_of, write_atomic
+from bench.guidance import ClassifierFree
+from bench.interfaces import Concept, Judge, Rng
+from bench.inversion import slots, states_with
+from bench.model import TextToImage
+from bench.plan import bare
+from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
+from tvc.finetune import concept_images, fine_tune
+from tvc.method import TaskVectorErasure
+from tvc.strength import Estimate, estimate, prompt_set
+from tvc.subset import named_subset
+from tvc.task_vector import TaskVector
+
+__all__ = ["QUICK", "Lab", "Sizes"]
+
+log = logging.getLogger(__name__)
+
+Kept = TypeVar("Kept")
+_NAME = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        prompts: A prompt set, one held-out seed each.
+        utility: Prompts for other concepts.
+        attack_rows: Embeddings of an attack.
+        attack_steps: Its Adam steps.
+        seeds: Images an embedding.
+        alphas: Strengths of the sweeps.
+        map_side: Points a side of the map.
+    """
+
+    prompts: int = 24
+    utility: int = 96
+    attack_rows: int = 8
+    attack_steps: int = 120
+    seeds: int = 4
+    alphas: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+    map_side: int = 11
+
+
+QUICK = Sizes(
+    prompts=3, utility=12, attack_rows=2, attack_steps=4, seeds=2, alphas=(0.5, 1.0), map_side=3
+)
+"""Everything, as small as it goes."""
+
+
+class Lab:
+    """One concept under study.
+
+    Args:
+        model: The unedited model.
+        concepts: All concepts by name; the others give the utility prompts.
+        name: The concept.
+        method: Constants of the task vector.
+        judge: The judge of record; the method itself looks through its own checker.
+        folder: Where pieces are kept. They are keyed by everything they depend on.
+        sizes: How much.
+    """
+
+    def __init__(
+        self,
+        model: TextToImage,
+        concepts: dict[str, Concept],
+        name: str,
+        *,
+        method: TaskVectorErasure,
+        judge: Judge,
+        folder: Path,
+        sizes: Sizes,
+    ) -> None:
+        self.model, self.concept, self.method, self.judge = model, concepts[name], method, judge
+        self.sizes, self.sampler, self.checker = sizes, method.sampler(), method.checker()
+        self.rng = Rng(("paper", name))
+        key = {
+            "base": model.digest,
+            "concept": name,
+            "method": method.identity(),
+            "sizes": asdict(sizes),
+        }
+        self.folder = folder / f"{_NAME.sub('-', name.lower())}-{digest_of(_plain(key))[:12]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._others = [c for c in concepts.values() if c.text != name]
+
+    # -- pieces ------------------------------------------------------------------------------------
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Images of the concept that the method sees."""
+        return self._images(self.method.images, "select")
+
+    @cached_property
+    def attackers_images(self) -> Tensor:
+        """Other images of the concept, for the attacks."""
+        return self._images(64, "held-out")
+
+    @cached_property
+    def vector(self) -> TaskVector:
+        """The task vector over the whole UNet."""
+
+        def make() -> TaskVector:
+            return fine_tune(
+                self.model, bare(self.concept), self.images, self.method.tuning(), rng=self.rng
+            )
+
+        return self._kept("vector.safetensors", TaskVector.load, lambda v, p: v.save(p), make)
+
+    def inversions(self, kind: str) -> InversionSet:
+        """The set a strength is estimated from: ``prompt``, ``plain`` or ``diverse``."""
+        if kind == "prompt":
+            return prompt_set(self.model, self.concept)
+        how = self.method.inversion()
+        return self._inversions(
+            self.model,
+            f"select-{kind}",
+            self.images,
+            replace(how, constrained=kind == "diverse"),
+            "select",
+        )
+
+    def attack(self, label: str, model: TextToImage) -> InversionSet:
+        """Fresh inversions on ``model`` itself: other images, other seeds, no constraint (the adaptive attack)."""
+        how = replace(
+            self.method.inversion(),
+            rows=self.sizes.attack_rows,
+            steps=self.sizes.attack_steps,
+            constrained=False,
+            samples=self.sizes.seeds,
+        )
+        return self._inversions(model, f"attack-{label}", self.attackers_images, how, "held-out")
+
+    def estimate(self, kind: str, subset: str = "all") -> Estimate:
+        """The strength that a set of inversions asks for."""
+        part = self.vector.restricted(named_subset(self.model, subset))
+
+        def make() -> Estimate:
+            return estimate(
+                lambda a: part.subtracted(self.model, a) if a else self.model, bare(self.concept),
+                self.inversions(kind), self.method.strength(), sampler=self.sampler, checker=self.checker,
+                rng=self.rng.child("strength", kind),
+            )  # fmt: skip
+
+        def save(e: Estimate, path: Path) -> None:
+            fields = {
+                k: getattr(e, k) for k in ("alpha", "low", "high", "reached", "curve", "about")
+            }
+            write_atomic(path, json.dumps({**fields, "vectors": e.vectors_RVE.tolist()}).encode())
+
+        def load(path: Path) -> Estimate:
+            fields = json.loads(path.read_text())
+            curve = tuple(tuple(point) for point in fields.pop("curve"))
+            return Estimate(vectors_RVE=torch.tensor(fields.pop("vectors")), curve=curve, **fields)
+
+        return self._kept(f"estimate-{kind}-{subset}.json", load, save, make)
+
+    def edited(self, alpha: float, subset: str = "all") -> TextToImage:
+        """The model less the vector."""
+        if not alpha:
+            return self.model
+        return self.vector.restricted(named_subset(self.model, subset)).subtracted(
+            self.model, alpha
+        )
+
+    # -- measurements ------------------------------------------------------------------------------
+
+    def success(self, label: str, model: TextToImage, prompt_set: str) -> list[bool]:
+        """Whether the judge sees the concept, for prompts of a set on held-out seeds."""
+        prompts = self.concept.prompts[prompt_set][: self.sizes.prompts]
+        return self._measured(f"success-{label}-{prompt_set}", lambda: self._shows(model, prompts))
+
+    def accuracy(self, label: str, model: TextToImage) -> list[bool]:
+        """Whether the judge sees what was asked for, for prompts of other concepts."""
+        return self._measured(f"accuracy-{label}", lambda: self._accuracy(model))
+
+    def induced(self, label: str, model: TextToImage, inversions: InversionSet) -> Tensor:
+        """Bool [R, seeds]: the judge of record sees the concept in images made with the embeddings."""
+
+        def make() -> list[list[bool]]:
+            return self._induced(model, inversions.vectors_RVE).tolist()
+
+        return torch.tensor(self._measured(f"induced-{label}", make))
+
+    def states(self, vectors_RVE: Tensor) -> Tensor:
+        """Text states of embeddings alone in a prompt."""
+        rows = len(vectors_RVE)
+        text = slots(self.model, "{}", vectors_RVE.shape[1])
+        with torch.no_grad():
+            return states_with(
+                self.model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors_RVE
+            )
+
+    def shows_states(self, model: TextToImage, states_BLD: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Bool [B, seeds]: the judge of record sees the concept in images of text states."""
+        images = model.sample(
+            [self.concept.text] * (len(states_BLD) * len(seeds)), list(seeds) * len(states_BLD), self.sampler,
+            states_BLD=states_BLD.repeat_interleave(len(seeds), 0),
+        ).images_B3HW  # fmt: skip
+        return self._seen(images, self.concept).view(len(states_BLD), len(seeds))
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _images(self, n: int, split: str) -> Tensor:
+        return concept_images(
+            self.model,
+            bare(self.concept),
+            self.sampler,
+            n,
+            checker=self.checker,
+            rng=self.rng.child(split),
+        )
+
+    def _inversions(
+        self, model: TextToImage, label: str, images: Tensor, how: DiverseInversion, split: str
+    ) -> InversionSet:
+        guided = not isinstance(model.guidance, ClassifierFree)
+
+        def make() -> InversionSet:
+            return diverse_inversion(
+                model, bare(self.concept), images, how, sampler=self.sampler, checker=self.checker,
+                rng=self.rng.child(split, label), guidance_scale=self.sampler.guidance_scale if guided else 1.0,
+            )  # fmt: skip
+
+        return self._kept(f"{label}.safetensors", InversionSet.load, lambda s, p: s.save(p), make)
+
+    def _shows(self, model: TextToImage, prompts: Sequence[str]) -> list[bool]:
+        seeds = [self.rng.seed("judged", k) for k in range(len(prompts))]
+        images = model.sample(prompts, seeds, self.sampler).images_B3HW
+        return [bool(x) for x in self._seen(images, self.concept)]
+
+    def _accuracy(self, model: TextToImage) -> list[bool]:
+        each = -(-self.sizes.utility // len(self._others))
+        asked = [
+            (p.text, other)
+            for k in range(each)
+            for other in self._others
+            for p in other.utility[k : k + 1]
+            if self.concept.text not in p.mentions
+        ][: self.sizes.utility]
+        seeds = [self.rng.seed("utility", k) for k in range(len(asked))]
+        images = model.sample([text for text, _ in asked], seeds, self.sampler).images_B3HW
+        seen = torch.zeros(len(asked), dtype=torch.bool)
+        for other in self._others:
+            rows = [i for i, (_, c) in enumerate(asked) if c.text == other.text]
+            if rows:
+                seen[rows] = self._seen(images[rows], other)
+        return [bool(x) for x in seen]
+
+    def _induced(self, model: TextToImage, vectors_RVE: Tensor) -> Tensor:
+        seeds = [self.rng.seed("judged embedding", k) for k in range(self.sizes.seeds)]
+        return self.shows_states(model, self.states(vectors_RVE), seeds)
+
+    def _seen(self, images: Tensor, concept: Concept) -> Tensor:
+        labels = self.judge.labels(concept)
+        columns = [labels.index(label) for label in self.judge.counts(concept)]
+        scores = self.judge.scores(images.to(self.model.backbone.device), concept)[:, columns]
+        return (scores.amax(1) >= self.judge.threshold).cpu()
+
+    def _measured(self, label: str, make: Callable[[], Any]) -> Any:
+        def save(value: Any, path: Path) -> None:
+            write_atomic(path, json.dumps(value).encode())
+
+        return self._kept(
+            f"{_NAME.sub('-', label.lower())}.json", lambda p: json.loads(p.read_text()), save, make
+        )
+
+    def _kept(
+        self,
+        file: str,
+        load: Callable[[Path], Kept],
+        save: Callable[[Kept, Path], None],
+        make: Callable[[], Kept],
+    ) -> Kept:
+        """What ``file`` holds; made, written and logged if it is not there yet."""
+        path = self.folder / file
+        if path.exists():
+            return load(path)
+        began = time.perf_counter()
+        value = make()
+        save(value, path)
+        log.info("%s: %s, %.0f s", self.concept.text, path.stem, time.perf_counter() - began)
+        return value
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
