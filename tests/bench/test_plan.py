@@ -325,10 +325,10 @@ def test_the_shipped_suite_has_the_expected_cells() -> None:
     made = make_plan(shipped, BASE)
     assert Counter(c.kind for c in made.cells) == {
         "reference": 3,
-        "edit": 12,
-        "attack": 36,
-        "trial": 36,
-        "utility": 12,
+        "edit": 15,
+        "attack": 45,
+        "trial": 45,
+        "utility": 15,
     }
     for cell in (c for c in made.cells if c.kind == "trial"):  # a character has few prompts
         sets = Counter(goal.prompt_set for goal in cell.goals)

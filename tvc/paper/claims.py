@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,7 @@ def prompt_space(lab: Lab) -> pd.DataFrame:
     }
     frames = []
     for label, model in models.items():
-        shown = torch.tensor(lab._measured(f"map-{label}", lambda m=model: _map(lab, m, points)))
+        shown = torch.tensor(lab.kept(f"map-{label}", partial(_map, lab, model, points)))
         frames.append(
             pd.DataFrame(
                 {

@@ -186,11 +186,11 @@ class Lab:
     def success(self, label: str, model: TextToImage, prompt_set: str) -> list[bool]:
         """Whether the judge sees the concept, for prompts of a set on held-out seeds."""
         prompts = self.concept.prompts[prompt_set][: self.sizes.prompts]
-        return self._measured(f"success-{label}-{prompt_set}", lambda: self._shows(model, prompts))
+        return self.kept(f"success-{label}-{prompt_set}", lambda: self._shows(model, prompts))
 
     def accuracy(self, label: str, model: TextToImage) -> list[bool]:
         """Whether the judge sees what was asked for, for prompts of other concepts."""
-        return self._measured(f"accuracy-{label}", lambda: self._accuracy(model))
+        return self.kept(f"accuracy-{label}", lambda: self._accuracy(model))
 
     def induced(self, label: str, model: TextToImage, inversions: InversionSet) -> Tensor:
         """Bool [R, seeds]: the judge of record sees the concept in images made with the embeddings."""
@@ -198,7 +198,7 @@ class Lab:
         def make() -> list[list[bool]]:
             return self._induced(model, inversions.vectors_RVE).tolist()
 
-        return torch.tensor(self._measured(f"induced-{label}", make))
+        return torch.tensor(self.kept(f"induced-{label}", make))
 
     def states(self, vectors_RVE: Tensor) -> Tensor:
         """Text states of embeddings alone in a prompt."""
@@ -275,7 +275,9 @@ class Lab:
         scores = self.judge.scores(images.to(self.model.backbone.device), concept)[:, columns]
         return (scores.amax(1) >= self.judge.threshold).cpu()
 
-    def _measured(self, label: str, make: Callable[[], Any]) -> Any:
+    def kept(self, label: str, make: Callable[[], Any]) -> Any:
+        """A measurement as JSON: made once, then read."""
+
         def save(value: Any, path: Path) -> None:
             write_atomic(path, json.dumps(value).encode())
 
