@@ -141,6 +141,8 @@ def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
                 "concept": concept.text,
                 "seconds": about["seconds"],
                 "peak_memory_mb": about["peak_memory_mb"],
+                "images": about["images"],
+                "gradient_steps": about["gradient_steps"],
                 "parameters_touched": about["parameters_touched"],
                 "parameters_total": about["parameters_total"],
                 "slots": ",".join(about["slots"]),

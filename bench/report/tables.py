@@ -338,6 +338,7 @@ def _utility(utility: pd.DataFrame) -> pd.DataFrame:
     """Accuracy, CLIP score and drift of every (method, concept) and of every method."""
     names = ["retained_accuracy", "retained_low", "retained_high", "base_accuracy"]
     names += ["retained_ratio", "neighbour_accuracy", "other_accuracy", "clip_score", "drift"]
+    names += ["false_positives"]
     if not len(utility):
         return pd.DataFrame(columns=[*_EDIT, *names]).astype(dict.fromkeys(names, float))
     rows = utility[utility["status"].isin(["ok", "refused", "blanked"])]
@@ -365,6 +366,8 @@ def _utility(utility: pd.DataFrame) -> pd.DataFrame:
     for name, column in (("neighbour_accuracy", "neighbour"), ("other_accuracy", "other")):
         found[name] = groups[column] if column in groups else np.nan
     found = found.join(means.reindex(columns=["clip_score", "drift"]), how="outer")
+    stopped = _pooled(utility.assign(value=utility["status"].isin(["refused", "blanked"])))
+    found["false_positives"] = stopped.groupby(_EDIT)["value"].mean()
     return found.reset_index()
 
 
@@ -372,9 +375,16 @@ def _edits(edits: pd.DataFrame) -> pd.DataFrame:
     """Cost of every (method, concept) and of every method."""
     pooled = _pooled(edits.assign(family=""))
     costs = pooled.groupby(_EDIT).agg(
-        edit_seconds=("seconds", "mean"), parameters_touched=("parameters_touched", "max")
+        edit_seconds=("seconds", "mean"),
+        edit_memory_mb=("peak_memory_mb", "max"),
+        edit_images=("images", "mean"),
+        edit_gradient_steps=("gradient_steps", "mean"),
+        parameters_touched=("parameters_touched", "max"),
     )
-    return costs.astype({"parameters_touched": "Int64", "edit_seconds": float}).reset_index()
+    numbers = dict.fromkeys(
+        ("edit_seconds", "edit_memory_mb", "edit_images", "edit_gradient_steps"), float
+    )
+    return costs.astype({"parameters_touched": "Int64", **numbers}).reset_index()
 
 
 def _proportions(rows: pd.DataFrame, by: list[str], *, values: str) -> pd.DataFrame:

@@ -65,7 +65,8 @@ def utility_row(**changes: Any) -> dict[str, Any]:
 def edit_row(**changes: Any) -> dict[str, Any]:
     row = {
         **{"method": "esd", "concept": "pixel art", "repeat": 0, "seconds": 2.0},
-        **{"peak_memory_mb": None, "parameters_touched": 10, "parameters_total": 100},
+        **{"peak_memory_mb": None, "images": 8, "gradient_steps": 3},
+        **{"parameters_touched": 10, "parameters_total": 100},
         **{"slots": "weights", "preset": "", "edit_digest": "e"},
     }
     assert not set(changes) - set(row)
@@ -287,6 +288,7 @@ def test_retained_accuracy_is_compared_with_the_unedited_model(table: pd.DataFra
     expected = proportion(([1] * 8 + [0] * 2) * 4, [*range(20)] * 2)
     assert found["retained_low"] == pytest.approx(expected.low)
     assert found[["drift", "edit_seconds", "parameters_touched"]].to_list() == [0.25, 2.0, 10]
+    assert found[["edit_images", "edit_gradient_steps"]].to_list() == [8, 3]
     assert math.isnan(found["clip_score"])
 
 
@@ -296,6 +298,7 @@ def test_a_refused_utility_prompt_is_a_wrong_answer_and_an_error_is_none() -> No
     rows += [utility_row(metric="drift", status="blanked", value=None)]
     found = line(table_of([trial()], rows), concept=ALL)
     assert found["retained_accuracy"] == 0.5
+    assert found["false_positives"] == 0.5  # of four rows, one refused and one blanked
     assert math.isnan(found["base_accuracy"])  # nobody ran `none`
     assert math.isnan(found["drift"])
 
