@@ -27,7 +27,7 @@ class Sampler(Spec):
     name: ClassVar[str] = "sampler"
     solver: Literal["dpmpp", "ddim", "euler"] = "dpmpp"
     steps: int = Field(12, ge=1, le=1000)
-    guidance_scale: float = Field(5.0, ge=0.0)
+    guidance_scale: float = Field(3.0, ge=0.0)
     size: int | None = Field(None, ge=8)
 
     def scheduler(self, config: Mapping[str, Any], device: Any) -> Any:

@@ -100,7 +100,7 @@ class ConceptPrune(Erasure):
             "ratio": 0.7,
             "first": 12,
             "steps": 12,
-            "guidance_scale": 5.0,
+            "guidance_scale": 3.0,
             "scenes": ("meadow", "sunset", "blank background", "striped background", "checkered background"),
             "things": ("circle", "triangle", "cross", "ring", "fish", "arrow", "moon", "flower"),
             "object_words": "in a",

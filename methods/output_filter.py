@@ -158,7 +158,7 @@ class OutputFilter(Erasure):
                 "fish", "house", "flower",
             ),
             "steps": 12,
-            "guidance_scale": 5.0,
+            "guidance_scale": 3.0,
         }
     }  # fmt: skip
     checker: Literal["clip", "safety_checker"] = "clip"

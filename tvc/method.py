@@ -113,7 +113,7 @@ class TaskVectorErasure(Erasure):
     samples: int = Field(8, ge=1)
     threshold: float = Field(0.05, ge=0, lt=1)
     sampling_steps: int = Field(12, ge=1)
-    guidance_scale: float = Field(5.0, ge=0)
+    guidance_scale: float = Field(3.0, ge=0)
     clip: str = ""
     checkpointing: bool = Field(False, json_schema_extra={"runtime": True})
 

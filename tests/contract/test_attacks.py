@@ -18,6 +18,7 @@ from bench.sampler import Sampler
 # Fields of these names are made small, so that the contract is checked in seconds.
 QUICK: dict[str, Any] = {
     "tries": 2, "steps": 2, "iterations": 2, "restarts": 1, "population": 2, "generations": 2,
+    "images": 2, "draws": 1, "seeds": 1, "checks": 1, "finalists": 1,
 }  # fmt: skip
 
 
