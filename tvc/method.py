@@ -36,6 +36,9 @@ _SEARCHED = ("all", "first-three", "down", "mid", "up", "cross-attention", "self
              "convolutions")  # fmt: skip
 
 
+_PHOTO = "a photo of {}"
+
+
 def _preset(name: str, inversion: str, **more: Any) -> dict[str, Any]:
     tune, search = asdict(FINE_TUNES[name]), asdict(INVERSIONS[inversion])
     fields = {k: tune[k] for k in ("images", "steps", "lr", "batch_size", "caption", "flip")}
@@ -81,6 +84,7 @@ class TaskVectorErasure(Erasure):
         guidance_scale: Of every image it samples.
         clip: Source of the CLIP that tells whether an image shows the concept (see
             :mod:`bench.clip`); empty: the miniature's.
+        template: What that CLIP is told of the concept and of its alternatives.
         checkpointing: Less memory, more time.
     """
 
@@ -88,9 +92,16 @@ class TaskVectorErasure(Erasure):
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "sd14-published": _preset(
-            "sd14-published", "sd14", alpha=1.75, sampling_steps=50, guidance_scale=7.5
+            "sd14-published",
+            "sd14",
+            alpha=1.75,
+            sampling_steps=50,
+            guidance_scale=7.5,
+            template=_PHOTO,
         ),
-        "sd14-diverse": _preset("sd14-published", "sd14", sampling_steps=50, guidance_scale=7.5),
+        "sd14-diverse": _preset(
+            "sd14-published", "sd14", sampling_steps=50, guidance_scale=7.5, template=_PHOTO
+        ),
         "mini": _preset("mini", "mini"),
     }
     alpha: float | Literal["diverse_inversion"] = "diverse_inversion"
@@ -115,6 +126,7 @@ class TaskVectorErasure(Erasure):
     sampling_steps: int = Field(12, ge=1)
     guidance_scale: float = Field(3.0, ge=0)
     clip: str = ""
+    template: str = "something, as a {}"
     checkpointing: bool = Field(False, json_schema_extra={"runtime": True})
 
     @model_validator(mode="after")
@@ -204,7 +216,7 @@ class TaskVectorErasure(Erasure):
 
     def checker(self) -> Judge:
         """What tells it whether an image shows the concept."""
-        return ClipZeroShot(clip=self.clip)
+        return ClipZeroShot(clip=self.clip, template=self.template)
 
     def tuning(self) -> FineTune:
         """Constants of the fine-tune."""

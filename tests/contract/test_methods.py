@@ -21,7 +21,21 @@ QUICK: dict[str, Any] = {
     "steps": 2, "iterations": 2, "epochs": 1, "images": 2, "rounds": 1, "batch_size": 2, "alpha": 0.5,
 }  # fmt: skip
 # Values tried for a field, to find another valid one than the default.
-OTHERS: tuple[Any, ...] = (0.75, 0.25, 2, 3, 5, 0, "x", "another", False, True, ("x",), ("{} x",))
+OTHERS: tuple[Any, ...] = (
+    0.75,
+    0.25,
+    2,
+    3,
+    5,
+    0,
+    "x",
+    "another",
+    False,
+    True,
+    ("x",),
+    ("{} x",),
+    "{} x",
+)
 
 
 def specs() -> Iterator[Any]:

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 
 from bench.interfaces import Concept, Rng
 from bench.inversion import invert, name_embedding, slots, states_with
-from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.diverse_inversion import DiverseInversion, InversionSet, bins, diverse_inversion, projected
+from tvc.method import TaskVectorErasure
+
+CHECKER = TaskVectorErasure().checker()
 
 QUICK = DiverseInversion(rows=3, steps=3, draws=1, samples=2, templates=("{}", "a {}"))
 
@@ -135,7 +137,7 @@ def test_rows_stay_in_their_bins_and_say_what_they_do(
         images,
         QUICK,
         sampler=Sampler(steps=2),
-        checker=ClipZeroShot(),
+        checker=CHECKER,
         rng=Rng(("t",)),
     )
     assert found.vectors_RVE.shape == (3, 1, 128)

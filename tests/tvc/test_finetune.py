@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from bench.interfaces import Concept, Rng
-from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from bench.tuning import noised, timesteps
 from tvc.finetune import PRESETS, FineTune, concept_images, fine_tune
+from tvc.method import TaskVectorErasure
+
+CHECKER = TaskVectorErasure().checker()
 
 SMALL = FineTune(images=8, steps=12, lr=3e-4, batch_size=8, flip=False)
 
@@ -20,7 +22,7 @@ SMALL = FineTune(images=8, steps=12, lr=3e-4, batch_size=8, flip=False)
 @pytest.fixture(scope="module")
 def images(miniature: TextToImage, concepts: Mapping[str, Concept]) -> Tensor:
     return concept_images(
-        miniature, concepts["heart"], Sampler(), 8, checker=ClipZeroShot(), rng=Rng(("t",))
+        miniature, concepts["heart"], Sampler(), 8, checker=CHECKER, rng=Rng(("t",))
     )
 
 
@@ -75,7 +77,7 @@ def test_the_conditional_variant_learns_under_the_name(
 def test_a_concept_that_the_base_cannot_draw_is_refused(model: TextToImage) -> None:
     unknown = Concept(text="qwxz", neighbours=("star", "moon", "fish"))
     with pytest.raises(ValueError, match="cannot draw cannot be erased"):
-        concept_images(model, unknown, Sampler(), 6, checker=ClipZeroShot(), rng=Rng(("t",)))
+        concept_images(model, unknown, Sampler(), 6, checker=CHECKER, rng=Rng(("t",)))
 
 
 def test_the_published_constants() -> None:

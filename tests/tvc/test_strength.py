@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from bench.interfaces import Concept, Rng
-from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
 from bench.sampler import Sampler
+from tvc.method import TaskVectorErasure
 from tvc.strength import Strength, estimate, prompt_set, smallest_alpha
 from tvc.task_vector import TaskVector
+
+CHECKER = TaskVectorErasure().checker()
 
 
 @pytest.mark.parametrize("edge", [0.3, 1.0, 1.7, 3.9])
@@ -54,7 +56,7 @@ def test_an_estimate_on_a_real_model(model: TextToImage, concepts: Mapping[str, 
         prompt_set(model, heart),
         how,
         sampler=Sampler(),
-        checker=ClipZeroShot(),
+        checker=CHECKER,
         rng=Rng(("t",)),
     )
     assert found.reached
@@ -73,6 +75,6 @@ def test_a_set_in_which_nothing_induces_the_concept_is_refused(
     nothing = replace(prompt_set(model, concepts["heart"]), rates_R=torch.zeros(1))
     with pytest.raises(ValueError, match="search longer"):
         estimate(
-            lambda a: model, concepts["heart"], nothing, Strength(), sampler=Sampler(steps=2), checker=ClipZeroShot(),
+            lambda a: model, concepts["heart"], nothing, Strength(), sampler=Sampler(steps=2), checker=CHECKER,
             rng=Rng(("t",)),
         )  # fmt: skip

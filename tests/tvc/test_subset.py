@@ -5,13 +5,14 @@ from collections.abc import Mapping
 import pytest
 
 from bench.interfaces import Concept, Rng
-from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.method import TaskVectorErasure
 from tvc.strength import Strength, prompt_set
 from tvc.subset import named_subset, rank_subsets, retained, subset_names
 from tvc.task_vector import TaskVector
+
+CHECKER = TaskVectorErasure().checker()
 
 
 def unet(model: TextToImage) -> list[str]:
@@ -57,7 +58,7 @@ def test_utility_is_whole_for_the_unedited_model_and_lost_with_the_output(
         model.backbone.digest,
         {"unet.conv_out.weight": model.parameter("unet.conv_out.weight").clone()},
     )
-    how = {"samples": 4, "sampler": Sampler(), "checker": ClipZeroShot(), "rng": Rng(("t",))}
+    how = {"samples": 4, "sampler": Sampler(), "checker": CHECKER, "rng": Rng(("t",))}
     heart = concepts["heart"]
     assert retained(model, model, heart, **how) == 1.0  # type: ignore[arg-type]
     assert retained(model, vector.subtracted(model, 1.0), heart, **how) < 0.5  # type: ignore[arg-type]
@@ -77,7 +78,7 @@ def test_ranking_puts_what_reaches_the_threshold_first(
     ranked = rank_subsets(
         model, TaskVector(model.backbone.digest, deltas), heart, prompt_set(model, heart),
         Strength(largest=1.0, tolerance=0.5, samples=2, resamples=10), subsets=["mid", "convolutions"],
-        sampler=Sampler(), checker=ClipZeroShot(), rng=Rng(("t",)),
+        sampler=Sampler(), checker=CHECKER, rng=Rng(("t",)),
     )  # fmt: skip
     assert [r.subset for r in ranked] == ["convolutions", "mid"]
     assert [r.estimate.reached for r in ranked] == [True, False]
