@@ -7,6 +7,7 @@ by side, and through autograd, without a copy.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -442,11 +443,6 @@ def _generator(scheduler: Any, generators: list[torch.Generator]) -> dict[str, A
 
 
 def _tensor_digest(value: Tensor) -> str:
-    import hashlib
-
-    data = (
-        value.detach().cpu().contiguous().view(torch.uint8)
-        if value.ndim
-        else value.detach().cpu().view(1)
-    )
+    # Flat first: a kernel of one pixel can count as contiguous and still lie channels last.
+    data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(data.numpy().tobytes()).hexdigest()
