@@ -68,8 +68,7 @@ class UCE(Erasure):
         repo-2025: the last subject token only, towards "" (its first state), lam 0.5,
             s_e = s_p = 1.
 
-    On the miniature, repo-2023 is also the best of what was tried on concepts that no suite reports,
-    by success under the plain name and by utility (``tvc-bench run mini-dev``, ``results/mini-dev``).
+    On the miniature the suite ``mini-dev`` compares presets on concepts that no other suite reports.
 
     Attributes:
         span: Which states of the concept's prompt are erased.
