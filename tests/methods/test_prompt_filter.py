@@ -150,7 +150,7 @@ def test_the_stated_rate_holds_on_the_calibration_prompts(
         for prompts in unnamed_prompts([HEART]).values()
     ]
     assert max(shares) <= rate + 1e-6
-    assert max(shares) > rate - 0.1
+    assert blacklist.refuses(edited, ["heart"]).all()
 
 
 def test_the_cosine_of_a_phrase_with_itself_is_one(model: TextToImage) -> None:
