@@ -93,7 +93,7 @@ def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     return rows.assign(
         **_about(cell),
         attack=plan.attack_name(cell.attack),
-        access=cell.attack.access.name.lower(),
+        access=cell.attack.holds.name.lower(),
         control=cell.attack.control,
         attack_digest=cell.parents["attack"],
         trial_digest=cell.digest,

@@ -233,6 +233,11 @@ class Attack(Spec, ABC):
     prompt_sets: tuple[str, ...] = ("name",)
     goals: int | None = None
 
+    @property
+    def holds(self) -> Access:
+        """``access``, unless what this one was given needs more."""
+        return self.access
+
     @abstractmethod
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """Attacks all goals in one batch; a goal's candidates do not depend on the other goals.

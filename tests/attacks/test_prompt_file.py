@@ -5,15 +5,18 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from attacks.prompt_file import PromptRow, read_prompts
+from attacks.prompt_file import PromptRow, read_prompts, tensors_file
 from attacks.prompts import Prompts
 from bench.errors import UsageError
-from bench.interfaces import Concept, Goal, Rng, Target
+from bench.interfaces import Access, Candidate, Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
 from bench.model import TextToImage
 from bench.sampler import Sampler
@@ -252,3 +255,124 @@ def test_the_attack_takes_the_rows_of_its_concept(
         ("file-2", "a red star", "file"),
         ("file-4", "anything", "file"),
     ]
+
+
+# -- published candidates --------------------------------------------------------------------------
+
+FOUND = {
+    **{"attack": "p4d", "method": "uce", "concept": "star", "goal": "name-000", "prompt": "a star"},
+    **{"states": None, "latents": None, "own_score": 0.5, "queries": 4},
+}
+
+
+@pytest.fixture
+def run(model: TextToImage, tiny_sampler: Sampler) -> Callable[[Path], list[Candidate]]:
+    target = Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+    goals = [Goal(id="name-000", concept=Concept(text="star"), prompt="a star")]
+    return lambda path: Prompts(file=str(path)).run(target, goals, rng=Rng(("file",)))
+
+
+def lines(*records: dict[str, Any]) -> str:
+    return "".join(json.dumps(FOUND | record) + "\n" for record in records)
+
+
+def test_a_candidate_keeps_its_goal_and_says_where_it_was_found(
+    write: Write, run: Callable[[Path], list[Candidate]]
+) -> None:
+    path = write("a.jsonl", lines({}, {"method": "esd"}, {"concept": "fish"}, {"attack": None}))
+    assert [(c.goal, c.variant, c.own_score, c.queries) for c in run(path)] == [
+        ("file-name-000", "p4d on uce", None, 0),
+        ("file-name-000", "p4d on esd", None, 0),
+        ("file-name-000", "file", None, 0),
+    ]
+    assert Prompts(file=str(path)).holds == Prompts().holds == Access.PROMPT
+
+
+def test_text_states_and_noise_are_injected(
+    write: Write, run: Callable[[Path], list[Candidate]], model: TextToImage
+) -> None:
+    states, noise = model.encode(["a star"])[0], torch.ones(model.latent_shape)
+    records = [{"states": "one"}, {"latents": "two"}, {"goal": ""}]
+    path = write("a.jsonl", lines(*records))
+    save_file({"one": states.half(), "two": noise}, tensors_file(path))
+    one, two, plain = run(path)
+    assert one.states_LD is not None and one.latents_Chw is None
+    assert torch.equal(one.states_LD, states.half().float())
+    assert two.latents_Chw is not None and torch.equal(two.latents_Chw, noise)
+    assert (plain.goal, plain.states_LD, plain.latents_Chw) == ("file-3", None, None)
+    assert Prompts(file=str(path)).holds == Access.LATENT
+    assert Prompts(file=str(write("a.jsonl", lines(*records[::2])))).holds == Access.EMBEDDING
+    # As an attack leaves it in the store.
+    stored = [{"prompt": "a star", "goal": "name-000", "states": k == 1, "latents": False}
+              for k in range(2)]  # fmt: skip
+    path = write("candidates.json", json.dumps(stored))
+    save_file({"states/1": states}, tensors_file(path))
+    plain, one = run(path)
+    assert plain.states_LD is None
+    assert one.states_LD is not None and torch.equal(one.states_LD, states)
+
+
+def test_a_files_content_is_its_identity(write: Write) -> None:
+    first, second = write("a.jsonl", lines({})), write("b.jsonl", lines({}))
+    one, two = Prompts(file=str(first)), Prompts(file=str(second))
+    assert one.digest == two.digest
+    before = one.digest
+    write("a.safetensors", b"")
+    between = one.digest
+    write("a.jsonl", lines({"prompt": "another"}))
+    assert len({before, between, one.digest, Prompts().digest}) == 4
+    with pytest.raises(UsageError, match=r"none\.csv: cannot be read \(No such file"):
+        _ = Prompts(file="none.csv").digest
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"goal": 7}, ":1: goal: expected text of at most 2000 characters, got 7"),
+        ({"method": "\ud800"}, ":1: method: expected text of at most 2000 characters, got"),
+        ({"states": True}, ":1: states: expected text of at most 2000 characters, got True"),
+        ({"states": "x" * 2001}, ":1: states: expected text"),
+        ({"states": "../../etc/passwd"}, ":1: a.safetensors has no states '../../etc/passwd'"),
+        ({"states": "whole"}, ":1: states: expected 2 dimensions of finite numbers, got [2, 2] of"),
+        ({"states": "flat"}, ":1: states: expected 2 dimensions of finite numbers, got [4] of"),
+        ({"states": "nan"}, ":1: states: expected 2 dimensions of finite numbers, got [2, 2] of"),
+        ({"latents": "nan"}, ":1: latents: expected 3 dimensions of finite numbers, got [2, 2] of"),
+        ({"states": "small"}, ":1: text states of [2, 2], but this model takes [32, 128]"),
+        ({"latents": "cube"}, ":1: noise of [2, 2, 2], but this model takes [4, 16, 16]"),
+    ],
+)
+def test_a_bad_candidate_names_the_line(
+    write: Write, run: Callable[[Path], list[Candidate]], record: dict[str, Any], message: str
+) -> None:
+    path = write("a.jsonl", lines(record))
+    tensors = {
+        "whole": torch.ones(2, 2, dtype=torch.int32),
+        "flat": torch.ones(4),
+        "nan": torch.full((2, 2), torch.nan),
+        "small": torch.ones(2, 2),
+        "cube": torch.ones(2, 2, 2),
+    }
+    save_file(tensors, tensors_file(path))
+    with pytest.raises(UsageError) as caught:
+        run(path)
+    assert str(caught.value).startswith(f"{path}{message}")
+    assert str(caught.value).isprintable()
+
+
+def test_tensors_that_are_missing_or_none_are_named(
+    write: Write, run: Callable[[Path], list[Candidate]]
+) -> None:
+    path = write("a.jsonl", lines({"states": "one"}))
+    with pytest.raises(
+        UsageError, match=r"need a\.safetensors beside it; .* give candidates\.json"
+    ):
+        run(path)
+    write("a.safetensors", b"\x80\x04\x95 a pickle, perhaps")
+    with pytest.raises(UsageError, match=r"a\.safetensors: cannot be read as safetensors"):
+        run(path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{", "[" * 100_000, '[{"prompt": "a"}, null]'])
+def test_a_bad_file_of_a_store_is_refused(write: Write, content: str) -> None:
+    with pytest.raises(UsageError, match=r"candidates\.json: (expected a list|not valid JSON)"):
+        read_prompts(write("candidates.json", content))
