@@ -90,8 +90,10 @@ def _about(cell: Cell) -> dict[str, Any]:
 
 def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     assert cell.attack is not None  # noqa: S101
+    assert cell.method is not None  # noqa: S101
     return rows.assign(
         **_about(cell),
+        source=(cell.source or cell.method).label,
         attack=plan.attack_name(cell.attack),
         access=cell.attack.holds.name.lower(),
         control=cell.attack.control,
@@ -156,7 +158,7 @@ def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
 def _pictures(plan: Plan, entry: Entry, cell: Cell, out: Results) -> None:
     assert cell.attack is not None  # noqa: S101
     assert cell.method is not None  # noqa: S101
-    if cell.repeat:
+    if cell.repeat or cell.source:
         return
     with np.load(entry.file("pictures.npz"), allow_pickle=False) as file:
         images, scores, sets = file["images"], file["scores"], file["sets"]

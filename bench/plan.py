@@ -1,7 +1,7 @@
 """What a suite computes: cells, each named by a digest of everything that its numbers depend on.
 
     reference (unedited images of the utility prompts) edit ──> attack ──> trial            edit,
-    reference ──> utility
+    reference ──> utility        attack (on one edit), edit (of another method) ──> trial: a transfer
 
 A plan is made without computing anything: a cell's digest covers its specification and its parents'
 digests.
@@ -12,7 +12,9 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import permutations
+from operator import itemgetter
 from typing import Any, Literal
 
 from bench.digest import digest_of
@@ -40,6 +42,8 @@ class Cell:
         erased: What the edit erases together.
         repeat: Index of the independent edit.
         attack: Of attacks and trials.
+        source: Of transfers, the method that the candidates were found on; they are tried on
+            ``method``.
         goals: Of attacks and trials.
         images: Held-out images a candidate, of trials.
         prompts: (group, prompt) of references and utilities.
@@ -53,6 +57,7 @@ class Cell:
     erased: tuple[Concept, ...] = ()
     repeat: int = 0
     attack: Attack | None = None
+    source: Erasure | None = None
     goals: tuple[Goal, ...] = ()
     images: int = 1
     prompts: tuple[tuple[str, UtilityPrompt], ...] = ()
@@ -64,12 +69,14 @@ class Cell:
         parts = [self.method.label if self.method else "unedited", self.concept.text]
         if self.attack:
             parts.append(self.attack.label)
+        if self.source:
+            parts[-1] += f" found on {self.source.label}"
         return f"{self.kind} {' / '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cells of a suite, parents first, the cells of an edit together.
+    """The cells of a suite, parents first, the cells of an edit together; transfers come last.
 
     Attributes:
         suite: The suite.
@@ -115,7 +122,8 @@ def make_plan(
         suite: What to evaluate.
         base_digest: Of the unedited model.
         only: Glob patterns; a cell stays if one matches its method's, concept's or attack's name.
-            Patterns of the same sort widen, of different sorts narrow.
+            Patterns of the same sort widen, of different sorts narrow. A transfer needs both its
+            methods.
         limit: At most so many prompts a set, and so many utility prompts a group.
 
     Raises:
@@ -194,10 +202,35 @@ def make_plan(
                             parents={"edit": edit.digest, "attack": search.digest}, **context,
                         )  # fmt: skip
                         cells += [search, trial]
+    cells += _transfers(cells, suite.transfer_specs(), judging)
     return Plan(
         suite=suite, base=base_digest, cells=tuple(cells), partial=bool(only) or limit is not None, sampler=sampler,
         judges=judges, surrogate=surrogate, metrics=metrics, attacks=suite.attack_specs(), concepts=known,
     )  # fmt: skip
+
+
+def _transfers(
+    cells: Sequence[Cell], attacks: Sequence[Attack], judging: Sequence[dict[str, Any]]
+) -> list[Cell]:
+    """Trials of what was found on one edit on those of the other methods, same concept and repeat.
+
+    They meet the seeds of the ordinary trial, so a column of the matrix is compared on one draw.
+    """
+    moving = {a.digest for a in attacks}
+    alike: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        if cell.kind == "trial" and cell.attack is not None and cell.attack.digest in moving:
+            erased = [c.text for c in cell.erased]
+            key = (cell.attack.digest, cell.concept.text, str(cell.repeat), *erased)
+            alike.setdefault(key, []).append(cell)
+    made: list[tuple[int, Cell]] = []
+    edits = {c.digest: place for place, c in enumerate(cells) if c.kind == "edit"}
+    for target, found in (pair for group in alike.values() for pair in permutations(group, 2)):
+        parents = {"edit": target.parents["edit"], "attack": found.parents["attack"]}
+        what = {"stage": "trial", **parents, "images": target.images, "judges": judging}
+        cell = replace(target, digest=digest_of(what), source=found.method, parents=parents)
+        made.append((edits[parents["edit"]], cell))
+    return [cell for _, cell in sorted(made, key=itemgetter(0))]  # the cells of an edit together
 
 
 def _reference(

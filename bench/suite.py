@@ -59,6 +59,12 @@ def _listed(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _names(value: object) -> object:
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError(f"expected a list of attacks' names, got {shown(value)}")
+
+
 Entry = Annotated[str | Mapping[str, Mapping[str, Any]], PlainValidator(_entry)]
 ConceptEntry = Annotated[str | Mapping[str, Any], PlainValidator(_concept)]
 Entries = Annotated[tuple[Entry, ...], Field(min_length=1)]
@@ -104,6 +110,7 @@ class Suite(BaseModel):
         seed: Of all random streams.
         keep_images: Pictures kept a cell; they change no number.
         together: Concepts erased together.
+        transfer: Names of attacks; what they find on one method is tried on every other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -127,6 +134,7 @@ class Suite(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
     keep_images: int = Field(8, ge=0, le=1_000_000)
     together: Count = 1
+    transfer: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
 
     def method_specs(self) -> tuple[Erasure, ...]:
         """The methods."""
@@ -143,6 +151,15 @@ class Suite(BaseModel):
     def metric_specs(self) -> tuple[Metric, ...]:
         """The metrics."""
         return cast("tuple[Metric, ...]", self._built("metric", "metrics"))
+
+    def transfer_specs(self) -> tuple[Attack, ...]:
+        """The attacks whose candidates are tried on every other method, in the order of ``attacks``."""
+        attacks = self.attack_specs()
+        known = {name for a in attacks for name in (a.name, a.label)}
+        for index, name in enumerate(self.transfer):
+            if name not in known:
+                raise UsageError(unknown("attack", name, known), at=("transfer", index))
+        return tuple(a for a in attacks if {a.name, a.label} & set(self.transfer))
 
     def surrogate_spec(self) -> Judge:
         """The attacker's own judge."""
@@ -215,6 +232,8 @@ class Suite(BaseModel):
             "judges": [spec.identity() for spec in self.judge_specs()],
             "surrogate": self.surrogate_spec().identity(),
             "metrics": [spec.identity() for spec in self.metric_specs()],
+            # Only where there is any: suites from before it existed are still the same suites.
+            **({"transfer": [a.digest for a in self.transfer_specs()]} if self.transfer else {}),
         }
 
     @property
@@ -242,6 +261,7 @@ class Suite(BaseModel):
         if surrogate in map(_seen, suite.judge_specs()):
             message = f"expected a judge that does not decide, got {shown(suite.surrogate)}"
             raise UsageError(f"{message}, which is among the judges", at=("surrogate",))
+        suite.transfer_specs()
         suite.metric_specs()
         suite.sampler_spec()
         if suite.together > (count := len(suite.concept_specs())):

@@ -20,6 +20,7 @@ __all__ = [
     "EDITS",
     "SCHEMAS",
     "TABLE",
+    "TRANSFER",
     "TRIALS",
     "UTILITY",
     "Column",
@@ -252,6 +253,7 @@ TRIALS = Schema(
     "One row a (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
     (
         _METHOD,
+        Column("source", _TEXT, "The method the candidate was found on: `method`, or a transfer."),
         _CONCEPT,
         _FAMILY,
         _REPEAT,
@@ -388,7 +390,29 @@ TABLE = Schema(
     ),
 )
 
-SCHEMAS = (TABLE, TRIALS, UTILITY, EDITS)
+TRANSFER = Schema(
+    "transfer",
+    "One line a (judge, attack, concept, source, target), derived from the rows by "
+    "`bench.report.transfer.matrix`, where the suite names attacks under `transfer`: what an "
+    "attack found on one method, tried on another, on the seeds of the ordinary trial. Where "
+    "source and target are one, it is the ordinary attack. Counted as in `table`.",
+    (
+        Column("judge", _TEXT, "Who decided; the judge of record comes first."),
+        Column("attack", _TEXT, "The attack; `attack/prompt_set` for one with several sets."),
+        Column("concept", _TEXT, "The erased concept; `all` pools them."),
+        Column("source", _TEXT, "The method the candidates were found on."),
+        Column("target", _TEXT, "The method they were tried on."),
+        Column("n", _I64, "Images that count: ok, refused and blanked."),
+        Column("attempted", _I64, "All images, with errors and abstentions."),
+        Column("clusters", _I64, "Goals among the n; (concept, goal) in pooled lines."),
+        Column("successes", _I64, "Images where a label that counts reaches its threshold."),
+        Column("asr", _F64, "Attack success rate: successes / n.", (), True),
+        Column("asr_low", _F64, "Lower bound of its interval.", (), True),
+        Column("asr_high", _F64, "Upper bound of its interval.", (), True),
+    ),
+)
+
+SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS)
 
 if __name__ == "__main__":
     sys.stdout.write(as_markdown(SCHEMAS))

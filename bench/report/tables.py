@@ -27,6 +27,7 @@ __all__ = [
     "console",
     "in_order",
     "markdown_text",
+    "rates",
     "slug",
     "summarise",
     "to_latex",
@@ -39,7 +40,7 @@ BASE = "none"
 FLOOR = "destroyed"
 _SETS = {"name": 0, "synonyms": 1, "indirect": 2}
 _IMAGE = [
-    *("method", "concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
+    *("method", "source", "concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
     *("image_seed", "judge", "image_sha256", "edit_digest", "attack_digest", "trial_digest"),
 ]
 _LINE = ["judge", "method", "concept", "line"]
@@ -62,8 +63,8 @@ def summarise(
     images weighs more, and only methods with the same concepts compare there.
 
     Args:
-        trials: Rows of :data:`~bench.report.schema.TRIALS`. The judge that comes first is the judge
-            of record; otherwise the order is of no account.
+        trials: Rows of :data:`~bench.report.schema.TRIALS`; transfers are left out. The judge that
+            comes first is the judge of record; otherwise the order is of no account.
         utility: Rows of :data:`~bench.report.schema.UTILITY`.
         edits: Rows of :data:`~bench.report.schema.EDITS`.
         suite: Name of the suite.
@@ -78,18 +79,36 @@ def summarise(
     """
     for frame, schema in ((trials, TRIALS), (utility, UTILITY), (edits, EDITS)):
         check(frame, schema)
+    trials = trials[trials["source"] == trials["method"]]  # a transfer is in its own table
     if not len(trials):
         return TABLE.empty()
     taken = [name for f in (trials, utility, edits) for name in f["concept"].unique()]
     if ALL in taken:
         raise ValueError(f"expected no concept named {ALL!r}: it names the pooled lines; rename it")
-    images = _images(trials)
-    lines = _rates(_pooled(images))
+    lines = rates(trials, _LINE)
     for part in (_utility(utility), _edits(edits)):
         lines = lines.merge(part, on=_EDIT, how="left")
     lines.insert(0, "suite", suite)
     judges = list(trials["judge"].unique())
     return conform(in_order(lines, judges)[TABLE.names], TABLE)
+
+
+def rates(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Counts, rates and clustered intervals of every group of images.
+
+    Args:
+        trials: Rows of :data:`~bench.report.schema.TRIALS`.
+        by: What a group shares: columns of the rows, and ``line``, the attack with its prompt set
+            where it has several. The concept ``all`` pools the others.
+
+    Returns:
+        The columns ``by``, with ``line`` named ``attack``, and the columns of
+        :data:`~bench.report.schema.TABLE` from ``n`` to ``own_asr``.
+
+    Raises:
+        ValueError: the rows contradict each other.
+    """
+    return _rates(_pooled(_images(trials)), list(by))
 
 
 def in_order(table: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
@@ -303,8 +322,8 @@ def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows, rows.assign(concept=ALL, family=family)], ignore_index=True)
 
 
-def _rates(images: pd.DataFrame) -> pd.DataFrame:
-    """Counts, rates and intervals of every line."""
+def _rates(images: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Counts, rates and intervals of every group."""
     status = images["status"]
     counted = status.isin(["ok", "refused", "blanked"])
     own = (images["own_score"] >= images["threshold"]).astype(float)
@@ -319,7 +338,7 @@ def _rates(images: pd.DataFrame) -> pd.DataFrame:
         own_asr=own.where(images["own_score"].notna()),
     )
     sums = ["n", "attempted", "successes", "refused", "blanked", "errors", "abstained"]
-    lines = flags.groupby(_LINE).agg(
+    lines = flags.groupby(by).agg(
         family=("family", "first"),
         access=("access", "first"),
         control=("control", "first"),
@@ -327,7 +346,7 @@ def _rates(images: pd.DataFrame) -> pd.DataFrame:
         own_asr=("own_asr", "mean"),
         repeats=("repeat", "nunique"),
     )
-    found = _proportions(flags[counted], _LINE, values="success")
+    found = _proportions(flags[counted], by, values="success")
     found.columns = ["asr", "asr_low", "asr_high", "clusters"]
     lines = lines.join(found)
     lines["clusters"] = lines["clusters"].fillna(0).astype("int64")

@@ -25,11 +25,13 @@ from bench.report.tables import (
     to_latex,
     to_markdown,
 )
+from bench.report.transfer import heat_map, matrix
 
 __all__ = ["write_report"]
 
 _KEYS = (
-    *("judge", "method", "concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
+    *("judge", "method", "source"),
+    *("concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
     *("group", "image_seed", "metric", "label", "status", "image_sha256", "edit_digest"),
     *("attack_digest", "trial_digest", "utility_digest"),
 )
@@ -40,6 +42,13 @@ _STATUS = {
     "partial": "> **PARTIAL**: not the whole suite (`--only`, `--limit`, or an unfinished run). "
     "Do not cite.\n\n",
 }
+_TRANSFER = (
+    "\n## Transfer\n\n"
+    "What an attack found on one method (row), tried on every other (column), on the seeds of the "
+    "ordinary attack, which is the diagonal. By concept, with intervals: "
+    "[transfer.csv](transfer.csv) · [transfer.pdf](transfer.pdf)\n\n"
+    "![Transfer of attacks between methods](transfer.png)\n"
+)
 
 
 def write_report(
@@ -79,15 +88,18 @@ def write_report(
         ("edits", edits, EDITS),
     ):
         write_atomic(folder / f"{name}.parquet", _parquet(frame, schema))
-    write_atomic(
-        folder / "table.csv",
-        table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode(),
-    )
+    write_atomic(folder / "table.csv", _csv(table))
     write_atomic(folder / "table.md", to_markdown(table).encode())
     write_atomic(folder / "table.tex", to_latex(table).encode())
     figure = scatter(table, suite=suite, status=status)
     for ending in ("png", "pdf"):
         save(figure, folder / f"scatter.{ending}")
+    moved = matrix(trials)
+    if len(moved):
+        write_atomic(folder / "transfer.csv", _csv(moved))
+        figure = heat_map(moved, suite=suite, status=status)
+        for ending in ("png", "pdf"):
+            save(figure, folder / f"transfer.{ending}")
     grids: list[tuple[str, str]] = []
     for concept, cells in pictures.items():
         drawn = grid(
@@ -107,7 +119,9 @@ def write_report(
         folder / "provenance.json",
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
     )
-    write_atomic(folder / "README.md", _page(suite, table, grids, provenance, status).encode())
+    page = _page(suite, table, grids, provenance, status)
+    page += _TRANSFER * bool(len(moved))
+    write_atomic(folder / "README.md", page.encode())
     return table
 
 
@@ -124,6 +138,11 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
         ranks = {name: rank for rank, name in enumerate(frame["judge"].unique())}
         order = order.assign(judge=order["judge"].map(ranks))
     return frame.loc[order.sort_values(keys, kind="stable").index].reset_index(drop=True)
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    text: str = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return text.encode()
 
 
 def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:

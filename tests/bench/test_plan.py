@@ -282,6 +282,83 @@ def test_a_concept_without_prompts_says_what_to_add() -> None:
         plan(concepts=["star", {"text": "dragon"}])
 
 
+# --- transfer
+
+
+def transfers(made: Plan) -> list[Cell]:
+    return [c for c in made.cells if c.source is not None]
+
+
+@pytest.mark.parametrize("named", [["prompts"], ["random_tokens(tries=2)"], ["prompts"] * 2])
+def test_a_transfer_adds_trials_and_changes_no_other_cell(named: list[str]) -> None:
+    before, after = plan(), plan(transfer=named)
+    assert digests(plan(transfer=[])) == digests(before)
+    assert digests(after)[: len(before.cells)] == digests(before)
+    added = after.cells[len(before.cells) :]
+    assert {c.kind for c in added} == {"trial"}
+    assert len({c.digest for c in after.cells}) == len(before.cells) + 3 * 2
+    assert len({c.title for c in after.cells}) == len(after.cells)
+    assert added[0].title.endswith(" found on destroyed")
+
+
+def test_a_transfer_tries_what_the_source_found_on_the_targets_edit() -> None:
+    made = plan(transfer=["random_tokens"], concepts=["star", "zorbo"], repeats=2, seeds=2)
+    by_digest = {c.digest: c for c in made.cells}
+    ordinary = {
+        (c.parents["edit"], c.concept.text, c.attack.name): c
+        for c in made.cells
+        if c.kind == "trial" and c.attack and not c.source
+    }
+    pairs: Counter[tuple[str, str]] = Counter()
+    for cell in transfers(made):
+        assert cell.attack is not None and cell.method is not None and cell.source is not None
+        edit, search = by_digest[cell.parents["edit"]], by_digest[cell.parents["attack"]]
+        assert (edit.method, search.method) == (cell.method, cell.source)
+        assert edit.repeat == search.repeat == cell.repeat
+        assert search.concept == cell.concept
+        usual = ordinary[edit.digest, cell.concept.text, cell.attack.name]
+        assert (cell.goals, cell.images) == (usual.goals, usual.images)
+        assert seeds_of(made, cell) == seeds_of(made, usual)
+        pairs[cell.source.name, cell.method.name] += 1
+    names = ("none", "destroyed", "uce")
+    assert pairs == {(s, t): 2 * 2 for s in names for t in names if s != t}
+
+
+def test_a_transfers_digest_covers_the_target_and_the_judges() -> None:
+    before = transfers(plan(transfer=["random_tokens"]))
+    methods = ["none", "destroyed", {"uce": {"lam": 0.25}}]
+    after = transfers(plan(transfer=["random_tokens"], methods=methods))
+    kept = {c.digest for c in before} & {c.digest for c in after}
+    assert len(kept) == 2  # between none and destroyed
+    judged = transfers(
+        plan(transfer=["random_tokens"], judges=[{"mini_judge": {"threshold": 0.7}}])
+    )
+    assert not {c.digest for c in before} & {c.digest for c in judged}
+
+
+def test_only_and_limit_narrow_transfers() -> None:
+    whole = plan(transfer=["prompts", "random_tokens"])
+    assert not transfers(plan(transfer=["prompts"], only=["uce"]))
+    assert not transfers(plan(transfer=["prompts"], only=["seed_search"]))
+    made = transfers(plan(transfer=["prompts", "random_tokens"], only=["uce", "none", "prompts"]))
+    assert {c.digest for c in made} < {c.digest for c in transfers(whole)}
+    assert len(made) == 2
+    assert {len(c.goals) for c in transfers(plan(transfer=["random_tokens"], limit=1))} == {1}
+
+
+def test_transfers_come_after_their_parents_and_by_edit() -> None:
+    made = plan(
+        transfer=["prompts", "random_tokens"], concepts=["star", "zorbo"], repeats=2, together=2
+    )
+    seen: set[tuple[str, str]] = set()
+    for cell in made.cells:
+        assert {(kind, digest) for kind, digest in cell.parents.items()} <= seen
+        seen.add((cell.kind, cell.digest))
+    edits = [c.parents["edit"] for c in transfers(made)]
+    assert sum(a != b for a, b in pairwise(edits)) + 1 == len(set(edits)) == 3 * 2
+    assert len(edits) == 3 * 2 * 2 * 2 * 2  # pairs, concepts, repeats, attacks
+
+
 # --- order and groups
 
 

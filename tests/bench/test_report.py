@@ -40,7 +40,8 @@ NASTY = "a%b_c&d{e}$f#|*g\\h"
 
 def trial(**changes: Any) -> dict[str, Any]:
     row = {
-        **{"method": "esd", "concept": "pixel art", "family": "style", "repeat": 0},
+        **{"method": "esd", "source": changes.get("method", "esd")},
+        **{"concept": "pixel art", "family": "style", "repeat": 0},
         **{"attack": "p4d", "access": "prompt", "control": False, "prompt_set": "name"},
         **{"goal": "name/0", "prompt": "a picture", "variant": "", "image_seed": 0},
         **{"judge": "mini", "label": "concept", "counts": True, "score": 0.9, "threshold": 0.5},

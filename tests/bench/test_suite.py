@@ -95,7 +95,7 @@ together: 1
 """
 KNOWN = (
     "attacks, base, concepts, concepts_file, dtype, goals, judges, keep_images, methods, metrics, "
-    "name, repeats, revision, sampler, seed, seeds, surrogate, together, utility"
+    "name, repeats, revision, sampler, seed, seeds, surrogate, together, transfer, utility"
 )
 WORLD = {
     "star": {"text": "star", "neighbours": ["moon"], "prompts": {"name": ["a star"]}},
@@ -209,6 +209,19 @@ def test_the_digest_is_of_what_is_built(folder: Path) -> None:
     assert load_suite(written(folder, SUITE)).digest != digest, "utility prompts changed"
 
 
+def test_a_transfer_names_attacks_by_name_or_label(folder: Path) -> None:
+    plain = load_suite(written(folder, SUITE))
+    assert plain.transfer_specs() == ()
+    end = "together: 1\n"
+    same = load_suite(written(folder, SUITE, (end, end + "transfer: []\n")))
+    assert same.digest == plain.digest
+    named = load_suite(written(folder, SUITE, (end, end + "transfer: [random_tokens, prompts]\n")))
+    assert [spec.name for spec in named.transfer_specs()] == ["prompts", "random_tokens"]
+    label = load_suite(written(folder, SUITE, (end, end + "transfer: ['seed_search(tries=4)']\n")))
+    assert [spec.name for spec in label.transfer_specs()] == ["seed_search"]
+    assert len({plain.digest, named.digest, label.digest}) == 3
+
+
 def test_other_values(folder: Path) -> None:
     loaded = load_suite(written(folder, SUITE))
     assert loaded.with_() == loaded
@@ -283,6 +296,13 @@ def test_other_values(folder: Path) -> None:
          "or one name with its fields, got {'a': {}, 'b': {}}"),
         ("metrics: [drift]", "metrics: [drfit]", 16, "key metrics[0]: unknown metric 'drfit'; did "
          "you mean 'drift'? known: drift"),
+        ("together: 1", "transfer: [prompts, sed_search]", 23, "key transfer[1]: unknown attack "
+         "'sed_search'; did you mean 'seed_search' or 'seed_search(tries=4)'? known: prompts, "
+         "random_tokens, random_tokens(tries=4), seed_search, seed_search(tries=4)"),
+        ("together: 1", "transfer: prompts", 23, "key transfer: expected a list of attacks' names, "
+         "got 'prompts'"),
+        ("together: 1", "transfer: [3]", 23, "key transfer: expected a list of attacks' names, "
+         "got [3]"),
         ("  - prompts", "  - promts", 11, "key attacks[0]: unknown attack 'promts'; did you mean "
          "'prompts'? known: prompts, random_tokens, seed_search"),
         ("edit: {preset: early}", "edit:\n      lamb: 1", 10, "key methods[2].edit.lamb: unknown "

@@ -21,6 +21,7 @@ def trials() -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "method": "method" + method.astype(str),
+            "source": "method" + method.astype(str),
             "concept": "concept" + concept.astype(str),
             "family": "object",
             "repeat": 0,
