@@ -354,7 +354,7 @@ def _write(
         provenance["run"] = {k: v for k, v in outcome.as_json().items() if k != "failed"}
     write_report(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits, pictures=found.pictures,
-        scores=found.scores, provenance=provenance, status=status,
+        scores=found.scores, provenance=provenance, candidates=found.candidates, status=status,
     )  # fmt: skip
     return folder, found
 

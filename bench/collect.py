@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.interfaces import Attack
 from bench.plan import Cell, Plan
+from bench.report.candidates import Found
 from bench.report.schema import EDITS, TRIALS, UTILITY, conform
 from bench.store import Entry, Store
+from bench.suite import CONTROLS
 
 __all__ = ["Results", "collect"]
 
@@ -28,6 +31,7 @@ class Results:
         edits: Rows of ``EDITS``.
         pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3].
         scores: The same for the scores of record.
+        candidates: What the attacks found that are no controls.
         missing: Titles of cells that are neither there nor failed: the run is not finished.
         seconds: Time spent computing the cells, inside models and in all.
     """
@@ -37,6 +41,7 @@ class Results:
     edits: pd.DataFrame
     pictures: dict[str, Pictures] = field(default_factory=dict)
     scores: dict[str, Pictures] = field(default_factory=dict)
+    candidates: list[Found] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
@@ -66,6 +71,8 @@ def collect(plan: Plan, store: Store) -> Results:
             utility.append(_utility(pd.read_parquet(entry.file("rows.parquet")), cell))
         elif cell.kind == "edit":
             edits.append(_edit(entry, cell))
+        elif cell.attack is not None and not _is_control(cell.attack):
+            out.candidates.append(_found(plan, entry, cell))
     out.trials = conform(_joined(trials)[TRIALS.names], TRIALS)
     out.utility = conform(_joined(utility)[UTILITY.names], UTILITY)
     out.edits = conform(_joined(edits)[EDITS.names], EDITS)
@@ -100,6 +107,18 @@ def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
         attack_digest=cell.parents["attack"],
         trial_digest=cell.digest,
     )
+
+
+def _is_control(attack: Attack) -> bool:
+    """Whether what it tries is luck, or the same for every method."""
+    return attack.control or attack.name in CONTROLS["attacks"]
+
+
+def _found(plan: Plan, entry: Entry, cell: Cell) -> Found:
+    assert cell.attack is not None  # noqa: S101
+    assert cell.method is not None  # noqa: S101
+    name = plan.attack_name(cell.attack)
+    return Found(name, cell.method.label, cell.concept.text, repeat=cell.repeat, entry=entry)
 
 
 def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from bench.digest import write_atomic
+from bench.report.candidates import Found, publish
 from bench.report.grid import Key, Picture, grid
 from bench.report.plots import Status, save, scatter
 from bench.report.schema import EDITS, TRIALS, UTILITY, Schema, to_arrow
@@ -61,6 +62,7 @@ def write_report(
     pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
     scores: Mapping[str, Mapping[Key, Sequence[float]]],
     provenance: Mapping[str, Any],
+    candidates: Sequence[Found] = (),
     status: Status = "final",
 ) -> pd.DataFrame:
     """Writes everything under ``folder``, each file atomically; the same rows give the same bytes.
@@ -74,6 +76,7 @@ def write_report(
         pictures: concept -> (method, attack) -> pictures.
         scores: The same for their scores.
         provenance: JSON: commit, command, versions.
+        candidates: What attacks found, to be published.
         status: Anything but ``final`` is stamped on the page and the plot.
 
     Returns:
@@ -120,7 +123,7 @@ def write_report(
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
     )
     page = _page(suite, table, grids, provenance, status)
-    page += _TRANSFER * bool(len(moved))
+    page += _TRANSFER * bool(len(moved)) + publish(folder, candidates)
     write_atomic(folder / "README.md", page.encode())
     return table
 

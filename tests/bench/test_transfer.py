@@ -1,4 +1,4 @@
-"""What was found on one method is tried on the others: run, resumed, tabled and drawn."""
+"""What was found on one method is tried on the others: run, resumed, tabled, drawn and published."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pandas.testing import assert_frame_equal
+from safetensors.torch import load_file
 
+from attacks.prompt_file import read_prompts, read_tensors
 from bench.collect import Results, collect
 from bench.model import TextToImage
 from bench.plan import Plan, make_plan
@@ -59,7 +62,7 @@ def table_of(found: Results) -> pd.DataFrame:
 def report(folder: Path, found: Results) -> None:
     write_report(
         folder, "tiny", trials=found.trials, utility=found.utility, edits=found.edits, pictures=found.pictures,
-        scores=found.scores, provenance={},
+        scores=found.scores, provenance={}, candidates=found.candidates,
     )  # fmt: skip
 
 
@@ -144,10 +147,11 @@ def test_the_report_is_the_same_bytes_again_and_names_the_matrix(
         report(tmp_path / name, collect(plan, Store(root)))
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "two"))
     assert one == two
-    names = {"transfer.csv", "transfer.png", "transfer.pdf"}
-    assert names <= set(one)
+    names = {"transfer.csv", "transfer.png", "transfer.pdf", "candidates.jsonl"}
+    assert names | {"candidates.safetensors"} <= set(one)
     page = one["README.md"].decode()
     assert "![Transfer of attacks between methods](transfer.png)" in page
+    assert "[candidates.jsonl](candidates.jsonl) has the 4 prompts" in page
     found = pd.read_csv(tmp_path / "one" / "transfer.csv")
     diagonal = found[found["source"] == found["target"]].rename(columns={"source": "method"})
     both = diagonal.merge(before, on=["judge", "attack", "concept", "method"])
@@ -162,8 +166,38 @@ def test_without_transfers_nothing_is_said_of_them(
 ) -> None:
     _, root, _ = finished
     report(tmp_path, collect(plan_of(miniature, ("none", "seed_search"), transfer=[]), Store(root)))
-    assert not {p.stem for p in tmp_path.iterdir()} & {"transfer"}
+    assert not {p.stem for p in tmp_path.iterdir()} & {"transfer", "candidates"}
     assert "ransfer" not in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("where", ["report", "store"])
+def test_published_candidates_are_tried_on_another_model(
+    finished: tuple[Plan, Path, pd.DataFrame], miniature: TextToImage, tmp_path: Path, where: str
+) -> None:
+    plan, root, _ = finished
+    found = collect(plan, Store(root))
+    report(tmp_path, found)
+    mine = next(one for one in found.candidates if one.method == "none")
+    file = (
+        tmp_path / "candidates.jsonl" if where == "report" else mine.entry.path / "candidates.json"
+    )
+    attacks = [{"prompts": {"file": str(file)}}, *FIELDS["attacks"][1:3]]
+    changes = {"attacks": attacks, "transfer": []}
+    again = plan_of(miniature, ("uce", "prompts"), **changes)
+    assert run_plan(again, Store(root), miniature).failed == []
+    rows = collect(again, Store(root)).trials
+    assert set(rows["access"]) == {"embedding"}
+    assert set(rows["goal"]) == {"file-name-000", "file-name-001"}
+    if where == "report":
+        by = ["concept_inversion on none", "concept_inversion on uce[repo-2023]"]
+        assert sorted(set(rows["variant"])) == by
+        assert table_of(collect(again, Store(root)))["clusters"].to_list() == [2, 2]
+    states = load_file(mine.entry.file("candidates.safetensors"))
+    theirs = [r for r in read_prompts(file) if r.found in ("", "concept_inversion on none")]
+    tensors = read_tensors(file, theirs)
+    assert len(theirs) == 2
+    for number, row in enumerate(theirs):
+        assert torch.equal(tensors[row.states], states[f"states/{number}"])
 
 
 # ---- the matrix and its picture

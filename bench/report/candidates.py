@@ -1,0 +1,131 @@
+"""Publishes what attacks found, so that others can try it again: ``prompts: {file: .../candidates.jsonl}``.
+
+``candidates.jsonl`` holds one object a candidate:
+
+    attack, method, concept, repeat     where it was found
+    goal, prompt, variant               as in `trials.parquet`; a prompt to sample
+    own_score, queries                  the attack's own view, and what it cost
+    attack_digest                       the folder of the attack in the store
+    states, latents                     names in `candidates.safetensors` of the text states to use
+                                        instead of the prompt, and of the noise to start from; or null
+
+Tensors are published as they are where they fit in :data:`LIMIT`, else at half precision, and else not
+at all: the store has them, and `prompts` reads the ``candidates.json`` that lies there as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from bench.digest import write_atomic
+from bench.store import Entry
+
+__all__ = ["LIMIT", "Found", "publish"]
+
+LIMIT = 4 * 2**20  # bytes of tensors: a report is committed
+_TENSORS = "candidates.safetensors"
+_KINDS = ("states", "latents")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an attack found on a method.
+
+    Attributes:
+        attack: What tables call it.
+        method: The method's label.
+        concept: Its name.
+        repeat: Index of the independent edit.
+        entry: The attack's folder in the store.
+    """
+
+    attack: str
+    method: str
+    concept: str
+    repeat: int
+    entry: Entry
+
+
+def publish(folder: Path, found: Sequence[Found]) -> str:
+    """Writes the candidates into a folder; the same ones in any order give the same bytes.
+
+    What an earlier report has left there goes, as tensors of another report must not be found.
+
+    Returns:
+        What the page says of it; nothing where there is nothing.
+    """
+    ordered = sorted(found, key=lambda f: (f.attack, f.concept, f.method, f.repeat))
+    lines = [line for one in ordered for line in _lines(one)]
+    tensors, said = _tensors(ordered)
+    if not tensors:
+        (folder / _TENSORS).unlink(missing_ok=True)
+    if not lines:
+        (folder / "candidates.jsonl").unlink(missing_ok=True)
+        return ""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    if tensors:
+        write_atomic(folder / _TENSORS, save(tensors))
+    write_atomic(folder / "candidates.jsonl", text.encode())
+    return (
+        "\n## Candidates\n\n"
+        f"[candidates.jsonl](candidates.jsonl) has the {len(lines)} prompts that the attacks found, "
+        f"without the controls'{said}. "
+        "The attack `prompts: {file: candidates.jsonl}` tries them on any suite's methods.\n"
+    )
+
+
+def _lines(found: Found) -> list[dict[str, Any]]:
+    rows: Any = found.entry.read_json("candidates.json")
+    about = {name: getattr(found, name) for name in ("attack", "method", "concept", "repeat")}
+    kept = ("goal", "prompt", "variant", "own_score", "queries")
+    return [
+        {
+            **about,
+            **{name: row[name] for name in kept},
+            "attack_digest": found.entry.digest,
+            **{kind: _key(kind, found.entry, i) if row[kind] else None for kind in _KINDS},
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def _key(kind: str, entry: Entry, number: int) -> str:
+    """A tensor's name: it says whose it is, so that no other can be taken for it."""
+    return f"{kind}/{entry.digest}/{number}"
+
+
+def _tensors(found: Sequence[Found]) -> tuple[dict[str, Tensor], str]:
+    """The tensors to publish by name, and how they are published."""
+    having = [f.entry for f in found if _TENSORS in f.entry.files]
+    size = sum(entry.files[_TENSORS].size for entry in having)
+    if not having:
+        return {}, ""
+    if size > 2 * LIMIT:  # not even read
+        return {}, _too_large(size)
+    tensors = {
+        f"{kind}/{entry.digest}/{number}": value.contiguous()
+        for entry in having
+        for name, value in load_file(entry.file(_TENSORS)).items()
+        for kind, _, number in (name.partition("/"),)
+    }
+    if sum(t.nbytes for t in tensors.values()) <= LIMIT:
+        return tensors, f"; [{_TENSORS}]({_TENSORS}) their text states and noise"
+    halved = {name: t.to(torch.float16) for name, t in tensors.items()}
+    if sum(t.nbytes for t in halved.values()) <= LIMIT:
+        return halved, f"; [{_TENSORS}]({_TENSORS}) their text states and noise, at half precision"
+    return {}, _too_large(size)
+
+
+def _too_large(size: int) -> str:
+    return (
+        f"; their text states and noise, {size / 2**20:.0f} MiB, stay in the store: "
+        "`attack/<first two digits>/<attack_digest>/candidates.json` is read by `prompts` too"
+    )

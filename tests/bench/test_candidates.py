@@ -1,0 +1,90 @@
+"""What attacks found is published with the report, and can be read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from attacks.prompt_file import read_prompts, read_tensors
+from bench.report.candidates import LIMIT, Found, publish
+from bench.store import Store
+
+NASTY = "a%b_c&d{e}$f#|*g\\h"
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Callable[..., Any]:
+    """Makes an attack's folder in a store."""
+    store = Store(tmp_path / "store")
+
+    def made(number: int, tensors: dict[str, torch.Tensor], **changes: Any) -> Any:
+        def write(folder: Path) -> None:
+            row = {
+                **{"goal": "name-000", "prompt": "a ★\n\u2028 star", "own_score": 0.5},
+                **{"queries": 3, "variant": NASTY, "states": False, "latents": False},
+                **changes,
+            }
+            (folder / "candidates.json").write_text(json.dumps([row], ensure_ascii=False))
+            if tensors:
+                save_file(tensors, folder / "candidates.safetensors")
+
+        return store.publish("attack", f"{number:064d}", {}, write)
+
+    return made
+
+
+def test_hostile_names_stay_text(entry: Callable[..., Any], tmp_path: Path) -> None:
+    found = [Found("../x", "</script>" + NASTY, "\n../../star", 0, entry(0, {}))]
+    said = publish(tmp_path, found)
+    (row,) = read_prompts(tmp_path / "candidates.jsonl")
+    assert (row.prompt, row.concept, row.goal) == ("a ★\n\u2028 star", "../../star", "name-000")
+    assert row.found == f"../x on </script>{NASTY}"
+    assert "script" not in said
+    assert {p.name for p in tmp_path.iterdir()} == {"candidates.jsonl", "store"}
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype", "said"),
+    [
+        (LIMIT // 4, torch.float32, "text states and noise"),
+        (LIMIT // 4 + 1, torch.float16, "at half precision"),
+        (LIMIT // 2 + 1, None, "8 MiB, stay in the store"),
+        (LIMIT, None, "16 MiB, stay in the store"),
+    ],
+)
+def test_tensors_are_published_up_to_a_limit(
+    entry: Callable[..., Any], tmp_path: Path, count: int, dtype: torch.dtype | None, said: str
+) -> None:
+    kept = tmp_path / "candidates.safetensors"
+    kept.write_bytes(b"of an earlier report")
+    values = torch.arange(count, dtype=torch.float32)[None] % 128 / 128
+    found = [
+        Found("ci", "uce", "star", 1, entry(1, {"states/0": values[:, ::2].clone()}, states=True)),
+        Found("ci", "uce", "star", 0, entry(0, {"states/0": values[:, 1::2].clone()}, states=True)),
+    ]
+    assert said in publish(tmp_path, found)
+    rows = [json.loads(line) for line in (tmp_path / "candidates.jsonl").open()]
+    assert [row["repeat"] for row in rows] == [0, 1]
+    assert [row["states"] for row in rows] == [f"states/{n:064d}/0" for n in (0, 1)]
+    if dtype is None:
+        assert not kept.exists()
+        return
+    tensors = load_file(kept)
+    assert {t.dtype for t in tensors.values()} == {dtype}
+    read = read_tensors(tmp_path / "candidates.jsonl", read_prompts(tmp_path / "candidates.jsonl"))
+    assert torch.equal(read[rows[1]["states"]], values[:, ::2])
+    assert torch.equal(read[rows[0]["states"]], values[:, 1::2])
+    assert kept.stat().st_size < LIMIT + 1000
+
+
+def test_nothing_found_leaves_nothing(tmp_path: Path) -> None:
+    for name in ("candidates.jsonl", "candidates.safetensors"):
+        (tmp_path / name).write_text("of an earlier report")
+    assert publish(tmp_path, []) == ""
+    assert list(tmp_path.iterdir()) == []
