@@ -210,18 +210,20 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
 
 
 @app.command
-def paper(*, concepts: Annotated[tuple[str, ...], Parameter(name="--concept", negative="")] = (),
+def paper(suite: str = "mini-claims", *,
+          concepts: Annotated[tuple[str, ...], Parameter(name="--concept", negative="")] = (),
           claims: Annotated[tuple[str, ...], Parameter(name="--claim", negative="")] = (),
+          seeds: Annotated[int | None, Parameter(help="Training seeds; by default the suite's repeats.")] = None,
           out_: Annotated[Path, Parameter(name="--out")] = Path("results/paper"), work: Path = Path(".paper"),
           quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
           device: Device = "auto") -> int:  # fmt: skip
-    """Measures the claims of the Task Vectors paper on the miniature; goes on where it was stopped."""
-    from tvc.paper.run import on_the_miniature
+    """Measures the claims of the Task Vectors paper on a suite's base and concepts; goes on where it was stopped."""
+    from tvc.paper.run import on_a_suite
 
     logging.getLogger("tvc").setLevel(logging.INFO)
-    for path in on_the_miniature(
-        concepts, claims, work=work, out=out_, quick=quick, device=_device(device)
-    ):
+    for path in on_a_suite(
+        suite, claims, work=work, out=out_, concepts=concepts, seeds=seeds, quick=quick, device=_device(device)
+    ):  # fmt: skip
         out.print(str(path), markup=False, soft_wrap=True)
     return 0
 
