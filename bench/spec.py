@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.digest import digest_of
+from bench.digest import digest_of, file_sha256
 
 __all__ = ["Spec", "runtime"]
 
@@ -50,13 +52,18 @@ class Spec(BaseModel):
         return cls(**{**cls.presets[preset], **overrides})
 
     def identity(self) -> dict[str, Any]:
-        """What the digest covers: kind, name, revision and the identity fields."""
+        """What the digest covers: kind, name, revision, the identity fields, and the content of :meth:`files`."""
         fields = self.model_dump(mode="json")
         for field, info in type(self).model_fields.items():
             extra = info.json_schema_extra
             if isinstance(extra, dict) and extra.get("runtime"):
                 del fields[field]
-        return {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
+        about = {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
+        return about | ({"files": [_content(p) for p in files]} if (files := self.files()) else {})
+
+    def files(self) -> tuple[Path, ...]:
+        """Files that decide the results beside the fields, such as weights that a field names."""
+        return ()
 
     @property
     def digest(self) -> str:
@@ -77,3 +84,16 @@ class Spec(BaseModel):
             if not hidden and value != info.get_default(call_default_factory=True):
                 changed.append(f"{field}={value}")
         return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+
+def _content(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "absent"  # whoever reads it says so
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    return file_sha256(path)
