@@ -25,7 +25,16 @@ from bench.spec import Spec
 if TYPE_CHECKING:
     from bench.interfaces import Plugin
 
-__all__ = ["ENTRY_POINTS", "PACKAGES", "Kind", "build", "get", "names", "plugins"]
+__all__ = [
+    "ENTRY_POINTS",
+    "PACKAGES",
+    "Kind",
+    "build",
+    "get",
+    "load",
+    "names",
+    "plugins",
+]
 
 Kind = Literal["method", "attack", "judge", "metric"]
 
@@ -107,6 +116,16 @@ def plugins(kind: Kind) -> Mapping[str, Plugin]:
         plugin = Plugin(cls, source)
         found[cls.name] = _different(kind, cls.name, found.get(cls.name, plugin), plugin)
     return found
+
+
+def load() -> None:
+    """Imports every registered plug-in, and with it the guidances and filters that its module defines.
+
+    Raises:
+        UsageError: see :func:`plugins`.
+    """
+    for kind in PACKAGES:
+        plugins(kind)
 
 
 def _built_in(kind: Kind) -> Iterator[tuple[type[Spec], str]]:

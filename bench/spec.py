@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.digest import digest_of
+from bench.errors import unknown
 
 __all__ = ["Spec", "runtime"]
 
@@ -57,6 +59,42 @@ class Spec(BaseModel):
             if isinstance(extra, dict) and extra.get("runtime"):
                 del fields[field]
         return {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any]) -> Self:
+        """The spec, of a class below this one, whose :meth:`identity` this is.
+
+        A name that no loaded class has may be that of a plug-in's part, so the registered plug-ins
+        are loaded before it is refused. Nothing is imported on a file's word.
+
+        Raises:
+            ValueError: no class has that name and revision, or the fields do not suit it.
+        """
+        from bench import registry
+
+        name, revision = identity.get("name"), identity.get("revision")
+        if not (named := cls._named(name)):
+            registry.load()
+            named = cls._named(name)
+        if not named:
+            raise ValueError(unknown(cls.kind, name, {c.name for c in cls._below() if c.name}))
+        for known in reversed(named):
+            if known.revision == revision:
+                return known(**identity["fields"])
+        raise ValueError(
+            f"{cls.kind} {name!r}: expected revision {named[-1].revision}, got {revision}; it was "
+            "made by another version of the code: make it again"
+        )
+
+    @classmethod
+    def _named(cls, name: object) -> list[type[Self]]:
+        return [known for known in cls._below() if known.name and known.name == name]
+
+    @classmethod
+    def _below(cls) -> Iterator[type[Self]]:
+        for sub in cls.__subclasses__():
+            yield sub
+            yield from sub._below()
 
     @property
     def digest(self) -> str:
