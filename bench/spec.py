@@ -27,7 +27,8 @@ class Spec(BaseModel):
     Attributes:
         kind: The plug point: ``method``, ``attack``, ``judge``, ``metric``, ...
         name: The name in suites and tables.
-        needs: Fields that only a user can fill: without them the spec can be built, but does nothing.
+        needs: Fields that only a user can fill: without them the spec can be built, but does nothing,
+            so that suites and the Python interface refuse it.
         revision: Raised when the algorithm changes its results; part of the digest.
     """
 
@@ -100,6 +101,16 @@ class Spec(BaseModel):
     def digest(self) -> str:
         """sha256 of :meth:`identity`, 64 hexadecimal digits."""
         return digest_of(self.identity())
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Of :attr:`needs`, the fields that are still as if nobody had filled them."""
+        fields = type(self).model_fields
+        return tuple(
+            field
+            for field in self.needs
+            if getattr(self, field) == fields[field].get_default(call_default_factory=True)
+        )
 
     @property
     def label(self) -> str:

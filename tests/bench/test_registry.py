@@ -344,6 +344,26 @@ def test_a_broken_entry_point_is_named(site: Site, point: str, message: str) -> 
     assert message_of("attack", "ant") == message
 
 
+# -- what only a user can give -------------------------------------------------------------------
+
+
+def test_a_plugin_without_what_it_needs_is_refused(site: Site) -> None:
+    needs = '    needs: ClassVar[tuple[str, ...]] = ("mode",)\n'
+    (site.folder / "outside.py").write_text(attack("Owl", "owl") + needs)
+    site.install("owls", "owl = outside:Owl")
+    lacks = "expected this key, got none; owl can do nothing without it"
+    for entry, called in [
+        ("owl", "owl"),
+        ({"owl": {"tries": 3}}, "owl"),
+        ({"owl": {"preset": "paper"}}, "owl"),
+        ({"owl": {"mode": "best"}}, "owl"),  # the default is as good as nothing
+        ("outside:Owl", "outside:Owl"),
+    ]:
+        assert message_of("attack", entry) == f"{called}.mode: {lacks}"
+    built = registry.build("attack", {"owl": {"preset": "paper", "mode": "last"}})
+    assert (built.lacking, built.model_dump()["tries"]) == ((), 64)
+
+
 # -- the parts of an edit, by their identity -----------------------------------------------------
 
 
