@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -256,7 +257,11 @@ def test_report_repeats_the_files_without_computing(copy: Path) -> None:
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
     assert set(data) == {"suite", "out", "missing", "table"}
     assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
-    assert len(data["table"]) == len(pd.read_csv(copy / "results/tiny/table.csv"))
+    written = pd.read_csv(copy / "results/tiny/table.csv")
+    told = pd.DataFrame(data["table"])
+    for column in ("judge", "method", "concept", "attack"):
+        assert told[column].tolist() == written[column].tolist()
+    np.testing.assert_allclose(told["asr"].astype(float), written["asr"], rtol=1e-5)
 
 
 def test_the_report_of_an_unfinished_run_is_a_draft(copy: Path) -> None:
