@@ -91,7 +91,7 @@ def test_a_suite_says_what_is_studied() -> None:
     assert found.concepts == ("zorbo",)
     assert [m.name for m in found.competitors] == ["uce", "negative_prompt"]
     assert found.method == TaskVectorErasure.preset("mini")
-    assert (found.sizes.prompts, found.sizes.utility, found.seeds) == (16, 48, 3)
+    assert (found.sizes.prompts, found.sizes.utility, found.seeds) == (12, 36, 3)
     families = {found.known[c].family for c in study_of(suite).concepts}
     assert families == {"object", "character", "style"}
 

@@ -57,11 +57,11 @@ class Sizes:
     utility: int = 48
     attack_images: int = 64
     attack_rows: int = 8
-    attack_steps: int = 100
+    attack_steps: int = 80
     seeds: int = 4
-    alphas: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-    subset_alphas: tuple[float, ...] = (1.5, 2.5, 4.0, 6.0)
-    map_side: int = 11
+    alphas: tuple[float, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
+    subset_alphas: tuple[float, ...] = (1.5, 2.5, 4.0)
+    map_side: int = 9
 
 
 QUICK = Sizes(
