@@ -29,7 +29,9 @@ _KEY = "api"
 
 
 def _spec(kind: Any, entry: Any) -> Spec:
-    return entry if isinstance(entry, Spec) else registry.build(kind, entry)
+    if isinstance(entry, Spec):
+        return registry.complete(entry, entry.name)
+    return registry.build(kind, entry)
 
 
 def concepts(model: TextToImage) -> dict[str, Concept]:
@@ -61,7 +63,7 @@ def erase(
         seed: Of the method's random streams.
 
     Raises:
-        UsageError: unknown method or wrong fields.
+        UsageError: unknown method, or wrong or missing fields.
     """
     spec = _spec("method", method)
     if not isinstance(spec, Erasure):

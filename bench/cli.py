@@ -11,19 +11,21 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
 
 from bench.digest import StoreError
 from bench.errors import UsageError
+from bench.listing import Listed, listing
 
 if TYPE_CHECKING:
-    from bench.collect import Results
+    import pandas as pd
+
     from bench.model import TextToImage
     from bench.plan import Plan
-    from bench.runner import Outcome
+    from bench.publish import Published
     from bench.suite import Suite
 
 __all__ = ["app", "main"]
@@ -105,6 +107,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
     from bench.progress import watcher_for
+    from bench.publish import publish
     from bench.runner import run_plan
     from bench.store import Store
 
@@ -116,18 +119,18 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         outcome = run_plan(made, ledger, base, watcher)
     finally:
         watcher.stop()
-    folder, found = _write(made, ledger, out_, outcome)
+    done = publish(made, ledger, out_, outcome)
     if json_:
         _print_json(
             {
                 "suite": made.suite.name,
-                "out": str(folder),
+                "out": str(done.folder),
                 **outcome.as_json(),
-                "table": _table(made, found),
+                "table": _rows(done.table),
             }
         )
     else:
-        _show(made, found, folder)
+        _show(done)
         out.print(
             f"\n{outcome.computed} cells computed, {outcome.cached} from the store, {len(outcome.failed)} failed; "
             f"{outcome.seconds:.1f} s, of which {100 * outcome.overhead:.1f} % outside the models' own compute",
@@ -146,29 +149,29 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
 def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
            store: StoreArg = _STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
     """Writes the report again from the store; computes nothing."""
+    from bench.publish import publish
     from bench.store import Store
 
     _, made = _plan(suite, only, limit, seed)
-    folder, found = _write(made, Store(store), out_, None)
+    done = publish(made, Store(store), out_)
     if json_:
         _print_json(
             {
                 "suite": made.suite.name,
-                "out": str(folder),
-                "missing": found.missing,
-                "table": _table(made, found),
+                "out": str(done.folder),
+                "missing": done.found.missing,
+                "table": _rows(done.table),
             }
         )
     else:
-        _show(made, found, folder)
-    return 1 if found.failed else 0
+        _show(done)
+    return 1 if done.found.failed else 0
 
 
 @app.command
-def ls(what: Literal["methods", "attacks", "judges", "metrics", "suites", "concepts", "store"] = "methods", *,
-       store: StoreArg = _STORE, json_: Json = False) -> int:  # fmt: skip
+def ls(what: Listed = "methods", *, store: StoreArg = _STORE, json_: Json = False) -> int:
     """Lists what there is."""
-    rows = _listing(what, store)
+    rows = listing(what, store)
     if json_:
         _print_json(rows)
     else:
@@ -210,18 +213,20 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
 
 
 @app.command
-def paper(*, concepts: Annotated[tuple[str, ...], Parameter(name="--concept", negative="")] = (),
+def paper(suite: str = "mini-claims", *,
+          concepts: Annotated[tuple[str, ...], Parameter(name="--concept", negative="")] = (),
           claims: Annotated[tuple[str, ...], Parameter(name="--claim", negative="")] = (),
+          seeds: Annotated[int | None, Parameter(help="Training seeds; by default the suite's repeats.")] = None,
           out_: Annotated[Path, Parameter(name="--out")] = Path("results/paper"), work: Path = Path(".paper"),
           quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
           device: Device = "auto") -> int:  # fmt: skip
-    """Measures the claims of the Task Vectors paper on the miniature; goes on where it was stopped."""
-    from tvc.paper.run import on_the_miniature
+    """Measures the claims of the Task Vectors paper on a suite's base and concepts; goes on where it was stopped."""
+    from tvc.paper.run import on_a_suite
 
     logging.getLogger("tvc").setLevel(logging.INFO)
-    for path in on_the_miniature(
-        concepts, claims, work=work, out=out_, quick=quick, device=_device(device)
-    ):
+    for path in on_a_suite(
+        suite, claims, work=work, out=out_, concepts=concepts, seeds=seeds, quick=quick, device=_device(device)
+    ):  # fmt: skip
         out.print(str(path), markup=False, soft_wrap=True)
     return 0
 
@@ -263,8 +268,7 @@ def check(*, folder: Path | None = None, json_: Json = False, device: Device = "
     return 0 if all(row["met"] for row in found["bars"]) else 1
 
 
-# -- helpers ---------------------------------------------------------------------------------------
-# --------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 def _device(name: str) -> str:
@@ -319,102 +323,18 @@ def _batch(text: str) -> int:
     return int(text)
 
 
-def _write(
-    made: Plan, ledger: Any, folder: Path | None, outcome: Outcome | None
-) -> tuple[Path, Results]:
-    from bench.collect import collect
-    from bench.provenance import commit
-    from bench.report.write import write_report
+def _show(report: Published) -> None:
+    from bench.report.tables import console
 
-    found = collect(made, ledger)
-    origin = commit()
-    status: Literal["final", "draft", "partial"] = (
-        "partial"
-        if made.partial or found.missing
-        else "draft"
-        if origin["dirty"] or found.failed
-        else "final"
-    )
-    name = made.suite.name
-    folder = folder or (
-        Path("results/drafts") / name if status == "partial" else Path("results") / name
-    )
-    inside, total = found.seconds
-    provenance = {
-        **origin,
-        "command": f"tvc-bench run {name}",
-        "suite_digest": made.suite.digest,
-        "base": made.base,
-        "failed": found.failed,
-        "missing": found.missing,
-        "cell_seconds": round(total, 1),
-        "share_outside_models": round(1 - inside / total, 4) if total else 0.0,
-    }
-    if outcome is not None:
-        provenance["run"] = {k: v for k, v in outcome.as_json().items() if k != "failed"}
-    write_report(
-        folder, name, trials=found.trials, utility=found.utility, edits=found.edits, pictures=found.pictures,
-        scores=found.scores, provenance=provenance, candidates=found.candidates, status=status,
-    )  # fmt: skip
-    return folder, found
+    out.print(console(report.table, width=out.width))
+    for name in sorted(p.name for p in report.folder.iterdir()):
+        out.print(f"  {report.folder / name}", markup=False, highlight=False, soft_wrap=True)
+    if missing := report.found.missing:
+        out.print(f"{len(missing)} cells are not computed yet: run the suite", markup=False)
 
 
-def _table(made: Plan, found: Results) -> list[dict[str, Any]]:
-    from bench.report.tables import summarise
-
-    table = summarise(found.trials, found.utility, edits=found.edits, suite=made.suite.name)
-    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
-    return rows
-
-
-def _show(made: Plan, found: Results, folder: Path) -> None:
-    from bench.report.tables import console, summarise
-
-    table = summarise(found.trials, found.utility, edits=found.edits, suite=made.suite.name)
-    out.print(console(table, width=out.width))
-    for name in sorted(p.name for p in folder.iterdir()):
-        out.print(f"  {folder / name}", markup=False, highlight=False, soft_wrap=True)
-    if found.missing:
-        out.print(f"{len(found.missing)} cells are not computed yet: run the suite", markup=False)
-
-
-def _listing(what: str, store: Path) -> list[dict[str, str]]:
-    from bench import registry
-    from bench.store import Store
-    from bench.suite import load_suite, suite_names
-
-    match what:
-        case "suites":
-            loaded = {n: load_suite(n) for n in suite_names()}
-            return [
-                {
-                    "name": n,
-                    "about": f"{len(s.concepts)} concepts, {len(s.methods)} methods, {len(s.attacks)} attacks",
-                }
-                for n, s in loaded.items()
-            ]
-        case "concepts":
-            known = load_suite("mini-quick").known_concepts()
-            return [
-                {"name": n, "about": f"{c.family}; near: {', '.join(c.neighbours)}"}
-                for n, c in known.items()
-            ]
-        case "store":
-            if not store.is_dir():
-                raise UsageError(f"--store {store}: no such folder; run a suite first")
-            return [
-                {"name": e.digest[:12], "about": str(e.record.get("title", e.kind))}
-                for e in Store(store).entries()
-            ]
-        case _:
-            kind: Any = what.removesuffix("s")
-            specs = {n: registry.get(kind, n) for n in registry.names(kind)}
-            return [{"name": n, "about": _about(c)} for n, c in specs.items()]
-
-
-def _about(cls: Any) -> str:
-    first = (cls.__doc__ or "").strip().splitlines()[0]
-    return f"{first} Presets: {', '.join(cls.presets)}." if cls.presets else first
+def _rows(table: pd.DataFrame) -> Any:
+    return json.loads(table.to_json(orient="records"))
 
 
 def _print_json(value: Any) -> None:

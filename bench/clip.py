@@ -27,7 +27,7 @@ from torch import Tensor
 from bench.clock import model_time
 from bench.mini.paths import clip_folder
 
-__all__ = ["Clip", "Preprocess", "load_clip"]
+__all__ = ["Clip", "Preprocess", "clip_files", "load_clip"]
 
 Items = TypeVar("Items")
 
@@ -169,6 +169,14 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
             f"expected {_OPEN_CLIP}<architecture>@<path of a .safetensors file>, got {source!r}"
         )
     return _load_open_clip(architecture, Path(path).expanduser().resolve(), device)
+
+
+def clip_files(source: str) -> tuple[Path, ...]:
+    """The weights of a source, for digests."""
+    if source.startswith(_OPEN_CLIP):
+        return (Path(source.removeprefix(_OPEN_CLIP).partition("@")[2]).expanduser().resolve(),)
+    folder = (Path(source) if source else clip_folder()).expanduser().resolve()
+    return tuple(sorted(folder.glob("*.safetensors")))
 
 
 def _read(path: Path) -> dict[str, Any]:

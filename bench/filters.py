@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from bench.spec import Spec
 if TYPE_CHECKING:
     from bench.model import TextToImage
 
-__all__ = ["Filter", "ImageFilter", "PromptFilter", "filter_from"]
+__all__ = ["Filter", "ImageFilter", "PromptFilter"]
 
 
 class Filter(Spec, ABC):
@@ -55,24 +55,3 @@ def blanked_by(filters: Sequence[Filter], images_B3HW: Tensor) -> Tensor:
         if isinstance(item, ImageFilter):
             blanked |= item.blanks(images_B3HW).cpu()
     return blanked
-
-
-def _subclasses(cls: type[Filter]) -> list[type[Filter]]:
-    found = cls.__subclasses__()
-    return found + [deep for sub in found for deep in _subclasses(sub)]
-
-
-def filter_from(identity: dict[str, Any]) -> Filter:
-    """The filter whose :meth:`~bench.spec.Spec.identity` this is.
-
-    Raises:
-        ValueError: no loaded class has that name and revision. Nothing is imported on a file's
-            word.
-    """
-    known = {cls.name: cls for cls in _subclasses(Filter) if cls.name}
-    cls = known.get(identity.get("name", ""))
-    if cls is None or cls.revision != identity.get("revision"):
-        raise ValueError(
-            f"unknown filter {identity.get('name')!r} (known: {', '.join(sorted(known))})"
-        )
-    return cls(**identity["fields"])

@@ -7,7 +7,7 @@ a plain UNet.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from bench.spec import Spec
 if TYPE_CHECKING:
     from bench.model import TextToImage
 
-__all__ = ["ClassifierFree", "Guidance", "NegativePrompt", "guidance_from"]
+__all__ = ["ClassifierFree", "Guidance", "NegativePrompt"]
 
 
 class Guidance(Spec, ABC):
@@ -87,24 +87,3 @@ def _pair(model: TextToImage, text: str, states_BLD: Tensor) -> Tensor:
     with torch.no_grad():
         other = model.encode([text])
     return torch.stack([other.expand_as(states_BLD), states_BLD])
-
-
-def _subclasses(cls: Any) -> list[type[Guidance]]:
-    found = cls.__subclasses__()
-    return found + [deep for sub in found for deep in _subclasses(sub)]
-
-
-def guidance_from(identity: dict[str, Any]) -> Guidance:
-    """The guidance whose :meth:`~bench.spec.Spec.identity` this is.
-
-    Raises:
-        ValueError: no loaded class has that name and revision. Nothing is imported on a file's
-            word.
-    """
-    known = {cls.name: cls for cls in _subclasses(Guidance) if cls.name}
-    cls = known.get(identity.get("name", ""))
-    if cls is None or cls.revision != identity.get("revision"):
-        raise ValueError(
-            f"unknown guidance {identity.get('name')!r} (known: {', '.join(sorted(known))})"
-        )
-    return cls(**identity["fields"])

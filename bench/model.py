@@ -27,8 +27,8 @@ from bench.batching import MicroBatch
 from bench.clock import model_time
 from bench.cost import spend
 from bench.digest import digest_of
-from bench.filters import Filter, blanked_by, filter_from, refused_by
-from bench.guidance import ClassifierFree, Guidance, guidance_from
+from bench.filters import Filter, blanked_by, refused_by
+from bench.guidance import ClassifierFree, Guidance
 from bench.interfaces import Progress, Slot, silent
 from bench.rng import normal_rows
 from bench.sampler import Sampler
@@ -376,8 +376,8 @@ class TextToImage:
             )
         with safe_open(folder / _WEIGHTS, framework="pt") as file:
             values = {name: file.get_tensor(name) for name in file.keys()}
-        edited = self.with_guidance(guidance_from(about["guidance"])).with_weights(values)
-        return edited.with_filters(*(filter_from(f) for f in about["filters"]))
+        edited = self.with_guidance(Guidance.from_identity(about["guidance"])).with_weights(values)
+        return edited.with_filters(*(Filter.from_identity(f) for f in about["filters"]))
 
     def to_diffusers(self) -> Any:
         """An ordinary ``StableDiffusionPipeline`` with the edited weights: a copy, free to change or save.

@@ -25,7 +25,17 @@ from bench.spec import Spec
 if TYPE_CHECKING:
     from bench.interfaces import Plugin
 
-__all__ = ["ENTRY_POINTS", "PACKAGES", "Kind", "build", "get", "names", "plugins"]
+__all__ = [
+    "ENTRY_POINTS",
+    "PACKAGES",
+    "Kind",
+    "build",
+    "complete",
+    "get",
+    "load",
+    "names",
+    "plugins",
+]
 
 Kind = Literal["method", "attack", "judge", "metric"]
 
@@ -75,18 +85,19 @@ def build(kind: Kind, entry: str | Mapping[str, Mapping[str, Any]]) -> Spec:
         entry: A name, ``module:Class``, or ``{name: {field: value, preset: published constants}}``.
 
     Raises:
-        UsageError: there is no such plug-in, or a field, a value or the preset does not suit it.
+        UsageError: there is no such plug-in, a field, a value or the preset does not suit it, or
+            it lacks a field that it needs.
     """
     name, fields = _entry(entry)
     cls = get(kind, name)
     try:
         if "preset" not in fields:
-            return cls(**fields)
+            return complete(cls(**fields), name)
         preset = fields.pop("preset")
         if not isinstance(preset, str) or preset not in cls.presets:
             message = unknown(f"preset of {cls.name}", preset, cls.presets)
             raise UsageError(message, at=(name, "preset"))
-        return cls.preset(preset, **fields)
+        return complete(cls.preset(preset, **fields), name)
     except ValidationError as error:
         raise from_pydantic(error, cls).below(name) from error
 
@@ -107,6 +118,32 @@ def plugins(kind: Kind) -> Mapping[str, Plugin]:
         plugin = Plugin(cls, source)
         found[cls.name] = _different(kind, cls.name, found.get(cls.name, plugin), plugin)
     return found
+
+
+def load() -> None:
+    """Imports every registered plug-in, and with it the guidances and filters that its module defines.
+
+    Raises:
+        UsageError: see :func:`plugins`.
+    """
+    for kind in PACKAGES:
+        plugins(kind)
+
+
+def complete(spec: Spec, called: str) -> Spec:
+    """The spec itself, if it has what only a user can give.
+
+    Args:
+        spec: Any.
+        called: What the user called it, for the error.
+
+    Raises:
+        UsageError: it lacks a field that it needs.
+    """
+    if spec.lacking:
+        message = f"expected this key, got none; {spec.name} can do nothing without it"
+        raise UsageError(message, at=(called, spec.lacking[0]))
+    return spec
 
 
 def _built_in(kind: Kind) -> Iterator[tuple[type[Spec], str]]:

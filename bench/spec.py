@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.digest import digest_of
+from bench.digest import digest_of, file_sha256
+from bench.errors import unknown
 
 __all__ = ["Spec", "runtime"]
 
@@ -25,7 +29,8 @@ class Spec(BaseModel):
     Attributes:
         kind: The plug point: ``method``, ``attack``, ``judge``, ``metric``, ...
         name: The name in suites and tables.
-        needs: Fields that only a user can fill: without them the spec can be built, but does nothing.
+        needs: Fields that only a user can fill: without them the spec can be built, but does nothing,
+            so that suites and the Python interface refuse it.
         revision: Raised when the algorithm changes its results; part of the digest.
     """
 
@@ -50,18 +55,69 @@ class Spec(BaseModel):
         return cls(**{**cls.presets[preset], **overrides})
 
     def identity(self) -> dict[str, Any]:
-        """What the digest covers: kind, name, revision and the identity fields."""
+        """What the digest covers: kind, name, revision, the identity fields, and the content of :meth:`files`."""
         fields = self.model_dump(mode="json")
         for field, info in type(self).model_fields.items():
             extra = info.json_schema_extra
             if isinstance(extra, dict) and extra.get("runtime"):
                 del fields[field]
-        return {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
+        about = {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
+        return about | ({"files": [_content(p) for p in files]} if (files := self.files()) else {})
+
+    def files(self) -> tuple[Path, ...]:
+        """Files that decide the results beside the fields, such as weights that a field names."""
+        return ()
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any]) -> Self:
+        """The spec, of a class below this one, whose :meth:`identity` this is.
+
+        A name that no loaded class has may be that of a plug-in's part, so the registered plug-ins
+        are loaded before it is refused. Nothing is imported on a file's word.
+
+        Raises:
+            ValueError: no class has that name and revision, or the fields do not suit it.
+        """
+        from bench import registry
+
+        name, revision = identity.get("name"), identity.get("revision")
+        if not (named := cls._named(name)):
+            registry.load()
+            named = cls._named(name)
+        if not named:
+            raise ValueError(unknown(cls.kind, name, {c.name for c in cls._below() if c.name}))
+        for known in reversed(named):
+            if known.revision == revision:
+                return known(**identity["fields"])
+        raise ValueError(
+            f"{cls.kind} {name!r}: expected revision {named[-1].revision}, got {revision}; it was "
+            "made by another version of the code: make it again"
+        )
+
+    @classmethod
+    def _named(cls, name: object) -> list[type[Self]]:
+        return [known for known in cls._below() if known.name and known.name == name]
+
+    @classmethod
+    def _below(cls) -> Iterator[type[Self]]:
+        for sub in cls.__subclasses__():
+            yield sub
+            yield from sub._below()
 
     @property
     def digest(self) -> str:
         """sha256 of :meth:`identity`, 64 hexadecimal digits."""
         return digest_of(self.identity())
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Of :attr:`needs`, the fields that are still as if nobody had filled them."""
+        fields = type(self).model_fields
+        return tuple(
+            field
+            for field in self.needs
+            if getattr(self, field) == fields[field].get_default(call_default_factory=True)
+        )
 
     @property
     def label(self) -> str:
@@ -77,3 +133,16 @@ class Spec(BaseModel):
             if not hidden and value != info.get_default(call_default_factory=True):
                 changed.append(f"{field}={value}")
         return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+
+def _content(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "absent"  # whoever reads it says so
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    return file_sha256(path)

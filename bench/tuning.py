@@ -31,8 +31,9 @@ class Optimiser:
         steps: Optimiser steps.
         lr: Learning rate, constant.
         kind: ``adamw``, ``adam`` or ``sgd`` (no momentum).
-        weight_decay: AdamW's.
+        weight_decay: Apart from the gradient with ``adamw``; a part of it, L2, with the others.
         betas: Adam's.
+        eps: Adam's, added to the root of the second moment.
         clip: Largest gradient norm over all parameters; 0 does not clip.
         ema: Returns the moving average, with decay (1+k)/(10+k), rather than the last values.
         checkpointing: Recomputes the UNet's blocks in the backward pass: less memory, more time.
@@ -43,21 +44,19 @@ class Optimiser:
     kind: Literal["adamw", "adam", "sgd"] = "adamw"
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     clip: float = 0.0
     ema: bool = False
     checkpointing: bool = False
 
     def over(self, leaves: Sequence[Tensor]) -> torch.optim.Optimizer:
         """A fresh optimiser over ``leaves``."""
-        match self.kind:
-            case "adamw":
-                return torch.optim.AdamW(
-                    leaves, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay
-                )
-            case "adam":
-                return torch.optim.Adam(leaves, lr=self.lr, betas=self.betas)
-            case "sgd":
-                return torch.optim.SGD(leaves, lr=self.lr)
+        if self.kind == "sgd":
+            return torch.optim.SGD(leaves, lr=self.lr, weight_decay=self.weight_decay)
+        adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.kind]
+        return adam(
+            leaves, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
+        )
 
 
 def tune(

@@ -14,7 +14,8 @@ last), the constants, latents and flips that are fixed once. Different on purpos
 * The images are sampled from the unedited model by the concept's name, since a suite brings no
   photographs; they count towards the cost.
 * The latents are the posterior's mean, not one draw from it.
-* No weight decay (1e-8 there, nothing at so few steps) and Adam's usual epsilon.
+* The parameters are those that the paper names. The authors' code means to freeze the others, but
+  sets a misspelt flag (``require_grad``), so that it trains the whole text encoder.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class FewShot(Erasure):
     Attributes:
         images: Images of a concept.
         epochs: Passes over the images.
-        batch_size: Images of a concept in a step.
+        batch_size: Images of a concept in a step; the last of an epoch may have fewer.
         lr: Learning rate (Adam).
         templates: Prompts that hold the concept at ``{}``; empty: those of its family.
         sampling_steps: Of the images.
@@ -61,6 +62,7 @@ class FewShot(Erasure):
     """
 
     name: ClassVar[str] = "few_shot"
+    revision: ClassVar[int] = 2
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     bypassed_by: ClassVar[tuple[str, ...]] = ("injected text states", "another text encoder")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -114,7 +116,8 @@ class FewShot(Erasure):
             [self._latents(model, said, rng.child("images", k)) for k, said in enumerate(texts)]
         )
         order = in_turn(self.images, self.epochs * self.images, rng.generator("order"))
-        batches = order.split(self.batch_size)
+        epochs = order.view(self.epochs, self.images)
+        batches = [batch for epoch in epochs for batch in epoch.split(self.batch_size)]
 
         def loss_of(live: TextToImage, step: int) -> Tensor:
             x = latents[:, batches[step].to(latents.device)].flatten(0, 1)
@@ -133,7 +136,9 @@ class FewShot(Erasure):
             model,
             self.trained(model),
             loss_of,
-            Optimiser(len(batches), self.lr, "adam", betas=(0.9, 0.98)),
+            Optimiser(
+                len(batches), self.lr, "adam", betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-8
+            ),
             progress=progress,
             what="few_shot",
         )

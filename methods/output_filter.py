@@ -28,7 +28,7 @@ from pydantic import Field, field_validator, model_validator
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.clip import Preprocess, load_clip
+from bench.clip import Preprocess, clip_files, load_clip
 from bench.clock import model_time
 from bench.digest import file_sha256
 from bench.filters import ImageFilter
@@ -171,6 +171,10 @@ class OutputFilter(Erasure):
     images: int = Field(64, ge=1)
     steps: int = Field(25, ge=1, le=1000)
     guidance_scale: float = Field(7.5, ge=0)
+
+    def files(self) -> tuple[Path, ...]:
+        """CLIP's weights; a safety checker's are in its filter's identity."""
+        return clip_files(self.source) if self.checker == "clip" else ()
 
     @field_validator("templates")
     @classmethod

@@ -19,6 +19,8 @@ there as a projected guidance, which at its published eta cancels to e0. Differe
   default they are made for any concept, in the same manner; ``anchors`` takes others.
 * Words are found by the suite's own inversion: Adam without weight decay, templates of our own.
 * t is the timestep of x_t; see :mod:`methods.esd`.
+* The teacher of every round is the unedited network. In the authors' code it is the student of the
+  round before, whose prediction for the empty prompt may have drifted.
 * Several concepts are searched and erased together: each has its own words, anchors and negatives,
   and the rows of a batch take the phrases of all in turn.
 """
@@ -76,6 +78,8 @@ class Stereo(Erasure):
         mini: for the miniature: fewer, larger steps and a shorter trajectory.
 
     Attributes:
+        variant: Which parameters both stages train; see :func:`methods.esd.trains`. The published one
+            is ``u``, everything but the cross-attention.
         rounds: Of the search; 0 erases the name alone.
         iterations: Optimiser steps (AdamW) of each round's erasing, and of the last one.
         search_lr: Learning rate of the rounds' erasing.
@@ -110,8 +114,8 @@ class Stereo(Erasure):
             "image_steps": 12, "image_guidance": 3.0, "templates": ("{}", "a {}"),
         },
     }  # fmt: skip
-    variant: ClassVar[Variant] = "u"
     release: ClassVar[Release] = "2025"
+    variant: Variant = "u"
     rounds: int = Field(4, ge=0)
     iterations: int = Field(200, ge=1)
     search_lr: float = Field(5e-6, gt=0)
@@ -140,7 +144,7 @@ class Stereo(Erasure):
         return self
 
     def touches(self, parameter: str) -> bool:
-        """Linear layers and convolutions of the UNet outside the cross-attention."""
+        """The variant's linear layers and convolutions of the UNet."""
         return trains(parameter, self.variant, self.release)
 
     def erase(

@@ -12,10 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bench.clip import clip_files
 from bench.interfaces import Concept, Erasure, Judge, Progress, Rng, Slot, silent
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
@@ -89,6 +91,7 @@ class TaskVectorErasure(Erasure):
     """
 
     name: ClassVar[str] = "task_vector"
+    revision: ClassVar[int] = 2  # the threshold of the strength knows false alarms
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "sd14-published": _preset(
@@ -134,6 +137,10 @@ class TaskVectorErasure(Erasure):
         if not self.low < self.high:
             raise ValueError(f"expected low < high, got {self.low} and {self.high}")
         return self
+
+    def files(self) -> tuple[Path, ...]:
+        """The weights of the CLIP it looks through."""
+        return clip_files(self.clip)
 
     def touches(self, parameter: str) -> bool:
         """The UNet's, within the subset."""

@@ -1,6 +1,9 @@
 """Edit strength: the smallest alpha at which the worst embedding of a set no longer brings the concept back.
 
-Reconstruction (methods.md 1.3): by bisection over a batched evaluation. What it looked at is
+Reconstruction (methods.md 1.3): by bisection over a batched evaluation. The threshold is what images
+without the concept score: on the same edited model, images of the concept's neighbours are false
+alarms of the checker at some rate (which grows where the edit is so strong that images fall apart),
+and an embedding that does no better than chance at that rate shows no concept. What it looked at is
 recorded, because the paper's reviewers found the same vectors on both sides of its evaluation:
 :meth:`Estimate.check_disjoint` refuses that.
 """
@@ -13,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import binom
 from torch import Tensor
 
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
@@ -21,7 +25,7 @@ from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.diverse_inversion import InversionSet, induced
 
-__all__ = ["Estimate", "Strength", "estimate", "prompt_set", "smallest_alpha"]
+__all__ = ["Estimate", "Strength", "chance_level", "estimate", "prompt_set", "smallest_alpha"]
 
 _SAME = 0.9999
 
@@ -35,7 +39,8 @@ class Strength:
         tolerance: Width of the last bracket.
         samples: Images an embedding and alpha.
         threshold: Largest share of images of the worst embedding that may show the concept; where
-            control prompts show it more often than that, their share.
+            false alarms explain a larger one, that (see :func:`chance_level`).
+        confidence: Of that explanation.
         resamples: Bootstrap resamples for the interval.
     """
 
@@ -43,6 +48,7 @@ class Strength:
     tolerance: float = 0.125
     samples: int = 8
     threshold: float = 0.05
+    confidence: float = 0.95
     resamples: int = 400
 
 
@@ -55,7 +61,7 @@ class Estimate:
         low: Lower end of the 90 % interval.
         high: Upper end; ``largest`` where not even that suffices.
         reached: Whether the threshold was met at all.
-        curve: (alpha, rate of the worst embedding, mean rate), ascending.
+        curve: (alpha, rate of the worst embedding, mean rate, threshold), ascending.
         vectors_RVE: The embeddings it looked at.
         about: Seeds, images, rates and constants.
     """
@@ -64,7 +70,7 @@ class Estimate:
     low: float
     high: float
     reached: bool
-    curve: tuple[tuple[float, float, float], ...]
+    curve: tuple[tuple[float, float, float, float], ...]
     vectors_RVE: Tensor
     about: dict[str, Any]
 
@@ -85,6 +91,21 @@ class Estimate:
                 f"embeddings {same} were used to choose the edit strength; an attack that judges the edit must "
                 "search with other seeds and images"
             )
+
+
+def chance_level(floor: float, rows: int, samples: int, confidence: float) -> float:
+    """The largest rate that the worst of some embeddings reaches by false alarms alone.
+
+    Args:
+        floor: Share of images without the concept that the checker takes for it.
+        rows: Embeddings.
+        samples: Images of each.
+        confidence: With this probability all of them stay at or under the level.
+
+    Returns:
+        A multiple of ``1 / samples``; 0 for a checker without false alarms.
+    """
+    return float(binom.ppf(confidence ** (1 / rows), samples, floor)) / samples if floor else 0.0
 
 
 def smallest_alpha(
@@ -165,34 +186,40 @@ def estimate(
     base = edited_at(0.0)
     text = slots(base, template, vectors.shape[1])
     seeds = [rng.seed("image", k) for k in range(how.samples)]
-    controls = _control_rate(base, concept, seeds, sampler, checker)
-    threshold = max(how.threshold, controls)
     shown: dict[float, Tensor] = {}
+    levels: dict[float, float] = {}
+    floors: dict[float, float] = {}
 
-    def rate_at(alpha: float) -> float:
+    def excess_at(alpha: float) -> float:
+        """How far the worst embedding is above what images without the concept score."""
         if alpha not in shown:
-            shown[alpha] = _shown(edited_at(alpha), concept, vectors, text, seeds, sampler, checker)
+            edited = edited_at(alpha)
+            shown[alpha] = _shown(edited, concept, vectors, text, seeds, sampler, checker)
+            floors[alpha] = _floor(edited, concept, seeds, sampler, checker)
+            level = chance_level(floors[alpha], len(vectors), how.samples, how.confidence)
+            levels[alpha] = max(how.threshold, level)
             progress(len(shown), len(shown) + 1, f"edit strength {alpha:g}")
-        return _worst(shown[alpha])
+        return _worst(shown[alpha]) - levels[alpha]
 
     alpha, reached = smallest_alpha(
-        rate_at, largest=how.largest, tolerance=how.tolerance, threshold=threshold
+        excess_at, largest=how.largest, tolerance=how.tolerance, threshold=0.0
     )
-    low, high = _interval(shown, threshold, how, rng.generator("bootstrap"))
+    low, high = _interval(shown, levels, how, rng.generator("bootstrap"))
     return Estimate(
         alpha=alpha,
         low=min(low, alpha),
         high=max(high, alpha),
         reached=reached,
-        curve=tuple((a, _worst(s), float(s.float().mean())) for a, s in sorted(shown.items())),
+        curve=tuple(
+            (a, _worst(s), float(s.float().mean()), levels[a]) for a, s in sorted(shown.items())
+        ),
         vectors_RVE=vectors,
         about={
             "concept": concept.text,
             "rows": rows.tolist(),
             "seeds": seeds,
             "images": sum(s.numel() for s in shown.values()),
-            "control_rate": controls,
-            "threshold": threshold,
+            "false_alarms": {str(a): f for a, f in sorted(floors.items())},
             "inversions": inversions.about,
         },
     )
@@ -214,23 +241,27 @@ def _worst(shown_RS: Tensor) -> float:
     return float(shown_RS.float().mean(1).max())
 
 
-def _control_rate(
-    base: TextToImage, concept: Concept, seeds: Sequence[int], sampler: Sampler, checker: Judge
+def _floor(
+    model: TextToImage, concept: Concept, seeds: Sequence[int], sampler: Sampler, checker: Judge
 ) -> float:
-    """How often the unedited model shows the concept where something else is asked for: the checker's own floor."""
+    """How often the checker sees the concept where the edited model was asked for something else."""
     texts = concept.neighbours or ("",)
     prompts = [text for text in texts for _ in seeds]
-    images = base.sample(prompts, [*seeds] * len(texts), sampler).images_B3HW
-    scores = checker.scores(images.to(base.backbone.device), concept).amax(1)
+    images = model.sample(prompts, [*seeds] * len(texts), sampler).images_B3HW
+    scores = checker.scores(images.to(model.backbone.device), concept).amax(1)
     return float((scores >= checker.threshold).float().mean())
 
 
 def _interval(
-    shown: dict[float, Tensor], threshold: float, how: Strength, generator: torch.Generator
+    shown: dict[float, Tensor],
+    levels: dict[float, float],
+    how: Strength,
+    generator: torch.Generator,
 ) -> tuple[float, float]:
     """90 % bootstrap interval over embeddings and seeds; alpha is read off the strengths tried."""
     alphas = sorted(shown)
     table = torch.stack([shown[a].float() for a in alphas])  # [A, R, S]
+    level = torch.tensor([levels[a] for a in alphas])
     _, rows, seeds = table.shape
     found = []
     for _ in range(how.resamples):
@@ -238,7 +269,7 @@ def _interval(
         s = torch.randint(seeds, (seeds,), generator=generator)
         worst = table[:, r][:, :, s].mean(2).amax(1)
         # The smallest alpha from which on every tried strength suffices.
-        fails = (worst > threshold).nonzero().flatten()
+        fails = (worst > level).nonzero().flatten()
         first = int(fails[-1]) + 1 if len(fails) else 0
         found.append(alphas[first] if first < len(alphas) else how.largest)
     ordered = sorted(found)

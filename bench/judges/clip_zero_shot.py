@@ -6,13 +6,14 @@ depends on which. The alternatives are therefore part of its identity.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from bench.clip import load_clip
+from bench.clip import clip_files, load_clip
 from bench.interfaces import Concept, Judge
 
 __all__ = ["ClipZeroShot"]
@@ -42,6 +43,10 @@ class ClipZeroShot(Judge):
         if template.count("{}") != 1:
             raise ValueError(f"expected a template with one {{}} in it, got {template!r}")
         return template
+
+    def files(self) -> tuple[Path, ...]:
+        """CLIP's weights."""
+        return clip_files(self.clip)
 
     def texts(self, concept: Concept) -> tuple[str, ...]:
         """What the images are compared with, the concept first.

@@ -76,12 +76,19 @@ class MiniJudge(Judge):
         none = images_B3HW.new_empty(0, dtype=torch.int64)
         return {head: torch.cat([none, *(row[head] for row in rows)]) for head in net.classes}
 
+    def files(self) -> tuple[Path, ...]:
+        """Its weights."""
+        return (self._folder() / "model.safetensors",)
+
+    def _folder(self) -> Path:
+        folder = Path(self.folder).expanduser() if self.folder else judge_folder()
+        return folder.resolve()
+
     def _net(self, images_B3HW: Tensor) -> JudgeNet:
         if images_B3HW.ndim != 4 or images_B3HW.shape[1:] != (3, _SIDE, _SIDE):
             shape = list(images_B3HW.shape)
             raise ValueError(f"{self.name}: expected images [B, 3, {_SIDE}, {_SIDE}], got {shape}")
-        folder = Path(self.folder).expanduser() if self.folder else judge_folder()
-        return _load(folder.resolve(), str(images_B3HW.device))
+        return _load(self._folder(), str(images_B3HW.device))
 
 
 @lru_cache(maxsize=4)

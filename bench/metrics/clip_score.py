@@ -6,11 +6,12 @@ and negative values are kept.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
-from bench.clip import load_clip
+from bench.clip import clip_files, load_clip
 from bench.interfaces import Metric, UtilityBatch
 
 __all__ = ["ClipScore"]
@@ -25,6 +26,10 @@ class ClipScore(Metric):
 
     name: ClassVar[str] = "clip_score"
     clip: str = ""
+
+    def files(self) -> tuple[Path, ...]:
+        """CLIP's weights."""
+        return clip_files(self.clip)
 
     def values(self, batch: UtilityBatch) -> Tensor:
         """The cosines.

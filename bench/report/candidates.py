@@ -28,7 +28,7 @@ from torch import Tensor
 from bench.digest import write_atomic
 from bench.store import Entry
 
-__all__ = ["LIMIT", "Found", "publish"]
+__all__ = ["LIMIT", "Found", "write_candidates"]
 
 LIMIT = 4 * 2**20  # bytes of tensors: a report is committed
 _TENSORS = "candidates.safetensors"
@@ -54,7 +54,7 @@ class Found:
     entry: Entry
 
 
-def publish(folder: Path, found: Sequence[Found]) -> str:
+def write_candidates(folder: Path, found: Sequence[Found]) -> str:
     """Writes the candidates into a folder; the same ones in any order give the same bytes.
 
     What an earlier report has left there goes, as tensors of another report must not be found.

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from bench.digest import write_atomic
-from bench.report.candidates import Found, publish
+from bench.report.candidates import Found, write_candidates
 from bench.report.grid import Key, Picture, grid
 from bench.report.plots import Status, save, scatter
 from bench.report.schema import EDITS, TRIALS, UTILITY, Schema, to_arrow
@@ -123,7 +123,7 @@ def write_report(
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
     )
     page = _page(suite, table, grids, provenance, status)
-    page += _TRANSFER * bool(len(moved)) + publish(folder, candidates)
+    page += _TRANSFER * bool(len(moved)) + write_candidates(folder, candidates)
     write_atomic(folder / "README.md", page.encode())
     return table
 

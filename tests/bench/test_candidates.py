@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attacks.prompt_file import read_prompts, read_tensors
-from bench.report.candidates import LIMIT, Found, publish
+from bench.report.candidates import LIMIT, Found, write_candidates
 from bench.store import Store
 
 NASTY = "a%b_c&d{e}$f#|*g\\h"
@@ -41,7 +41,7 @@ def entry(tmp_path: Path) -> Callable[..., Any]:
 
 def test_hostile_names_stay_text(entry: Callable[..., Any], tmp_path: Path) -> None:
     found = [Found("../x", "</script>" + NASTY, "\n../../star", 0, entry(0, {}))]
-    said = publish(tmp_path, found)
+    said = write_candidates(tmp_path, found)
     (row,) = read_prompts(tmp_path / "candidates.jsonl")
     assert (row.prompt, row.concept, row.goal) == ("a ★\n\u2028 star", "../../star", "name-000")
     assert row.found == f"../x on </script>{NASTY}"
@@ -68,7 +68,7 @@ def test_tensors_are_published_up_to_a_limit(
         Found("ci", "uce", "star", 1, entry(1, {"states/0": values[:, ::2].clone()}, states=True)),
         Found("ci", "uce", "star", 0, entry(0, {"states/0": values[:, 1::2].clone()}, states=True)),
     ]
-    assert said in publish(tmp_path, found)
+    assert said in write_candidates(tmp_path, found)
     rows = [json.loads(line) for line in (tmp_path / "candidates.jsonl").open()]
     assert [row["repeat"] for row in rows] == [0, 1]
     assert [row["states"] for row in rows] == [f"states/{n:064d}/0" for n in (0, 1)]
@@ -86,5 +86,5 @@ def test_tensors_are_published_up_to_a_limit(
 def test_nothing_found_leaves_nothing(tmp_path: Path) -> None:
     for name in ("candidates.jsonl", "candidates.safetensors"):
         (tmp_path / name).write_text("of an earlier report")
-    assert publish(tmp_path, []) == ""
+    assert write_candidates(tmp_path, []) == ""
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -29,6 +30,7 @@ from bench.report.schema import TABLE
 from bench.sampler import Sampler
 from bench.store import Store
 from bench.suite import load_suite, suite_names
+from methods.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 TINY = """\
@@ -255,7 +257,11 @@ def test_report_repeats_the_files_without_computing(copy: Path) -> None:
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
     assert set(data) == {"suite", "out", "missing", "table"}
     assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
-    assert len(data["table"]) == len(pd.read_csv(copy / "results/tiny/table.csv"))
+    written = pd.read_csv(copy / "results/tiny/table.csv")
+    told = pd.DataFrame(data["table"])
+    for column in ("judge", "method", "concept", "attack"):
+        assert told[column].tolist() == written[column].tolist()
+    np.testing.assert_allclose(told["asr"].astype(float), written["asr"], rtol=1e-5)
 
 
 def test_the_report_of_an_unfinished_run_is_a_draft(copy: Path) -> None:
@@ -347,6 +353,11 @@ def test_a_wrong_request_is_one_line_and_exit_code_two(
         ("goals: 2", "goals: [", "error: bad.yaml:"),
         ("goals: 2", "gaols: 2", "bad.yaml:9: key gaols: unknown key 'gaols'; did you mean 'go"),
         ("[none, ", "[none, uci, ", "bad.yaml:4: key methods[1]: unknown method 'uci'; did you m"),
+        (
+            "[none, ",
+            "[none, checkpoint, ",
+            "bad.yaml:4: key methods[1].checkpoint.path: expected t",
+        ),
         ("{tries: 2}", "{tries: 0}", "bad.yaml:5: key attacks[1].random_tokens.tries: expected"),
         ("[star]", "[start]", "bad.yaml:2: key concepts[0]: unknown concept 'start'; did you me"),
         ("concepts:", "base: nowhere\nconcepts:", "bad.yaml:2: key base: expected 'miniature'"),
@@ -463,6 +474,9 @@ def test_attack_takes_the_users_own_prompts(model: TextToImage) -> None:
 def test_wrong_words_from_python_are_usage_errors(model: TextToImage) -> None:
     with pytest.raises(UsageError, match=r"unknown method 'uci'; did you mean 'uce'\?"):
         erase(model, "star", "uci")
+    for lacking in ("checkpoint", {"checkpoint": {"sha256": "0" * 64}}, Checkpoint()):
+        with pytest.raises(UsageError, match=r"^checkpoint\.path: expected this key, got none"):
+            erase(model, "star", lacking)
     with pytest.raises(UsageError, match="unknown attack 'promts'"):
         attack(model, "star", "promts")
     with pytest.raises(UsageError, match="no prompts for 'dragon'"):

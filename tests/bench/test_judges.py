@@ -239,3 +239,20 @@ def test_the_names_of_the_judges() -> None:
     judges = (MiniJudge(), NudeNetJudge(), ClipZeroShot())
     assert [judge.name for judge in judges] == ["mini_judge", "nudenet", "clip_zero_shot"]
     assert judges[0].counts(STAR) == judges[0].labels(STAR) == ("concept",)
+
+
+@pytest.mark.parametrize("kind", ["mini", "clip"])
+def test_other_weights_make_another_judge(judge: MiniJudge, tmp_path: Path, kind: str) -> None:
+    def digest() -> str:
+        return (
+            MiniJudge(folder=str(tmp_path)) if kind == "mini" else ClipZeroShot(clip=str(tmp_path))
+        ).digest
+
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"one")
+    before = digest()
+    assert digest() == before
+    file.write_bytes(b"another")
+    assert digest() != before
+    file.unlink()
+    assert digest() != before

@@ -13,6 +13,8 @@ import pytest
 
 from bench import registry
 from bench.errors import UsageError
+from bench.filters import Filter
+from bench.guidance import ClassifierFree, Guidance, NegativePrompt
 from bench.interfaces import Attack, Erasure, Judge, Metric
 
 ROOT = Path(registry.__file__).parents[1]
@@ -49,6 +51,24 @@ def attack(cls: str, name: str) -> str:
 
 def method(cls: str, name: str) -> str:
     return dedent(METHOD).format(cls=cls, name=name)
+
+
+PARTS = """
+    from typing import ClassVar
+    from bench.filters import PromptFilter
+    from bench.guidance import ClassifierFree
+
+    class Tilted(ClassifierFree):
+        name: ClassVar[str] = "{guidance}"
+        revision: ClassVar[int] = 2
+        angle: float = 0.0
+
+    class Deaf(PromptFilter):
+        name: ClassVar[str] = "{filter}"
+
+        def refuses(self, model, prompts):
+            return None
+"""
 
 
 class Site:
@@ -322,6 +342,69 @@ def test_a_broken_entry_point_is_named(site: Site, point: str, message: str) -> 
     site.install("owls", point)
     site.write("ant", attack("Ant", "ant"))
     assert message_of("attack", "ant") == message
+
+
+# -- what only a user can give -------------------------------------------------------------------
+
+
+def test_a_plugin_without_what_it_needs_is_refused(site: Site) -> None:
+    needs = '    needs: ClassVar[tuple[str, ...]] = ("mode",)\n'
+    (site.folder / "outside.py").write_text(attack("Owl", "owl") + needs)
+    site.install("owls", "owl = outside:Owl")
+    lacks = "expected this key, got none; owl can do nothing without it"
+    for entry, called in [
+        ("owl", "owl"),
+        ({"owl": {"tries": 3}}, "owl"),
+        ({"owl": {"preset": "paper"}}, "owl"),
+        ({"owl": {"mode": "best"}}, "owl"),  # the default is as good as nothing
+        ("outside:Owl", "outside:Owl"),
+    ]:
+        assert message_of("attack", entry) == f"{called}.mode: {lacks}"
+    built = registry.build("attack", {"owl": {"preset": "paper", "mode": "last"}})
+    assert (built.lacking, built.model_dump()["tries"]) == ((), 64)
+
+
+# -- the parts of an edit, by their identity -----------------------------------------------------
+
+
+def test_a_guidance_and_a_filter_come_back_by_their_identity() -> None:
+    for guidance in (ClassifierFree(), NegativePrompt(text="star")):
+        assert Guidance.from_identity(guidance.identity()) == guidance
+
+
+def test_the_registered_plugins_are_loaded_for_a_part_that_is_not_known_yet(site: Site) -> None:
+    site.write("parts", dedent(PARTS).format(guidance="tilted", filter="deaf"))
+    (site.folder / "outside.py").write_text(
+        method("Far", "far") + dedent(PARTS).format(guidance="far_tilted", filter="far_deaf")
+    )
+    site.install("distant", "far = outside:Far")
+    for name in ("tilted", "far_tilted"):
+        found = Guidance.from_identity({"name": name, "revision": 2, "fields": {"angle": 0.5}})
+        assert (found.name, found.model_dump()) == (name, {"angle": 0.5})
+    for name in ("deaf", "far_deaf"):
+        assert Filter.from_identity({"name": name, "revision": 1, "fields": {}}).name == name
+
+
+def test_a_part_of_a_plugin_that_is_broken_names_the_plugin(site: Site) -> None:
+    site.write("broken", "1 / 0")
+    assert message_of(
+        {"name": "lost", "revision": 1, "fields": {}}, call=Guidance.from_identity
+    ) == ("cannot import plug-in module plugged.broken: ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("name", ["negative_promt", "os:system", "", None, ["negative_prompt"]])
+def test_an_unknown_part_is_refused_with_what_is_known(site: Site, name: object) -> None:
+    with pytest.raises(ValueError, match=r"^unknown guidance .*known: .*negative_prompt") as caught:
+        Guidance.from_identity({"name": name, "revision": 1, "fields": {}})
+    assert ("did you mean 'negative_prompt'?" in str(caught.value)) == (name == "negative_promt")
+    with pytest.raises(ValueError, match=r"^unknown filter 'negative_prompt'"):
+        Filter.from_identity(NegativePrompt(text="star").identity())
+
+
+def test_a_part_of_another_revision_says_so() -> None:
+    identity = {**NegativePrompt(text="star").identity(), "revision": 7}
+    with pytest.raises(ValueError, match=r"'negative_prompt': expected revision 1, got 7; .*again"):
+        Guidance.from_identity(identity)
 
 
 @pytest.mark.parametrize(

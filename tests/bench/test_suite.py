@@ -39,6 +39,12 @@ class Edit(Method):
     lam: float = 1.0
     batch: int = runtime(4)
 
+class Given(Method):
+    name: ClassVar[str] = "given"
+    needs: ClassVar[tuple[str, ...]] = ("path",)
+    path: str = runtime("")
+    scale: float = 1.0
+
 class Tries(Attack):
     tries: int = 8
     def run(self, target, goals, *, rng):
@@ -222,6 +228,15 @@ def test_a_transfer_names_attacks_by_name_or_label(folder: Path) -> None:
     assert len({plain.digest, named.digest, label.digest}) == 3
 
 
+def test_what_a_spec_needs_is_given(folder: Path) -> None:
+    path = written(folder, SUITE, ("edit: {preset: early}", "given: {path: here}"))
+    assert load_suite(path).method_specs()[2].lacking == ()
+    with pytest.raises(
+        UsageError, match=r"^methods\[3\]\.given\.path: expected this key, got none"
+    ):
+        load_suite(path).with_(methods=["none", "destroyed", "edit", "given"])
+
+
 def test_other_values(folder: Path) -> None:
     loaded = load_suite(written(folder, SUITE))
     assert loaded.with_() == loaded
@@ -320,6 +335,12 @@ def test_other_values(folder: Path) -> None:
          "is; change a field or drop one"),
         ("edit: {preset: early}", "edit: {batch: 1}\n  - edit: {batch: 2}", 10, "key methods[3]: "
          "is 'edit', as methods[2] is; change a field or drop one"),
+        ("edit: {preset: early}", "given", 9, "key methods[2].given.path: expected this key, got "
+         "none; given can do nothing without it"),
+        ("edit: {preset: early}", "given:\n      scale: 2", 9, "key methods[2].given.path: "
+         "expected this key, got none; given can do nothing without it"),
+        ("edit: {preset: early}", "given:\n      path: ''", 10, "key methods[2].given.path: "
+         "expected this key, got none; given can do nothing without it"),
         ("judges: [eye]", "judges: [eye, eye]", 14, "key judges[1]: is 'eye', as judges[0] is; "
          "change a field or drop one"),
         ("surrogate: ear", "surrogate: [ear]", 15, "key surrogate: expected a name, or one name "

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from bench.clip import load_clip
-from bench.filters import filter_from
+from bench.filters import Filter
 from bench.interfaces import Concept, Rng
 from bench.model import TextToImage
 from bench.rng import generator_for
@@ -91,7 +91,7 @@ def test_the_calibrated_threshold_is_the_highest_score_at_a_rate_of_nothing(
     half = spec.model_copy(update={"false_positives": 0.5}).erase(model, [HEART], rng=RNG)
     assert isinstance(half.filters[0], ClipChecker)
     assert half.filters[0].thresholds < rule.thresholds
-    assert filter_from(rule.identity()) == rule
+    assert Filter.from_identity(rule.identity()) == rule
 
 
 def test_a_style_competes_with_styles_alone(model: TextToImage) -> None:
@@ -207,7 +207,7 @@ def test_it_flags_what_diffusers_flags(stored: tuple[Path, Any], model: TextToIm
         (rule,) = again.erase(model, [HEART], rng=RNG).filters
         assert isinstance(rule, SafetyChecker)
         assert rule.blanks(images).tolist() == expected
-        assert filter_from(rule.identity()) == rule
+        assert Filter.from_identity(rule.identity()) == rule
         assert rule.blanks(images[:0]).shape == (0,)
 
 

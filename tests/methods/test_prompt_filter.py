@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bench.filters import filter_from
+from bench.filters import Filter
 from bench.interfaces import Concept, Rng
 from bench.model import TextToImage
 from bench.sampler import Sampler
@@ -186,7 +186,7 @@ def test_a_given_threshold_is_taken(model: TextToImage) -> None:
     (blacklist,) = spec.erase(model, [HEART, SKETCH], rng=RNG).filters
     assert isinstance(blacklist, EmbeddingBlacklist)
     assert blacklist.thresholds == (0.99, 0.99)
-    assert filter_from(blacklist.identity()) == blacklist
+    assert Filter.from_identity(blacklist.identity()) == blacklist
 
 
 def test_injected_states_bypass_it(model: TextToImage, tiny_sampler: Sampler) -> None:

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.guidance import ClassifierFree, guidance_from
+from bench.guidance import ClassifierFree, Guidance
 from bench.interfaces import Concept, Rng
 from bench.model import TextToImage
 from bench.rng import generator_for
@@ -163,7 +163,7 @@ def test_it_fills_the_guidance_with_the_names_of_all_concepts(model: TextToImage
     listed = SLD(text="hate, harm").erase(model, [HEART], rng=RNG).guidance
     assert isinstance(listed, SafeLatentGuidance)
     assert listed.text == "hate, harm"
-    assert guidance_from(both.identity()) == both
+    assert Guidance.from_identity(both.identity()) == both
 
 
 # -- constants and bad input ---------------------------------------------------------------------

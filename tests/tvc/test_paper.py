@@ -3,44 +3,103 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bench.errors import UsageError
 from bench.interfaces import Concept
 from bench.judges.mini import MiniJudge
 from bench.model import TextToImage
 from bench.report.plots import save
+from bench.suite import load_suite
+from methods.uce import UCE
 from tvc.method import TaskVectorErasure
 from tvc.paper import figures
+from tvc.paper.claims import matched_strength
 from tvc.paper.lab import QUICK, Lab
-from tvc.paper.run import reproduce
+from tvc.paper.page import page
+from tvc.paper.run import Study, on_a_suite, reproduce, study_of
+from tvc.paper.verdicts import verdicts
 
-SIZES = replace(QUICK, prompts=2, utility=6, alphas=(1.0,))
-METHOD = TaskVectorErasure(steps=4, images=4, batch_size=4, rows=2, inversion_steps=3, samples=2)
+SIZES = replace(
+    QUICK, prompts=2, utility=6, attack_images=4, attack_rows=1, attack_steps=2, alphas=(1.0,), subset_alphas=(2.0,),
+    map_side=2,
+)  # fmt: skip
+METHOD = TaskVectorErasure(
+    steps=4,
+    images=4,
+    batch_size=4,
+    rows=2,
+    inversion_steps=3,
+    samples=2,
+    largest=1.0,
+    threshold=0.9,
+)
+
+
+def study(model: TextToImage, concepts: Mapping[str, Concept], **changes: Any) -> Study:
+    whole = Study(
+        model, dict(concepts), ("heart",), METHOD, (UCE.preset("repo-2023"),), MiniJudge(), SIZES, seeds=1
+    )  # fmt: skip
+    return replace(whole, **changes)
 
 
 def test_a_claim_is_measured_once_and_its_files_are_written(
-    model: TextToImage, tmp_path: Path
+    model: TextToImage, concepts: Mapping[str, Concept], tmp_path: Path
 ) -> None:
     def run() -> list[Path]:
         return reproduce(
-            model, ["heart"], which=["subsets"], method=METHOD, judge=MiniJudge(), work=tmp_path / "work",
-            out=tmp_path / "out", sizes=SIZES,
+            study(model, concepts), ["subsets"], work=tmp_path / "work", out=tmp_path / "out", command="a `b`"
         )  # fmt: skip
 
     written = run()
-    assert [p.name for p in written] == ["subsets.csv", "subsets.png", "subsets.pdf"]
+    assert [p.name for p in written] == [
+        "subsets.csv", "subsets.png", "subsets.pdf", "claims.csv", "README.md"
+    ]  # fmt: skip
+    assert all(p.is_file() for p in written)
     table = pd.read_csv(tmp_path / "out" / "subsets.csv")
-    assert set(table["set"]) == {"name", "indirect", "inverted"}
+    assert set(table["set"]) == {"name", "synonyms", "indirect", "inverted"}
     assert ((table.asr >= table.asr_low) & (table.asr <= table.asr_high)).all()
-    assert (table.n >= 2).all()
+    assert (table.n >= 1).all()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("*") if p.is_file()}
     run()
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("*") if p.is_file()}
     assert after == before
+
+
+def test_every_training_seed_draws_and_trains_anew(
+    model: TextToImage, concepts: Mapping[str, Concept], tmp_path: Path
+) -> None:
+    one, two = (
+        Lab(model, dict(concepts), "heart", method=METHOD, judge=MiniJudge(), folder=tmp_path, sizes=SIZES, seed=k)
+        for k in (0, 1)
+    )  # fmt: skip
+    assert not torch.equal(one.images, two.images)
+    name = next(iter(one.vector.deltas))
+    assert not torch.equal(one.vector.deltas[name], two.vector.deltas[name])
+    said = [lab.success("none", model, "name") for lab in (one, two)]
+    assert len({p.parent for p in tmp_path.rglob("success-none-name.json")}) == len(said)
+
+
+def test_a_suite_says_what_is_studied() -> None:
+    suite = load_suite("mini-claims")
+    found = study_of(suite, concepts=["zorbo"])
+    assert found.concepts == ("zorbo",)
+    assert [m.name for m in found.competitors] == ["uce", "negative_prompt"]
+    assert found.method == TaskVectorErasure.preset("mini")
+    assert (found.sizes.prompts, found.sizes.utility, found.seeds) == (12, 36, 3)
+    families = {found.known[c].family for c in study_of(suite).concepts}
+    assert families == {"object", "character", "style"}
+
+
+def test_a_suite_without_a_task_vector_is_told() -> None:
+    methods = ["none", "destroyed", "uce"]
+    with pytest.raises(UsageError, match="expected a task_vector among the methods"):
+        study_of(load_suite("mini-claims").with_(methods=methods))
 
 
 def test_attackers_see_other_images_and_find_other_embeddings_than_the_estimate(
@@ -56,39 +115,132 @@ def test_attackers_see_other_images_and_find_other_embeddings_than_the_estimate(
 
 
 @pytest.mark.parametrize(
-    ("names", "which", "match"),
-    [(["hart"], ["map"], "concept 'hart'"), (["heart"], ["mop"], "claim 'mop'")],
-)
+    ("concepts", "which", "match"),
+    [(["zorb"], ["map"], "concept 'zorb'; did you mean 'zorbo'"), ([], ["mop"], "claim 'mop'; did you mean 'map'")],
+)  # fmt: skip
 def test_unknown_names_are_told(
-    model: TextToImage, tmp_path: Path, names: list[str], which: list[str], match: str
+    tmp_path: Path, concepts: list[str], which: list[str], match: str
 ) -> None:
     with pytest.raises(UsageError, match=match):
-        reproduce(
-            model, names, which=which, method=METHOD, judge=MiniJudge(), work=tmp_path, out=tmp_path / "o", sizes=SIZES
-        )  # fmt: skip
+        on_a_suite("mini-claims", which, work=tmp_path, out=tmp_path / "o", concepts=concepts)
 
 
-def robustness_table() -> pd.DataFrame:
+KEPT = {"none": 1.0, "uce": 0.95, "negative_prompt": 0.9}
+
+
+def robustness_table(vector: float = 0.25, other: float = 0.5) -> pd.DataFrame:
     rows = [
         {
-            "concept": "heart", "method": m, "strength": s, "set": k, "n": 24, "successes": 6, "asr": 0.25,
-            "asr_low": 0.1, "asr_high": 0.4, "worst": 0.5, "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95,
-            "chosen": True, "matched": s == 1.0,
+            "concept": "heart", "seed": seed, "method": m, "strength": s, "set": k, "n": 24,
+            "successes": round(24 * asr), "asr": asr, "asr_low": 0.0, "asr_high": 1.0, "worst": asr,
+            "accuracy": KEPT.get(m, 1 - 0.1 * s / 2),
+            "accuracy_low": 0.8, "accuracy_high": 1.0, "accuracy_n": 48, "accuracy_even": 0.9, "accuracy_odd": 0.8,
+            "chosen": m != "task_vector" or s == 2.0,
+            "matched": {1.0: "uce", 2.0: "negative_prompt"}.get(s, "") if m == "task_vector" else "",
         }
-        for m, s in [("none", 0.0), ("uce", 1.0), ("negative_prompt", 1.0), ("task_vector", 1.0), ("task_vector", 2.0)]
+        for seed in range(3)
+        for m, s, asr in [
+            ("none", 0.0, 1.0), ("uce", 1.0, other), ("negative_prompt", 1.0, other), ("task_vector", 1.0, vector),
+            ("task_vector", 2.0, vector),
+        ]
         for k in ("name", "synonyms", "indirect", "inverted")
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def test_the_figures_draw(tmp_path: Path) -> None:
-    diversity = pd.DataFrame(
+def diversity_table() -> pd.DataFrame:
+    one = pd.DataFrame(
         {
             "concept": "heart", "estimate": ["prompt", "plain", "diverse"], "embeddings": [1, 8, 12],
             "alpha": [1.0, 1.5, 2.0], "alpha_low": [0.5, 1.0, 1.5], "alpha_high": [1.5, 2.0, 2.5],
-            "needed": 1.75, "covers": [False, False, True], "worst_held_out": [0.5, 0.2, 0.0], "accuracy": 0.9,
+            "needed": 1.75, "largest": 4.0, "covers": [False, False, True], "worst_held_out": [0.5, 0.2, 0.0],
+            "accuracy": 0.9,
         }
     )  # fmt: skip
+    return pd.concat([one.assign(seed=k) for k in range(3)], ignore_index=True)
+
+
+def said(table: pd.DataFrame, measure: str) -> tuple[float, str]:
+    row = table[table.measure == measure].iloc[0]
+    return round(float(row.value), 6), str(row.held)
+
+
+def test_a_claim_holds_only_if_its_interval_lies_above_zero() -> None:
+    better = verdicts({"robustness": robustness_table(0.25, 0.5)})
+    assert list(better.columns) == ["claim", "measure", "value", "low", "high", "n", "held"]
+    measure = "indirect: uce - task vector at matched utility"
+    assert said(better, measure) == (0.25, "yes")
+    assert said(verdicts({"robustness": robustness_table(0.5, 0.25)}), measure) == (-0.25, "no")
+    assert said(verdicts({"robustness": robustness_table(0.5, 0.5)}), measure) == (0.0, "open")
+    assert said(better, "name: uce - task vector at matched utility") == (0.25, "")
+    mixed = robustness_table(0.25, 0.5)
+    worse = (mixed.seed == 1) & (mixed.method == "uce")
+    mixed.loc[worse, "asr"] = 0.0
+    assert said(verdicts({"robustness": mixed}), measure)[1] == "open"
+
+
+def test_the_target_is_judged_at_the_chosen_strength_against_the_unedited_model() -> None:
+    table = verdicts({"robustness": robustness_table(0.0)})
+    at = "at the strength by Diverse Inversion"
+    assert said(table, f"heart: name {at}") == (0.0, "yes")
+    assert said(table, f"heart: accuracy {at}") == (0.902778, "yes")  # 130 of 144, of 1.0
+    missed = verdicts({"robustness": robustness_table(0.125)})
+    assert said(missed, f"heart: synonyms {at}") == (0.125, "no")
+
+
+def test_coverage_and_distance_of_the_estimates() -> None:
+    table = verdicts({"diversity": diversity_table()})
+    assert said(table, "diverse: estimate covers what is needed") == (1.0, "")
+    assert said(table, "plain: distance to what is needed") == (0.25, "")
+    assert said(table, "coverage: diverse - prompt") == (1.0, "yes")
+    assert said(table, "distance: plain - diverse") == (0.0, "open")
+    never = diversity_table().assign(needed=np.inf)
+    assert said(verdicts({"diversity": never}), "prompt: distance to what is needed")[0] == 3.0
+
+
+def subsets_table() -> pd.DataFrame:
+    """The whole network is robust at 2 only, where little is left; ``up`` at both, and keeps more."""
+    rows = [
+        {"concept": "heart", "seed": seed, "subset": subset, "strength": strength, "set": k, "asr": asr,
+         "accuracy": kept, "accuracy_even": kept, "accuracy_odd": kept - 0.1}
+        for seed in range(3)
+        for subset, strength, asr, kept in [("all", 1.0, 0.5, 1.0), ("all", 2.0, 0.0, 0.5), ("up", 1.0, 0.04, 0.9),
+                                            ("up", 2.0, 0.0, 0.4), ("mid", 1.0, 0.06, 1.0)]
+        for k in ("name", "inverted")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_subset_is_chosen_on_one_half_of_the_prompts_and_reported_on_the_other() -> None:
+    table = verdicts({"subsets": subsets_table()})
+    assert said(table, "all: accuracy where it is robust, 0 if never") == (0.4, "")
+    assert said(table, "up: accuracy where it is robust, 0 if never") == (0.8, "")
+    assert said(table, "mid: becomes robust at some strength") == (0.0, "")
+    assert said(table, "accuracy where robust: best subset - whole network") == (0.4, "yes")
+
+
+def test_the_largest_strength_that_keeps_as_much_is_the_matched_one() -> None:
+    table = robustness_table()
+    assert matched_strength(table, "uce") == 1.0  # keeps 0.95 of the 0.95
+    assert matched_strength(table, "negative_prompt") == 2.0  # keeps 0.90 of the 0.90
+    assert (
+        matched_strength(
+            table.assign(accuracy=table.accuracy.where(table.method != "uce", 1.0)), "uce"
+        )
+        == 1.0
+    )
+
+
+def test_the_page_says_what_held_and_escapes_names() -> None:
+    hostile = robustness_table(0.5, 0.25).replace({"concept": {"heart": "<b>|heart"}})
+    text = page(verdicts({"robustness": hostile}), {"robustness": hostile}, "a|b", "run `x`")
+    assert "<b>" not in text
+    assert "**did not hold**" in text
+    assert "`run 'x'`" in text
+
+
+def test_the_figures_draw(tmp_path: Path) -> None:
+    diversity = diversity_table()
     side = np.linspace(0, 1, 3)
     plane = pd.DataFrame(
         [
@@ -106,14 +258,11 @@ def test_the_figures_draw(tmp_path: Path) -> None:
             for y in side
         ]
     )
-    subsets = robustness_table()[["concept", "strength", "set", "asr", "accuracy"]].assign(
-        subset="all"
-    )
     drawn = {
         "a": figures.robustness_figure(robustness_table()),
         "b": figures.diversity_figure(diversity),
         "c": figures.diversity_figure(diversity.assign(needed=np.inf)),
-        "d": figures.subsets_figure(subsets),
+        "d": figures.subsets_figure(subsets_table()),
         "e": figures.map_figure(plane),
     }
     for name, figure in drawn.items():

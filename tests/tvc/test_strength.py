@@ -10,7 +10,7 @@ from bench.interfaces import Concept, Rng
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.method import TaskVectorErasure
-from tvc.strength import Strength, estimate, prompt_set, smallest_alpha
+from tvc.strength import Strength, chance_level, estimate, prompt_set, smallest_alpha
 from tvc.task_vector import TaskVector
 
 CHECKER = TaskVectorErasure().checker()
@@ -40,6 +40,17 @@ def test_an_edit_that_is_always_enough_needs_almost_none() -> None:
     assert alpha <= 0.1
 
 
+def test_the_level_of_chance_is_the_worst_of_several_binomials() -> None:
+    assert chance_level(0.0, 16, 8, 0.95) == 0.0
+    assert chance_level(1.0, 16, 8, 0.95) == 1.0
+    # One embedding, one image: it fires with probability 0.04, so "none" covers 95 %; at 0.06 it does not.
+    assert chance_level(0.04, 1, 1, 0.95) == 0.0
+    assert chance_level(0.06, 1, 1, 0.95) == 1.0
+    # 8 images: P(at most 2 of 8 | 0.06) = 0.9904, and to the 4th 0.96; to the 6th 0.94.
+    assert chance_level(0.06, 4, 8, 0.95) == 2 / 8
+    assert chance_level(0.06, 6, 8, 0.95) == 3 / 8
+
+
 def fading(model: TextToImage) -> TaskVector:
     """At strength 1 it takes the output layer away altogether: nothing is drawn."""
     names = ("unet.conv_out.weight", "unet.conv_out.bias")
@@ -63,6 +74,7 @@ def test_an_estimate_on_a_real_model(model: TextToImage, concepts: Mapping[str, 
     assert 0 < found.alpha <= 1.0
     assert found.low <= found.alpha <= found.high
     assert [a for a, *_ in found.curve] == sorted(a for a, *_ in found.curve)
+    assert all(how.threshold <= level <= 1 for *_, level in found.curve)
     assert found.about["images"] == 3 * len(found.curve)
     with pytest.raises(ValueError, match="other seeds and images"):
         found.check_disjoint(found.vectors_RVE)

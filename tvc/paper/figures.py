@@ -12,7 +12,7 @@ from bench.report.plots import INK, MUTED, style
 
 __all__ = ["diversity_figure", "map_figure", "robustness_figure", "subsets_figure"]
 
-_SETS = ("name", "synonyms", "indirect", "inverted")
+_SETS = ["name", "synonyms", "indirect", "inverted"]
 _COLOURS = {
     "none": "#7f7f7f",
     "uce": "#d95f02",
@@ -35,45 +35,32 @@ def _figure(
 
 
 def robustness_figure(table: pd.DataFrame) -> Figure:
-    """Success by kind of input, each concept a panel; the task vector at both of its strengths."""
+    """Success by kind of input, each concept a panel; the task vector at its two strengths; a dot a training seed."""
     concepts = list(dict.fromkeys(table.concept))
+    competitors = [m for m in dict.fromkeys(table.method) if m not in ("none", "task_vector")]
+    vectors = table.method == "task_vector"
+    groups = [("none", table.method == "none", "")]
+    groups += [(name, table.method == name, "") for name in competitors]
+    for name in competitors[:1]:
+        matched = vectors & table.matched.str.split().apply(lambda names, n=name: n in names)
+        groups.append((f"task vector at the utility of {_NAMES.get(name, name)}", matched, "//"))
+    groups.append(("task vector by Diverse Inversion", vectors & table.chosen, ""))
+    wide = 0.84 / len(groups)
     with style():
         figure, axes = _figure(len(concepts))
         for ax, concept in zip(axes[0], concepts, strict=True):
-            rows = table[table.concept == concept]
-            bars = [
-                (_NAMES["none"], rows[rows.method == "none"], _COLOURS["none"], ""),
-                (
-                    _NAMES["uce"],
-                    rows[(rows.method == "uce") & np.isclose(rows.strength, 1)],
-                    _COLOURS["uce"],
-                    "",
-                ),
-                (
-                    _NAMES["negative_prompt"],
-                    rows[rows.method == "negative_prompt"],
-                    _COLOURS["negative_prompt"],
-                    "",
-                ),
-            ]
-            vectors = rows[rows.method == "task_vector"]
-            for flag, hatch, name in (
-                ("matched", "//", "at UCE's utility"),
-                ("chosen", "", "by Diverse Inversion"),
-            ):
-                at = vectors[vectors[flag]]
-                bars.append((f"task vector {name}", at, _COLOURS["task_vector"], hatch))
-            wide = 0.8 / len(bars)
-            for k, (name, group, colour, hatch) in enumerate(bars):
-                group = group.drop_duplicates("set").set_index("set").reindex(_SETS)
-                x = np.arange(len(_SETS)) + (k - (len(bars) - 1) / 2) * wide
-                kept = group.accuracy.dropna()
-                label = f"{name} ({kept.iloc[0]:.0%} kept)" if len(kept) else name
+            for k, (name, keep, hatch) in enumerate(groups):
+                rows = table[keep & (table.concept == concept)]
+                kept = rows.drop_duplicates(["seed", "strength"]).accuracy.mean()
+                x = np.arange(len(_SETS)) + (k - (len(groups) - 1) / 2) * wide
+                colour = _COLOURS.get(name, _COLOURS["task_vector"] if "task" in name else f"C{k}")
+                each = rows.pivot_table(index="set", columns="seed", values="asr").reindex(_SETS)
+                label = f"{_NAMES.get(name, name)} ({kept:.0%} kept)"
                 ax.bar(
-                    x, group.asr, wide, color=colour, hatch=hatch, edgecolor="white", label=label
-                )
-                errors = np.clip([group.asr - group.asr_low, group.asr_high - group.asr], 0, None)
-                ax.errorbar(x, group.asr, errors, fmt="none", ecolor=INK, elinewidth=0.8)
+                    x, each.mean(axis=1), wide, color=colour, hatch=hatch, edgecolor="white", label=label
+                )  # fmt: skip
+                for seed in each:
+                    ax.plot(x, each[seed], ".", ms=2.5, color=INK)
             ax.set(title=concept, ylim=(0, 1.02), xticks=range(len(_SETS)), xticklabels=_SETS)
             ax.legend(fontsize=5.5, loc="upper left", bbox_to_anchor=(0, -0.1), frameon=False)
         axes[0][0].set_ylabel("success of the input", fontsize=9)
@@ -81,54 +68,58 @@ def robustness_figure(table: pd.DataFrame) -> Figure:
 
 
 def diversity_figure(table: pd.DataFrame) -> Figure:
-    """Estimated against needed strength; above each estimate, the worst held-out embedding's rate at it."""
+    """Estimated strength and the one needed (dashes), a column a training seed; above, the worst held-out embedding."""
     concepts = list(dict.fromkeys(table.concept))
-    kinds = list(dict.fromkeys(table.estimate))
+    kinds, seeds = list(dict.fromkeys(table.estimate)), list(dict.fromkeys(table.seed))
+    apart = 0.7 / max(1, len(seeds))
     with style():
-        figure, axes = _figure(len(concepts), width=2.8, height=2.8)
+        figure, axes = _figure(len(concepts), width=3.2, height=2.8)
         for ax, concept in zip(axes[0], concepts, strict=True):
-            rows = table[table.concept == concept].set_index("estimate").reindex(kinds)
-            x = np.arange(len(kinds))
-            errors = np.clip([rows.alpha - rows.alpha_low, rows.alpha_high - rows.alpha], 0, None)
-            colours = ["#1b9e77" if covers else "#d95f02" for covers in rows.covers]
-            ax.errorbar(x, rows.alpha, errors, fmt="none", ecolor=MUTED)
-            ax.scatter(x, rows.alpha, c=colours, zorder=3)
-            needed = rows.needed.iloc[0]
-            if np.isfinite(needed):
-                ax.axhline(needed, color=INK, lw=1, ls="--")
-                ax.annotate(
-                    "needed", (len(kinds) - 0.6, needed), va="bottom", ha="right", fontsize=7
+            rows = table[table.concept == concept]
+            for row in rows.itertuples():
+                at = (
+                    kinds.index(row.estimate)
+                    + (seeds.index(row.seed) - (len(seeds) - 1) / 2) * apart
                 )
-            for i, worst in enumerate(rows.worst_held_out):
-                ax.annotate(f"worst\n{worst:.0%}", (i, rows.alpha.iloc[i]), xytext=(0, 7),
-                            textcoords="offset points", ha="center", fontsize=6, color=MUTED)  # fmt: skip
-            top = max(float(rows.alpha_high.max()), needed if np.isfinite(needed) else 0)
+                colour = "#1b9e77" if row.covers else "#d95f02"
+                ax.vlines(at, row.alpha_low, row.alpha_high, color=MUTED, lw=1)
+                ax.plot(at, row.alpha, "o", ms=4, color=colour)
+                needed = row.needed if np.isfinite(row.needed) else row.largest
+                ax.hlines(needed, at - apart / 2, at + apart / 2, color=INK, lw=1,
+                          ls="--" if np.isfinite(row.needed) else ":")  # fmt: skip
+                ax.annotate(f"{row.worst_held_out:.0%}", (at, row.alpha_high), xytext=(0, 3),
+                            textcoords="offset points", ha="center", fontsize=5, color=MUTED)  # fmt: skip
+            needed = rows.needed.where(np.isfinite(rows.needed), rows.largest)
+            top = max(float(rows.alpha_high.max()), float(needed.max()))
             ax.set(
                 title=concept,
-                xticks=x,
+                xticks=range(len(kinds)),
                 xticklabels=kinds,
                 xlim=(-0.6, len(kinds) - 0.4),
-                ylim=(0, 1.2 * top),
+                ylim=(0, 1.15 * top),
             )
-        axes[0][0].set_ylabel("estimated edit strength", fontsize=9)
+        axes[0][0].set_ylabel("edit strength", fontsize=9)
         return figure
 
 
 def subsets_figure(table: pd.DataFrame) -> Figure:
-    """Robustness against utility; a line a subset, a point a strength."""
+    """Robustness against utility, means of the training seeds; a line a subset, a point a strength."""
     concepts = list(dict.fromkeys(table.concept))
     subsets = list(dict.fromkeys(table.subset))
     with style():
         figure, axes = _figure(len(concepts))
         for ax, concept in zip(axes[0], concepts, strict=True):
             rows = table[table.concept == concept]
-            worst = rows.groupby(["subset", "strength"], sort=False)[["asr", "accuracy"]].agg(
-                {"asr": "max", "accuracy": "first"}
+            each = rows.groupby(["subset", "seed", "strength"], sort=False).agg(
+                asr=("asr", "max"), accuracy=("accuracy", "first")
             )
+            worst = each.groupby(["subset", "strength"], sort=False).mean()
             for k, subset in enumerate(subsets):
                 line = worst.loc[subset].sort_index()
                 ax.plot(1 - line.asr, line.accuracy, "o-", ms=3, lw=1.6 if subset == "all" else 1, label=subset,
                         color=INK if subset == "all" else f"C{k}")  # fmt: skip
+            ax.axvline(0.95, color=MUTED, lw=0.6, ls=":")
+            ax.axhline(0.9, color=MUTED, lw=0.6, ls=":")
             ax.set(
                 title=concept,
                 xlim=(-0.02, 1.02),
@@ -163,7 +154,7 @@ def map_figure(table: pd.DataFrame) -> Figure:
                     ax.plot(x, y, "+", color="black", mew=1, ms=8)
                     ax.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=6,
                                 bbox={"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.7, "lw": 0})  # fmt: skip
-                ax.set(title=f"{concept}: {_NAMES[method]}", xticks=[], yticks=[])
+                ax.set(title=f"{concept}: {_NAMES.get(method, method)}", xticks=[], yticks=[])
                 ax.title.set_fontsize(8)
         figure.colorbar(image, ax=axes, shrink=0.7, label="images that show the concept")
         return figure

@@ -33,6 +33,7 @@ __all__ = ["QUICK", "Lab", "Sizes"]
 log = logging.getLogger(__name__)
 
 Kept = TypeVar("Kept")
+Item = TypeVar("Item")
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -43,30 +44,35 @@ class Sizes:
     Attributes:
         prompts: A prompt set, one held-out seed each.
         utility: Prompts for other concepts.
+        attack_images: Images of the concept an attacker has.
         attack_rows: Embeddings of an attack.
         attack_steps: Its Adam steps.
         seeds: Images an embedding.
-        alphas: Strengths of the sweeps.
+        alphas: Strengths of the whole network's sweep.
+        subset_alphas: Strengths of the subsets' sweeps.
         map_side: Points a side of the map.
     """
 
-    prompts: int = 24
-    utility: int = 96
+    prompts: int = 16
+    utility: int = 48
+    attack_images: int = 64
     attack_rows: int = 8
-    attack_steps: int = 120
+    attack_steps: int = 80
     seeds: int = 4
-    alphas: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-    map_side: int = 11
+    alphas: tuple[float, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
+    subset_alphas: tuple[float, ...] = (1.5, 2.5, 4.0)
+    map_side: int = 9
 
 
 QUICK = Sizes(
-    prompts=3, utility=12, attack_rows=2, attack_steps=4, seeds=2, alphas=(0.5, 1.0), map_side=3
-)
+    prompts=3, utility=12, attack_images=8, attack_rows=2, attack_steps=4, seeds=2, alphas=(0.5, 1.0),
+    subset_alphas=(1.0,), map_side=3,
+)  # fmt: skip
 """Everything, as small as it goes."""
 
 
 class Lab:
-    """One concept under study.
+    """One concept under study, with one training seed.
 
     Args:
         model: The unedited model.
@@ -76,6 +82,7 @@ class Lab:
         judge: The judge of record; the method itself looks through its own checker.
         folder: Where pieces are kept. They are keyed by everything they depend on.
         sizes: How much.
+        seed: Of the fine-tune, the inversions, the attacks and the images.
     """
 
     def __init__(
@@ -88,17 +95,21 @@ class Lab:
         judge: Judge,
         folder: Path,
         sizes: Sizes,
+        seed: int = 0,
     ) -> None:
         self.model, self.concept, self.method, self.judge = model, concepts[name], method, judge
         self.sizes, self.sampler, self.checker = sizes, method.sampler(), method.checker()
-        self.rng = Rng(("paper", name))
+        self.seed, self.rng = seed, Rng(("paper", name, seed))
         key = {
             "base": model.digest,
-            "concept": name,
+            "concept": concepts[name].identity(),
             "method": method.identity(),
+            "judge": judge.identity(),
             "sizes": asdict(sizes),
+            "seed": seed,
         }
-        self.folder = folder / f"{_NAME.sub('-', name.lower())}-{digest_of(_plain(key))[:12]}"
+        part = f"{_NAME.sub('-', name.lower())}-{seed}-{digest_of(_plain(key))[:12]}"
+        self.folder = folder / part
         self.folder.mkdir(parents=True, exist_ok=True)
         self._others = [c for c in concepts.values() if c.text != name]
 
@@ -112,7 +123,7 @@ class Lab:
     @cached_property
     def attackers_images(self) -> Tensor:
         """Other images of the concept, for the attacks."""
-        return self._images(64, "held-out")
+        return self._images(self.sizes.attack_images, "held-out")
 
     @cached_property
     def vector(self) -> TaskVector:
@@ -184,8 +195,11 @@ class Lab:
     # -- measurements ------------------------------------------------------------------------------
 
     def success(self, label: str, model: TextToImage, prompt_set: str) -> list[bool]:
-        """Whether the judge sees the concept, for prompts of a set on held-out seeds."""
-        prompts = self.concept.prompts[prompt_set][: self.sizes.prompts]
+        """Whether the judge sees the concept, for prompts of a set on held-out seeds.
+
+        Each training seed begins with other prompts of the set.
+        """
+        prompts = self._turn(self.concept.prompts[prompt_set])[: self.sizes.prompts]
         return self.kept(f"success-{label}-{prompt_set}", lambda: self._shows(model, prompts))
 
     def accuracy(self, label: str, model: TextToImage) -> list[bool]:
@@ -253,7 +267,7 @@ class Lab:
             (p.text, other)
             for k in range(each)
             for other in self._others
-            for p in other.utility[k : k + 1]
+            for p in self._turn(other.utility)[k : k + 1]
             if self.concept.text not in p.mentions
         ][: self.sizes.utility]
         seeds = [self.rng.seed("utility", k) for k in range(len(asked))]
@@ -264,6 +278,11 @@ class Lab:
             if rows:
                 seen[rows] = self._seen(images[rows], other)
         return [bool(x) for x in seen]
+
+    def _turn(self, items: Sequence[Item]) -> list[Item]:
+        """The items, from one that depends on the training seed."""
+        at = self.seed * self.sizes.prompts % max(1, len(items))
+        return [*items[at:], *items[:at]]
 
     def _induced(self, model: TextToImage, vectors_RVE: Tensor) -> Tensor:
         seeds = [self.rng.seed("judged embedding", k) for k in range(self.sizes.seeds)]
@@ -299,7 +318,9 @@ class Lab:
         began = time.perf_counter()
         value = make()
         save(value, path)
-        log.info("%s: %s, %.0f s", self.concept.text, path.stem, time.perf_counter() - began)
+        log.info(
+            "%s, seed %d: %s, %.0f s", self.concept.text, self.seed, path.stem, time.perf_counter() - began
+        )  # fmt: skip
         return value
 
 

@@ -1,112 +1,213 @@
-"""Runs the claims for each concept and writes tables, figures and a page."""
+"""Runs the claims for each concept and training seed of a suite, and writes tables, figures, verdicts and a page."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.api import concepts as known_concepts
-from bench.errors import UsageError
-from bench.interfaces import Judge
-from bench.judges.mini import MiniJudge
+from bench.digest import write_atomic
+from bench.errors import UsageError, unknown
+from bench.interfaces import Concept, Erasure, Judge
 from bench.model import TextToImage, load_model
 from bench.report.plots import save
+from bench.suite import Suite, load_suite
 from tvc.method import TaskVectorErasure
 from tvc.paper import claims, figures
 from tvc.paper.lab import QUICK, Lab, Sizes
+from tvc.paper.page import page
+from tvc.paper.verdicts import verdicts
 
-__all__ = ["CLAIMS", "on_the_miniature", "reproduce"]
+__all__ = ["CLAIMS", "Study", "on_a_suite", "reproduce", "study_of"]
 
 log = logging.getLogger(__name__)
 
-Claim = tuple[Callable[[Lab], pd.DataFrame], Callable[[pd.DataFrame], Figure]]
-
-CLAIMS: Final[dict[str, Claim]] = {
-    "robustness": (claims.robustness, figures.robustness_figure),
-    "diversity": (claims.diversity, figures.diversity_figure),
-    "subsets": (claims.subsets, figures.subsets_figure),
-    "map": (claims.prompt_space, figures.map_figure),
-}
-"""File name -> what measures the claim, and what draws it."""
-
-
-_CONCEPTS = ("star", "zorbo", "watercolour")
 _TINY = {"steps": 8, "images": 8, "rows": 3, "inversion_steps": 8, "samples": 2}
 
 
-def on_the_miniature(
-    names: Sequence[str],
+@dataclass(frozen=True)
+class Study:
+    """What is studied.
+
+    Attributes:
+        model: The unedited model.
+        known: Every concept by name; those that are not studied tell what an edit costs.
+        concepts: Names of those that are studied.
+        method: Constants of the task vector.
+        competitors: Methods it is compared with.
+        judge: The judge of record.
+        sizes: How much is measured.
+        seeds: Training seeds, from 0.
+    """
+
+    model: TextToImage
+    known: dict[str, Concept]
+    concepts: tuple[str, ...]
+    method: TaskVectorErasure
+    competitors: tuple[Erasure, ...]
+    judge: Judge
+    sizes: Sizes
+    seeds: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """How a claim is measured and drawn.
+
+    Attributes:
+        measure: Its table for one concept and training seed.
+        draw: Its figure.
+        all_seeds: It is measured for every training seed, not for the first alone.
+    """
+
+    measure: Callable[[Lab, Study], pd.DataFrame]
+    draw: Callable[[pd.DataFrame], Figure]
+    all_seeds: bool = True
+
+
+CLAIMS: Final[dict[str, Claim]] = {
+    "robustness": Claim(
+        lambda lab, study: claims.robustness(lab, study.competitors), figures.robustness_figure
+    ),
+    "diversity": Claim(lambda lab, study: claims.diversity(lab), figures.diversity_figure),
+    "subsets": Claim(lambda lab, study: claims.subsets(lab), figures.subsets_figure),
+    "map": Claim(
+        lambda lab, study: claims.prompt_space(lab, study.competitors), figures.map_figure, False
+    ),
+}
+"""File name -> the claim."""
+
+
+def study_of(
+    suite: Suite,
+    *,
+    concepts: Sequence[str] = (),
+    seeds: int | None = None,
+    quick: bool = False,
+    device: str = "cpu",
+) -> Study:
+    """A suite as a study: its base, concepts, judge of record, sizes and repeats (the training seeds).
+
+    Args:
+        suite: Its first ``task_vector`` gives the constants; its other methods, but for the
+            controls, are the competitors.
+        concepts: Some of its concepts; empty: all.
+        seeds: Training seeds; ``None``: the suite's repeats.
+        quick: As small as it goes.
+        device: A torch device.
+
+    Raises:
+        UsageError: the suite has no task vector, or not that concept.
+    """
+    methods = suite.method_specs()
+    vectors = [m for m in methods if isinstance(m, TaskVectorErasure)]
+    if not vectors:
+        raise UsageError(f"suite {suite.name}: expected a task_vector among the methods")
+    there = [c.text for c in suite.concept_specs()]
+    for name in concepts:
+        if name not in there:
+            raise UsageError(unknown("concept", name, there))
+    known = {**suite.known_concepts(), **{c.text: c for c in suite.concept_specs()}}
+    method = vectors[0].model_copy(update=_TINY) if quick else vectors[0]
+    utility = suite.utility.neighbours + suite.utility.others
+    return Study(
+        model=load_model(suite.base, revision=suite.revision, dtype=suite.dtype, device=device),
+        known=known,
+        concepts=tuple(concepts) or tuple(there),
+        method=method,
+        competitors=tuple(m for m in methods if not m.control and m.name != "task_vector"),
+        judge=suite.judge_specs()[0],
+        sizes=QUICK if quick else Sizes(prompts=suite.goals, utility=utility),
+        seeds=seeds or (1 if quick else suite.repeats),
+    )
+
+
+def on_a_suite(
+    source: str | Path,
     which: Sequence[str],
     *,
     work: Path,
     out: Path,
-    quick: bool = False,
-    device: str = "cpu",
+    **narrowed: Any,
 ) -> list[Path]:
-    """:func:`reproduce` with the miniature's preset and judge, on the suites' three concepts where none are named."""
-    return reproduce(
-        load_model(device=device),
-        names or _CONCEPTS,
-        which=which or tuple(CLAIMS),
-        method=TaskVectorErasure.preset("mini", **(_TINY if quick else {})),
-        judge=MiniJudge(),
-        work=work,
-        out=out,
-        sizes=QUICK if quick else Sizes(),
-    )
+    """:func:`reproduce` on :func:`study_of` a suite.
+
+    Raises:
+        UsageError: an unknown suite, claim or concept.
+    """
+    for name in which:
+        if name not in CLAIMS:
+            raise UsageError(unknown("claim", name, list(CLAIMS)))
+    study = study_of(load_suite(source), **narrowed)
+    words = ["tvc-bench", "paper", str(source)]
+    words += [w for name in narrowed.get("concepts", ()) for w in ("--concept", name)]
+    words += [w for name in which for w in ("--claim", name)]
+    words += ["--seeds", str(study.seeds)] + ["--quick"] * bool(narrowed.get("quick"))
+    return reproduce(study, which or tuple(CLAIMS), work=work, out=out, command=shlex.join(words))
 
 
 def reproduce(
-    model: TextToImage,
-    names: Sequence[str],
-    *,
+    study: Study,
     which: Sequence[str] = tuple(CLAIMS),
-    method: TaskVectorErasure,
-    judge: Judge,
+    *,
     work: Path,
     out: Path,
-    sizes: Sizes,
+    command: str = "",
 ) -> list[Path]:
-    """Measures the claims and writes ``<claim>.csv`` and ``<claim>.png/.pdf``.
+    """Measures the claims and writes ``<claim>.csv`` and ``.png/.pdf``, ``claims.csv`` and ``README.md``.
 
     Args:
-        model: The unedited model, with its concepts beside it.
-        names: Concepts.
+        study: What is studied.
         which: Names of :data:`CLAIMS`.
-        method: Constants of the task vector.
-        judge: The judge of record.
         work: Where pieces are kept: a run that was stopped goes on from here.
         out: Where tables and figures go.
-        sizes: How much is measured.
+        command: What the page says it was made by.
 
     Returns:
         The files written.
-
-    Raises:
-        UsageError: an unknown concept or claim.
     """
-    known = known_concepts(model)
-    for kind, asked, there in (("concept", names, known), ("claim", which, CLAIMS)):
-        missing = [n for n in asked if n not in there]
-        if missing:
-            raise UsageError(f"unknown {kind} {missing[0]!r}; there are: {', '.join(there)}")
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
+    # Seeds outermost: a run that was stopped has all concepts at fewer seeds.
     labs = [
-        Lab(model, known, n, method=method, judge=judge, folder=work, sizes=sizes) for n in names
-    ]
-    for claim in which:
-        measure, draw = CLAIMS[claim]
-        table = pd.concat([measure(lab) for lab in labs], ignore_index=True)
-        table.to_csv(out / f"{claim}.csv", index=False, float_format="%.4f")
-        figure = draw(table)
+        Lab(study.model, study.known, name, method=study.method, judge=study.judge, folder=work, sizes=study.sizes,
+            seed=seed)
+        for seed in range(study.seeds)
+        for name in study.concepts
+    ]  # fmt: skip
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in which}
+    for lab in labs:
+        for name in which:
+            if lab.seed == 0 or CLAIMS[name].all_seeds:
+                tables[name].append(CLAIMS[name].measure(lab, study))
+    out.mkdir(parents=True, exist_ok=True)
+    written, measured = [], {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()}
+    for name, table in measured.items():
+        write_atomic(out / f"{name}.csv", _csv(table))
+        figure = CLAIMS[name].draw(table)
         for suffix in ("png", "pdf"):
-            save(figure, out / f"{claim}.{suffix}")
-        written += [out / f"{claim}.{suffix}" for suffix in ("csv", "png", "pdf")]
-        log.info("wrote %s", out / f"{claim}.csv")
-    return written
+            save(figure, out / f"{name}.{suffix}")
+        written += [out / f"{name}.{suffix}" for suffix in ("csv", "png", "pdf")]
+    found = verdicts(measured)
+    write_atomic(out / "claims.csv", _csv(found))
+    text = page(found, measured, study_text(study), command)
+    write_atomic(out / "README.md", text.encode())
+    return [*written, out / "claims.csv", out / "README.md"]
+
+
+def study_text(study: Study) -> str:
+    """What was studied, in a sentence, for the page."""
+    sizes = study.sizes
+    return (
+        f"{len(study.concepts)} concepts ({', '.join(study.concepts)}), {study.seeds} training seeds each; a "
+        f"concept and seed has {sizes.prompts} prompts a set, {sizes.utility} prompts for other concepts, and attacks "
+        f"of {sizes.attack_rows} embeddings with {sizes.seeds} images each."
+    )
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode()

@@ -41,7 +41,7 @@ class Recipe:
     merges: int = 800
     vae_steps: int = 900
     text_steps: int = 240
-    vision_steps: int = 450
+    vision_steps: int = 1800
     judge_steps: int = 900
     unet_steps: int = 3600
 

@@ -1,0 +1,67 @@
+"""Optimisers, against their published updates computed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from bench.tuning import Optimiser
+
+W, G = 0.5, 0.25  # one parameter, and the gradient of its every step
+
+
+def trained(kind: Literal["adamw", "adam", "sgd"], steps: int, fields: Mapping[str, Any]) -> float:
+    leaf = torch.tensor([W], dtype=torch.float64, requires_grad=True)
+    engine = Optimiser(steps, 0.1, kind, **fields).over([leaf])
+    for _ in range(steps):
+        leaf.grad = torch.full_like(leaf, G)
+        engine.step()
+    return float(leaf.detach())
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, W - 0.1 * G / (G + 1e-8)),
+        ({"eps": 1.0}, W - 0.1 * G / (G + 1)),
+        # L2: the decay is a part of the gradient that the moments see.
+        ({"eps": 1.0, "weight_decay": 0.5}, W - 0.1 * (G + 0.5 * W) / (G + 0.5 * W + 1)),
+    ],
+)
+def test_a_step_of_adam(fields: Mapping[str, Any], expected: float) -> None:
+    assert trained("adam", 1, fields) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"eps": 1.0}, W - 0.1 * G / (G + 1)),
+        # Decoupled: the decay shrinks the parameter and no moment sees it.
+        ({"eps": 1.0, "weight_decay": 0.5}, W * (1 - 0.1 * 0.5) - 0.1 * G / (G + 1)),
+    ],
+)
+def test_a_step_of_adamw(fields: Mapping[str, Any], expected: float) -> None:
+    assert trained("adamw", 1, fields) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_step_of_gradient_descent(decay: float) -> None:
+    assert trained("sgd", 1, {"weight_decay": decay}) == pytest.approx(W - 0.1 * (G + decay * W))
+
+
+def test_betas_are_of_the_first_and_of_the_second_moment() -> None:
+    moments = torch.zeros(2, dtype=torch.float64)
+    betas = torch.tensor([0.5, 0.75], dtype=torch.float64)
+    leaf = torch.tensor([W], dtype=torch.float64, requires_grad=True)
+    engine = Optimiser(2, 0.1, "adam", betas=(0.5, 0.75), eps=1.0).over([leaf])
+    by_hand = W
+    for step, g in enumerate((G, -2 * G), start=1):
+        leaf.grad = torch.tensor([g], dtype=torch.float64)
+        engine.step()
+        moments = betas * moments + (1 - betas) * torch.tensor([g, g * g], dtype=torch.float64)
+        first, second = (moments / (1 - betas**step)).tolist()
+        by_hand -= 0.1 * first / (second**0.5 + 1)
+    assert float(leaf.detach()) == pytest.approx(by_hand, rel=1e-9)

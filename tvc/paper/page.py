@@ -1,0 +1,100 @@
+"""The page of the claims: what was measured, with intervals, and whether it held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import pandas as pd
+
+from bench.provenance import commit
+from bench.report.tables import markdown_text
+
+__all__ = ["page"]
+
+_TITLES: Final = {
+    "robustness": "1. Task vectors are more robust to inputs not seen in training than input-dependent erasure",
+    "target": "Target, with alpha from Diverse Inversion: success at most 5 %, accuracy at least 90 % of the unedited",
+    "diversity": "2. Diversity makes the strength estimate more robust",
+    "subsets": "3. Diverse Inversion lets a subset of the weights be edited, erasing more and harming less",
+    "map": "4. The map of the prompt space",
+}
+
+_TEXTS: Final = {
+    "robustness": (
+        "Success of the competitor less that of the task vector, at the largest strength at which the task vector "
+        "keeps at least the competitor's accuracy. The name is what all of them were trained on: it decides "
+        "nothing. Inverted embeddings are an adaptive attack, searched for anew on each edited model, with images "
+        "and seeds that no edit saw."
+    ),
+    "target": (
+        "Whole network, all training seeds together. The strength was chosen through the miniature's CLIP on "
+        "inverted embeddings; the judge of record, the prompts and the seeds are others."
+    ),
+    "diversity": (
+        "The strength estimated from the concept's prompt alone, from plain and from diverse inversions, against "
+        "the smallest strength of the sweep from which on no embedding of four held-out attacks (on the unedited "
+        "model and on the model edited at each estimate) passes. An estimate covers if it is at least what is "
+        "needed."
+    ),
+    "subsets": (
+        "For each subset of the weights, over strengths: where no prompt set and no held-out embedding succeeds "
+        "more often than 5 %, how much accuracy is left. Strength and best subset are chosen on half of the utility "
+        "prompts and reported on the other half."
+    ),
+    "map": (
+        "The probability of the concept over a plane of the embedding space through the concept (0, 0), a neighbour "
+        "(1, 0) and an inverted embedding, for the unedited and the edited models, of the first training seed."
+    ),
+}
+
+_VERDICTS: Final = {
+    "yes": "held",
+    "no": "**did not hold**",
+    "open": "open: the interval holds 0",
+    "": "",
+}
+
+
+def page(
+    verdicts: pd.DataFrame, tables: Mapping[str, pd.DataFrame], studied: str, command: str
+) -> str:
+    """Markdown.
+
+    Args:
+        verdicts: From :func:`tvc.paper.verdicts.verdicts`.
+        tables: Claim -> table, for those that were measured.
+        studied: A sentence on what was.
+        command: What made the page.
+    """
+    made, state = command.replace("`", "'"), commit()
+    changed = " (with changes)" * bool(state["dirty"])
+    lines = [
+        "# The claims of the Task Vectors paper",
+        "",
+        f"Written by `{made}` at commit `{state['commit'][:12]}`{changed}; not edited by hand. "
+        f"{markdown_text(studied)}",
+        "",
+        "A comparison is made within each pair of concept and training seed; the interval is a 95 % bootstrap over "
+        "these pairs (rates by themselves: Wilson). A claim *held* on a measure if the interval lies above 0. "
+        "All rows: [claims.csv](claims.csv).",
+    ]
+    for name in tables:
+        lines += ["", f"## {_TITLES[name]}", "", _TEXTS[name], "", f"![{name}]({name}.png)"]
+        lines += _table(verdicts[verdicts.claim == name])
+        if name == "robustness":
+            lines += ["", f"### {_TITLES['target']}", "", _TEXTS["target"]]
+            lines += _table(verdicts[verdicts.claim == "target"])
+        lines += ["", f"Data: [{name}.csv]({name}.csv), [{name}.pdf]({name}.pdf)"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: pd.DataFrame) -> Sequence[str]:
+    if rows.empty:
+        return []
+    head = ["", "| measure | value | 95 % interval | n | verdict |", "|---|---:|---|---:|---|"]
+    return head + [
+        f"| {markdown_text(str(r.measure))} | {r.value:.3f} | [{r.low:.3f}, {r.high:.3f}] | {r.n} "
+        f"| {_VERDICTS[str(r.held)]} |"
+        for r in rows.itertuples()
+    ]

@@ -1,0 +1,164 @@
+"""From the claims' tables to verdicts: does a claim hold, and how far do the data say so?
+
+A comparison is made within each (concept, training seed), which is one observation; its interval is
+a bootstrap over these observations. A claim *holds* on a measure if the interval lies above 0, it is
+*contradicted* if it lies below, else it is *open*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.stats import Interval, bootstrap_mean, wilson
+
+__all__ = ["COLUMNS", "ROBUST", "USEFUL", "robust_point", "verdicts"]
+
+COLUMNS = ("claim", "measure", "value", "low", "high", "n", "held")
+
+ROBUST = 0.05
+"""Largest success of any kind of input at which an edit counts as robust: the issue's bar."""
+
+USEFUL = 0.9
+"""Share of the unedited model's accuracy that a useful edit keeps: the issue's bar."""
+
+_OBSERVATION = ["concept", "seed"]
+_KINDS = ("synonyms", "indirect", "inverted")
+
+
+def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row a measure, of all claims that were measured.
+
+    Args:
+        tables: Claim -> table, as :mod:`tvc.paper.claims` makes them.
+
+    Returns:
+        ``claim, measure, value, low, high, n, held``; ``n`` counts observations, ``held`` is
+        ``yes``, ``no``, ``open``, or empty where the row only describes.
+    """
+    makers = {"robustness": _robustness, "diversity": _diversity, "subsets": _subsets}
+    rows = [row for name, make in makers.items() if name in tables for row in make(tables[name])]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _says(found: Interval) -> str:
+    if found.low > 0:
+        return "yes"
+    return "no" if found.high < 0 else "open"
+
+
+def _row(claim: str, measure: str, found: Interval, held: str = "") -> dict[str, Any]:
+    values = (claim, measure, found.value, found.low, found.high, found.n, held)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _mean(values: pd.Series[float]) -> Interval:
+    x = values.to_numpy(dtype=float)
+    return bootstrap_mean(x, np.arange(len(x)), rng=np.random.default_rng(0))
+
+
+def _robustness(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Competitor minus task vector, at matched utility; then the target at the strength that DI chose."""
+    claim, keys = "robustness", [*_OBSERVATION, "set"]
+    vectors = table[table.method == "task_vector"]
+    for name in [str(m) for m in table.method.unique() if m not in ("none", "task_vector")]:
+        theirs = table[table.method == name].set_index(keys)
+        at = vectors[vectors.matched.str.split().apply(lambda names, n=name: n in names)]
+        ours = at.set_index(keys)
+        both = theirs.merge(ours, left_index=True, right_index=True, suffixes=("_theirs", "_ours"))
+        for kind in ("name", *_KINDS):
+            rows = both[both.index.get_level_values("set") == kind]
+            if len(rows):
+                found = _mean(rows.asr_theirs - rows.asr_ours)
+                held = _says(found) if kind in _KINDS else ""  # the name was seen in training
+                yield _row(claim, f"{kind}: {name} - task vector at matched utility", found, held)
+        one = both[both.index.get_level_values("set") == "name"]
+        yield _row(claim, f"accuracy of {name}", _mean(one.accuracy_theirs))
+        yield _row(
+            claim, f"accuracy of the task vector matched to {name}", _mean(one.accuracy_ours)
+        )
+    base = table[table.method == "none"].groupby("concept").accuracy.mean()
+    chosen = vectors[vectors.chosen]
+    for what, rows in chosen.groupby(["concept", "set"], sort=False):
+        concept, kind = map(str, what)
+        found = wilson(int(rows.successes.sum()), int(rows.n.sum()))
+        held = "" if kind == "inverted" else ("yes" if found.value <= ROBUST else "no")
+        yield _row("target", f"{concept}: {kind} at the strength by Diverse Inversion", found, held)
+    for concept in map(str, chosen.concept.unique()):
+        rows = chosen[(chosen.concept == concept) & (chosen["set"] == "name")]
+        right = round(float((rows.accuracy * rows.accuracy_n).sum()))
+        found = wilson(right, int(rows.accuracy_n.sum()))
+        share = found.value / float(base[concept])
+        yield _row("target", f"{concept}: accuracy at the strength by Diverse Inversion", found,
+                   "yes" if share >= USEFUL else "no")  # fmt: skip
+
+
+def _diversity(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Coverage and error of each estimate; then diverse against the others."""
+    claim = "diversity"
+    # Where no strength of the sweep was enough, the error is at least the distance to its end.
+    error = (table.alpha - table.needed.where(np.isfinite(table.needed), table.largest)).abs()
+    table = table.assign(off=error)
+    for kind in map(str, table.estimate.unique()):
+        rows = table[table.estimate == kind]
+        covers = wilson(int(rows.covers.sum()), len(rows))
+        yield _row(claim, f"{kind}: estimate covers what is needed", covers)
+        yield _row(claim, f"{kind}: distance to what is needed", _mean(rows.off))
+        yield _row(claim, f"{kind}: worst held-out embedding", _mean(rows.worst_held_out))
+        yield _row(claim, f"{kind}: accuracy at the estimate", _mean(rows.accuracy))
+    by = {str(kind): rows.set_index(_OBSERVATION) for kind, rows in table.groupby("estimate")}
+    for other in [k for k in by if k != "diverse"]:
+        ours, theirs = by["diverse"], by[other]
+        covers = _mean(ours.covers.astype(float) - theirs.covers.astype(float))
+        yield _row(claim, f"coverage: diverse - {other}", covers, _says(covers))
+        off = _mean(theirs.off - ours.off)
+        yield _row(claim, f"distance: {other} - diverse", off, _says(off))
+        worst = _mean(theirs.worst_held_out - ours.worst_held_out)
+        yield _row(claim, f"worst held-out embedding: {other} - diverse", worst, _says(worst))
+
+
+def robust_point(rows: pd.DataFrame, accuracy: str) -> tuple[float, float]:
+    """Where an edit's line becomes robust.
+
+    Args:
+        rows: Rows of one (concept, seed, subset) over strengths and sets.
+        accuracy: The column of accuracy that chooses.
+
+    Returns:
+        Of the strengths at which no kind of input succeeds more often than :data:`ROBUST`, the one
+        with the best accuracy, and that accuracy; (nan, 0) if there is none: nothing usable is
+        kept.
+    """
+    at = rows.groupby("strength").agg(asr=("asr", "max"), kept=(accuracy, "first"))
+    kept = at.kept[at.asr <= ROBUST]
+    if kept.empty:
+        return float("nan"), 0.0
+    best = int(kept.to_numpy(dtype=float).argmax())
+    return float(kept.index.to_numpy(dtype=float)[best]), float(kept.to_numpy(dtype=float)[best])
+
+
+def _subsets(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """The best subset, chosen on half of the prompts and reported on the other, against the whole network."""
+    claim = "subsets"
+    points = []
+    for (concept, seed, subset), rows in table.groupby([*_OBSERVATION, "subset"], sort=False):
+        strength, even = robust_point(rows, "accuracy_even")
+        at = np.isclose(rows.strength.to_numpy(dtype=float), strength)  # nan is close to nothing
+        odd = float(rows.accuracy_odd.to_numpy(dtype=float)[at][0]) if at.any() else 0.0
+        points.append(
+            {"concept": concept, "seed": seed, "subset": subset, "even": even, "odd": odd}
+        )
+    frame = pd.DataFrame(points)
+    for name, rows in frame.groupby("subset", sort=False):
+        subset = str(name)
+        reached = wilson(int((rows.even > 0).sum()), len(rows))
+        yield _row(claim, f"{subset}: becomes robust at some strength", reached)
+        yield _row(claim, f"{subset}: accuracy where it is robust, 0 if never", _mean(rows.odd))
+    parts = frame[frame.subset != "all"]
+    best = parts.loc[parts.groupby(_OBSERVATION).even.idxmax()].set_index(_OBSERVATION)
+    whole = frame[frame.subset == "all"].set_index(_OBSERVATION)
+    found = _mean(best.odd - whole.odd)
+    yield _row(claim, "accuracy where robust: best subset - whole network", found, _says(found))
