@@ -484,7 +484,7 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
 def test_an_unknown_suite_names_ours() -> None:
     known = ", ".join(suite_names())
     assert message_of("mini-quik") == (
-        "unknown suite 'mini-quik'; did you mean 'mini-quick' or 'mini-full'? known: "
+        "unknown suite 'mini-quik'; did you mean 'mini-quick' or 'mini-full' or 'mini-claims'? known: "
         f"{known}; or give a .yaml file"
     )
 
