@@ -1,4 +1,4 @@
-"""The command line: plan, run, report, ls, verify; ``mini`` makes and checks the miniature.
+"""The command line: plan, run, report, ls, verify, perf; ``mini`` makes and checks the miniature.
 
 Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong.
 """
@@ -228,6 +228,23 @@ def paper(suite: str = "mini-claims", *,
         suite, claims, work=work, out=out_, concepts=concepts, seeds=seeds, quick=quick, device=_device(device)
     ):  # fmt: skip
         out.print(str(path), markup=False, soft_wrap=True)
+    return 0
+
+
+@app.command
+def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negative="", help="miniature or sd14; both by "
+         "default, sd14 on a GPU only.")] = (), out_: Annotated[Path | None, Parameter(name="--out")] = None,
+         quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
+         device: Device = "auto", json_: Json = False) -> int:  # fmt: skip
+    """Measures the speed and memory of attacks: batched, one by one, and where the difference comes from."""
+    from bench.perf.run import measure_speed
+
+    logging.getLogger("bench").setLevel(logging.INFO)
+    folder, found = measure_speed(_device(device), out=out_, models=models, quick=quick)
+    if json_:
+        _print_json(found)
+    else:
+        out.print((folder / "README.md").read_text(), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

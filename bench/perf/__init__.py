@@ -1,0 +1,1 @@
+"""Measures speed: `tvc-bench perf`. What is measured, and how to read it: docs/performance.md."""

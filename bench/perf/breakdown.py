@@ -1,0 +1,120 @@
+"""Where a speed-up comes from: every switch alone, and one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from bench.model import TextToImage
+from bench.perf.timing import measure
+from bench.perf.workload import Dtype, Size, Workload, reference
+
+__all__ = ["SWITCHES", "TwoCalls", "breakdown"]
+
+_ATTACK: Final = "unlearn_diff_atk"
+
+
+class TwoCalls(TextToImage):
+    """A model that asks its UNet for one branch of the guidance after the other, as reference codes do."""
+
+    def guide(
+        self,
+        latents_BChw: Tensor,
+        t: Tensor | int,
+        contexts_KBLD: Tensor,
+        scale: float,
+        step: int = 0,
+        memory: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`bench.model.TextToImage.guide`."""
+        eps = torch.stack([self.denoise(latents_BChw, t, states) for states in contexts_KBLD])
+        return self.guidance.combine(eps, scale, step, memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the attack is run; the defaults are what the switches start from."""
+
+    batched: bool = False
+    one_call: bool = False
+    dtype: Dtype = "float32"
+    few_looks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A way to be faster.
+
+    Attributes:
+        name: In the table.
+        turn: Turns it on.
+        keeps: What stays the same: ``results``; ``attack``, its results but for rounding; or
+            ``less``: fewer prompts are tried, so it is another attack.
+    """
+
+    name: str
+    turn: Callable[[Setting], Setting]
+    keeps: str
+
+
+SWITCHES: Final = (
+    Switch("batching", lambda s: replace(s, batched=True), "results"),
+    Switch("one guidance call", lambda s: replace(s, one_call=True), "results"),
+    Switch("bfloat16", lambda s: replace(s, dtype="bfloat16"), "attack"),
+    Switch("fewer looks", lambda s: replace(s, few_looks=True), "less"),
+)
+"""In the order in which they add up: those that change the attack come last."""
+
+
+def breakdown(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str, Any]]:
+    """Rows: the start, every switch alone and all up to it; seconds and the ratio to the start.
+
+    Args:
+        models: The edited model in both precisions.
+        size: How much.
+    """
+    settings: dict[str, Setting] = {"start": Setting()}
+    upto = Setting()
+    for switch in SWITCHES:
+        upto = switch.turn(upto)
+        settings[f"alone: {switch.name}"] = switch.turn(Setting())
+        settings[f"up to: {switch.name}"] = upto
+    # The first switch alone is the first of the sum: what is the same setting is timed once.
+    jobs = {setting: _work(models, size, setting).job() for setting in settings.values()}
+    names = {setting: str(k) for k, setting in enumerate(jobs)}
+    took = measure(
+        {names[setting]: job for setting, job in jobs.items()},
+        size.repeats,
+        models["float32"].backbone.device,
+    )
+    start = took[names[Setting()]].median
+    keeps = {switch.name: switch.keeps for switch in SWITCHES}
+    rows = []
+    for name, setting in settings.items():
+        found = took[names[setting]]
+        rows.append(
+            {
+                "variant": name,
+                "keeps": keeps.get(name.partition(": ")[2], "results"),
+                "seconds": list(found.seconds),
+                "prompts_per_hour": 3600 * size.goals / found.median,
+                "ratio": start / found.median,
+                "peak_mb": found.peak_mb,
+                "added_mb": found.added_mb,
+            }
+        )
+    return rows
+
+
+def _work(models: Mapping[Dtype, TextToImage], size: Size, setting: Setting) -> Workload:
+    model = models[setting.dtype]
+    if not setting.one_call:
+        model = TwoCalls(model.backbone, model.weights, model.guidance, model.filters, model.micro)
+    block = size.steps if setting.few_looks else size.often
+    fields = {"iterations": block, "steps": size.steps, "checks": 1}
+    work = Workload(model, size, _ATTACK, fields)
+    return work if setting.batched else reference(work)

@@ -1,0 +1,99 @@
+"""What ``torch.compile`` would give: a gradient step through the UNet, plain and compiled, in a process of its own.
+
+A process of its own, because compiling writes into the networks, can take minutes and can fail; a
+limit of time ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor
+
+from bench.model import TextToImage
+from bench.perf.timing import synchronised
+from bench.perf.workload import Dtype, Size, edited
+from bench.rng import normal_rows
+
+__all__ = ["compilation", "gradient_step"]
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_TIMED: Final = 10
+
+
+def compilation(model: str, device: str, size: Size) -> list[dict[str, Any]]:
+    """Rows: one row at a time, in a batch, and in a batch in bfloat16; each has a reason where it has no figures."""
+    cases: tuple[tuple[int, Dtype], ...] = (
+        (1, "float32"), (size.goals, "float32"), (size.goals, "bfloat16"),
+    )  # fmt: skip
+    return [
+        {"rows": rows, "dtype": dtype, **_in_a_process(model, device, rows, dtype, size.compile_limit)}
+        for rows, dtype in cases
+    ]  # fmt: skip
+
+
+def _in_a_process(model: str, device: str, rows: int, dtype: Dtype, limit: float) -> dict[str, Any]:
+    if not limit:
+        return {"skipped": "not tried at this size"}
+    words = [sys.executable, "-m", "bench.perf.compilation", model, device, str(rows), dtype]
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=limit, cwd=_ROOT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"did not finish compiling within {limit:.0f} s"}
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return {"skipped": f"failed: {said[-1][:200]}"}
+    return cast("dict[str, Any]", json.loads(done.stdout.splitlines()[-1]))
+
+
+def gradient_step(model: TextToImage, rows: int) -> Tensor:
+    """The gradient [B, L, D] of the noise prediction's square by the text states."""
+    backbone = model.backbone
+    noisy_BChw = normal_rows(model.latent_shape, range(rows)).to(backbone.device, backbone.dtype)
+    states_BLD = model.encode(["a star"] * rows).detach().requires_grad_()
+    eps = model.denoise(noisy_BChw, 500, states_BLD)
+    (grad,) = torch.autograd.grad(eps.float().square().mean((1, 2, 3)).sum(), states_BLD)
+    return grad
+
+
+def compared(model: TextToImage, rows: int) -> dict[str, Any]:
+    """Seconds of a plain and of a compiled step, of compiling, and by how much the gradients differ."""
+    device = model.backbone.device
+    plain = gradient_step(model, rows)
+    plain_s = _seconds(model, rows, device)
+    model.backbone.unet.compile()
+    began = synchronised(device)
+    compiled = gradient_step(model, rows)
+    compile_s = synchronised(device) - began
+    compiled_s = _seconds(model, rows, device)
+    apart = (compiled - plain).float().norm() / plain.float().norm()
+    return {
+        "plain_s": plain_s,
+        "compiled_s": compiled_s,
+        "ratio": plain_s / compiled_s,
+        "compile_s": compile_s,
+        "relative_difference": float(apart),
+    }
+
+
+def _seconds(model: TextToImage, rows: int, device: torch.device) -> float:
+    took = []
+    for _ in range(_TIMED + 1):
+        began = synchronised(device)
+        gradient_step(model, rows)
+        took.append(synchronised(device) - began)
+    return median(took[1:])
+
+
+if __name__ == "__main__":
+    model, device, rows, dtype = sys.argv[1:]
+    found = compared(edited(model, device, cast("Dtype", dtype)), int(rows))
+    sys.stdout.write(json.dumps(found) + "\n")

@@ -1,0 +1,143 @@
+"""The page of a measurement: what it ran on, and a table for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from bench.report.tables import markdown_text
+
+__all__ = ["page"]
+
+_KEEPS: Final = {
+    "results": "the same results",
+    "attack": "the same attack, rounded",
+    "less": "another attack: fewer prompts tried",
+}
+_HEAD: Final = """\
+# Speed on {name}
+
+Written by `tvc-bench perf`; [what is measured and how to read it](../../../docs/performance.md).
+All figures with every repeat are in [`perf.json`](perf.json).
+
+"""
+_QUICK: Final = "> **QUICK**: a check that everything runs. The figures mean nothing.\n\n"
+_DIRTY: Final = "> **DRAFT**: made from files that were not committed. Do not cite.\n\n"
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """Markdown of what :func:`bench.perf.run.measure_speed` found."""
+    machine = found["machine"]
+    text = _HEAD.format(name=markdown_text(machine["name"]))
+    text += _QUICK if found["quick"] else _DIRTY if machine["dirty"] else ""
+    text += _table(("machine", ""), ((key, value) for key, value in machine.items()))
+    for name, measured in found["models"].items():
+        text += f"\n## {markdown_text(name)}\n\n"
+        text += _skipped(measured) if "skipped" in measured else _model(measured)
+    return text
+
+
+def _skipped(measured: Mapping[str, Any]) -> str:
+    return f"Not measured: {markdown_text(measured['skipped'])}.\n"
+
+
+def _model(measured: Mapping[str, Any]) -> str:
+    budget = measured["budget"]
+    sampler = budget["sampler"]
+    return (
+        f"Budget: {budget['prompts']} prompts, {budget['steps']} steps, a look every "
+        f"{budget['steps_between_looks']} (in the breakdown, unless said otherwise, every "
+        f"{budget['steps_between_looks_in_the_breakdown']}); images of {sampler['steps']} steps of {sampler['solver']} "
+        f"at guidance scale {sampler['guidance_scale']}; medians of {budget['repeats']} repeats.\n\n"
+        f"### Batched against one at a time\n\n{_throughput(measured['throughput'])}\n"
+        f"### Where the speed-up comes from\n\n{_breakdown(measured['breakdown'])}\n"
+        f"### Compilation\n\n{_compilation(measured['compilation'])}\n"
+        f"### Share of the measured matrix peak\n\n{_utilisation(measured['utilisation'])}"
+    )
+
+
+def _throughput(rows: Iterable[Mapping[str, Any]]) -> str:
+    return _table(
+        (
+            "attack", "prompts/h one at a time", "prompts/h batched", "ratio", "work one at a time / batched",
+            "same finds", "memory one at a time, MiB", "memory batched, MiB",
+        ),
+        (
+            (
+                r["attack"],
+                f"{r['reference']['prompts_per_hour']:.0f}",
+                f"{r['batched']['prompts_per_hour']:.0f}",
+                f"{r['ratio']:.2f}",
+                f"{r['work_ratio']:.3f}",
+                f"{r['same_finds']} of {r['prompts']}",
+                _memory(r["reference"]),
+                _memory(r["batched"]),
+            )
+            for r in rows
+        ),
+    )  # fmt: skip
+
+
+def _breakdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    return _table(
+        ("variant", "what it keeps", "prompts/h", "ratio to the start", "memory, MiB"),
+        (
+            (
+                r["variant"],
+                _KEEPS[r["keeps"]],
+                f"{r['prompts_per_hour']:.0f}",
+                f"{r['ratio']:.2f}",
+                _memory(r),
+            )
+            for r in rows
+        ),
+    )
+
+
+def _compilation(rows: Iterable[Mapping[str, Any]]) -> str:
+    return _table(
+        ("rows", "dtype", "plain, ms", "compiled, ms", "ratio", "compiling, s", "difference"),
+        (
+            (r["rows"], r["dtype"], r["skipped"], "", "", "", "")
+            if "skipped" in r
+            else (
+                r["rows"],
+                r["dtype"],
+                f"{1e3 * r['plain_s']:.1f}",
+                f"{1e3 * r['compiled_s']:.1f}",
+                f"{r['ratio']:.2f}",
+                f"{r['compile_s']:.0f}",
+                f"{r['relative_difference']:.1e}",
+            )
+            for r in rows
+        ),
+    )
+
+
+def _utilisation(rows: Iterable[Mapping[str, Any]]) -> str:
+    return _table(
+        ("work", "dtype", "rows", "GFLOP", "seconds", "GFLOP/s", "matmul GFLOP/s", "share"),
+        (
+            (
+                r["what"],
+                r["dtype"],
+                r["rows"],
+                f"{r['gflop']:.1f}",
+                f"{r['seconds']:.3f}",
+                f"{r['gflop_per_second']:.1f}",
+                f"{r['matmul_gflop_per_second']:.1f}",
+                f"{100 * r['share_of_matmul']:.0f} %",
+            )
+            for r in rows
+        ),
+    )
+
+
+def _memory(figures: Mapping[str, Any]) -> str:
+    return f"{figures['peak_mb']:.0f} (+{figures['added_mb']:.0f})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(markdown_text(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,63 @@
+"""Attacks in one batch against one problem at a time: the same attack, the same budget."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bench.interfaces import Candidate
+from bench.model import TextToImage
+from bench.perf.flops import operations
+from bench.perf.timing import Measured, measure
+from bench.perf.workload import Size, Workload, reference
+
+__all__ = ["same_find", "throughput"]
+
+_NEAR: Final = 0.01
+
+
+def throughput(model: TextToImage, size: Size) -> list[dict[str, Any]]:
+    """Rows, one an attack.
+
+    Each says whether it was the same attack: FLOPs of a small run one by one over those in a batch
+    (1 is the same work), and how many of the finds agree.
+    """
+    rows = []
+    for attack in size.attacks:
+        batched = Workload(model, size, attack)
+        jobs = {"reference": reference(batched).job(), "batched": batched.job()}
+        work = {name: operations(job.warm) for name, job in jobs.items()}
+        took = measure(jobs, size.repeats, model.backbone.device)
+        one_by_one, together = took["reference"], took["batched"]
+        pairs = zip(one_by_one.result, together.result, strict=True)
+        rows.append(
+            {
+                "attack": attack,
+                "fields": batched.spec().model_dump(mode="json"),
+                "prompts": size.goals,
+                "reference": _figures(one_by_one, size.goals),
+                "batched": _figures(together, size.goals),
+                "ratio": one_by_one.median / together.median,
+                "work_ratio": work["reference"] / work["batched"],
+                "same_finds": sum(same_find(a, b) for a, b in pairs),
+            }
+        )
+    return rows
+
+
+def same_find(one: Candidate, other: Candidate) -> bool:
+    """Whether two candidates are the same prompt, with text states that differ by rounding only (1 % in norm)."""
+    if one.prompt != other.prompt:
+        return False
+    if one.states_LD is None or other.states_LD is None:
+        return one.states_LD is other.states_LD
+    apart = (one.states_LD - other.states_LD).float().norm() / other.states_LD.float().norm()
+    return float(apart) < _NEAR
+
+
+def _figures(took: Measured, prompts: int) -> dict[str, Any]:
+    return {
+        "seconds": list(took.seconds),
+        "prompts_per_hour": 3600 * prompts / took.median,
+        "peak_mb": took.peak_mb,
+        "added_mb": took.added_mb,
+    }

@@ -1,0 +1,68 @@
+"""The share of the device's measured matrix peak that an attack's step and sampling reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from bench.model import TextToImage
+from bench.perf.flops import counting_flops, operations
+from bench.perf.machine import matmul_peak
+from bench.perf.timing import Job, measure, synchronised
+from bench.perf.workload import Dtype, Size, Workload, dtype_of
+
+__all__ = ["utilisation"]
+
+_ATTACK = "unlearn_diff_atk"
+
+
+def utilisation(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str, Any]]:
+    """Rows of an attack's gradient step and of sampling, in each precision: FLOPs, seconds, share of the peak."""
+    rows = []
+    for dtype, model in models.items():
+        peak = matmul_peak(model.backbone.device, dtype_of(dtype), size.matrix, 10)
+        work = Workload(model, size, _ATTACK)
+        for what, flops, seconds in (_step(work), _sampling(work)):
+            rows.append(
+                {
+                    "what": what,
+                    "dtype": dtype,
+                    "rows": size.goals,
+                    "gflop": flops / 1e9,
+                    "seconds": seconds,
+                    "gflop_per_second": flops / 1e9 / seconds,
+                    "matmul_gflop_per_second": peak,
+                    "share_of_matmul": flops / 1e9 / seconds / peak,
+                }
+            )
+    return rows
+
+
+def _step(work: Workload) -> tuple[str, int, float]:
+    """A gradient step of all goals: what passes between two calls of the attack's progress, looks apart."""
+    where, times, counted = work.model.backbone.device, list[float](), list[int]()
+
+    def clock(done: int, total: int, what: str) -> None:
+        times.append(synchronised(where))
+
+    with counting_flops() as so_far:
+        work.run(lambda done, total, what: counted.append(so_far()), steps=2, iterations=2)
+    steps = max(3, work.size.steps // 2)
+    work.run(clock, steps=steps, iterations=steps)
+    took = [later - sooner for sooner, later in pairwise(times)]
+    return "attack step", counted[1] - counted[0], median(took)
+
+
+def _sampling(work: Workload) -> tuple[str, int, float]:
+    """Sampling an image of every goal's prompt."""
+    prompts = [goal.prompt for goal in work.goals()]
+
+    def sample() -> object:
+        return work.model.sample(prompts, range(len(prompts)), work.size.sampler)
+
+    flops = operations(sample)
+    job = {"sampling": Job(run=sample, warm=sample)}
+    took = measure(job, work.size.repeats, work.model.backbone.device)["sampling"]
+    return f"sampling, {work.size.sampler.steps} steps", flops, took.median

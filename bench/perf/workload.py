@@ -1,0 +1,186 @@
+"""The work that is measured: attacks on an edited model, at a budget that shows a mix of steps and looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Final, Literal
+
+import torch
+
+from bench import registry
+from bench.batching import MicroBatch
+from bench.errors import UsageError
+from bench.interfaces import (
+    Attack,
+    Candidate,
+    Concept,
+    Erasure,
+    Goal,
+    Judge,
+    Progress,
+    Rng,
+    Target,
+    silent,
+)
+from bench.model import TextToImage, load_model
+from bench.perf.sd14 import sd14
+from bench.perf.timing import Job
+from bench.plan import bare
+from bench.sampler import Sampler
+from bench.suite import load_suite
+
+__all__ = ["Dtype", "Size", "Workload", "dtype_of", "edited", "reference", "size_of"]
+
+Dtype = Literal["float32", "bfloat16"]
+_CONCEPT: Final = "star"
+_EDIT: Final[dict[str, Any]] = {"uce": {"preset": "repo-2023"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is run, and of what.
+
+    Attributes:
+        goals: Prompts attacked.
+        steps: Gradient steps an attack.
+        block: Steps between looks.
+        often: The same in the breakdown: as often as to take about the share of the work that
+            looks have in the published UnlearnDiffAtk, a half (attacks.md 4).
+        repeats: Timings of each variant; the median counts.
+        sampler: Of target images and looks.
+        matrix: Side of the matrices of the measured peak.
+        attacks: Name -> preset and fields; the ones above are added.
+        compile_limit: Seconds that a compilation may take; 0: none is tried.
+    """
+
+    goals: int
+    steps: int
+    block: int
+    often: int
+    repeats: int
+    sampler: Sampler
+    matrix: int
+    attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    compile_limit: float = 0.0
+
+
+_MINI: Final = Size(
+    goals=12, steps=48, block=24, often=8, repeats=3, sampler=Sampler(), matrix=2048,
+    attacks={name: {"preset": "mini"} for name in ("unlearn_diff_atk", "p4d", "concept_inversion")},
+    compile_limit=600.0,
+)  # fmt: skip
+_SD14: Final = Size(
+    goals=4, steps=16, block=16, often=8, repeats=3, matrix=8192,
+    sampler=Sampler(steps=10, guidance_scale=7.5),
+    attacks={
+        "unlearn_diff_atk": {"preset": "published", "stop": "never"},
+        "p4d": {"preset": "official-n"},
+        "concept_inversion": {"preset": "published", "images": 8, "restarts": 2},
+    },
+    compile_limit=180.0,
+)  # fmt: skip
+_TINY: Final[dict[str, Any]] = {
+    "goals": 2, "steps": 2, "block": 2, "often": 1, "repeats": 1, "sampler": Sampler(steps=1),
+    "matrix": 256, "compile_limit": 0.0,
+}  # fmt: skip
+_FEW: Final[dict[str, dict[str, Any]]] = {
+    "unlearn_diff_atk": {"checks": 1},
+    "p4d": {"checks": 1},
+    "concept_inversion": {"images": 2, "draws": 2, "checks": 1},
+}
+
+
+def size_of(model: str, *, quick: bool = False) -> Size:
+    """The size of a run on ``miniature`` or ``sd14``; ``quick`` only shows that everything runs."""
+    size = {"miniature": _MINI, "sd14": _SD14}[model]
+    if not quick:
+        return size
+    attacks = {name: {**fields, **_FEW[name]} for name, fields in size.attacks.items()}
+    return replace(size, **_TINY, attacks=attacks)
+
+
+def dtype_of(name: Dtype) -> torch.dtype:
+    """The torch dtype of a name."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+@cache
+def concept() -> Concept:
+    """What is erased and attacked."""
+    return load_suite("mini-quick").known_concepts()[_CONCEPT]
+
+
+def edited(model: str, device: str, dtype: Dtype) -> TextToImage:
+    """``miniature`` or ``sd14`` with an edit of its weights, so that the cost of having one is in every figure."""
+    base = (
+        load_model(dtype=dtype, device=device, micro_batch=256)
+        if model == "miniature"
+        else sd14(device=device, dtype=dtype_of(dtype), micro_batch=256)
+    )
+    method = registry.build("method", _EDIT)
+    if not isinstance(method, Erasure):
+        raise UsageError(f"expected an erasure method, got {method.kind} {method.name}")
+    return method.erase(base, [bare(concept())], rng=Rng(("perf",)))
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """An attack on a model.
+
+    Attributes:
+        model: The edited model.
+        size: How much.
+        attack: Its name.
+        fields: Of the attack, besides the size's.
+    """
+
+    model: TextToImage
+    size: Size
+    attack: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def spec(self, **budget: Any) -> Attack:
+        """The attack; ``budget`` wins over the size's."""
+        given = {
+            **self.size.attacks[self.attack],
+            "steps": self.size.steps,
+            "iterations": self.size.block,
+        }
+        wanted = {**given, **self.fields, **budget}
+        known = {"preset", *registry.get("attack", self.attack).model_fields}
+        spec = registry.build(
+            "attack", {self.attack: {k: v for k, v in wanted.items() if k in known}}
+        )
+        if not isinstance(spec, Attack):
+            raise UsageError(f"expected an attack, got {spec.kind} {spec.name}")
+        return spec
+
+    def job(self) -> Job:
+        """The attack as a piece of work to time."""
+        return Job(run=lambda: self.run(), warm=lambda: self.run(steps=1, iterations=1))
+
+    def run(self, progress: Progress = silent, **budget: Any) -> list[Candidate]:
+        """Runs the attack."""
+        judge = registry.build("judge", "clip_zero_shot")
+        if not isinstance(judge, Judge):
+            raise UsageError(f"expected a judge, got {judge.kind} {judge.name}")
+        target = Target(self.model, self.size.sampler, judge, progress)
+        return self.spec(**budget).run(target, self.goals(), rng=Rng(("perf",)))
+
+    def goals(self) -> list[Goal]:
+        """The prompts that are attacked."""
+        full = concept()
+        texts = full.prompts["name"][: self.size.goals]
+        return [
+            Goal(id=f"name-{k:03d}", concept=bare(full), prompt=text)
+            for k, text in enumerate(texts)
+        ]
+
+
+def reference(work: Workload) -> Workload:
+    """The same work, one by one: ``mode: reference``, or micro-batches of one row where it has no modes."""
+    if "mode" in registry.get("attack", work.attack).model_fields:
+        return replace(work, fields={**work.fields, "mode": "reference"})
+    return replace(work, model=replace(work.model, micro=MicroBatch(1)))

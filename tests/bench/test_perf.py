@@ -1,0 +1,124 @@
+"""The measurement of speed: that it measures the same work, at a size of seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.errors import UsageError
+from bench.interfaces import Candidate
+from bench.model import TextToImage
+from bench.perf.breakdown import SWITCHES, TwoCalls
+from bench.perf.compilation import gradient_step
+from bench.perf.flops import operations
+from bench.perf.machine import folder_name, matmul_peak
+from bench.perf.run import measure_speed
+from bench.perf.throughput import same_find
+from bench.perf.timing import Job, measure
+from bench.perf.workload import Workload, reference, size_of
+from bench.sampler import Sampler
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
+    folder, found = measure_speed("cpu", out=tmp_path / "perf", quick=True)
+    assert json.loads((folder / "perf.json").read_text()) == found
+    page = (folder / "README.md").read_text()
+    assert "QUICK" in page
+    assert "Not measured: Stable Diffusion" in page
+    assert found["machine"]["threads"] == torch.get_num_threads()
+    mini = found["models"]["miniature"]
+    rows = {row["attack"]: row for row in mini["throughput"]}
+    assert set(rows) == {"unlearn_diff_atk", "p4d", "concept_inversion"}
+    for row in rows.values():
+        assert row["same_finds"] == row["prompts"] == 2
+        assert row["work_ratio"] == pytest.approx(1.0, abs=0.1)
+        assert row["reference"]["added_mb"] >= 0
+    variants = [row["variant"] for row in mini["breakdown"]]
+    names = [switch.name for switch in SWITCHES]
+    assert variants[0] == "start"
+    assert set(variants[1:]) == {f"{how}: {name}" for how in ("alone", "up to") for name in names}
+    assert all(name in page for name in names)
+    assert [row["skipped"] for row in mini["compilation"]] == ["not tried at this size"] * 3
+    for row in mini["utilisation"]:
+        assert row["gflop"] > 0.1
+        assert 0 < row["share_of_matmul"] < 2
+
+
+def test_every_job_runs_once_a_round_and_the_order_turns_round() -> None:
+    told: list[str] = []
+
+    def job(name: str) -> Job:
+        return Job(run=lambda: told.append(name), warm=lambda: told.append(name.upper()))
+
+    took = measure({name: job(name) for name in "ab"}, 3, CPU)
+    assert told == ["A", "B", *"ab", *"ba", *"ab"]
+    assert [len(m.seconds) for m in took.values()] == [3, 3]
+    with pytest.raises(ValueError, match="at least 1 repeat"):
+        measure({}, 0, CPU)
+
+
+def test_memory_is_the_runs_own() -> None:
+    big = Job(run=lambda: torch.ones(64 * 2**18).sum(), warm=lambda: None)  # 64 MiB
+    small = Job(run=lambda: torch.ones(2**18).sum(), warm=lambda: None)
+    took = measure({"big": big, "small": small}, 2, CPU)
+    assert 60 < took["big"].added_mb < 100
+    assert took["small"].added_mb < 30
+
+
+def test_operations_of_a_product_and_its_gradient_are_known() -> None:
+    a, b = torch.ones(8, 16, requires_grad=True), torch.ones(16, 32)
+    forward = 2 * 8 * 16 * 32
+    assert operations(lambda: a @ b) == forward
+    assert operations(lambda: torch.autograd.grad((a @ b).sum(), a)) == 2 * forward
+    assert matmul_peak(CPU, torch.float32, 128, 2) > 0.01
+    assert folder_name(CPU) == "cpu"
+
+
+def test_two_calls_predict_what_one_does(model: TextToImage) -> None:
+    two = TwoCalls(model.backbone, micro=model.micro)
+    assert isinstance(replace(two, weights={}), TwoCalls)
+    states = model.encode(["a star", "a zorbo"])
+    noisy = model.noise([0, 1], Sampler())
+    with torch.no_grad():
+        contexts = model.guidance.contexts(model, states)
+        one, _ = model.guide(noisy, 500, contexts, 3.0)
+        other, _ = two.guide(noisy, 500, contexts, 3.0)
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_the_reference_is_the_same_attack_one_by_one(model: TextToImage) -> None:
+    size = size_of("miniature", quick=True)
+    for attack in size.attacks:
+        work = Workload(model, size, attack)
+        alone = reference(work)
+        assert alone.spec().identity() == work.spec().identity()
+        mode = getattr(alone.spec(), "mode", None)
+        assert mode == "reference" or alone.model.micro.size == 1
+        assert [goal.id for goal in alone.goals()] == [goal.id for goal in work.goals()]
+
+
+def test_finds_are_compared_by_prompt_and_states() -> None:
+    states = torch.ones(4, 8)
+    one = Candidate(goal="g", prompt="a", states_LD=states)
+    assert same_find(one, replace(one, states_LD=states * 1.001))
+    assert not same_find(one, replace(one, states_LD=states * 1.1))
+    assert not same_find(one, replace(one, states_LD=None))
+    assert not same_find(one, replace(one, prompt="b"))
+
+
+def test_a_gradient_step_goes_through_the_unet(model: TextToImage) -> None:
+    grad = gradient_step(model, 2)
+    assert grad.shape == model.encode(["a", "b"]).shape
+    assert bool((grad != 0).any())
+
+
+def test_an_unknown_model_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'sd14'"):
+        measure_speed("cpu", out=tmp_path, models=["sd15"])
