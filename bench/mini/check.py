@@ -1,4 +1,4 @@
-"""Measures the miniature against its bars: judge, generator, false positives, size and cost."""
+"""Measures the miniature against its bars: judge, CLIP, generator, false positives, size and cost."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from bench.clip import load_clip
 from bench.mini.captions import Wording, captions
 from bench.mini.judge_net import JudgeNet, load_judge
 from bench.mini.render import render
@@ -29,6 +30,10 @@ _CAPTIONS = 2000
 _NAME_BARS = {"object": 0.97, "style": 0.95, "character": 0.97, "colour": 0.95}
 _OTHER_BARS: dict[Wording, float] = {"synonym": 0.95, "indirect": 0.90}
 _JUDGE_BAR = 0.995
+_CLIP_BAR = (
+    0.9  # ours: what looks through CLIP is meant to be a weaker eye than the judge, not a blind one
+)
+_CLIP_TEMPLATE = "something, as a {}"
 _FALSE_POSITIVES = 0.005
 _MEGABYTES = 40.0
 _SAMPLE_SECONDS, _FORWARD_SECONDS = 10.0, 0.12
@@ -72,7 +77,7 @@ def check_model(folder: Path, *, device: str = "cpu", scale: int | None = None) 
     model = load_model(str(folder), device=device)
     judge = load_judge(folder / "judge")
     renders, number = (scale or _RENDERS), (scale or _CAPTIONS)
-    rows = _judge_rows(model, judge, renders)
+    rows = _judge_rows(model, judge, renders) + _clip_rows(folder / "clip", renders, device)
     generator_rows, sampler = _generator_rows(model, judge, number)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
     rows += [
@@ -103,6 +108,28 @@ def _judge_rows(model: TextToImage, judge: JudgeNet, number: int) -> list[dict[s
             _row(
                 f"judge on {what}, worst head ({list(HEADS)[worst]})", accuracy, _JUDGE_BAR, number
             )
+        )
+    return rows
+
+
+def _clip_rows(folder: Path, number: int, device: str) -> list[dict[str, Any]]:
+    """Zero-shot accuracy on renders: the subject among all objects and characters, and the style."""
+    clip = load_clip(str(folder), device)
+    scenes = sample_scenes(number, generator_for(_SEED, "clip"), held_out=None, empty_share=0.0)
+    images_NE = clip.image_features(render(scenes).to(device))
+    objects = len(HEADS["object"])
+    is_object = scenes.labels["object"] < objects
+    subject = torch.where(is_object, scenes.labels["object"], objects + scenes.labels["character"])
+    kinds = {
+        "subject": ((*HEADS["object"], *HEADS["character"]), subject),
+        "style": (HEADS["style"], scenes.labels["style"]),
+    }
+    rows = []
+    for what, (names, labels) in kinds.items():
+        texts_TE = clip.text_features([_CLIP_TEMPLATE.replace("{}", name) for name in names])
+        hit = (images_NE @ texts_TE.T).argmax(1).cpu() == labels
+        rows.append(
+            _row(f"CLIP zero-shot on renders, {what}", hit.float().mean().item(), _CLIP_BAR, number)
         )
     return rows
 

@@ -343,8 +343,14 @@ def test_the_check_measures_every_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found) == {"folder", "sampler", "threads", "bars"}
     assert all(set(row) == {"name", "value", "bar", "at_most", "n", "met"} for row in found["bars"])
     names = [row["name"] for row in found["bars"]]
-    assert len(set(names)) == len(names) == 2 + 4 + 1 + 6 + 1 + 2
-    for start in ("judge on renders", "judge on VAE", "generator, style by name", "false pos"):
+    assert len(set(names)) == len(names) == 2 + 2 + 4 + 1 + 6 + 1 + 2
+    for start in (
+        "judge on renders",
+        "judge on VAE",
+        "CLIP zero-shot",
+        "generator, style by name",
+        "false pos",
+    ):
         assert any(name.startswith(start) for name in names)
     for row in found["bars"]:
         value, bar = row["value"], row["bar"]

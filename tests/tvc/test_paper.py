@@ -65,6 +65,7 @@ def test_a_claim_is_measured_once_and_its_files_are_written(
     assert set(table["set"]) == {"name", "synonyms", "indirect", "inverted"}
     assert ((table.asr >= table.asr_low) & (table.asr <= table.asr_high)).all()
     assert (table.n >= 1).all()
+    assert "Cost of an edit" in (tmp_path / "out" / "README.md").read_text()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("*") if p.is_file()}
     run()
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("*") if p.is_file()}
@@ -217,6 +218,20 @@ def test_a_subset_is_chosen_on_one_half_of_the_prompts_and_reported_on_the_other
     assert said(table, "up: accuracy where it is robust, 0 if never") == (0.8, "")
     assert said(table, "mid: becomes robust at some strength") == (0.0, "")
     assert said(table, "accuracy where robust: best subset - whole network") == (0.4, "yes")
+
+
+def test_costs_are_medians_held_to_their_bars() -> None:
+    costs = pd.DataFrame(
+        {
+            "piece": ["vector"] * 3 + ["select-diverse", "map-none"],
+            "seconds": [60.0, 80.0, 300.0, 200.0, 5.0],
+            "threads": 2,
+        }
+    )
+    table = verdicts({}, costs)
+    assert [(r.value, r.low, r.high, r.n, r.held) for r in table.itertuples()] == [
+        (80.0, 60.0, 300.0, 3, "yes"), (200.0, 200.0, 200.0, 1, "no")
+    ]  # fmt: skip
 
 
 def test_the_largest_strength_that_keeps_as_much_is_the_matched_one() -> None:

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Kept = TypeVar("Kept")
 Item = TypeVar("Item")
+_SECONDS = "seconds.json"
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -162,12 +163,15 @@ class Lab:
 
     def estimate(self, kind: str, subset: str = "all") -> Estimate:
         """The strength that a set of inversions asks for."""
-        part = self.vector.restricted(named_subset(self.model, subset))
+        part, inversions = (
+            self.vector.restricted(named_subset(self.model, subset)),
+            self.inversions(kind),
+        )
 
         def make() -> Estimate:
             return estimate(
                 lambda a: part.subtracted(self.model, a) if a else self.model, bare(self.concept),
-                self.inversions(kind), self.method.strength(), sampler=self.sampler, checker=self.checker,
+                inversions, self.method.strength(), sampler=self.sampler, checker=self.checker,
                 rng=self.rng.child("strength", kind),
             )  # fmt: skip
 
@@ -317,11 +321,17 @@ class Lab:
             return load(path)
         began = time.perf_counter()
         value = make()
+        seconds = time.perf_counter() - began
         save(value, path)
-        log.info(
-            "%s, seed %d: %s, %.0f s", self.concept.text, self.seed, path.stem, time.perf_counter() - began
-        )  # fmt: skip
+        taken = {**self.seconds(), path.stem: [round(seconds, 1), torch.get_num_threads()]}
+        write_atomic(self.folder / _SECONDS, json.dumps(taken).encode())
+        log.info("%s, seed %d: %s, %.0f s", self.concept.text, self.seed, path.stem, seconds)
         return value
+
+    def seconds(self) -> dict[str, list[float]]:
+        """Piece -> wall-clock seconds that making it took, and on how many threads."""
+        path = self.folder / _SECONDS
+        return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def _plain(value: Any) -> Any:

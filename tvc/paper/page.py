@@ -86,6 +86,15 @@ def page(
             lines += ["", f"### {_TITLES['target']}", "", _TEXTS["target"]]
             lines += _table(verdicts[verdicts.claim == "target"])
         lines += ["", f"Data: [{name}.csv]({name}.csv), [{name}.pdf]({name}.pdf)"]
+    cost = verdicts[verdicts.claim == "cost"]
+    if len(cost):
+        lines += [
+            "",
+            "## Cost of an edit",
+            "",
+            "Medians, with the fastest and the slowest in place of an interval.",
+        ]
+        lines += _table(cost)
     return "\n".join(lines) + "\n"
 
 

@@ -192,11 +192,17 @@ def reproduce(
         for suffix in ("png", "pdf"):
             save(figure, out / f"{name}.{suffix}")
         written += [out / f"{name}.{suffix}" for suffix in ("csv", "png", "pdf")]
-    found = verdicts(measured)
+    found = verdicts(measured, costs(labs))
     write_atomic(out / "claims.csv", _csv(found))
     text = page(found, measured, study_text(study), command)
     write_atomic(out / "README.md", text.encode())
     return [*written, out / "claims.csv", out / "README.md"]
+
+
+def costs(labs: Sequence[Lab]) -> pd.DataFrame:
+    """What the parts of an edit took: ``piece, seconds, threads``, a row a lab and piece."""
+    taken = [(piece, *of) for lab in labs for piece, of in lab.seconds().items()]
+    return pd.DataFrame(taken, columns=["piece", "seconds", "threads"])
 
 
 def study_text(study: Study) -> str:

@@ -25,15 +25,23 @@ ROBUST = 0.05
 USEFUL = 0.9
 """Share of the unedited model's accuracy that a useful edit keeps: the issue's bar."""
 
+_BARS = {
+    "vector": ("task vector with its images", 120.0),
+    "select-diverse": ("Diverse Inversion", 180.0),
+    "estimate-diverse-all": ("estimate of the strength", 180.0),
+}
+"""File of :class:`tvc.paper.lab.Lab` -> what it is, and the issue's bar in seconds on two cores."""
+
 _OBSERVATION = ["concept", "seed"]
 _KINDS = ("synonyms", "indirect", "inverted")
 
 
-def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def verdicts(tables: Mapping[str, pd.DataFrame], costs: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row a measure, of all claims that were measured.
 
     Args:
         tables: Claim -> table, as :mod:`tvc.paper.claims` makes them.
+        costs: ``piece, seconds, threads`` of the parts of an edit.
 
     Returns:
         ``claim, measure, value, low, high, n, held``; ``n`` counts observations, ``held`` is
@@ -41,7 +49,20 @@ def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     makers = {"robustness": _robustness, "diversity": _diversity, "subsets": _subsets}
     rows = [row for name, make in makers.items() if name in tables for row in make(tables[name])]
+    rows += [] if costs is None else _costs(costs)
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _costs(costs: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Median seconds of the parts of an edit, with the fastest and the slowest."""
+    for piece, (what, bar) in _BARS.items():
+        rows = costs[costs.piece == piece]
+        if len(rows):
+            x = rows.seconds.to_numpy(dtype=float)
+            spread = Interval(float(np.median(x)), float(x.min()), float(x.max()), len(x), len(x))
+            threads = "/".join(str(int(n)) for n in sorted(rows.threads.unique()))
+            measure = f"{what}, seconds on {threads} threads; the bar is {bar:g} on two cores"
+            yield _row("cost", measure, spread, "yes" if spread.value <= bar else "no")
 
 
 def _says(found: Interval) -> str:
