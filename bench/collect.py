@@ -85,9 +85,8 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _about(cell: Cell) -> dict[str, Any]:
-    assert cell.method is not None  # noqa: S101 (references are not collected)
     return {
-        "method": cell.method.label,
+        "method": cell.method_label,
         "concept": cell.concept.text,
         "family": cell.concept.family,
         "repeat": cell.repeat,
@@ -97,10 +96,9 @@ def _about(cell: Cell) -> dict[str, Any]:
 
 def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     assert cell.attack is not None  # noqa: S101
-    assert cell.method is not None  # noqa: S101
     return rows.assign(
         **_about(cell),
-        source=(cell.source or cell.method).label,
+        source=cell.source_label,
         attack=plan.attack_name(cell.attack),
         access=cell.attack.holds.name.lower(),
         control=cell.attack.control,
@@ -116,9 +114,8 @@ def _is_control(attack: Attack) -> bool:
 
 def _found(plan: Plan, entry: Entry, cell: Cell) -> Found:
     assert cell.attack is not None  # noqa: S101
-    assert cell.method is not None  # noqa: S101
     name = plan.attack_name(cell.attack)
-    return Found(name, cell.method.label, cell.concept.text, repeat=cell.repeat, entry=entry)
+    return Found(name, cell.method_label, cell.concept.text, repeat=cell.repeat, entry=entry)
 
 
 def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
@@ -184,6 +181,6 @@ def _pictures(plan: Plan, entry: Entry, cell: Cell, out: Results) -> None:
     name_of_attack = plan.attack_name(cell.attack)
     for name in dict.fromkeys(sets.tolist()):
         several = len(cell.attack.prompt_sets) > 1
-        key = (cell.method.label, f"{name_of_attack}/{name}" if several else name_of_attack)
+        key = (cell.method_label, f"{name_of_attack}/{name}" if several else name_of_attack)
         out.pictures.setdefault(cell.concept.text, {})[key] = list(images[sets == name])
         out.scores.setdefault(cell.concept.text, {})[key] = list(scores[sets == name])

@@ -40,6 +40,8 @@ class Cell:
         method: The erasure; ``None`` for references.
         concept: What is attacked or measured; of an edit, the first of the erased.
         erased: What the edit erases together.
+        suffix: Tells edits of one method apart in tables: how many concepts are erased together, where
+            a suite has several such numbers.
         repeat: Index of the independent edit.
         attack: Of attacks and trials.
         source: Of transfers, the method that the candidates were found on; they are tried on
@@ -55,6 +57,7 @@ class Cell:
     concept: Concept
     method: Erasure | None = None
     erased: tuple[Concept, ...] = ()
+    suffix: str = ""
     repeat: int = 0
     attack: Attack | None = None
     source: Erasure | None = None
@@ -64,13 +67,23 @@ class Cell:
     parents: dict[str, str] = field(default_factory=dict)
 
     @property
+    def method_label(self) -> str:
+        """What tables call the method; empty for references."""
+        return self.method.label + self.suffix if self.method else ""
+
+    @property
+    def source_label(self) -> str:
+        """What tables call the method that the candidates were found on."""
+        return self.source.label + self.suffix if self.source else self.method_label
+
+    @property
     def title(self) -> str:
         """For people."""
-        parts = [self.method.label if self.method else "unedited", self.concept.text]
+        parts = [self.method_label or "unedited", self.concept.text]
         if self.attack:
             parts.append(self.attack.label)
         if self.source:
-            parts[-1] += f" found on {self.source.label}"
+            parts[-1] += f" found on {self.source_label}"
         return f"{self.kind} {' / '.join(parts)}"
 
 
@@ -142,26 +155,30 @@ def make_plan(
         "sampler": sampler.identity(),
     }
     judging = [j.identity() for j in judges]
-    groups = [wanted[i : i + suite.together] for i in range(0, len(wanted), suite.together)]
+    sizes = suite.group_sizes()
+    # Every size is measured on the same utility prompts: those of the largest.
+    widest = {c.text: group for group in _groups(wanted, max(sizes)) for c in group}
     methods = [m for m in suite.method_specs() if keep.method(m)]
     attacks = [a for a in suite.attack_specs() if keep.attack(a)]
     cells: list[Cell] = []
     references: dict[str, Cell] = {}
-    for group in groups:
-        for concept in group:
-            prompts = _utility(suite, concept, group, known, limit)
-            if prompts and keep.concept(concept):
-                references[concept.text] = cell = _reference(concept, prompts, known, shared)
-                cells.append(cell)
+    for concept in wanted:
+        prompts = _utility(suite, concept, widest[concept.text], known, limit)
+        if prompts and keep.concept(concept):
+            references[concept.text] = cell = _reference(concept, prompts, known, shared)
+            cells.append(cell)
     for method in methods:
-        for group in groups:
+        counts = sizes[:1] if method.control else sizes  # a control is the same for all
+        for size, group in ((n, group) for n in counts for group in _groups(wanted, n)):
+            suffix = f" x{size}" if len(sizes) > 1 and size > 1 else ""
             kept = [c for c in group if keep.concept(c)]
             for repeat in range(suite.repeats if kept else 0):
-                edit = _edit(method, group, repeat, shared)
+                edit = replace(_edit(method, group, repeat, shared), suffix=suffix)
                 cells.append(edit)
                 for concept in kept:
                     context: dict[str, Any] = {
                         "method": method,
+                        "suffix": suffix,
                         "erased": tuple(group),
                         "repeat": repeat,
                         "concept": concept,
@@ -207,6 +224,10 @@ def make_plan(
         suite=suite, base=base_digest, cells=tuple(cells), partial=bool(only) or limit is not None, sampler=sampler,
         judges=judges, surrogate=surrogate, metrics=metrics, attacks=suite.attack_specs(), concepts=known,
     )  # fmt: skip
+
+
+def _groups(concepts: Sequence[Concept], size: int) -> list[Sequence[Concept]]:
+    return [concepts[i : i + size] for i in range(0, len(concepts), size)]
 
 
 def _transfers(

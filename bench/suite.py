@@ -109,7 +109,8 @@ class Suite(BaseModel):
         repeats: Independent edits.
         seed: Of all random streams.
         keep_images: Pictures kept a cell; they change no number.
-        together: Concepts erased together.
+        together: Concepts erased together; several numbers: each of them, so that a table shows what
+            more concepts cost.
         transfer: Names of attacks; what they find on one method is tried on every other.
     """
 
@@ -133,7 +134,7 @@ class Suite(BaseModel):
     repeats: Count = 1
     seed: int = Field(0, ge=0, lt=2**63)
     keep_images: int = Field(8, ge=0, le=1_000_000)
-    together: Count = 1
+    together: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 1
     transfer: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
 
     def method_specs(self) -> tuple[Erasure, ...]:
@@ -198,6 +199,10 @@ class Suite(BaseModel):
             return {}
         with _below("concepts_file" if self.concepts_file else "base"):
             return read_concepts(path)
+
+    def group_sizes(self) -> tuple[int, ...]:
+        """How many concepts are erased together, one or more numbers."""
+        return self.together if isinstance(self.together, tuple) else (self.together,)
 
     def with_(self, **changes: Any) -> Self:
         """The suite with other values, checked as :func:`load_suite` does.
@@ -264,8 +269,14 @@ class Suite(BaseModel):
         suite.transfer_specs()
         suite.metric_specs()
         suite.sampler_spec()
-        if suite.together > (count := len(suite.concept_specs())):
-            message = f"expected at most the {count} of concepts, got {suite.together}"
+        if (most := max(sizes := suite.group_sizes())) > (count := len(suite.concept_specs())):
+            message = f"expected at most the {count} of concepts, got {most}"
+            raise UsageError(message, at=("together",))
+        if len(sizes) > 1 and (odd := [n for n in sizes if count % n]):
+            message = f"expected numbers that divide the {count} of concepts, got {odd[0]}"
+            raise UsageError(message, at=("together",))
+        if len(set(sizes)) < len(sizes):
+            message = f"expected each number once, got {shown(list(sizes))}"
             raise UsageError(message, at=("together",))
         return suite
 

@@ -390,6 +390,26 @@ def test_concepts_erased_together_share_their_edits() -> None:
     assert {c.concept.text for c in of_pair} == {"star", "zorbo"}
 
 
+def test_several_sizes_of_groups_share_controls_and_utility_prompts() -> None:
+    names = ["star", "zorbo", "sketch", "house"]
+    made = plan(concepts=names, together=[1, 2, 4])
+    edits = [(c.method_label, *(x.text for x in c.erased)) for c in made.cells if c.kind == "edit"]
+    one = "uce[repo-2023]"
+    assert [e for e in edits if e[0].startswith("uce")] == [
+        *((one, n) for n in names), (f"{one} x2", "star", "zorbo"), (f"{one} x2", "sketch", "house"),
+        (f"{one} x4", *names),
+    ]  # fmt: skip
+    assert [e for e in edits if e[0].startswith("none")] == [("none", n) for n in names]
+    asked = {(c.concept.text, c.prompts) for c in made.cells if c.kind == "utility"}
+    assert len(asked) == len(names)  # one list a concept, whatever is erased beside it
+    assert not any(
+        {p.concept, *p.mentions} & set(names) for _, prompts in asked for _, p in prompts
+    )
+    alone = plan(concepts=names, together=1)
+    attacks = set(digests(made, "attack", "trial"))
+    assert set(digests(alone, "attack", "trial")) < attacks  # found again, not searched again
+
+
 def test_repeats_are_edits_of_their_own() -> None:
     made = plan(repeats=3)
     for kind in ("edit", "attack", "trial", "utility"):
@@ -424,3 +444,8 @@ def test_bare_concepts_keep_what_a_method_may_know() -> None:
     star: Concept = suite().concept_specs()[0]
     assert bare(star).text == "star"
     assert bare(star).neighbours == star.neighbours
+
+
+def test_sizes_of_groups_that_leave_a_rest_are_refused() -> None:
+    with pytest.raises(UsageError, match="divide the 3 of concepts, got 2"):
+        plan(concepts=["star", "zorbo", "sketch"], together=[1, 2])

@@ -377,6 +377,9 @@ def test_other_values(folder: Path) -> None:
         ("[star, moon]", "[{family: b}]", 4, "key concepts[0].text: expected this key, got none"),
         ("together: 1", "together: 3", 23, "key together: expected at most the 2 of concepts, "
          "got 3"),
+        ("together: 1", "together: [1, 3]", 23, "key together: expected at most the 2 of concepts, "
+         "got 3"),
+        ("together: 1", "together: [2, 2]", 23, "key together: expected each number once, got [2, 2]"),
         # what YAML could do to us
         ("goals: 24", "goals: !!python/object/apply:os.getcwd []", 17, "tags are not allowed, got "
          "tag:yaml.org,2002:python/object/apply:os.getcwd"),
