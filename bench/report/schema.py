@@ -18,6 +18,7 @@ from pandas.api import types
 
 __all__ = [
     "EDITS",
+    "FLAGS",
     "SCHEMAS",
     "TABLE",
     "TRIALS",
@@ -388,7 +389,26 @@ TABLE = Schema(
     ),
 )
 
-SCHEMAS = (TABLE, TRIALS, UTILITY, EDITS)
+FLAG_NAMES = (
+    *("weaker_beats_stronger", "search_above_held_out", "judge_disagreement"),
+    *("utility_collapse", "too_few_samples"),
+)
+
+FLAGS = Schema(
+    "flags",
+    "One line a raised flag: a sign that a line of the table should not be taken at face value. "
+    "`docs/flags.md` says when each is raised and what to do; no line is hidden or changed by one.",
+    (
+        _METHOD,
+        Column("concept", _TEXT, "The erased concept, or `all` for a pooled line."),
+        Column("attack", _TEXT, "The table's attack; empty where it concerns the edit."),
+        Column("flag", _TEXT, "What was seen.", FLAG_NAMES),
+        Column("value", _F64, "How much of it, in the unit that `detail` names.", (), True),
+        Column("detail", _TEXT, "What was seen, in words."),
+    ),
+)
+
+SCHEMAS = (TABLE, TRIALS, UTILITY, EDITS, FLAGS)
 
 if __name__ == "__main__":
     sys.stdout.write(as_markdown(SCHEMAS))

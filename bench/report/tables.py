@@ -27,6 +27,7 @@ __all__ = [
     "console",
     "in_order",
     "markdown_text",
+    "per_image",
     "slug",
     "summarise",
     "to_latex",
@@ -83,7 +84,7 @@ def summarise(
     taken = [name for f in (trials, utility, edits) for name in f["concept"].unique()]
     if ALL in taken:
         raise ValueError(f"expected no concept named {ALL!r}: it names the pooled lines; rename it")
-    images = _images(trials)
+    images = per_image(trials)
     lines = _rates(_pooled(images))
     for part in (_utility(utility), _edits(edits)):
         lines = lines.merge(part, on=_EDIT, how="left")
@@ -266,8 +267,19 @@ def _page(cells: pd.DataFrame) -> Table:
     return page
 
 
-def _images(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row an image and judge: the labels are collapsed into ``success``."""
+def per_image(trials: pd.DataFrame) -> pd.DataFrame:
+    """One row an image and judge: the labels are collapsed into ``success``.
+
+    Args:
+        trials: Rows of :data:`~bench.report.schema.TRIALS`.
+
+    Returns:
+        The first row of each image and judge, with ``line`` (the table's attack), ``success``,
+        ``cluster`` and ``draw``, which tells candidates apart that agree in all that names them.
+
+    Raises:
+        ValueError: the rows contradict each other.
+    """
     ok = trials["status"] == "ok"
     blank = ok & trials["score"].isna()
     if bool(blank.any()):
@@ -277,7 +289,8 @@ def _images(trials: pd.DataFrame) -> pd.DataFrame:
         )
     # Two candidates of one goal may agree in everything that names an image: count them apart.
     draw = trials.groupby([*_IMAGE, "label"], sort=False).cumcount()
-    number = trials.assign(draw=draw).groupby([*_IMAGE, "draw"], sort=False).ngroup().to_numpy()
+    trials = trials.assign(draw=draw)
+    number = trials.groupby([*_IMAGE, "draw"], sort=False).ngroup().to_numpy()
     first = ~pd.Series(number).duplicated().to_numpy()
     hit = ok & trials["counts"] & (trials["score"] >= trials["threshold"])
     judged = np.bincount(number, weights=ok & trials["counts"]) > 0

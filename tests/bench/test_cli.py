@@ -48,8 +48,16 @@ keep_images: 2
 """
 CELLS = 25
 FILES = {
-    *("README.md", "edits.parquet", "grid-star.png", "provenance.json", "scatter.pdf"),
-    *("scatter.png", "table.csv", "table.md", "table.tex", "trials.parquet", "utility.parquet"),
+    *("README.md", "edits.parquet", "flags.csv", "grid-star.png", "provenance.json"),
+    *(
+        "scatter.pdf",
+        "scatter.png",
+        "table.csv",
+        "table.md",
+        "table.tex",
+        "trials.parquet",
+        "utility.parquet",
+    ),
 }
 RAISES = """
 from typing import ClassVar
@@ -118,6 +126,7 @@ def test_run_prints_progress_the_table_the_files_and_its_own_cost(done: tuple[Pa
     assert sum(line.startswith(f"[{k}/{CELLS}] ") for line in lines for k in range(99)) == CELLS
     assert "attack success % [95 % interval], judge mini_judge" in said.out
     assert "uce[repo-2023]" in said.out.replace("\n", "")
+    assert "too_few_samples  " in said.out
     for name in FILES:
         assert f"  results/tiny/{name}" in lines
     assert lines[-1].startswith(f"{CELLS} cells computed, 0 from the store, 0 failed; ")

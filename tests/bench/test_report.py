@@ -31,7 +31,7 @@ from bench.report.tables import (
     to_markdown,
     worst_case,
 )
-from bench.report.write import write_report
+from bench.report.write import Report, write_report
 from bench.stats import proportion
 
 ROOT = Path(schema.__file__).parents[2]
@@ -486,7 +486,7 @@ def test_the_grid_stands_without_anything() -> None:
 # ---- the folder
 
 
-def write(folder: Path, frames: dict[str, pd.DataFrame], **changes: Any) -> pd.DataFrame:
+def write(folder: Path, frames: dict[str, pd.DataFrame], **changes: Any) -> Report:
     picture = np.zeros((64, 64, 3), np.uint8)
     cells = {("esd", "p4d"): [picture], ("none", "p4d"): [picture]}
     names = ("pixel art", "Pixel-Art")
@@ -502,24 +502,25 @@ def write(folder: Path, frames: dict[str, pd.DataFrame], **changes: Any) -> pd.D
 def test_the_folder_is_whole_and_the_same_bytes_from_rows_in_any_order(tmp_path: Path) -> None:
     frames = world()
     first, second = tmp_path / "first", tmp_path / "second" / "deep"
-    table = write(first, frames)
+    table, flags = write(first, frames)
     mixed = {name: f.sample(frac=1, random_state=2) for name, f in frames.items()}
     record = mixed["trials"]["judge"] == "mini"
     mixed["trials"] = pd.concat([mixed["trials"][record], mixed["trials"][~record]])
     write(second, mixed)
     names = sorted(path.name for path in first.iterdir())
     assert names == [
-        *("README.md", "edits.parquet", "grid-pixel_art.png", "grid-pixel_art_1.png"),
+        *("README.md", "edits.parquet", "flags.csv", "grid-pixel_art.png", "grid-pixel_art_1.png"),
         *("provenance.json", "scatter.pdf", "scatter.png", "table.csv", "table.md", "table.tex"),
         *("trials.parquet", "utility.parquet"),
     ]
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     assert len(pd.read_csv(first / "table.csv")) == len(table)
+    assert len(pd.read_csv(first / "flags.csv")) == len(flags) > 0
 
 
 def test_the_table_derives_again_from_the_written_rows(tmp_path: Path) -> None:
-    table = write(tmp_path, world())
+    table = write(tmp_path, world()).table
     rows = {
         of.name: schema.conform(pd.read_parquet(tmp_path / f"{of.name}.parquet"), of)
         for of in (TRIALS, UTILITY, EDITS)
