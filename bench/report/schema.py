@@ -248,6 +248,8 @@ _STATUS = Column(
 )
 _EDIT = Column("edit_digest", _TEXT, "The edited model in the store.")
 
+_KEPT = ", if the attack keeps account"
+
 TRIALS = Schema(
     "trials",
     "One row a (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
@@ -272,6 +274,19 @@ TRIALS = Schema(
         _STATUS,
         Column("own_score", _F32, "The attack's own view of its success, if it looked.", (), True),
         Column("queries", _I32, "Images the attack looked at for the goal."),
+        Column("gradients", _BOOL, "The attack needs gradients through the edited model."),
+        Column("changed", _I64, f"Prompts changed by decoding and tokenising{_KEPT}.", (), True),
+        Column("gradient_steps", _I64, f"Gradient steps for the goal{_KEPT}.", (), True),
+        Column("gradient_zero", _I64, "Those whose gradient was zero throughout.", (), True),
+        Column("gradient_bad", _I64, "Those whose gradient was not finite.", (), True),
+        Column(
+            "late_gain",
+            _F32,
+            "Rise of the best own score over the last fifth of the looks; missing for a search that "
+            "stopped early or hardly looked.",
+            (),
+            True,
+        ),
         Column("image_sha256", _TEXT, "Digest of the image; empty where there is none."),
         _EDIT,
         Column("attack_digest", _TEXT, "The attack's candidates in the store."),
@@ -390,6 +405,7 @@ TABLE = Schema(
 )
 
 FLAG_NAMES = (
+    *("bad_gradients", "no_gradient_path", "budget_still_paying"),
     *("weaker_beats_stronger", "search_above_held_out", "judge_disagreement"),
     *("utility_collapse", "too_few_samples"),
 )

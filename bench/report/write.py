@@ -93,7 +93,7 @@ def write_report(
         ("edits", edits, EDITS),
     ):
         write_atomic(folder / f"{name}.parquet", _parquet(frame, schema))
-    flags = flag(table, trials)
+    flags = flag(table, trials, edits)
     for name, lines in (("table", table), ("flags", flags)):
         text = lines.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         write_atomic(folder / f"{name}.csv", text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,8 +12,8 @@ from rich.console import Console
 
 from bench.report import flags as module
 from bench.report.flags import console_flags, flag, flags_to_markdown
-from bench.report.schema import FLAG_NAMES, FLAGS, TABLE, TRIALS, check, conform
-from tests.bench.test_report import NASTY, ROOT, frame, table_of, trial, utility_row
+from bench.report.schema import EDITS, FLAG_NAMES, FLAGS, TABLE, TRIALS, check, conform
+from tests.bench.test_report import NASTY, ROOT, edit_row, frame, table_of, trial, utility_row
 
 
 def results(
@@ -27,11 +28,72 @@ def results(
 
 
 def raised(
-    trials: list[dict[str, Any]], name: str, utility: list[dict[str, Any]] | None = None
+    trials: list[dict[str, Any]],
+    name: str,
+    utility: Sequence[dict[str, Any]] = (),
+    edits: Sequence[dict[str, Any]] = (),
 ) -> pd.DataFrame:
-    found = flag(table_of(trials, utility or []), frame(trials, TRIALS))
+    table = table_of(trials, utility, edits)
+    found = flag(table, frame(trials, TRIALS), frame(edits, EDITS))
     check(found, FLAGS)
     return found[found["flag"] == name].reset_index(drop=True)
+
+
+# ---- the search
+
+
+@pytest.mark.parametrize(("zero", "bad", "value"), [(0, 0, None), (5, 0, 0.05), (1, 4, 0.05)])
+def test_zero_and_non_finite_gradients_are_counted_once_a_search(
+    zero: int, bad: int, value: float | None
+) -> None:
+    about = {"gradients": True, "gradient_steps": 50, "gradient_bad": bad}
+    rows = [
+        t | {"image_seed": seed, "gradient_zero": zero if t["goal"] == "name/0" else 0}
+        for t in results(0.5, 2, ("mini", "clip"), **about)
+        for seed in range(2)
+    ]
+    rows = [t | {"gradient_bad": bad if t["goal"] == "name/0" else 0} for t in rows]
+    found = raised(rows, "bad_gradients")
+    assert found["value"].to_list() == ([] if value is None else pytest.approx([value]))
+    if value is not None:
+        assert found["detail"][0] == f"{zero} zero and {bad} non-finite gradients in 100 steps"
+
+
+def test_rows_without_an_account_raise_nothing_about_the_search() -> None:
+    for name in ("bad_gradients", "budget_still_paying", "no_gradient_path"):
+        assert not len(raised(results(0.5), name))
+
+
+@pytest.mark.parametrize(("gains", "expected"), [((0.1, 0.02), 1), ((0.05, 0.02), 0)])
+def test_a_search_that_still_found_better_is_flagged(
+    gains: tuple[float, float], expected: int
+) -> None:
+    rows = [t | {"late_gain": gains[i % 2]} for i, t in enumerate(results(0.5))]
+    found = raised(rows, "budget_still_paying")
+    assert len(found) == expected
+    if expected:
+        assert found["value"][0] == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "slots", "expected"),
+    [
+        (True, "filters", 1),
+        (True, "filters,weights", 1),
+        (True, "weights", 0),
+        (False, "filters", 0),
+    ],
+)
+def test_a_gradient_attack_on_a_filter_says_that_no_gradient_passes(
+    gradients: bool, slots: str, expected: int
+) -> None:
+    rows = results(0.5, gradients=gradients)
+    rows = [t | {"status": "refused", "score": None} if i < 10 else t for i, t in enumerate(rows)]
+    found = raised(rows, "no_gradient_path", edits=[edit_row(slots=slots)])
+    assert len(found) == expected
+    if expected:
+        assert found["value"][0] == 0.25
+        assert found["detail"][0].endswith("which stopped 25 % of the images")
 
 
 # ---- a weaker attack
@@ -193,7 +255,7 @@ def test_nothing_but_errors_is_too_few() -> None:
 
 
 def test_no_rows_raise_no_flags() -> None:
-    found = flag(TABLE.empty(), TRIALS.empty())
+    found = flag(TABLE.empty(), TRIALS.empty(), EDITS.empty())
     assert list(found) == FLAGS.names
     assert flags_to_markdown(found) == "No flags are raised.\n"
 
@@ -210,6 +272,7 @@ def test_hostile_names_are_shown_as_they_are() -> None:
     found = flag(
         table_of(results(0, 5, method=NASTY, concept="[red]<b>x", attack="a|b")),
         frame(results(0, 5, method=NASTY, concept="[red]<b>x", attack="a|b"), TRIALS),
+        EDITS.empty(),
     )
     page = flags_to_markdown(found)
     body = page.splitlines()[2]
@@ -236,6 +299,7 @@ def test_the_page_explains_every_flag_with_its_thresholds() -> None:
         for part in ("**Raised if**", "**Why**", "**What to do**"):
             assert part in section, (name, part)
     for said in (
+        f"by {module.LATE_GAIN} or more, in the mean over goals",
         f"by {100 * module.GAP:.0f} points or more",
         f"more than {100 * module.DISAGREEMENT:.0f} % of the same images",
         f"than {100 * module.COLLAPSED:.0f} % of the unedited",
