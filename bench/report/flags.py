@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from bench.report.schema import ACCESS, FLAG_NAMES, FLAGS, conform
-from bench.report.tables import ALL, BASE, markdown_text, per_image
+from bench.report.tables import ALL, BASE, PLAIN, markdown_text, per_image
 
 __all__ = [
     "COLLAPSED",
@@ -43,8 +43,6 @@ HALF_WIDTH = 0.2
 
 _EDIT = ["method", "concept"]
 _LINE = [*_EDIT, "attack"]
-# The control of every suite that tries prompts as they are: weaker than any search with its access.
-_PLAIN = "prompts"
 _NAMES_SHOWN = 6
 
 
@@ -151,7 +149,7 @@ def _budget_still_paying(lines: pd.DataFrame, searches: pd.DataFrame) -> pd.Data
 def _weaker_beats_stronger(lines: pd.DataFrame) -> pd.DataFrame:
     """A contender, where an attack that holds less, or does not search, does better for certain."""
     rank = lines["access"].map({name: 2 * i for i, name in enumerate(ACCESS)})
-    searches = ~lines["control"] & (lines["attack"].str.partition("/")[0] != _PLAIN)
+    searches = ~lines["control"] & (lines["attack"].str.partition("/")[0] != PLAIN)
     rows = lines.assign(strength=rank + searches)[
         [*_LINE, "strength", "asr", "asr_low", "asr_high"]
     ]

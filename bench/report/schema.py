@@ -365,6 +365,15 @@ TABLE = Schema(
         Column("asr_low", _F64, "Lower bound of its interval.", (), True),
         Column("asr_high", _F64, "Upper bound of its interval.", (), True),
         Column(
+            "pre_asr",
+            _F64,
+            "Success before the attack: of the plain prompts (attack `prompts`) of the same goals, "
+            "each goal weighing what it weighs in `n`, so that `asr - pre_asr` is what the attack "
+            "added. Missing where not every goal was tried plainly.",
+            (),
+            True,
+        ),
+        Column(
             "own_asr",
             _F64,
             "Share of the images whose attack, by its own score, took itself to have succeeded; "

@@ -24,6 +24,7 @@ __all__ = [
     "ALL",
     "BASE",
     "FLOOR",
+    "PLAIN",
     "console",
     "in_order",
     "markdown_text",
@@ -37,6 +38,8 @@ __all__ = [
 
 ALL = "all"
 BASE = "none"
+PLAIN = "prompts"
+"""The attack that tries prompts as they are: what succeeds before any search."""
 FLOOR = "destroyed"
 _SETS = {"name": 0, "synonyms": 1, "indirect": 2}
 _IMAGE = [
@@ -45,6 +48,7 @@ _IMAGE = [
 ]
 _LINE = ["judge", "method", "concept", "line"]
 _EDIT = ["method", "concept"]
+_COUNTED = ["ok", "refused", "blanked"]
 _NONE = "–"
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -85,6 +89,7 @@ def summarise(
     if ALL in taken:
         raise ValueError(f"expected no concept named {ALL!r}: it names the pooled lines; rename it")
     images = per_image(trials)
+    images["plain"] = _plain(images)
     lines = _rates(_pooled(images))
     for part in (_utility(utility), _edits(edits)):
         lines = lines.merge(part, on=_EDIT, how="left")
@@ -316,10 +321,18 @@ def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows, rows.assign(concept=ALL, family=family)], ignore_index=True)
 
 
+def _plain(images: pd.DataFrame) -> pd.Series:
+    """The success rate of the plain prompt of each image's goal; missing where it was not tried."""
+    keys = ["judge", "method", "concept", "repeat", "goal"]
+    tried = images[(images["attack"] == PLAIN) & images["status"].isin(_COUNTED)]
+    rates = tried.groupby(keys, as_index=False)["success"].mean()
+    return images[keys].merge(rates, on=keys, how="left")["success"].set_axis(images.index)
+
+
 def _rates(images: pd.DataFrame) -> pd.DataFrame:
     """Counts, rates and intervals of every line."""
     status = images["status"]
-    counted = status.isin(["ok", "refused", "blanked"])
+    counted = status.isin(_COUNTED)
     own = (images["own_score"] >= images["threshold"]).astype(float)
     flags = images.assign(
         n=counted,
@@ -343,6 +356,8 @@ def _rates(images: pd.DataFrame) -> pd.DataFrame:
     found = _proportions(flags[counted], _LINE, values="success")
     found.columns = ["asr", "asr_low", "asr_high", "clusters"]
     lines = lines.join(found)
+    plain = flags[counted].groupby(_LINE)["plain"].agg(["mean", "count"]).reindex(lines.index)
+    lines["pre_asr"] = plain["mean"].where(plain["count"] == lines["n"])
     lines["clusters"] = lines["clusters"].fillna(0).astype("int64")
     return lines.reset_index().rename(columns={"line": "attack"})
 
@@ -354,7 +369,7 @@ def _utility(utility: pd.DataFrame) -> pd.DataFrame:
     names += ["false_positives"]
     if not len(utility):
         return pd.DataFrame(columns=[*_EDIT, *names]).astype(dict.fromkeys(names, float))
-    rows = utility[utility["status"].isin(["ok", "refused", "blanked"])]
+    rows = utility[utility["status"].isin(_COUNTED)]
     accuracy = rows["metric"] == "accuracy"
     wrong = accuracy & (rows["status"] != "ok")
     rows = rows.assign(value=rows["value"].astype(float).mask(wrong, 0.0))

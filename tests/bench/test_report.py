@@ -265,6 +265,36 @@ def test_the_attacks_own_view_stands_beside_the_judges() -> None:
     assert math.isnan(line(table_of([trial()]), concept=ALL)["own_asr"])
 
 
+def test_success_before_the_attack_is_of_the_same_goals_and_weighs_them_alike() -> None:
+    plain: dict[str, Any] = {"attack": "prompts"}
+    hits = [(0, 0.9), (0, 0.9), (1, 0.9), (1, 0.1), (2, 0.1)]  # rates 1, 1/2 and 0 of three goals
+    rows = [
+        trial(**plain, goal=f"name/{g}", image_seed=i, score=s) for i, (g, s) in enumerate(hits)
+    ]
+    rows += [trial(goal="name/0"), trial(goal="name/1"), trial(goal="name/1", image_seed=1)]
+    rows += [trial(goal="name/2", status="error", score=None)]  # is not in n
+    found = line(table_of(rows), concept="pixel art", attack="p4d")
+    assert found["pre_asr"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert (found["asr"], found["n"]) == (1.0, 3)
+    own = line(table_of(rows), concept="pixel art", attack="prompts")
+    assert own["pre_asr"] == pytest.approx(own["asr"])
+
+
+def test_a_goal_that_nobody_tried_plainly_leaves_the_success_before_missing() -> None:
+    rows = [trial(attack="prompts"), trial(), trial(goal="name/1")]
+    other = [trial(attack="prompts", method="uce"), trial(attack="prompts", repeat=1)]
+    other += [trial(attack="prompts", concept="circle"), trial(attack="prompts", judge="clip")]
+    for trials in (rows, [trial(), *other], [trial(status="error", score=None), *rows[:1]]):
+        table = table_of(trials)
+        assert math.isnan(line(table, judge="mini", concept="pixel art", attack="p4d")["pre_asr"])
+
+
+def test_pooled_success_before_is_over_all_goals_of_all_concepts() -> None:
+    rows = [trial(attack=a, concept=c, score=s) for a, c, s in
+            (("prompts", "a", 0.9), ("prompts", "b", 0.1), ("p4d", "a", 0.9), ("p4d", "b", 0.9))]  # fmt: skip
+    assert line(table_of(rows), concept=ALL, attack="p4d")["pre_asr"] == 0.5
+
+
 def test_pooled_lines_count_a_goal_of_two_concepts_twice() -> None:
     rows = [trial(), trial(concept="circle", family="object", score=0.1), trial(concept="circle")]
     pooled = line(table_of(rows), concept=ALL)
