@@ -153,7 +153,7 @@ def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None
     assert said.code == 0
     assert set(said.data) == {
         *("suite", "out", "computed", "cached", "failed", "seconds", "model_seconds"),
-        *("overhead", "set_aside", "table"),
+        *("overhead", "set_aside", "table", "flags"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
     assert said.data["out"] == "results/tiny"
@@ -264,7 +264,7 @@ def test_report_repeats_the_files_without_computing(copy: Path) -> None:
     for name in FILES - {"provenance.json", "scatter.pdf"}:
         assert (copy / "results/tiny" / name).read_bytes() == before[name], name
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
-    assert set(data) == {"suite", "out", "missing", "table"}
+    assert set(data) == {"suite", "out", "missing", "table", "flags"}
     assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
     written = pd.read_csv(copy / "results/tiny/table.csv")
     told = pd.DataFrame(data["table"])
