@@ -27,7 +27,7 @@ from torch import Tensor
 from attacks.originals import guidance_scale, target_latents, templates
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
 from bench.inversion import Slots, invert, name_embedding, slots, states_with
 from bench.model import TextToImage
 
@@ -84,7 +84,9 @@ class ConceptInversion(Attack):
         refuse_minors(goals)
         concepts = {goal.concept.digest: goal.concept for goal in goals}
         learned = {d: self._learn(target, c, rng.child(c.text)) for d, c in concepts.items()}
-        states_GRLD = [self._states(target.model, g, learned[g.concept.digest]) for g in goals]
+        vectors = {d: vectors_RVE for d, (vectors_RVE, _) in learned.items()}
+        faults = {d: faults_R2.tolist() for d, (_, faults_R2) in learned.items()}
+        states_GRLD = [self._states(target.model, g, vectors[g.concept.digest]) for g in goals]
         runs = range(self.restarts)
         jobs = [(i, r, k) for i in range(len(goals)) for r in runs for k in range(self.checks)]
         if not jobs:
@@ -108,12 +110,22 @@ class ConceptInversion(Attack):
                 states_LD=states_GRLD[i][best[i]].cpu(),
                 own_score=float(view_GR[i, best[i]]),
                 queries=self.restarts * self.checks,
+                trace=self._trace(
+                    float(view_GR[i, best[i]]), *faults[goal.concept.digest][best[i]]
+                ),
             )
             for i, goal in enumerate(goals)
         ]
 
-    def _learn(self, target: Target, concept: Concept, rng: Rng) -> Tensor:
-        """The embeddings of one concept, [R, V, E]; the goals play no part."""
+    def _trace(self, score: float, zero: int, bad: int) -> Trace:
+        """Of the restart that was picked; it looks once, at the end."""
+        return Trace(looks=(score,), steps=self.steps, budget=self.steps, zero=zero, bad=bad)
+
+    def _learn(self, target: Target, concept: Concept, rng: Rng) -> tuple[Tensor, Tensor]:
+        """The embeddings of one concept, [R, V, E], and the faults of their gradients, [R, 2].
+
+        The goals play no part.
+        """
         model, said = target.model, templates(concept)
         prompts = [said[i % len(said)].format(concept.text) for i in range(self.images)]
         seeds = [rng.seed("image", i) for i in range(self.images)]
@@ -135,10 +147,11 @@ class ConceptInversion(Attack):
                 guidance_scale=guidance_scale(target, self.loss_scale),
                 progress=target.progress,
                 what=f"{self.name}: {concept.text}",
-            ).vectors_RVE
+            )
             for at in range(0, self.restarts, block)
         ]
-        return torch.cat(found)
+        vectors_RVE = torch.cat([one.vectors_RVE for one in found])
+        return vectors_RVE, torch.cat([one.faults_R2 for one in found])
 
     def _start(self, model: TextToImage, concept: Concept, rng: Rng, restart: int) -> Tensor:
         """Where a restart begins, [V, E]: at the name, as published, or at words drawn at random."""

@@ -189,9 +189,10 @@ class P4D(Attack):
                 scene = Scene(clean, noise.to(clean.device), t)
                 scene = replace(scene, wanted_BChw=_teacher(original, scene, plain, scale))
                 nearest = words[nearest_tokens(w, words, allowed)]
-                w = adam.step(w, token_gradient(target, sites, nearest, scene, scale)[1])
+                grad = token_gradient(target, sites, nearest, scene, scale)[1]
+                w = adam.step(w, grad)
                 taken += 1
-                looks.step_taken(taken, self.steps, self.name)
+                looks.step_taken(taken, self.steps, self.name, active, grad)
                 yield list(active), w
             done = looks.look(active, sites.filled(nearest_tokens(w, words, allowed)).tolist())
 

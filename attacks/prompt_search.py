@@ -22,8 +22,8 @@ from attacks.tokens import Read, Sites, about_minors, read_prompt
 from bench.clock import model_time
 from bench.cost import spend
 from bench.guidance import ClassifierFree
-from bench.interfaces import Candidate, Goal, Rng, Target
-from bench.inversion import states_with
+from bench.interfaces import Candidate, Goal, Rng, Target, Trace
+from bench.inversion import gradient_faults, states_with
 from bench.model import TextToImage
 from bench.tuning import noised
 
@@ -207,16 +207,24 @@ class Looks:
         rng: Its streams ``search`` give the seeds; the same ones at every look, so that looks
             compare.
         images: Images a prompt and look.
-        changed: Prompts whose ids did not survive decoding and tokenising.
     """
 
     target: Target
     goals: Sequence[Goal]
     rng: Rng
     images: int
-    changed: int = 0
     _best: dict[int, tuple[float, str]] = field(default_factory=dict)
     _queries: dict[int, int] = field(default_factory=dict)
+    _seen: dict[int, list[float]] = field(default_factory=dict)
+    _changed: dict[int, int] = field(default_factory=dict)
+    _taken: dict[int, int] = field(default_factory=dict)
+    _budget: int = 0
+    _faults_G2: Tensor | None = None
+
+    @property
+    def changed(self) -> int:
+        """Prompts of all goals whose ids did not survive decoding and tokenising."""
+        return sum(self._changed.values())
 
     def look(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> list[int]:
         """Samples and scores one prompt for each of some goals.
@@ -232,10 +240,12 @@ class Looks:
             The rows whose mean score reaches the surrogate's threshold.
         """
         reads = [read_prompt(self.target.model, row) for row in ids]
-        self.changed += sum(not read.kept for read in reads)
+        for r, read in zip(rows, reads, strict=True):
+            self._changed[r] = self._changed.get(r, 0) + (not read.kept)
         fit = [(r, read) for r, read in zip(rows, reads, strict=True) if _usable(read)]
         jobs = [(r, read.text, k) for r, read in fit for k in range(self.images)]
         if not jobs:
+            self._note(rows)
             return []
         out = self.target.model.sample(
             [text for _, text, _ in jobs],
@@ -250,6 +260,7 @@ class Looks:
             self._queries[r] = self._queries.get(r, 0) + self.images
             if r not in self._best or score > self._best[r][0]:
                 self._best[r] = (score, read.text)
+        self._note(rows)
         bar = self.target.surrogate.threshold
         return [r for (r, _), score in zip(fit, means, strict=True) if score >= bar]
 
@@ -263,13 +274,55 @@ class Looks:
         for r, goal in enumerate(self.goals):
             score, text = self._best.get(r, (None, goal.prompt))
             queries = self._queries.get(r, 0)
-            found.append(Candidate(goal=goal.id, prompt=text, own_score=score, queries=queries))
+            found.append(
+                Candidate(
+                    goal=goal.id,
+                    prompt=text,
+                    own_score=score,
+                    queries=queries,
+                    trace=self._trace(r),
+                )
+            )
         return found
 
-    def step_taken(self, done: int, total: int, what: str) -> None:
-        """Counts one gradient step and tells the harness."""
+    def step_taken(
+        self, done: int, total: int, what: str, rows: Sequence[int], grad_BKE: Tensor
+    ) -> None:
+        """Counts one gradient step and tells the harness.
+
+        Args:
+            done: Steps taken, this one included.
+            total: Steps there will be.
+            what: Of what.
+            rows: The B goals it was taken for.
+            grad_BKE: Their gradients; what is wrong with them is counted where they are.
+        """
+        if self._faults_G2 is None:
+            size = (len(self.goals), 2)
+            self._faults_G2 = torch.zeros(size, dtype=torch.long, device=grad_BKE.device)
+        index = torch.tensor(rows, dtype=torch.long, device=grad_BKE.device)
+        self._faults_G2.index_add_(0, index, gradient_faults(grad_BKE))
+        self._taken.update(dict.fromkeys(rows, done))
+        self._budget = total
         spend(gradient_steps=1)
         self.target.progress(done, total, what)
+
+    def _note(self, rows: Sequence[int]) -> None:
+        """Remembers the best so far; a text that could not be sampled was a look all the same."""
+        for r in rows:
+            best = self._best[r][0] if r in self._best else 0.0
+            self._seen.setdefault(r, []).append(best)
+
+    def _trace(self, row: int) -> Trace:
+        zero, bad = (0, 0) if self._faults_G2 is None else self._faults_G2[row].tolist()
+        return Trace(
+            looks=tuple(self._seen.get(row, ())),
+            changed=self._changed.get(row, 0),
+            steps=self._taken.get(row, 0),
+            budget=self._budget,
+            zero=zero,
+            bad=bad,
+        )
 
 
 def _usable(read: Read) -> bool:

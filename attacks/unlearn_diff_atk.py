@@ -164,6 +164,6 @@ class UnlearnDiffAtk(Attack):
                     grad += token_gradient(target, sites, picked, scene, scale)[1] / n
                 u = project_simplex(adam.step(u, straight_through(grad, rows_VE)))
                 taken += 1
-                looks.step_taken(taken, self.steps, self.name)
+                looks.step_taken(taken, self.steps, self.name, active, grad)
                 yield list(active), u
             done = looks.look(active, sites.filled(words[u.argmax(-1)]).tolist())

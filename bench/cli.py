@@ -127,6 +127,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
                 "out": str(done.folder),
                 **outcome.as_json(),
                 "table": _rows(done.table),
+                "flags": _rows(done.flags),
             }
         )
     else:
@@ -161,6 +162,7 @@ def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = No
                 "out": str(done.folder),
                 "missing": done.found.missing,
                 "table": _rows(done.table),
+                "flags": _rows(done.flags),
             }
         )
     else:
@@ -341,9 +343,11 @@ def _batch(text: str) -> int:
 
 
 def _show(report: Published) -> None:
+    from bench.report.flags import console_flags
     from bench.report.tables import console
 
     out.print(console(report.table, width=out.width))
+    out.print(console_flags(report.flags))
     for name in sorted(p.name for p in report.folder.iterdir()):
         out.print(f"  {report.folder / name}", markup=False, highlight=False, soft_wrap=True)
     if missing := report.found.missing:

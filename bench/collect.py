@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.interfaces import Attack
+from bench.interfaces import Attack, Trace
 from bench.plan import Cell, Plan
 from bench.report.candidates import Found
 from bench.report.schema import EDITS, TRIALS, UTILITY, conform
 from bench.store import Entry, Store
 from bench.suite import CONTROLS
 
-__all__ = ["Results", "collect"]
+__all__ = ["Results", "collect", "with_traces"]
 
+_TRACE = ("changed", "gradient_steps", "gradient_zero", "gradient_bad", "late_gain")
 Pictures = dict[tuple[str, str], list[Any]]
 
 
@@ -65,7 +67,10 @@ def collect(plan: Plan, store: Store) -> Results:
         timing: Any = entry.record["timing"]
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
         if cell.kind == "trial":
-            trials.append(_trial(plan, pd.read_parquet(entry.file("rows.parquet")), cell))
+            rows = pd.read_parquet(entry.file("rows.parquet"))
+            attack = store.find("attack", cell.parents["attack"])
+            found: Any = [] if attack is None else attack.read_json("candidates.json")
+            trials.append(_trial(plan, with_traces(rows, found), cell))
             _pictures(plan, entry, cell, out)
         elif cell.kind == "utility":
             utility.append(_utility(pd.read_parquet(entry.file("rows.parquet")), cell))
@@ -94,6 +99,31 @@ def _about(cell: Cell) -> dict[str, Any]:
     }
 
 
+def with_traces(rows: pd.DataFrame, candidates: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows with how the search for their goal went; missing where nobody kept account of it.
+
+    Args:
+        rows: Of a trial.
+        candidates: What its attack stored; without ``trace`` in stores of before there was one.
+    """
+    by = ["goal", "variant", "prompt"]
+    traces = pd.DataFrame(
+        [
+            {name: row[name] for name in by} | _account(trace)
+            for row in candidates
+            if (trace := row.get("trace"))
+        ],
+        columns=[*by, *_TRACE],
+    )
+    return rows.merge(traces.drop_duplicates(by), on=by, how="left")
+
+
+def _account(trace: dict[str, Any]) -> dict[str, Any]:
+    kept = Trace(**{**trace, "looks": tuple(trace["looks"])})
+    values = (kept.changed, kept.steps, kept.zero, kept.bad, kept.late_gain)
+    return dict(zip(_TRACE, values, strict=True))
+
+
 def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     assert cell.attack is not None  # noqa: S101
     return rows.assign(
@@ -102,6 +132,7 @@ def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
         attack=plan.attack_name(cell.attack),
         access=cell.attack.holds.name.lower(),
         control=cell.attack.control,
+        gradients=cell.attack.gradients,
         attack_digest=cell.parents["attack"],
         trial_digest=cell.digest,
     )
@@ -136,6 +167,7 @@ def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
                 "status": "error",
                 "own_score": np.float32("nan"),
                 "queries": np.int32(0),
+                **dict.fromkeys(_TRACE),
                 "image_sha256": "",
                 "judge": judge.name,
                 "threshold": np.float32(judge.threshold),

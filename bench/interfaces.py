@@ -34,6 +34,7 @@ __all__ = [
     "Rng",
     "Slot",
     "Target",
+    "Trace",
     "UtilityBatch",
     "UtilityPrompt",
     "silent",
@@ -176,6 +177,38 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """How the search for one goal went: what tells a strong defence from an attack that failed.
+
+    Attributes:
+        looks: Best own score after each look at images, the plain prompt's first.
+        changed: Prompts whose tokens did not survive decoding and tokenising; the text was judged.
+        steps: Gradient steps taken for the goal.
+        budget: Gradient steps it was allowed.
+        zero: Steps whose gradient was zero throughout.
+        bad: Steps whose gradient was not finite.
+    """
+
+    looks: tuple[float, ...] = ()
+    changed: int = 0
+    steps: int = 0
+    budget: int = 0
+    zero: int = 0
+    bad: int = 0
+
+    @property
+    def late_gain(self) -> float | None:
+        """How much the best own score rose over the last fifth of the looks.
+
+        Missing where that says nothing: the search stopped early, or looked fewer than six times,
+        the plain prompt included, so that no look stands where the last fifth begins.
+        """
+        if len(self.looks) < 6 or self.steps < self.budget:
+            return None
+        return self.looks[-1] - self.looks[(len(self.looks) - 1) * 4 // 5]
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """What an attack found for a goal. The harness samples it and a judge decides.
 
@@ -188,6 +221,7 @@ class Candidate:
         own_score: The attack's own best view of its success, if it looked.
         queries: Images the attack looked at for this goal (the N of best-of-N).
         variant: Tells the candidates of one goal apart, e.g. the prompt set.
+        trace: How the search went, if the attack keeps account of it.
     """
 
     goal: str
@@ -197,6 +231,7 @@ class Candidate:
     own_score: float | None = None
     queries: int = 0
     variant: str = ""
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,15 @@ from bench.interfaces import Progress, silent
 from bench.model import TextToImage
 from bench.tuning import noised
 
-__all__ = ["Inverted", "Slots", "invert", "name_embedding", "slots", "states_with"]
+__all__ = [
+    "Inverted",
+    "Slots",
+    "gradient_faults",
+    "invert",
+    "name_embedding",
+    "slots",
+    "states_with",
+]
 
 _CHUNK = 25
 # Rows are at timesteps of their own, so there is no one sampling step: guidances that warm up by
@@ -41,6 +49,16 @@ class Slots:
     places_V: Tensor
 
 
+def gradient_faults(grad_RVE: Tensor) -> Tensor:
+    """int64 [R, 2]: whether a row's gradient is zero throughout, and whether any of it is not finite.
+
+    Args:
+        grad_RVE: The gradient of each row; stays on its device, so nobody waits for it.
+    """
+    flat = grad_RVE.detach().flatten(1)
+    return torch.stack([(flat == 0).all(1), ~flat.isfinite().all(1)], 1).long()
+
+
 @dataclass(frozen=True, slots=True)
 class Inverted:
     """What was found.
@@ -48,10 +66,12 @@ class Inverted:
     Attributes:
         vectors_RVE: float32, R rows of V word embeddings.
         losses_R: Mean loss of each row over the last fifth of the steps.
+        faults_R2: int64, steps of each row whose gradient was zero throughout, and not finite.
     """
 
     vectors_RVE: Tensor
     losses_R: Tensor
+    faults_R2: Tensor
 
 
 def slots(model: TextToImage, template: str, vectors: int = 1) -> Slots:
@@ -141,6 +161,7 @@ def invert(
     total = int(model.backbone.scheduler_config["num_train_timesteps"])
     latents = latents_NChw.to(device)
     tail, tailing = torch.zeros(rows, device=device), 0
+    faults = torch.zeros(rows, 2, dtype=torch.long, device=device)
     drawn: tuple[Tensor, Tensor, Tensor] | None = None
     for step in range(steps):
         if step % _CHUNK == 0:
@@ -165,6 +186,7 @@ def invert(
             losses = (eps - noise.flatten(0, 1)).float().square().mean((1, 2, 3))
             losses = losses.view(rows, draws).mean(1)
             (vectors.grad,) = torch.autograd.grad(losses.sum(), vectors)
+            faults += gradient_faults(vectors.grad)
             adam.step()
             if project is not None:
                 with torch.no_grad():
@@ -173,7 +195,7 @@ def invert(
             tail, tailing = tail + losses.detach(), tailing + 1
         spend(gradient_steps=1)
         progress(step + 1, steps, what)
-    return Inverted(vectors.detach(), (tail / max(1, tailing)).cpu())
+    return Inverted(vectors.detach(), (tail / max(1, tailing)).cpu(), faults.cpu())
 
 
 def _draw(

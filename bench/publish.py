@@ -29,11 +29,13 @@ class Published:
         folder: Where.
         found: What it was written from.
         table: Its table.
+        flags: The flags that it raises.
     """
 
     folder: Path
     found: Results
     table: pd.DataFrame
+    flags: pd.DataFrame
 
 
 def publish(
@@ -74,9 +76,9 @@ def publish(
     }
     if outcome is not None:
         provenance["run"] = {k: v for k, v in outcome.as_json().items() if k != "failed"}
-    table = write_report(
+    written = write_report(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
         pictures=found.pictures, scores=found.scores, provenance=provenance,
         candidates=found.candidates, status=status,
     )  # fmt: skip
-    return Published(folder, found, table)
+    return Published(folder, found, written.table, written.flags)

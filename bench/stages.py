@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,7 @@ def _attack(work: Workspace, cell: Cell) -> Written:
         rows = [
             {k: getattr(c, k) for k in ("goal", "prompt", "own_score", "queries", "variant")}
             | {"states": c.states_LD is not None, "latents": c.latents_Chw is not None}
+            | {"trace": None if c.trace is None else asdict(c.trace)}
             for c in found
         ]
         (folder / "candidates.json").write_text(json.dumps(rows, indent=0, ensure_ascii=False))

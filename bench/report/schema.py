@@ -18,6 +18,7 @@ from pandas.api import types
 
 __all__ = [
     "EDITS",
+    "FLAGS",
     "SCHEMAS",
     "TABLE",
     "TRANSFER",
@@ -248,6 +249,8 @@ _STATUS = Column(
 )
 _EDIT = Column("edit_digest", _TEXT, "The edited model in the store.")
 
+_KEPT = ", if the attack keeps account"
+
 TRIALS = Schema(
     "trials",
     "One row a (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
@@ -273,6 +276,19 @@ TRIALS = Schema(
         _STATUS,
         Column("own_score", _F32, "The attack's own view of its success, if it looked.", (), True),
         Column("queries", _I32, "Images the attack looked at for the goal."),
+        Column("gradients", _BOOL, "The attack needs gradients through the edited model."),
+        Column("changed", _I64, f"Prompts changed by decoding and tokenising{_KEPT}.", (), True),
+        Column("gradient_steps", _I64, f"Gradient steps for the goal{_KEPT}.", (), True),
+        Column("gradient_zero", _I64, "Those whose gradient was zero throughout.", (), True),
+        Column("gradient_bad", _I64, "Those whose gradient was not finite.", (), True),
+        Column(
+            "late_gain",
+            _F32,
+            "Rise of the best own score over the last fifth of the looks; missing for a search that "
+            "stopped early or hardly looked.",
+            (),
+            True,
+        ),
         Column("image_sha256", _TEXT, "Digest of the image; empty where there is none."),
         _EDIT,
         Column("attack_digest", _TEXT, "The attack's candidates in the store."),
@@ -351,6 +367,15 @@ TABLE = Schema(
         Column("asr_low", _F64, "Lower bound of its interval.", (), True),
         Column("asr_high", _F64, "Upper bound of its interval.", (), True),
         Column(
+            "pre_asr",
+            _F64,
+            "Success before the attack: of the plain prompts (attack `prompts`) of the same goals, "
+            "each goal weighing what it weighs in `n`, so that `asr - pre_asr` is what the attack "
+            "added. Missing where not every goal was tried plainly.",
+            (),
+            True,
+        ),
+        Column(
             "own_asr",
             _F64,
             "Share of the images whose attack, by its own score, took itself to have succeeded; "
@@ -412,7 +437,27 @@ TRANSFER = Schema(
     ),
 )
 
-SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS)
+FLAG_NAMES = (
+    *("bad_gradients", "no_gradient_path", "budget_still_paying"),
+    *("weaker_beats_stronger", "search_above_held_out", "judge_disagreement"),
+    *("utility_collapse", "too_few_samples"),
+)
+
+FLAGS = Schema(
+    "flags",
+    "One line a raised flag: a sign that a line of the table should not be taken at face value. "
+    "`docs/flags.md` says when each is raised and what to do; no line is hidden or changed by one.",
+    (
+        _METHOD,
+        Column("concept", _TEXT, "The erased concept, or `all` for a pooled line."),
+        Column("attack", _TEXT, "The table's attack; empty where it concerns the edit."),
+        Column("flag", _TEXT, "What was seen.", FLAG_NAMES),
+        Column("value", _F64, "How much of it, in the unit that `detail` names.", (), True),
+        Column("detail", _TEXT, "What was seen, in words."),
+    ),
+)
+
+SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS, FLAGS)
 
 if __name__ == "__main__":
     sys.stdout.write(as_markdown(SCHEMAS))

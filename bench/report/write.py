@@ -6,13 +6,14 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from bench.digest import write_atomic
 from bench.report.candidates import Found, write_candidates
+from bench.report.flags import flag, flags_to_markdown
 from bench.report.grid import Key, Picture, grid
 from bench.report.plots import Status, save, scatter
 from bench.report.schema import EDITS, TRIALS, UTILITY, Schema, to_arrow
@@ -28,7 +29,20 @@ from bench.report.tables import (
 )
 from bench.report.transfer import heat_map, matrix
 
-__all__ = ["write_report"]
+__all__ = ["Report", "write_report"]
+
+
+class Report(NamedTuple):
+    """What was derived from the rows.
+
+    Attributes:
+        table: Lines of :data:`~bench.report.schema.TABLE`.
+        flags: Lines of :data:`~bench.report.schema.FLAGS`.
+    """
+
+    table: pd.DataFrame
+    flags: pd.DataFrame
+
 
 _KEYS = (
     *("judge", "method", "source"),
@@ -64,7 +78,7 @@ def write_report(
     provenance: Mapping[str, Any],
     candidates: Sequence[Found] = (),
     status: Status = "final",
-) -> pd.DataFrame:
+) -> Report:
     """Writes everything under ``folder``, each file atomically; the same rows give the same bytes.
 
     Args:
@@ -80,7 +94,7 @@ def write_report(
         status: Anything but ``final`` is stamped on the page and the plot.
 
     Returns:
-        The table.
+        The table and the flags it raises.
     """
     trials, utility, edits = (_sorted(frame) for frame in (trials, utility, edits))
     table = summarise(trials, utility, edits=edits, suite=suite)
@@ -91,7 +105,9 @@ def write_report(
         ("edits", edits, EDITS),
     ):
         write_atomic(folder / f"{name}.parquet", _parquet(frame, schema))
+    flags = flag(table, trials[trials["source"] == trials["method"]], edits)  # not of transfers
     write_atomic(folder / "table.csv", _csv(table))
+    write_atomic(folder / "flags.csv", _csv(flags))
     write_atomic(folder / "table.md", to_markdown(table).encode())
     write_atomic(folder / "table.tex", to_latex(table).encode())
     figure = scatter(table, suite=suite, status=status)
@@ -122,10 +138,10 @@ def write_report(
         folder / "provenance.json",
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
     )
-    page = _page(suite, table, grids, provenance, status)
+    page = _page(suite, table, flags, grids, provenance, status)
     page += _TRANSFER * bool(len(moved)) + write_candidates(folder, candidates)
     write_atomic(folder / "README.md", page.encode())
-    return table
+    return Report(table, flags)
 
 
 def _methods(names: Sequence[str]) -> list[str]:
@@ -157,6 +173,7 @@ def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:
 def _page(
     suite: str,
     table: pd.DataFrame,
+    flags: pd.DataFrame,
     grids: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
     status: Status,
@@ -172,7 +189,11 @@ def _page(
         "being alike. Refused and blanked images count as failures of the attack; errors and "
         "abstentions are left out and counted. Every column of [table.csv](table.csv) is described "
         "in `docs/table.md`.\n\n",
-        "![Robustness against utility](scatter.png)\n\n",
+        "## Flags\n\nSigns that a line should not be taken at face value: `docs/flags.md` says when "
+        "each is raised and what to do, and [flags.csv](flags.csv) has every one. They hide "
+        "nothing.\n\n",
+        flags_to_markdown(flags),
+        "\n![Robustness against utility](scatter.png)\n\n",
     ]
     for concept, name in grids:
         lines.append(f"![Samples for {markdown_text(concept)}]({name})\n\n")
@@ -183,7 +204,7 @@ def _page(
         attempted = int(record["attempted"].sum())
         lines.append(f"{lost} of {attempted} images were lost to errors or abstentions.\n\n")
     lines.append(
-        "Files: [table.csv](table.csv) · [table.tex](table.tex) · "
+        "Files: [table.csv](table.csv) · [flags.csv](flags.csv) · [table.tex](table.tex) · "
         "[trials.parquet](trials.parquet) (a row an image, judge and label) · "
         "[utility.parquet](utility.parquet) · [edits.parquet](edits.parquet) · "
         "[scatter.pdf](scatter.pdf)\n"

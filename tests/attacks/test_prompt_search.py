@@ -14,7 +14,7 @@ from attacks.tokens import place, table
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
 from bench.batching import MicroBatch
 from bench.guidance import NegativePrompt
-from bench.interfaces import Concept, Goal, Rng, Target
+from bench.interfaces import Concept, Goal, Rng, Target, Trace
 from bench.judges.mini import MiniJudge
 from bench.model import TextToImage
 from bench.sampler import Sampler
@@ -197,6 +197,54 @@ def test_looks_keep_the_best_and_count_what_was_seen(
         scores.append(float(MiniJudge().scores(images, concepts["heart"]).mean()))
     assert second.own_score == pytest.approx(max(scores), abs=1e-3)
     assert second.prompt == ("a heart" if scores[1] > scores[0] else "a ring")
+    assert first.trace is not None and second.trace is not None
+    assert first.trace.looks == (first.own_score,) * 2  # the second was not sampled
+    assert second.trace.looks == pytest.approx((scores[0], max(scores)), abs=1e-3)
+
+
+def test_gradients_that_lead_nowhere_are_counted_for_their_goal(
+    target: Target, concepts: Mapping[str, Concept]
+) -> None:
+    goals = [Goal(id=f"g{k}", concept=concepts["heart"], prompt="a heart") for k in range(3)]
+    looks = Looks(target, goals, RNG, images=1)
+    grad = torch.ones(3, 2, 4)
+    grad[1], grad[2, 0, 0] = 0, torch.nan
+    looks.step_taken(1, 2, "test", [0, 1, 2], grad)
+    looks.step_taken(2, 2, "test", [1], torch.zeros(1, 2, 4))
+    traces = [candidate.trace for candidate in looks.candidates()]
+    assert [(t.steps, t.budget, t.zero, t.bad) for t in traces if t is not None] == [
+        *((1, 2, 0, 0), (2, 2, 2, 0), (1, 2, 0, 1)),
+    ]
+
+
+def test_tokens_that_do_not_survive_as_text_are_counted_for_their_goal(
+    target: Target, concepts: Mapping[str, Concept]
+) -> None:
+    goals = [Goal(id=f"g{k}", concept=concepts["heart"], prompt="a heart") for k in range(2)]
+    looks = Looks(target, goals, RNG, images=1)
+    words = target.model.backbone.tokenizer
+    parts = [i for i, t in enumerate(words.convert_ids_to_tokens(range(len(words)))) if t == "h"]
+    whole = words("heart", add_special_tokens=False)["input_ids"]
+    looks.look([0, 1], [whole, parts * 2])
+    counted = [c.trace.changed for c in looks.candidates() if c.trace is not None]
+    assert counted == [0, 1]
+    assert looks.changed == 1
+
+
+@pytest.mark.parametrize(
+    ("looks", "steps", "gain"),
+    [
+        ((0.1, 0.1, 0.2, 0.3, 0.3, 0.5), 10, 0.2),
+        (tuple(k / 10 for k in range(11)), 10, 0.2),
+        ((0.1, 0.1, 0.2, 0.3, 0.3, 0.5), 9, None),  # it stopped early
+        ((0.1, 0.5), 10, None),
+    ],
+)
+def test_the_late_gain_is_that_of_the_last_fifth(
+    looks: tuple[float, ...], steps: int, gain: float | None
+) -> None:
+    found = Trace(looks=looks, steps=steps, budget=10).late_gain
+    assert found == (None if gain is None else pytest.approx(gain))
 
 
 def test_a_goal_that_could_not_be_tried_keeps_its_prompt(

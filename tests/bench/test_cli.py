@@ -48,8 +48,16 @@ keep_images: 2
 """
 CELLS = 25
 FILES = {
-    *("README.md", "edits.parquet", "grid-star.png", "provenance.json", "scatter.pdf"),
-    *("scatter.png", "table.csv", "table.md", "table.tex", "trials.parquet", "utility.parquet"),
+    *("README.md", "edits.parquet", "flags.csv", "grid-star.png", "provenance.json"),
+    *(
+        "scatter.pdf",
+        "scatter.png",
+        "table.csv",
+        "table.md",
+        "table.tex",
+        "trials.parquet",
+        "utility.parquet",
+    ),
 }
 RAISES = """
 from typing import ClassVar
@@ -118,6 +126,7 @@ def test_run_prints_progress_the_table_the_files_and_its_own_cost(done: tuple[Pa
     assert sum(line.startswith(f"[{k}/{CELLS}] ") for line in lines for k in range(99)) == CELLS
     assert "attack success % [95 % interval], judge mini_judge" in said.out
     assert "uce[repo-2023]" in said.out.replace("\n", "")
+    assert "too_few_samples  " in said.out
     for name in FILES:
         assert f"  results/tiny/{name}" in lines
     assert lines[-1].startswith(f"{CELLS} cells computed, 0 from the store, 0 failed; ")
@@ -144,7 +153,7 @@ def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None
     assert said.code == 0
     assert set(said.data) == {
         *("suite", "out", "computed", "cached", "failed", "seconds", "model_seconds"),
-        *("overhead", "set_aside", "table"),
+        *("overhead", "set_aside", "table", "flags"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
     assert said.data["out"] == "results/tiny"
@@ -255,7 +264,7 @@ def test_report_repeats_the_files_without_computing(copy: Path) -> None:
     for name in FILES - {"provenance.json", "scatter.pdf"}:
         assert (copy / "results/tiny" / name).read_bytes() == before[name], name
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
-    assert set(data) == {"suite", "out", "missing", "table"}
+    assert set(data) == {"suite", "out", "missing", "table", "flags"}
     assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
     written = pd.read_csv(copy / "results/tiny/table.csv")
     told = pd.DataFrame(data["table"])

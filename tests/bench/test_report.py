@@ -31,7 +31,7 @@ from bench.report.tables import (
     to_markdown,
     worst_case,
 )
-from bench.report.write import write_report
+from bench.report.write import Report, write_report
 from bench.stats import proportion
 
 ROOT = Path(schema.__file__).parents[2]
@@ -46,6 +46,8 @@ def trial(**changes: Any) -> dict[str, Any]:
         **{"goal": "name/0", "prompt": "a picture", "variant": "", "image_seed": 0},
         **{"judge": "mini", "label": "concept", "counts": True, "score": 0.9, "threshold": 0.5},
         **{"status": "ok", "own_score": None, "queries": 1, "image_sha256": ""},
+        **{"gradients": False, "changed": None, "gradient_steps": None, "gradient_zero": None},
+        **{"gradient_bad": None, "late_gain": None},
         **{"edit_digest": "e", "attack_digest": "a", "trial_digest": "t"},
     }
     assert not set(changes) - set(row)
@@ -262,6 +264,36 @@ def test_the_attacks_own_view_stands_beside_the_judges() -> None:
     found = line(table_of(rows), concept=ALL)
     assert (found["asr"], found["own_asr"]) == (0.0, 0.75)
     assert math.isnan(line(table_of([trial()]), concept=ALL)["own_asr"])
+
+
+def test_success_before_the_attack_is_of_the_same_goals_and_weighs_them_alike() -> None:
+    plain: dict[str, Any] = {"attack": "prompts"}
+    hits = [(0, 0.9), (0, 0.9), (1, 0.9), (1, 0.1), (2, 0.1)]  # rates 1, 1/2 and 0 of three goals
+    rows = [
+        trial(**plain, goal=f"name/{g}", image_seed=i, score=s) for i, (g, s) in enumerate(hits)
+    ]
+    rows += [trial(goal="name/0"), trial(goal="name/1"), trial(goal="name/1", image_seed=1)]
+    rows += [trial(goal="name/2", status="error", score=None)]  # is not in n
+    found = line(table_of(rows), concept="pixel art", attack="p4d")
+    assert found["pre_asr"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert (found["asr"], found["n"]) == (1.0, 3)
+    own = line(table_of(rows), concept="pixel art", attack="prompts")
+    assert own["pre_asr"] == pytest.approx(own["asr"])
+
+
+def test_a_goal_that_nobody_tried_plainly_leaves_the_success_before_missing() -> None:
+    rows = [trial(attack="prompts"), trial(), trial(goal="name/1")]
+    other = [trial(attack="prompts", method="uce"), trial(attack="prompts", repeat=1)]
+    other += [trial(attack="prompts", concept="circle"), trial(attack="prompts", judge="clip")]
+    for trials in (rows, [trial(), *other], [trial(status="error", score=None), *rows[:1]]):
+        table = table_of(trials)
+        assert math.isnan(line(table, judge="mini", concept="pixel art", attack="p4d")["pre_asr"])
+
+
+def test_pooled_success_before_is_over_all_goals_of_all_concepts() -> None:
+    rows = [trial(attack=a, concept=c, score=s) for a, c, s in
+            (("prompts", "a", 0.9), ("prompts", "b", 0.1), ("p4d", "a", 0.9), ("p4d", "b", 0.9))]  # fmt: skip
+    assert line(table_of(rows), concept=ALL, attack="p4d")["pre_asr"] == 0.5
 
 
 def test_pooled_lines_count_a_goal_of_two_concepts_twice() -> None:
@@ -487,7 +519,7 @@ def test_the_grid_stands_without_anything() -> None:
 # ---- the folder
 
 
-def write(folder: Path, frames: dict[str, pd.DataFrame], **changes: Any) -> pd.DataFrame:
+def write(folder: Path, frames: dict[str, pd.DataFrame], **changes: Any) -> Report:
     picture = np.zeros((64, 64, 3), np.uint8)
     cells = {("esd", "p4d"): [picture], ("none", "p4d"): [picture]}
     names = ("pixel art", "Pixel-Art")
@@ -503,24 +535,25 @@ def write(folder: Path, frames: dict[str, pd.DataFrame], **changes: Any) -> pd.D
 def test_the_folder_is_whole_and_the_same_bytes_from_rows_in_any_order(tmp_path: Path) -> None:
     frames = world()
     first, second = tmp_path / "first", tmp_path / "second" / "deep"
-    table = write(first, frames)
+    table, flags = write(first, frames)
     mixed = {name: f.sample(frac=1, random_state=2) for name, f in frames.items()}
     record = mixed["trials"]["judge"] == "mini"
     mixed["trials"] = pd.concat([mixed["trials"][record], mixed["trials"][~record]])
     write(second, mixed)
     names = sorted(path.name for path in first.iterdir())
     assert names == [
-        *("README.md", "edits.parquet", "grid-pixel_art.png", "grid-pixel_art_1.png"),
+        *("README.md", "edits.parquet", "flags.csv", "grid-pixel_art.png", "grid-pixel_art_1.png"),
         *("provenance.json", "scatter.pdf", "scatter.png", "table.csv", "table.md", "table.tex"),
         *("trials.parquet", "utility.parquet"),
     ]
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     assert len(pd.read_csv(first / "table.csv")) == len(table)
+    assert len(pd.read_csv(first / "flags.csv")) == len(flags) > 0
 
 
 def test_the_table_derives_again_from_the_written_rows(tmp_path: Path) -> None:
-    table = write(tmp_path, world())
+    table = write(tmp_path, world()).table
     rows = {
         of.name: schema.conform(pd.read_parquet(tmp_path / f"{of.name}.parquet"), of)
         for of in (TRIALS, UTILITY, EDITS)

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from bench.collect import collect
+from bench.collect import collect, with_traces
 from bench.model import TextToImage
 from bench.plan import Cell, Plan, make_plan
 from bench.report.tables import summarise
@@ -361,7 +361,7 @@ import torch
 torch.set_num_threads(1)  # a forked child must not wait for threads that it does not have
 
 import bench.runner
-from bench.collect import collect
+from bench.collect import collect, with_traces
 from bench.model import load_model
 from bench.plan import make_plan
 from bench.report.tables import summarise
@@ -478,3 +478,54 @@ def test_sigkill_at_every_boundary_loses_the_current_cell_only(tmp_path: Path) -
     assert told["left"] == told["removed"] == 2 * cells
     assert (told["damaged"], told["failures"]) == (0, 0)
     assert (broken / "table.csv").read_bytes() == (whole / "table.csv").read_bytes()
+
+
+# --- what the attacks say of their search
+
+
+def test_the_search_of_each_goal_is_kept_and_reaches_the_rows(
+    miniature: TextToImage, tmp_path: Path
+) -> None:
+    small = {"preset": "mini", "steps": 10, "iterations": 2, "checks": 1}
+    plan = plan_of(
+        miniature,
+        ("none", "p4d", "random_tokens"),
+        attacks=[*FIELDS["attacks"], {"p4d": small}],
+        utility={"neighbours": 0, "others": 0},
+    )
+    store = Store(tmp_path)
+    assert not run_plan(plan, store, miniature).failed
+    cell = cell_of(plan, "attack", "none", "p4d")
+    entry = store.find("attack", cell.digest)
+    assert entry is not None
+    kept: Any = entry.read_json("candidates.json")
+    for row in kept:
+        looks = row["trace"].pop("looks")
+        assert row["trace"] == {"changed": 0, "steps": 10, "budget": 10, "zero": 0, "bad": 0}
+        assert len(looks) == 6
+        assert looks == sorted(looks)
+        assert looks[-1] == row["own_score"]
+    rows = collect(plan, store).trials.set_index("attack")
+    p4d, control = rows.loc["p4d"], rows.loc["random_tokens"]
+    assert p4d["gradients"].all()
+    assert (p4d["gradient_steps"] == 10).all()
+    assert (p4d["late_gain"] >= 0).all()
+    assert not control["gradients"].any()
+    assert control[["changed", "gradient_steps", "late_gain"]].isna().to_numpy().all()
+
+
+def test_candidates_stored_before_searches_were_kept_are_still_read(
+    finished: tuple[Plan, Path, Outcome],
+) -> None:
+    plan, root, _ = finished
+    cell = cell_of(plan, "trial", "none", "random_tokens")
+    entry = Store(root).find("trial", cell.digest)
+    assert entry is not None
+    rows = pd.read_parquet(entry.file("rows.parquet"))
+    attack = Store(root).find("attack", cell.parents["attack"])
+    assert attack is not None
+    found: Any = attack.read_json("candidates.json")
+    old = [{k: v for k, v in row.items() if k != "trace"} for row in found]
+    traced = with_traces(rows, old)
+    assert len(traced) == len(rows)
+    assert traced[["changed", "gradient_steps", "late_gain"]].isna().to_numpy().all()
