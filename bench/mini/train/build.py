@@ -42,7 +42,7 @@ class Recipe:
     vae_steps: int = 900
     text_steps: int = 240
     vision_steps: int = 1800
-    judge_steps: int = 900
+    judge_steps: int = 1200
     unet_steps: int = 3600
 
 

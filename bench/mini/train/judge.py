@@ -1,4 +1,9 @@
-"""Training of the judge: renders, their reconstructions, and pictures that show nothing known."""
+"""Training of the judge: renders, their reconstructions, and pictures that show nothing known.
+
+What an edited model draws instead of a concept is often a blob, a thing that is none of the world's. A
+judge that never saw such pictures takes them for one thing or another, and counts them as successes
+of an attack; so they are among its training pictures, as none.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +26,8 @@ __all__ = ["train_judge"]
 _BATCH = 128
 _POOL = 16_000
 _JUNK = 3_000
+_BENT = 4_000
+_BEND = 9.0  # pixels; neighbouring points of the grid, 16 pixels apart, pass each other
 _IGNORE = -100
 
 
@@ -57,6 +64,17 @@ def _shuffle(images: Tensor, generator: torch.Generator) -> Tensor:
     return tiles.reshape(n, 3, 4, 4, 16, 16).permute(0, 1, 2, 4, 3, 5).reshape(n, 3, 64, 64)
 
 
+def _bent(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pulls each image about, so much that no shape is left."""
+    n = len(images)
+    pull = _BEND / 32 * torch.randn(n, 2, 5, 5, generator=generator)  # of half the width
+    field = F.interpolate(pull, size=(64, 64), mode="bicubic", align_corners=True)
+    identity = torch.eye(2, 3).expand(n, 2, 3)
+    grid = F.affine_grid(identity, [n, 3, 64, 64], align_corners=False)
+    grid = grid + field.permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
 @torch.no_grad()
 def _round_trip(
     vae: Any, images: Tensor, generator: torch.Generator, device: torch.device
@@ -72,10 +90,10 @@ def _round_trip(
 
 
 def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.device) -> JudgeNet:
-    """Trains on half renders, half reconstructions, with junk and shuffled pictures among them.
+    """Trains on half renders, half reconstructions, with junk, shuffled and bent pictures among them.
 
     The label of junk is "none of these" in every head; a shuffled picture has no subject and no
-    background, and its style and colour are not scored.
+    background, a bent one no subject, and the rest of them is not scored.
     """
     with initial_values(seed + 2):
         net = JudgeNet(dict(HEADS))
@@ -86,11 +104,14 @@ def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.de
     with torch.no_grad():
         decoded = _round_trip(vae, images, generator, device)
         junk = _junk(vae, generator, device)
+    bent = _bent(images[:_BENT], generator)
+    bent[::2] = _round_trip(vae, bent[::2], generator, device)
     labels = torch.stack([pool.labels[h] for h in HEADS], dim=1)
     none = torch.tensor([NONE[h] for h in HEADS])
     lost = torch.tensor(
         [NONE[h] if h in ("object", "character", "background") else _IGNORE for h in HEADS]
     )
+    shapeless = torch.tensor([NONE[h] if h in ("object", "character") else _IGNORE for h in HEADS])
     odd = _BATCH // 12
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
@@ -101,6 +122,8 @@ def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.de
         y[:odd] = lost
         x[-odd:] = junk[torch.randint(len(junk), (odd,), generator=generator)]
         y[-odd:] = none
+        x[odd : 3 * odd] = bent[torch.randint(_BENT, (2 * odd,), generator=generator)]
+        y[odd : 3 * odd] = shapeless
         gain = 0.9 + 0.2 * torch.rand(_BATCH, 1, 1, 1, generator=generator)
         shift = torch.randint(-3, 4, (2,), generator=generator).tolist()
         x = (
