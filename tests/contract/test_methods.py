@@ -19,6 +19,7 @@ from bench.spec import Spec
 # Fields of these names are made small, so that the contract is checked in seconds.
 QUICK: dict[str, Any] = {
     "steps": 2, "iterations": 2, "epochs": 1, "images": 2, "rounds": 1, "batch_size": 2, "alpha": 0.5,
+    "image_steps": 4,
 }  # fmt: skip
 # Values tried for a field, to find another valid one than the default.
 OTHERS: tuple[Any, ...] = (
