@@ -159,13 +159,20 @@ def test_a_goal_that_succeeds_leaves(target: Target, goals: list[Goal]) -> None:
 
 def test_those_that_stay_do_not_notice(target: Target, goals: list[Goal]) -> None:
     """Goals that finish at the first look must not move the others' path."""
+
+    class Brightness(MiniJudge):
+        """Tells images apart that show nothing yet, which a good judge does not."""
+
+        def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+            return images_B3HW.mean((1, 2, 3))[:, None]
+
     attack = SMALL.model_copy(update={"stop": "success"})
-    first = Looks(target, goals, RNG, 1)
+    first = Looks(replace(target, surrogate=Brightness()), goals, RNG, 1)
     first.look(range(3), target.model.tokenize([g.prompt for g in goals]).tolist())
     scores = sorted(float(c.own_score or 0) for c in first.candidates())
     bar = (scores[1] + scores[2]) / 2  # the best goal is done before the search
 
-    class Between(MiniJudge):
+    class Between(Brightness):
         threshold: float = bar
 
     partly = replace(target, surrogate=Between())

@@ -122,7 +122,7 @@ def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.de
         y[:odd] = lost
         x[-odd:] = junk[torch.randint(len(junk), (odd,), generator=generator)]
         y[-odd:] = none
-        x[odd : 3 * odd] = bent[torch.randint(_BENT, (2 * odd,), generator=generator)]
+        x[odd : 3 * odd] = bent[torch.randint(len(bent), (2 * odd,), generator=generator)]
         y[odd : 3 * odd] = shapeless
         gain = 0.9 + 0.2 * torch.rand(_BATCH, 1, 1, 1, generator=generator)
         shift = torch.randint(-3, 4, (2,), generator=generator).tolist()
