@@ -236,13 +236,16 @@ def paper(suite: str = "mini-claims", *,
 @app.command
 def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negative="", help="miniature or sd14; both by "
          "default, sd14 on a GPU only.")] = (), out_: Annotated[Path | None, Parameter(name="--out")] = None,
+         compile_seconds: Annotated[float | None, Parameter(help="Limit of a compilation; 0 tries none.")] = None,
          quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
          device: Device = "auto", json_: Json = False) -> int:  # fmt: skip
     """Measures the speed and memory of attacks: batched, one by one, and where the difference comes from."""
     from bench.perf.run import measure_speed
 
     logging.getLogger("bench").setLevel(logging.INFO)
-    folder, found = measure_speed(_device(device), out=out_, models=models, quick=quick)
+    folder, found = measure_speed(
+        _device(device), out=out_, models=models, quick=quick, compile_seconds=compile_seconds
+    )
     if json_:
         _print_json(found)
     else:

@@ -40,7 +40,7 @@ def compilation(model: str, device: str, size: Size) -> list[dict[str, Any]]:
 
 def _in_a_process(model: str, device: str, rows: int, dtype: Dtype, limit: float) -> dict[str, Any]:
     if not limit:
-        return {"skipped": "not tried at this size"}
+        return {"skipped": "not tried in this run"}
     words = [sys.executable, "-m", "bench.perf.compilation", model, device, str(rows), dtype]
     try:
         done = subprocess.run(

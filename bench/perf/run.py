@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +34,12 @@ _ONLY_ON_A_GPU: Final = (
 
 
 def measure_speed(
-    device: str, *, out: Path | None = None, models: Sequence[str] = (), quick: bool = False
+    device: str,
+    *,
+    out: Path | None = None,
+    models: Sequence[str] = (),
+    quick: bool = False,
+    compile_seconds: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Measures speed and memory; writes ``perf.json`` and ``README.md``.
 
@@ -42,6 +48,7 @@ def measure_speed(
         out: Where they go; by default ``results/perf/<device>``.
         models: Of :data:`MODELS`; all by default.
         quick: Tiny: does everything run? The figures mean nothing, and go to ``results/drafts``.
+        compile_seconds: So long may a compilation take, 0 tries none; by default as the size says.
 
     Returns:
         The folder and what is in ``perf.json``.
@@ -53,13 +60,17 @@ def measure_speed(
         if name not in MODELS:
             raise UsageError(f"--model: {unknown('model', name, MODELS)}")
     where = torch.device(device)
+    if compile_seconds is not None and compile_seconds < 0:
+        raise UsageError(f"--compile-seconds: expected 0 or more, got {compile_seconds:g}")
     results = Path("results/drafts/perf" if quick else "results/perf")
     folder = out or results / folder_name(where)
     found: dict[str, Any] = {
         "quick": quick,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(where),
-        "models": {name: _measured(name, device, quick=quick) for name in models or MODELS},
+        "models": {
+            name: _measured(name, device, quick, compile_seconds) for name in models or MODELS
+        },
     }
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False)
@@ -68,10 +79,12 @@ def measure_speed(
     return folder, found
 
 
-def _measured(name: str, device: str, *, quick: bool) -> dict[str, Any]:
+def _measured(name: str, device: str, quick: bool, compile_seconds: float | None) -> dict[str, Any]:
     if name == "sd14" and torch.device(device).type == "cpu":
         return {"skipped": _ONLY_ON_A_GPU}
     size = size_of(name, quick=quick)
+    if compile_seconds is not None:
+        size = replace(size, compile_limit=compile_seconds)
     budget = {
         "prompts": size.goals, "steps": size.steps, "steps_between_looks": size.block,
         "steps_between_looks_in_the_breakdown": size.often, "repeats": size.repeats,

@@ -45,7 +45,7 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     assert variants[0] == "start"
     assert set(variants[1:]) == {f"{how}: {name}" for how in ("alone", "up to") for name in names}
     assert all(name in page for name in names)
-    assert [row["skipped"] for row in mini["compilation"]] == ["not tried at this size"] * 3
+    assert [row["skipped"] for row in mini["compilation"]] == ["not tried in this run"] * 3
     for row in mini["utilisation"]:
         assert row["gflop"] > 0.1
         assert 0 < row["share_of_matmul"] < 2
@@ -122,3 +122,8 @@ def test_a_gradient_step_goes_through_the_unet(model: TextToImage) -> None:
 def test_an_unknown_model_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'sd14'"):
         measure_speed("cpu", out=tmp_path, models=["sd15"])
+
+
+def test_a_negative_limit_of_compilation_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--compile-seconds: expected 0 or more, got -1"):
+        measure_speed("cpu", out=tmp_path, compile_seconds=-1)
