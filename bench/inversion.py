@@ -132,6 +132,7 @@ def invert(
     draws: int,
     project: Callable[[Tensor], Tensor] | None = None,
     guidance_scale: float = 1.0,
+    span: tuple[float, float] = (0.0, 1.0),
     progress: Progress = silent,
     what: str = "inversion",
 ) -> Inverted:
@@ -148,6 +149,8 @@ def invert(
         draws: (image, timestep, noise) triples a row and step.
         project: Applied to [R, V, E] after every step.
         guidance_scale: 1 predicts with the text alone; otherwise through the model's own guidance.
+        span: Part of the noise schedule the timesteps are drawn from, as fractions; where the words
+            decide little (the last steps of sampling), gradients are mostly noise.
         progress: Told after each step.
         what: Said to ``progress``.
 
@@ -159,6 +162,7 @@ def invert(
     vectors = start_RVE.detach().float().to(device).clone().requires_grad_()
     adam = torch.optim.Adam([vectors], lr=lr)
     total = int(model.backbone.scheduler_config["num_train_timesteps"])
+    times = (round(span[0] * total), max(round(span[1] * total), round(span[0] * total) + 1))
     latents = latents_NChw.to(device)
     tail, tailing = torch.zeros(rows, device=device), 0
     faults = torch.zeros(rows, 2, dtype=torch.long, device=device)
@@ -166,7 +170,7 @@ def invert(
     for step in range(steps):
         if step % _CHUNK == 0:
             drawn = _draw(
-                generators, min(_CHUNK, steps - step), draws, len(latents), total, per_row
+                generators, min(_CHUNK, steps - step), draws, len(latents), times, per_row
             )
         assert drawn is not None  # noqa: S101 (the first step draws)
         which, t, noise = (x[step % _CHUNK].to(device) for x in drawn)
@@ -203,12 +207,12 @@ def _draw(
     steps: int,
     draws: int,
     images: int,
-    total: int,
+    times: tuple[int, int],
     shape: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images, timesteps [steps, R, draws] and noise [steps, R, draws, C, h, w], each row from its own generator."""
     size = (steps, draws)
     which = [torch.randint(images, size, generator=g) for g in generators]
-    t = [torch.randint(total, size, generator=g) for g in generators]
+    t = [torch.randint(*times, size, generator=g) for g in generators]
     noise = [torch.randn(*size, *shape, generator=g) for g in generators]
     return torch.stack(which, 1), torch.stack(t, 1), torch.stack(noise, 1)

@@ -26,7 +26,7 @@ class Sampler(Spec):
     kind: ClassVar[str] = "sampler"
     name: ClassVar[str] = "sampler"
     solver: Literal["dpmpp", "ddim", "euler"] = "dpmpp"
-    steps: int = Field(12, ge=1, le=1000)
+    steps: int = Field(6, ge=1, le=1000)
     guidance_scale: float = Field(3.0, ge=0.0)
     size: int | None = Field(None, ge=8)
 

@@ -70,7 +70,7 @@ class FewShot(Erasure):
         "repo-readme": {"epochs": 4},
         "mini": {
             "images": 16, "epochs": 5, "batch_size": 8, "lr": 7e-4, "templates": ("{}", "a {}"),
-            "sampling_steps": 12, "guidance_scale": 3.0,
+            "sampling_steps": 6, "guidance_scale": 3.0,
         },
     }  # fmt: skip
     images: int = Field(4, ge=1)

@@ -157,7 +157,7 @@ class OutputFilter(Erasure):
                 "circle", "square", "triangle", "star", "heart", "moon", "ring", "cross", "arrow",
                 "fish", "house", "flower",
             ),
-            "steps": 12,
+            "steps": 6,
             "guidance_scale": 3.0,
         }
     }  # fmt: skip

@@ -9,6 +9,7 @@ rate, and the share of images from which a row counts as inducing the concept.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -50,6 +51,7 @@ class DiverseInversion:
         steps: Adam steps.
         lr: Adam's learning rate, in units of the concept embedding's norm.
         draws: (image, timestep, noise) triples a row and step.
+        span: Part of the noise schedule the timesteps are from.
         templates: Texts with one ``{}``; rows go round among them.
         samples: Images a row, from which its rate is measured.
         induces: Share of them from which on a row counts as inducing the concept.
@@ -65,6 +67,7 @@ class DiverseInversion:
     steps: int = 1000
     lr: float = 0.01
     draws: int = 4
+    span: tuple[float, float] = (0.0, 1.0)
     templates: tuple[str, ...] = ("{}", "a {}", "a picture of {}")
     samples: int = 8
     induces: float = 0.5
@@ -123,8 +126,6 @@ class InversionSet:
     @classmethod
     def load(cls, path: Path) -> InversionSet:
         """Reads what :meth:`save` wrote."""
-        import json
-
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("inversions")
             if header is None:
@@ -242,6 +243,7 @@ def diverse_inversion(
         draws=how.draws,
         project=project if how.constrained else None,
         guidance_scale=guidance_scale,
+        span=how.span,
         progress=progress,
         what="diverse inversion",
     )
@@ -268,7 +270,7 @@ def diverse_inversion(
             "model": model.digest,
             "concept": concept.text,
             "streams": [str(part) for part in rng.key],
-            "how": {**asdict(how), "templates": list(how.templates)},
+            "how": json.loads(json.dumps(asdict(how))),
         },
     )
     lost = how.rows - len(result.inducing)

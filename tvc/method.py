@@ -126,7 +126,7 @@ class TaskVectorErasure(Erasure):
     largest: float = Field(6.0, gt=0)
     samples: int = Field(8, ge=1)
     threshold: float = Field(0.05, ge=0, lt=1)
-    sampling_steps: int = Field(12, ge=1)
+    sampling_steps: int = Field(6, ge=1)
     guidance_scale: float = Field(3.0, ge=0)
     clip: str = ""
     template: str = "something, as a {}"
