@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 
 from attacks.originals import step_of
@@ -23,22 +22,14 @@ from bench.clock import model_time
 from bench.cost import spend
 from bench.guidance import ClassifierFree
 from bench.interfaces import Candidate, Goal, Rng, Target, Trace
-from bench.inversion import gradient_faults, states_with
+from bench.inversion import Span, gradient_faults, states_with
 from bench.model import TextToImage
 from bench.tuning import noised
 
 __all__ = ["Looks", "RowAdam", "Scene", "Schedule", "Span", "predict", "token_gradient"]
 
 
-def _rising(span: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= span[0] < span[1] <= 1:
-        raise ValueError(f"expected two rising fractions of the noise schedule, got {span}")
-    return span
-
-
 log = logging.getLogger(__name__)
-
-Span = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 

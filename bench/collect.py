@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -197,6 +198,7 @@ def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
                 "parameters_total": about["parameters_total"],
                 "slots": ",".join(about["slots"]),
                 "preset": about["method"],
+                "notes": json.dumps(about.get("notes", {}), sort_keys=True),
             }
             for concept in cell.erased
         ]

@@ -1,13 +1,15 @@
-"""What a piece of work spent: images sampled and gradient steps taken, beside its seconds and memory."""
+"""What a piece of work spent, beside its seconds and memory, and what it has to say of itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["Cost", "counting", "spend"]
+__all__ = ["Cost", "Note", "counting", "note", "spend"]
+
+Note = float | int | str | bool | None
 
 
 @dataclass(slots=True)
@@ -17,10 +19,12 @@ class Cost:
     Attributes:
         images: Images sampled.
         gradient_steps: Optimiser steps; a step of B rows at once counts once.
+        notes: What the work chose by itself, by name (a strength, a threshold).
     """
 
     images: int = 0
     gradient_steps: int = 0
+    notes: dict[str, Note] = field(default_factory=dict)
 
 
 _open: ContextVar[tuple[Cost, ...]] = ContextVar("open_costs", default=())
@@ -42,3 +46,9 @@ def spend(*, images: int = 0, gradient_steps: int = 0) -> None:
     for cost in _open.get():
         cost.images += images
         cost.gradient_steps += gradient_steps
+
+
+def note(**said: Note) -> None:
+    """Writes something the work chose by itself to every count that is open; the edit's record keeps it."""
+    for cost in _open.get():
+        cost.notes |= said

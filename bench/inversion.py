@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 from bench.clock import model_time
@@ -23,12 +25,23 @@ from bench.tuning import noised
 __all__ = [
     "Inverted",
     "Slots",
+    "Span",
     "gradient_faults",
     "invert",
     "name_embedding",
     "slots",
     "states_with",
 ]
+
+
+def _rising(span: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= span[0] < span[1] <= 1:
+        raise ValueError(f"expected two rising fractions of the noise schedule, got {span}")
+    return span
+
+
+Span = Annotated[tuple[float, float], AfterValidator(_rising)]
+"""A part of the noise schedule, as fractions: 0 is no noise."""
 
 _CHUNK = 25
 # Rows are at timesteps of their own, so there is no one sampling step: guidances that warm up by

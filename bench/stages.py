@@ -109,6 +109,7 @@ def _edit(work: Workspace, cell: Cell) -> Written:
         "parameters_touched": changed,
         "parameters_total": sum(w.numel() for w in work.base.backbone.parameters.values()),
         "slots": sorted(edited.slots),
+        "notes": cost.notes,
     }
     return record, edited.save_edit
 

@@ -18,12 +18,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bench.clip import clip_files
+from bench.cost import Note, note
 from bench.interfaces import Concept, Erasure, Judge, Progress, Rng, Slot, silent
+from bench.inversion import Span
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.diverse_inversion import PRESETS as INVERSIONS
-from tvc.diverse_inversion import DiverseInversion, diverse_inversion
+from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
 from tvc.finetune import PRESETS as FINE_TUNES
 from tvc.finetune import FineTune, concept_images, fine_tune
 from tvc.strength import Estimate, Strength, estimate
@@ -49,6 +51,7 @@ def _preset(name: str, inversion: str, **more: Any) -> dict[str, Any]:
         "inversion_steps": search["steps"],
         "inversion_lr": search["lr"],
         "draws": search["draws"],
+        "inversion_span": search["span"],
     }
     return fields | more
 
@@ -78,6 +81,7 @@ class TaskVectorErasure(Erasure):
         templates: Texts they are learnt in.
         inversion_steps: Adam steps.
         inversion_lr: In units of the concept embedding's norm.
+        inversion_span: Part of the noise schedule its timesteps are from, (0, 1) is all of it.
         draws: (image, timestep, noise) triples an embedding and step.
         largest: Largest strength tried.
         samples: Images an embedding and strength.
@@ -120,8 +124,9 @@ class TaskVectorErasure(Erasure):
     high: float = Field(0.98, ge=-1, le=1)
     pairwise: float = Field(0.9, gt=0, le=1)
     templates: tuple[str, ...] = Field(("{}", "a {}"), min_length=1)
-    inversion_steps: int = Field(160, ge=1)
-    inversion_lr: float = Field(0.03, gt=0)
+    inversion_steps: int = Field(80, ge=1)
+    inversion_lr: float = Field(0.06, gt=0)
+    inversion_span: Span = (0.4, 0.9)
     draws: int = Field(2, ge=1)
     largest: float = Field(6.0, gt=0)
     samples: int = Field(8, ge=1)
@@ -197,6 +202,12 @@ class TaskVectorErasure(Erasure):
             )[0]  # fmt: skip
             vector = vector.restricted(named_subset(model, best.subset))
             log.info("%s: subset %s, retained %.2f", concept.text, best.subset, best.retained)
+            note(
+                **{
+                    f"{concept.text}: subset": best.subset,
+                    f"{concept.text}: retained": best.retained,
+                }
+            )
             needed: Estimate | None = best.estimate
         else:
             vector = vector.restricted(named_subset(model, self.subset))
@@ -208,6 +219,7 @@ class TaskVectorErasure(Erasure):
                 lambda alpha: vector.subtracted(model, alpha) if alpha else model, concept, inversions,
                 self.strength(), sampler=sampler, checker=checker, rng=rng.child("strength"), progress=progress,
             )  # fmt: skip
+        _noted(concept, inversions, needed)
         log.info("%s: alpha %.3f [%.3f, %.3f]", concept.text, needed.alpha, needed.low, needed.high)
         if not needed.reached:
             log.warning(
@@ -236,9 +248,19 @@ class TaskVectorErasure(Erasure):
         """Constants of Diverse Inversion."""
         return DiverseInversion(
             rows=self.rows, low=self.low, high=self.high, pairwise=self.pairwise, templates=self.templates,
-            steps=self.inversion_steps, lr=self.inversion_lr, draws=self.draws, samples=self.samples,
+            steps=self.inversion_steps, lr=self.inversion_lr, span=self.inversion_span, draws=self.draws,
+            samples=self.samples,
         )  # fmt: skip
 
     def strength(self) -> Strength:
         """Constants of the estimate."""
         return Strength(largest=self.largest, samples=self.samples, threshold=self.threshold)
+
+
+def _noted(concept: Concept, inversions: InversionSet, needed: Estimate) -> None:
+    """Leaves the estimate in the edit's record: a strength without its interval cannot be judged."""
+    said: dict[str, Note] = {
+        "alpha": needed.alpha, "alpha low": needed.low, "alpha high": needed.high, "reached": needed.reached,
+        "embeddings": len(inversions.rates_R), "embeddings that induce": len(inversions.inducing),
+    }  # fmt: skip
+    note(**{f"{concept.text}: {name}": value for name, value in said.items()})

@@ -331,6 +331,7 @@ EDITS = Schema(
         Column("parameters_total", _I64, "Parameters of the model."),
         Column("slots", _TEXT, "Slots it fills: weights, guidance, filters; comma separated."),
         Column("preset", _TEXT, "The preset of the method's fields; empty for its defaults."),
+        Column("notes", _TEXT, "What the method chose by itself (a strength, its interval): JSON."),
         _EDIT,
     ),
 )
