@@ -121,18 +121,26 @@ class Spec(BaseModel):
 
     @property
     def label(self) -> str:
-        """The name; with its preset, if it is one, or else with the fields that differ from the defaults."""
-        for preset, constants in type(self).presets.items():
-            if type(self)(**constants).identity() == self.identity():
-                return f"{self.name}[{preset}]"
+        """The name; the preset it is nearest to, if that is nearer than the defaults; what differs from it."""
+        fields = type(self).model_fields
+        plain = {f: i.get_default(call_default_factory=True) for f, i in fields.items()}
+        presets = {f"[{n}]": dict(type(self)(**c)) for n, c in self.presets.items()}
+        usual = next((n for n, values in presets.items() if values == plain), "")
+        told = {usual: plain} | presets  # the first of those that are as near
+        preset, changed = min(
+            ((n, self._changed(values)) for n, values in told.items()), key=lambda one: len(one[1])
+        )
+        return f"{self.name}{preset}({', '.join(changed)})" if changed else f"{self.name}{preset}"
+
+    def _changed(self, other: Mapping[str, Any]) -> list[str]:
+        """``field=value`` of each field that is identity and has another value there."""
         changed = []
         for field, info in type(self).model_fields.items():
-            value = getattr(self, field)
             extra = info.json_schema_extra
             hidden = isinstance(extra, dict) and extra.get("runtime")
-            if not hidden and value != info.get_default(call_default_factory=True):
-                changed.append(f"{field}={value}")
-        return f"{self.name}({', '.join(changed)})" if changed else self.name
+            if not hidden and getattr(self, field) != other[field]:
+                changed.append(f"{field}={getattr(self, field)}")
+        return changed
 
 
 def _content(path: Path) -> str:
