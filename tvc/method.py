@@ -202,12 +202,7 @@ class TaskVectorErasure(Erasure):
             )[0]  # fmt: skip
             vector = vector.restricted(named_subset(model, best.subset))
             log.info("%s: subset %s, retained %.2f", concept.text, best.subset, best.retained)
-            note(
-                **{
-                    f"{concept.text}: subset": best.subset,
-                    f"{concept.text}: retained": best.retained,
-                }
-            )
+            _say(concept, subset=best.subset, retained=best.retained)
             needed: Estimate | None = best.estimate
         else:
             vector = vector.restricted(named_subset(model, self.subset))
@@ -219,7 +214,7 @@ class TaskVectorErasure(Erasure):
                 lambda alpha: vector.subtracted(model, alpha) if alpha else model, concept, inversions,
                 self.strength(), sampler=sampler, checker=checker, rng=rng.child("strength"), progress=progress,
             )  # fmt: skip
-        _noted(concept, inversions, needed)
+        _say_estimate(concept, inversions, needed)
         log.info("%s: alpha %.3f [%.3f, %.3f]", concept.text, needed.alpha, needed.low, needed.high)
         if not needed.reached:
             log.warning(
@@ -257,10 +252,18 @@ class TaskVectorErasure(Erasure):
         return Strength(largest=self.largest, samples=self.samples, threshold=self.threshold)
 
 
-def _noted(concept: Concept, inversions: InversionSet, needed: Estimate) -> None:
+def _say(concept: Concept, **said: Note) -> None:
+    note(**{f"{concept.text}: {name.replace('_', ' ')}": value for name, value in said.items()})
+
+
+def _say_estimate(concept: Concept, inversions: InversionSet, needed: Estimate) -> None:
     """Leaves the estimate in the edit's record: a strength without its interval cannot be judged."""
-    said: dict[str, Note] = {
-        "alpha": needed.alpha, "alpha low": needed.low, "alpha high": needed.high, "reached": needed.reached,
-        "embeddings": len(inversions.rates_R), "embeddings that induce": len(inversions.inducing),
-    }  # fmt: skip
-    note(**{f"{concept.text}: {name}": value for name, value in said.items()})
+    _say(
+        concept,
+        alpha=needed.alpha,
+        alpha_low=needed.low,
+        alpha_high=needed.high,
+        reached=needed.reached,
+        embeddings=len(inversions.rates_R),
+        embeddings_that_induce=len(inversions.inducing),
+    )
