@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from bench.collect import collect, with_traces
+from bench.errors import UsageError
+from bench.mini.paths import clip_folder
 from bench.model import TextToImage
 from bench.plan import Cell, Plan, make_plan
 from bench.report.tables import summarise
@@ -223,6 +226,31 @@ def test_a_plan_for_another_base_is_refused(miniature: TextToImage, tmp_path: Pa
 
 
 # --- cells that fail
+
+
+def test_a_suite_that_looks_through_the_miniatures_clip_is_refused_on_another_base(
+    miniature: TextToImage, tmp_path: Path
+) -> None:
+    other = replace(miniature, backbone=replace(miniature.backbone, folder=tmp_path))
+    named = {"clip": str(clip_folder())}
+    looks: dict[str, Any] = {
+        "metrics": ["accuracy", {"drift": named}],
+        "surrogate": {"clip_zero_shot": named},
+        "methods": ["none", "destroyed"],
+    }
+    cases: dict[str, dict[str, Any]] = {
+        "clip_score": {"metrics": ["clip_score"]},
+        "drift": {"metrics": ["drift"]},
+        "clip_zero_shot": {"surrogate": "clip_zero_shot"},
+        "task_vector": {"methods": ["none", "destroyed", "task_vector"]},
+    }
+    for what, changes in cases.items():
+        with pytest.raises(UsageError, match=rf"^{what}\.clip: expected the source of a CLIP"):
+            run_plan(plan_of(other, **{**looks, **changes}), Store(tmp_path / "store"), other)
+    plan = plan_of(other, **looks)
+    outcome = run_plan(plan, Store(tmp_path / "store"), other, interrupt=lambda: True)
+    assert not outcome.failed
+    assert not outcome.computed
 
 
 def test_a_failed_cell_keeps_its_traceback_and_the_others_go_on(
