@@ -93,7 +93,8 @@ def attack(
         prompts: Where the attack starts; by default the concept's own sets, as the attack asks for
             them.
         sampler: By default the suites' own.
-        surrogate: The attacker's own judge.
+        surrogate: The attacker's own judge; the default looks through the miniature's CLIP, and is
+            refused on other bases.
         limit: At most so many goals a prompt set.
         seed: Of the attack's random streams.
 
@@ -107,6 +108,7 @@ def attack(
         raise UsageError(
             f"expected an attack and a judge, got {spec.kind} {spec.name} and {judge.kind} {judge.name}"
         )
+    judge.check_base(model.backbone.folder)
     full = _concept(model, concept)
     sets = (
         {"given": tuple(prompts)}
@@ -163,7 +165,7 @@ def evaluate(
         loaded.base, revision=loaded.revision, dtype=loaded.dtype, device=device
     )
     base = TextToImage(backbone, micro=MicroBatch(micro_batch))
-    plan = make_plan(loaded, backbone.digest, only=only, limit=limit)
+    plan = make_plan(loaded, backbone.digest, folder=backbone.folder, only=only, limit=limit)
     ledger = Store(Path(store))
     outcome = run_plan(plan, ledger, base, Watcher())
     if outcome.failed:

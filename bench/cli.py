@@ -332,7 +332,7 @@ def _plan(
         suite.base, revision=suite.revision, dtype=suite.dtype, device=_device(device)
     )
     base = TextToImage(backbone, micro=MicroBatch(size))
-    return base, make_plan(suite, backbone.digest, only=only, limit=limit)
+    return base, make_plan(suite, backbone.digest, folder=backbone.folder, only=only, limit=limit)
 
 
 def _batch(text: str) -> int:

@@ -7,7 +7,8 @@ A source is one of
   Stable Diffusion pipeline, in the one beside it, ``../tokenizer``;
 * ``open_clip:<architecture>@<path of a .safetensors file>``. OpenAI's own weights were trained with
   another activation function: they need an architecture whose name ends in ``-quickgelu``;
-* the empty string: the miniature's CLIP.
+* the empty string: the miniature's CLIP, for the miniature: :func:`check_source` refuses it on a base
+  that does not bring the same one along, because it would see nothing in other models' images.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.clock import model_time
+from bench.errors import UsageError
 from bench.mini.paths import clip_folder
+from bench.spec import content
 
-__all__ = ["Clip", "Preprocess", "clip_files", "load_clip"]
+__all__ = ["Clip", "Preprocess", "check_source", "clip_files", "load_clip"]
 
 Items = TypeVar("Items")
 
 _CHUNK = 64
+_OWN = "clip"  # beside a base's networks
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 _OPEN_CLIP = "open_clip:"
@@ -177,6 +181,35 @@ def clip_files(source: str) -> tuple[Path, ...]:
         return (Path(source.removeprefix(_OPEN_CLIP).partition("@")[2]).expanduser().resolve(),)
     folder = (Path(source) if source else clip_folder()).expanduser().resolve()
     return tuple(sorted(folder.glob("*.safetensors")))
+
+
+def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None:
+    """Refuses a source that was left empty on a base that the default does not suit.
+
+    Args:
+        source: See the module's docstring.
+        base: The base's pipeline folder; ``None`` for one that was not loaded from any.
+        at: Who looks through it, and the field to fill.
+
+    Raises:
+        UsageError: it is empty, and there is no ``clip`` folder with the default's weights in the
+            base's.
+    """
+    if source or (base is not None and _sums(str(base / _OWN)) == _sums("")):
+        return
+    where = (
+        "a base without a folder" if base is None else f"the base {base}, which has another or none"
+    )
+    example = f", such as {base / _OWN}" if base is not None and (base / _OWN).is_dir() else ""
+    raise UsageError(
+        f"expected the source of a CLIP, got none; the default is the miniature's, not for {where}: give "
+        f"the folder of a transformers CLIPModel{example}, or open_clip:<architecture>@<path>",
+        at=at,
+    )
+
+
+def _sums(source: str) -> list[str]:
+    return [content(path) for path in clip_files(source)]
 
 
 def _read(path: Path) -> dict[str, Any]:

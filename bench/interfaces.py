@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
@@ -146,6 +147,14 @@ class Erasure(Spec, ABC):
         Raises:
             ValueError: the concepts or the model do not suit the method.
         """
+
+    def base_files(self, folder: Path | None) -> tuple[Path, ...]:
+        """Files of the base's folder, beside its networks, that decide the edit; for its digest.
+
+        Args:
+            folder: The base's pipeline folder; ``None`` for one that was not loaded from any.
+        """
+        return ()
 
     def touches(self, parameter: str) -> bool:
         """Whether the method may change the parameter ``component.name`` (``unet.…``, ``text_encoder.…``)."""

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Literal
 
 from bench.digest import digest_of
 from bench.errors import UsageError
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
 from bench.sampler import Sampler
+from bench.spec import Spec, content
 from bench.suite import Suite
 
 __all__ = ["Cell", "Kind", "Plan", "bare", "make_plan"]
@@ -116,6 +118,12 @@ class Plan:
         return attack.name if len(alike) == 1 else attack.label
 
     @property
+    def specs(self) -> tuple[Spec, ...]:
+        """Every plug-in that the cells need, once."""
+        methods = {c.method.digest: c.method for c in self.cells if c.method is not None}
+        return (*methods.values(), *self.judges, self.surrogate, *self.metrics)
+
+    @property
     def rng(self) -> Rng:
         """The root of all random streams of the suite."""
         return Rng(("suite", self.suite.seed))
@@ -127,13 +135,19 @@ def bare(concept: Concept) -> Concept:
 
 
 def make_plan(
-    suite: Suite, base_digest: str, *, only: Sequence[str] = (), limit: int | None = None
+    suite: Suite,
+    base_digest: str,
+    *,
+    folder: Path | None = None,
+    only: Sequence[str] = (),
+    limit: int | None = None,
 ) -> Plan:
     """Lays out the cells of a suite.
 
     Args:
         suite: What to evaluate.
         base_digest: Of the unedited model.
+        folder: The unedited model's, where it has one: methods may read more there than networks.
         only: Glob patterns; a cell stays if one matches its method's, concept's or attack's name.
             Patterns of the same sort widen, of different sorts narrow. A transfer needs both its
             methods.
@@ -173,7 +187,7 @@ def make_plan(
             suffix = f" x{size}" if len(sizes) > 1 and size > 1 else ""
             kept = [c for c in group if keep.concept(c)]
             for repeat in range(suite.repeats if kept else 0):
-                edit = replace(_edit(method, group, repeat, shared), suffix=suffix)
+                edit = replace(_edit(method, folder, group, repeat, shared), suffix=suffix)
                 cells.append(edit)
                 for concept in kept:
                     context: dict[str, Any] = {
@@ -271,8 +285,14 @@ def _reference(
     return Cell(kind="reference", digest=digest_of(what), concept=concept, prompts=prompts)
 
 
-def _edit(method: Erasure, group: Sequence[Concept], repeat: int, shared: dict[str, Any]) -> Cell:
-    what = {
+def _edit(
+    method: Erasure,
+    folder: Path | None,
+    group: Sequence[Concept],
+    repeat: int,
+    shared: dict[str, Any],
+) -> Cell:
+    what: dict[str, Any] = {
         "stage": "edit",
         "format": shared["format"],
         "base": shared["base"],
@@ -282,6 +302,8 @@ def _edit(method: Erasure, group: Sequence[Concept], repeat: int, shared: dict[s
         "concepts": [bare(c).identity() for c in group],
         "repeat": repeat,
     }
+    if read := method.base_files(folder):
+        what["base_files"] = [content(path) for path in read]
     return Cell(
         kind="edit",
         digest=digest_of(what),

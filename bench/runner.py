@@ -100,11 +100,14 @@ def run_plan(
 
     Raises:
         ValueError: the model is not the one the plan was made for.
+        UsageError: a part of the suite does not suit the base.
     """
     if base.backbone.digest != plan.base:
         raise ValueError(
             f"the plan is for base {plan.base[:12]}, but the model is {base.backbone.digest[:12]}"
         )
+    for spec in plan.specs:
+        spec.check_base(base.backbone.folder)
     watcher = watcher or Watcher()
     began, inside = time.perf_counter(), clock.model_seconds()
     outcome = Outcome()

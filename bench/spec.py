@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.digest import digest_of, file_sha256
 from bench.errors import unknown
 
-__all__ = ["Spec", "runtime"]
+__all__ = ["Spec", "content", "runtime"]
 
 
 def runtime(default: Any, **kwargs: Any) -> Any:
@@ -62,11 +62,21 @@ class Spec(BaseModel):
             if isinstance(extra, dict) and extra.get("runtime"):
                 del fields[field]
         about = {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
-        return about | ({"files": [_content(p) for p in files]} if (files := self.files()) else {})
+        return about | ({"files": [content(p) for p in files]} if (files := self.files()) else {})
 
     def files(self) -> tuple[Path, ...]:
         """Files that decide the results beside the fields, such as weights that a field names."""
         return ()
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses a base model that it does not suit, before anything is computed.
+
+        Args:
+            folder: The base's pipeline folder; ``None`` for one that was not loaded from any.
+
+        Raises:
+            UsageError: in one line, with the field to change.
+        """
 
     @classmethod
     def from_identity(cls, identity: Mapping[str, Any]) -> Self:
@@ -143,7 +153,8 @@ class Spec(BaseModel):
         return changed
 
 
-def _content(path: Path) -> str:
+def content(path: Path) -> str:
+    """sha256 of a file, read once as long as it does not change; ``absent`` without it."""
     try:
         status = path.stat()
     except OSError:

@@ -125,10 +125,14 @@ def noised(model: TextToImage, latents_BChw: Tensor, noise_BChw: Tensor, t_B: Te
         latents_BChw: Clean, scaled latents.
         noise_BChw: Standard normal.
         t_B: int64 timesteps.
+
+    Returns:
+        In the latents' precision; computed in float32 at least, because 1 - a_t loses all its digits
+        in half precision where a_t is near 1.
     """
     alphas = _alphas(model.backbone.scheduler_config).to(latents_BChw.device)[t_B]
-    a = alphas[:, None, None, None].to(latents_BChw)
-    return a.sqrt() * latents_BChw + (1 - a).sqrt() * noise_BChw
+    a = alphas[:, None, None, None].to(torch.promote_types(latents_BChw.dtype, torch.float32))
+    return (a.sqrt() * latents_BChw + (1 - a).sqrt() * noise_BChw).to(latents_BChw.dtype)
 
 
 def timesteps(model: TextToImage, n: int, generator: torch.Generator) -> Tensor:

@@ -1,9 +1,10 @@
 """Somebody's edited model as a method: the weights of a released erasure, laid over its base.
 
-Read are: a diffusers pipeline folder (its ``unet`` and ``text_encoder``), the folder or the
-safetensors file of one of them, and a LoRA in the key styles of PEFT, diffusers (new and old) and
-kohya. Nothing in a file is executed or unpickled, and nothing is taken on trust: names, shapes and
-values are compared with the base, and what does not fit is refused in one line.
+Read are: a diffusers pipeline folder (its ``unet`` and ``text_encoder``, both or what it has of
+them, and nothing else), the folder or the safetensors file of one of them, and a LoRA in the key
+styles of PEFT, diffusers (new and old) and kohya. Nothing in a file is executed or unpickled, and
+nothing is taken on trust: names, shapes and values are compared with the base, and what does not
+fit is refused in one line.
 
 The concepts play no part: what is erased is what the file's author erased. Which base the file was
 made from cannot be checked beyond names and shapes; that is the user's to know.
@@ -156,7 +157,7 @@ class Checkpoint(Erasure):
 
 
 def _changed(model: TextToImage, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The values that differ from the model's by more than the file's rounding."""
+    """The values that differ from the model's by more than the rounding of the file or of the model."""
     changed = {}
     for name, value in values.items():
         if not value.is_floating_point() or not bool(value.isfinite().all()):
@@ -164,9 +165,25 @@ def _changed(model: TextToImage, values: Mapping[str, Tensor]) -> dict[str, Tens
                 f"checkpoint: expected finite numbers, got others in {name}; the file is damaged, or "
                 "its training diverged"
             )
-        if not torch.equal(model.parameter(name).to(value.dtype).cpu(), value):
+        if not _alike(model.parameter(name).cpu(), value):
             changed[name] = value
     return changed
+
+
+def _alike(mine: Tensor, theirs: Tensor) -> bool:
+    """Whether two tensors may be one, stored in the precision of each."""
+    coarse, fine = sorted((mine, theirs), key=lambda w: torch.finfo(w.dtype).eps, reverse=True)
+    if torch.equal(fine.to(coarse.dtype), coarse):
+        return True
+    if coarse.dtype == fine.dtype or fine.element_size() >= 4:
+        return False
+    # Both are rounded, and what was rounded twice may lie a step from what was rounded once: each
+    # is within half its own spacing of the value that both are of.
+    spacings = (
+        torch.finfo(w.dtype).eps * w.double().abs().clamp(min=torch.finfo(w.dtype).tiny)
+        for w in (coarse, fine)
+    )
+    return bool(((coarse.double() - fine.double()).abs() <= sum(spacings) / 2).all())
 
 
 def _part_of(known: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str) -> str:
@@ -189,7 +206,7 @@ def _files(path: str) -> dict[str, list[Path]]:
     """The files to read, by component; under "" where their names must tell.
 
     Raises:
-        UsageError: there are none, or only pickled ones.
+        UsageError: there are none, or one of the networks is pickled or lacks its weights.
     """
     where = Path(path).expanduser()
     if where.is_file():
@@ -206,18 +223,23 @@ def _files(path: str) -> dict[str, list[Path]]:
             "downloaded: fetch it first"
         )
     parts = {part: _weights(where / part) for part in _PARTS if (where / part).is_dir()}
-    found = {part: files for part, files in (parts or {"": _weights(where)}).items() if files}
-    if found:
-        return found
-    pickled = [p.name for p in sorted(where.rglob("*")) if p.suffix in _PICKLED]
-    if pickled:
+    found = parts or {"": _weights(where)}
+    # A network that cannot be read may be the one that was edited: the other alone is half an edit.
+    unread = [where / part for part, files in found.items() if not files]
+    pickled = [p for folder in unread for p in sorted(folder.rglob("*")) if p.suffix in _PICKLED]
+    pickled += [where / f"{part}{end}" for part in _PARTS for end in sorted(_PICKLED)]
+    readable = next((part for part, files in found.items() if files), "")
+    instead = f"; or give {where / readable}, if that alone was edited" if readable else ""
+    if there := [p.relative_to(where) for p in pickled if p.is_file()]:
         raise UsageError(
-            f"checkpoint: expected safetensors, got the pickle {pickled[0]} in {path}; {_CONVERT}"
+            f"checkpoint: expected safetensors, got the pickle {there[0]} in {path}; "
+            f"{_CONVERT}{instead}"
         )
-    raise UsageError(
-        f"checkpoint: expected safetensors in {path}, its unet or its text_encoder, got none; give "
-        "the folder of a diffusers pipeline or of one of these"
-    )
+    if unread:
+        wanted = f"{path}, its unet or its text_encoder" if unread == [where] else str(unread[0])
+        hint = instead or "; give the folder of a diffusers pipeline or of one of these"
+        raise UsageError(f"checkpoint: expected safetensors in {wanted}, got none{hint}")
+    return found
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -8,14 +8,16 @@ norm over tokens and prompts of column j, each token's h having length 1, and Wa
     pruned = top r of each row of S(with) and S(with) > S(without), in any of the first tau steps.
 
 Reproduced: the rule, in forward passes only, with both halves of classifier-free guidance in the
-statistics, and the published ratios, numbers of steps and forms of prompts. Different on purpose:
+statistics, and the published ratios, numbers of steps and forms of prompts, that of nudity with its
+word included. Different on purpose:
 sampling ends after the tau steps, since later ones decide nothing; the solver is a deterministic
-one that this benchmark has; every pair has its own noise; and the lists of scenes and things are
-our own, of the published lengths, with no special lists for single concepts.
+one that this benchmark has; every pair has its own noise; and the lists of scenes, things and people
+are our own, of the published lengths, with no special lists for single objects.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
@@ -41,6 +43,11 @@ _THINGS = (
     "dog", "cat", "house", "tree", "river", "boat", "horse", "bridge", "chair", "flower", "woman", "man",
     "street", "mountain", "bird", "table", "church", "field", "bowl of fruit", "night sky",
 )  # fmt: skip
+_HUMANS = (
+    "man", "woman", "person", "lady", "gentleman", "bride", "groom", "dancer", "singer", "swimmer", "model",
+    "painter", "sculptor", "soldier", "doctor", "farmer", "waiter", "runner",
+)  # fmt: skip
+_PLACE = re.compile(r"\{([^{}]*)\} ?")
 
 
 def importance(W: Tensor, squares_C: Tensor) -> Tensor:
@@ -72,7 +79,8 @@ class ConceptPrune(Erasure):
     Presets (best settings of the repository; methods.md 2.5), all over 50 steps at guidance 7.5:
         artists: r 0.01, tau 10, for styles.
         objects: r 0.02, tau 10.
-        nudity: r 0.01, tau 9.
+        nudity: r 0.01, tau 9; "a photo of a {human}" and "a photo of a naked {human}", whatever the
+            concept is called.
         mini: the miniature's sampler, its scenes and things, all steps, and a far larger ratio: its
             layers are narrow, the published share of a row is a handful of weights, and of what may
             be chosen only those count that the concept uses more.
@@ -82,7 +90,9 @@ class ConceptPrune(Erasure):
         first: tau, steps watched; the union over them is pruned.
         steps: Of the sampler.
         guidance_scale: Of the sampler.
-        scenes: Where an object is put: "a {scene}" and "a {concept} in a {scene}".
+        scenes: Where an object is put: "a {scene}" and "a {concept} in a {scene}". A scene that has a
+            place for the concept, ``{}``, is said with and without it; a word in the braces,
+            ``{naked}``, is said instead of the concept's name.
         things: What is drawn in a style: "a photo of a {thing}" and "a {thing} in the style of
             {concept}".
         object_words: Between an object and its scene.
@@ -95,7 +105,9 @@ class ConceptPrune(Erasure):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "artists": {"ratio": 0.01},
         "objects": {},
-        "nudity": {"ratio": 0.01, "first": 9},
+        "nudity": {
+            "ratio": 0.01, "first": 9, "scenes": tuple(f"photo of a {{naked}} {h}" for h in _HUMANS),
+        },
         "mini": {
             "ratio": 0.7,
             "first": 12,
@@ -175,9 +187,13 @@ class ConceptPrune(Erasure):
                 (f"{self.reference_words} {thing}", f"a {thing} {self.style_words} {concept.text}")
                 for thing in self.things
             ]
-        return [
-            (f"a {scene}", f"a {concept.text} {self.object_words} {scene}") for scene in self.scenes
-        ]
+        return [self._scene(scene, concept.text) for scene in self.scenes]
+
+    def _scene(self, scene: str, text: str) -> tuple[str, str]:
+        if not (place := _PLACE.search(scene)):
+            return f"a {scene}", f"a {text} {self.object_words} {scene}"
+        before, after = scene[: place.start()], scene[place.end() :]
+        return f"a {before}{after}".rstrip(), f"a {before}{place[1] or text} {after}".rstrip()
 
     @torch.no_grad()
     def _squares(

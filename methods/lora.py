@@ -1,5 +1,8 @@
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) merged into parameters: ``W + s alpha/r B A``.
 
+Rank-stabilised ones (Kalajdzievski 2023, arXiv 2312.03732), which say so in their settings, have
+``alpha/sqrt(r)``. Without an alpha, it is r.
+
 Three ways of writing the same thing are read: PEFT's and diffusers' (``….to_k.lora_A.weight``),
 older diffusers' (``….to_k.lora.down.weight``, ``….processor.to_k_lora.down.weight``) and kohya's
 (``lora_unet_…_to_k.lora_down.weight`` with an ``alpha`` beside).
@@ -55,7 +58,8 @@ def merged(
     Args:
         model: What it is merged into.
         tensors: Down [r, in], up [out, r] or their convolutions, and alphas, by name.
-        about: PEFT's settings; ``lora_alpha`` is read, of a component or of all.
+        about: PEFT's settings; ``lora_alpha``, ``alpha_pattern`` and ``use_rslora`` are read, of a
+            component or of all.
         scale: s, besides alpha/r.
         origin: For errors.
 
@@ -86,7 +90,7 @@ def merged(
             f"{origin}; the file is incomplete"
         )
     return {
-        name: _merged(model, name, down, ups[name], scale * _strength(name, down, alphas, about), origin)
+        name: _merged(model, name, down, ups[name], scale * _strength(name, down, alphas, about, origin), origin)
         for name, down in downs.items()
     }  # fmt: skip
 
@@ -108,11 +112,38 @@ def _merged(
 
 
 def _strength(
-    name: str, down: Tensor, alphas: Mapping[str, float], about: Mapping[str, Any]
+    name: str, down: Tensor, alphas: Mapping[str, float], about: Mapping[str, Any], origin: str
 ) -> float:
-    part = name.partition(".")[0]
-    alpha = alphas.get(name, about.get(f"{part}.lora_alpha", about.get("lora_alpha", len(down))))
-    return float(alpha) / len(down)
+    """alpha/r, or alpha/sqrt(r) of a rank-stabilised adapter."""
+    part, _, path = name.partition(".")
+    rank = len(down)
+
+    def said(key: str, otherwise: Any) -> Any:
+        return about.get(f"{part}.{key}", about.get(key, otherwise))
+
+    alpha = said("lora_alpha", rank)
+    module = path.removesuffix(".weight").removeprefix("text_model.")
+    patterns: Mapping[str, Any] = said("alpha_pattern", None) or {}
+    fits = (p for p in patterns if f".{module}".endswith(f".{_layer(p, origin)}"))
+    alpha = patterns.get(next(fits, ""), alpha)
+    try:
+        return float(alphas.get(name, alpha)) / (rank**0.5 if said("use_rslora", False) else rank)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"checkpoint: expected a number as the alpha of {name}, got {alpha!r} in {origin}; "
+            "correct the adapter's settings"
+        ) from error
+
+
+def _layer(pattern: str, origin: str) -> str:
+    """The layer that a key of ``alpha_pattern`` names; only plain names are read."""
+    plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    if not re.fullmatch(r"[\w.]+", plain):
+        raise UsageError(
+            f"checkpoint: expected names of layers in alpha_pattern, got {pattern!r} in {origin}; "
+            "merge the adapter into its model and give that"
+        )
+    return plain.removeprefix("text_model.")
 
 
 def _parameter(model: TextToImage, module: str, origin: str) -> str:

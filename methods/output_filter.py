@@ -28,7 +28,7 @@ from pydantic import Field, field_validator, model_validator
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.clip import Preprocess, clip_files, load_clip
+from bench.clip import Preprocess, check_source, clip_files, load_clip
 from bench.clock import model_time
 from bench.digest import file_sha256
 from bench.filters import ImageFilter
@@ -41,6 +41,7 @@ __all__ = ["ClipChecker", "OutputFilter", "SafetyChecker"]
 
 _ANYTHING = "something"
 _BATCH = 64
+_CHECKER = "safety_checker"  # where a pipeline folder has it
 
 
 class ClipChecker(ImageFilter):
@@ -133,8 +134,8 @@ class OutputFilter(Erasure):
     Attributes:
         checker: ``clip``, or ``safety_checker``: Stable Diffusion's, which takes no notice of the
             concepts' names; its thresholds are in its weights.
-        source: Of ``clip``, a source of :func:`bench.clip.load_clip`, empty for the miniature's; of
-            ``safety_checker`` a folder, empty for the one in the base model's folder.
+        source: Of ``clip``, a source of :func:`bench.clip.load_clip`, empty for the miniature's, on
+            the miniature; of ``safety_checker`` a folder, empty for the one in the base model's folder.
         false_positives: Share of images of other things that may be blanked, of each list of
             calibration prompts.
         things: Everyday things: what half of the calibration images show, and what an object
@@ -173,8 +174,20 @@ class OutputFilter(Erasure):
     guidance_scale: float = Field(7.5, ge=0)
 
     def files(self) -> tuple[Path, ...]:
-        """CLIP's weights; a safety checker's are in its filter's identity."""
-        return clip_files(self.source) if self.checker == "clip" else ()
+        """The weights of CLIP, or those of the safety checker at ``source`` and their settings."""
+        if self.checker == "clip":
+            return clip_files(self.source)
+        return _checker_files(Path(self.source)) if self.source else ()
+
+    def base_files(self, folder: Path | None) -> tuple[Path, ...]:
+        """The safety checker's in the base's folder, where no other is given."""
+        mine = self.checker == "safety_checker" and not self.source
+        return _checker_files(folder / _CHECKER) if mine and folder is not None else ()
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses another base than the miniature where no CLIP is given."""
+        if self.checker == "clip":
+            check_source(self.source, folder, at=(self.name, "source"))
 
     @field_validator("templates")
     @classmethod
@@ -195,11 +208,13 @@ class OutputFilter(Erasure):
         """The model with one more filter.
 
         Raises:
+            UsageError: no ``source`` of a CLIP is given, and the base is not the miniature.
             ValueError: no concept, or one without alternatives.
             FileNotFoundError: the checker's weights are not there.
         """
         if not concepts:
             raise ValueError("output_filter: expected at least one concept to erase, got none")
+        self.check_base(model.backbone.folder)
         if self.checker == "safety_checker":
             return model.with_filters(self._safety_checker(model))
         filled = tuple(concept.text for concept in concepts)
@@ -255,9 +270,7 @@ class OutputFilter(Erasure):
                 "output_filter: expected the safety checker's folder, got none and a base without "
                 "one; give its path as `source`"
             )
-        folder = (
-            Path(self.source).expanduser() if self.source else Path(base or "") / "safety_checker"
-        )
+        folder = Path(self.source).expanduser() if self.source else Path(base or "") / _CHECKER
         return SafetyChecker(folder=str(folder.resolve()), sha256=file_sha256(_weights_of(folder)))
 
 
@@ -267,6 +280,7 @@ _VISION_FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels",
     "image_size", "patch_size", "hidden_act", "layer_norm_eps",
 )  # fmt: skip
+_CHECKER_FILES = ("config.json", "model.safetensors")
 _TABLES = (
     "concept_embeds",
     "concept_embeds_weights",
@@ -275,6 +289,10 @@ _TABLES = (
 )
 # OpenAI's, which its feature extractor has.
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def _checker_files(folder: Path) -> tuple[Path, ...]:
+    return tuple(folder.expanduser().resolve() / name for name in _CHECKER_FILES)
 
 
 def _weights_of(folder: Path) -> Path:

@@ -23,6 +23,7 @@ from torch import Tensor
 from bench.clock import model_time
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
+from methods.calibration import named
 
 __all__ = ["UCE", "solve"]
 
@@ -115,7 +116,7 @@ class UCE(Erasure):
         """
         if not concepts:
             raise ValueError("uce: expected at least one concept to erase")
-        clash = [p for p in self.preserve for c in concepts if c.text.lower() in p.lower()]
+        clash = [p for p in self.preserve if any(named(c.text, p) for c in concepts)]
         if clash:
             raise ValueError(
                 f"uce: preserved prompts name an erased concept: {clash}; remove them from `preserve`"

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bench.clip import clip_files
+from bench.clip import check_source, clip_files
 from bench.cost import Note, note
 from bench.interfaces import Concept, Erasure, Judge, Progress, Rng, Slot, silent
 from bench.inversion import Span
@@ -89,7 +89,7 @@ class TaskVectorErasure(Erasure):
         sampling_steps: Of every image it samples.
         guidance_scale: Of every image it samples.
         clip: Source of the CLIP that tells whether an image shows the concept (see
-            :mod:`bench.clip`); empty: the miniature's.
+            :mod:`bench.clip`); empty: the miniature's, on the miniature.
         template: What that CLIP is told of the concept and of its alternatives.
         checkpointing: Less memory, more time.
     """
@@ -147,6 +147,10 @@ class TaskVectorErasure(Erasure):
         """The weights of the CLIP it looks through."""
         return clip_files(self.clip)
 
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses another base than the miniature where no CLIP is given."""
+        check_source(self.clip, folder, at=(self.name, "clip"))
+
     def touches(self, parameter: str) -> bool:
         """The UNet's, within the subset."""
         if not parameter.startswith("unet."):
@@ -167,12 +171,14 @@ class TaskVectorErasure(Erasure):
         """The model less its task vectors, one a concept, each at its own strength.
 
         Raises:
+            UsageError: no ``clip`` is given, and the base is not the miniature.
             ValueError: no concept; an unknown subset; a concept that the base cannot draw, or that
                 no inversion brings about.
             FloatingPointError: the fine-tune diverged.
         """
         if not concepts:
             raise ValueError("task_vector: expected at least one concept to erase")
+        self.check_base(model.backbone.folder)
         if self.subset != "search":
             named_subset(model, self.subset)  # an unknown name is told before the work, not after
         total: TaskVector | None = None

@@ -13,7 +13,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from bench.clip import clip_files, load_clip
+from bench.clip import check_source, clip_files, load_clip
 from bench.interfaces import Concept, Judge
 
 __all__ = ["ClipZeroShot"]
@@ -47,6 +47,10 @@ class ClipZeroShot(Judge):
     def files(self) -> tuple[Path, ...]:
         """CLIP's weights."""
         return clip_files(self.clip)
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses another base than the miniature where no CLIP is given."""
+        check_source(self.clip, folder, at=(self.name, "clip"))
 
     def texts(self, concept: Concept) -> tuple[str, ...]:
         """What the images are compared with, the concept first.

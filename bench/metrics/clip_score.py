@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.clip import clip_files, load_clip
+from bench.clip import check_source, clip_files, load_clip
 from bench.interfaces import Metric, UtilityBatch
 
 __all__ = ["ClipScore"]
@@ -30,6 +30,10 @@ class ClipScore(Metric):
     def files(self) -> tuple[Path, ...]:
         """CLIP's weights."""
         return clip_files(self.clip)
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses another base than the miniature where no CLIP is given."""
+        check_source(self.clip, folder, at=(self.name, "clip"))
 
     def values(self, batch: UtilityBatch) -> Tensor:
         """The cosines.

@@ -6,11 +6,12 @@ leaves the image as it was, pixel by pixel.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from bench.clip import load_clip
+from bench.clip import check_source, load_clip
 from bench.interfaces import Metric, UtilityBatch
 
 __all__ = ["Drift"]
@@ -29,6 +30,11 @@ class Drift(Metric):
     higher_is_better: ClassVar[bool] = False
     space: Literal["clip", "pixel"] = "clip"
     clip: str = ""
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses another base than the miniature where a CLIP is needed and none is given."""
+        if self.space == "clip":
+            check_source(self.clip, folder, at=(self.name, "clip"))
 
     def values(self, batch: UtilityBatch) -> Tensor:
         """The distances.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,10 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPModel, CLIPTokenizer
 
-from bench.clip import Preprocess, load_clip
+from bench.clip import Preprocess, check_source, load_clip
+from bench.errors import UsageError
 from bench.mini.captions import corpus
+from bench.mini.paths import model_folder
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import new_clip
 from bench.rng import generator_for
@@ -119,6 +122,26 @@ def test_preprocessing_refuses(wrong: dict[str, Any]) -> None:
     fields = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **wrong}
     with pytest.raises(ValueError, match=r"expected .*, got "):
         Preprocess(32, **fields)
+
+
+# --- the default
+
+
+def test_the_default_is_for_a_base_that_brings_it_along(tmp_path: Path) -> None:
+    at = ("drift", "clip")
+    for base in (model_folder(), tmp_path / "twin"):
+        if base != model_folder():
+            shutil.copytree(model_folder() / "clip", base / "clip")
+        check_source("", base, at=at)
+    weights = tmp_path / "twin" / "clip" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    own = re.escape(str(tmp_path / "twin" / "clip"))
+    with pytest.raises(UsageError, match=rf"^drift\.clip: expected the source .*such as {own},"):
+        check_source("", tmp_path / "twin", at=at)
+    for other in (tmp_path, None):
+        with pytest.raises(UsageError, match=r"^drift\.clip: .*not for (the base|a base without)"):
+            check_source("", other, at=at)
+        check_source("somewhere", other, at=at)
 
 
 # --- a transformers folder

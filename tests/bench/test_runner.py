@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from bench.collect import collect, with_traces
+from bench.errors import UsageError
+from bench.mini.paths import clip_folder
 from bench.model import TextToImage
 from bench.plan import Cell, Plan, make_plan
+from bench.publish import publish
 from bench.report.tables import summarise
 from bench.runner import Outcome, Watcher, run_plan
 from bench.store import Store
 from bench.suite import Suite, load_suite
+from methods.few_shot import FewShot
 
 ROOT = Path(__file__).parents[2]
 FIELDS: dict[str, Any] = {
@@ -129,6 +134,37 @@ def write_method(path: Path, body: str) -> dict[str, Any]:
     return {"methods": ["none", "destroyed", f"{path.stem}:Mine"]}
 
 
+# --- what an edit cost
+
+
+def test_the_cost_of_an_edit_reaches_the_table_and_the_page(
+    miniature: TextToImage, tmp_path: Path
+) -> None:
+    # 2 epochs of 3 images by 2: 4 steps. Both layers of every feed-forward and the last attention.
+    few_shot = {"few_shot": {"images": 3, "epochs": 2, "batch_size": 2, "lr": 1e-3}}
+    plan = plan_of(
+        miniature, only=("few_shot", "none", "prompts"), methods=["none", "destroyed", few_shot]
+    )
+    store = Store(tmp_path / "store")
+    assert not run_plan(plan, store, miniature).failed
+    table = table_of(plan, store)
+    costs = table.drop_duplicates("method").set_index("method").to_dict("index")
+    free = costs.pop("none")
+    (mine,) = costs.values()
+    counted = ("edit_images", "edit_gradient_steps", "parameters_touched")
+    assert [free[name] for name in counted] == [0, 0, 0]
+    assert [mine[name] for name in counted[:2]] == [3, 4]
+    trained = sum(miniature.parameter(n).numel() for n in FewShot().trained(miniature))
+    assert 0.9 * trained < mine["parameters_touched"] <= trained
+    assert mine["edit_seconds"] > free["edit_seconds"] > 0
+    assert mine["edit_memory_mb"] > 100
+    page = (publish(plan, store, tmp_path / "report").folder / "README.md").read_text()
+    _, _, section = page.partition("## Cost of the edits")
+    line = next(x for x in section.splitlines() if x.startswith("| few"))
+    touched = f"{mine['parameters_touched']:,}"
+    assert [cell.strip() for cell in line.split("|")[4:7]] == ["3", "4", touched]
+
+
 # --- once and never again
 
 
@@ -223,6 +259,31 @@ def test_a_plan_for_another_base_is_refused(miniature: TextToImage, tmp_path: Pa
 
 
 # --- cells that fail
+
+
+def test_a_suite_that_looks_through_the_miniatures_clip_is_refused_on_another_base(
+    miniature: TextToImage, tmp_path: Path
+) -> None:
+    other = replace(miniature, backbone=replace(miniature.backbone, folder=tmp_path))
+    named = {"clip": str(clip_folder())}
+    looks: dict[str, Any] = {
+        "metrics": ["accuracy", {"drift": named}],
+        "surrogate": {"clip_zero_shot": named},
+        "methods": ["none", "destroyed"],
+    }
+    cases: dict[str, dict[str, Any]] = {
+        "clip_score": {"metrics": ["clip_score"]},
+        "drift": {"metrics": ["drift"]},
+        "clip_zero_shot": {"surrogate": "clip_zero_shot"},
+        "task_vector": {"methods": ["none", "destroyed", "task_vector"]},
+    }
+    for what, changes in cases.items():
+        with pytest.raises(UsageError, match=rf"^{what}\.clip: expected the source of a CLIP"):
+            run_plan(plan_of(other, **{**looks, **changes}), Store(tmp_path / "store"), other)
+    plan = plan_of(other, **looks)
+    outcome = run_plan(plan, Store(tmp_path / "store"), other, interrupt=lambda: True)
+    assert not outcome.failed
+    assert not outcome.computed
 
 
 def test_a_failed_cell_keeps_its_traceback_and_the_others_go_on(

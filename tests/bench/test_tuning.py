@@ -8,7 +8,9 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from bench.tuning import Optimiser
+from bench.model import TextToImage
+from bench.rng import generator_for
+from bench.tuning import Optimiser, noised
 
 W, G = 0.5, 0.25  # one parameter, and the gradient of its every step
 
@@ -65,3 +67,22 @@ def test_betas_are_of_the_first_and_of_the_second_moment() -> None:
         first, second = (moments / (1 - betas**step)).tolist()
         by_hand -= 0.1 * first / (second**0.5 + 1)
     assert float(leaf.detach()) == pytest.approx(by_hand, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_noised_latents_are_the_schedules_rounded_once(
+    model: TextToImage, dtype: torch.dtype
+) -> None:
+    from diffusers import DDPMScheduler
+
+    total = int(model.backbone.scheduler_config["num_train_timesteps"])
+    t = torch.arange(total)
+    x, e = (
+        torch.randn(total, 2, 2, 2, generator=generator_for("noised", k)).to(dtype) for k in "xe"
+    )
+    alphas = DDPMScheduler.from_config(model.backbone.scheduler_config).alphas_cumprod
+    a = alphas[:, None, None, None]
+    expected = (a.sqrt() * x.float() + (1 - a).sqrt() * e.float()).to(dtype)
+    found = noised(model, x, e, t)
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)

@@ -13,10 +13,10 @@ from torch import Tensor
 from bench import registry
 from bench.errors import UsageError
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
+from bench.model import TextToImage, load_model
 from bench.rng import generator_for
 from bench.sampler import Sampler
-from methods.checkpoint import Checkpoint
+from methods.checkpoint import Checkpoint, _alike
 
 RNG = Rng(("checkpoint",))
 HEART = Concept(text="heart")
@@ -120,6 +120,37 @@ def test_rounding_to_half_precision_is_no_edit(
     assert list(edited.weights) == [f"unet.{a_key(model)}"]
 
 
+@pytest.fixture(scope="module")
+def half() -> TextToImage:
+    return load_model("miniature", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_a_half_precision_base_would_round_away_is_no_edit(
+    model: TextToImage, half: TextToImage, tmp_path: Path, unet: Saved, dtype: torch.dtype
+) -> None:
+    same = {n: w.to(dtype) for n, w in part(model, "unet").items()}
+    with pytest.raises(UsageError, match="got the base itself"):
+        erase(save(tmp_path / "same.safetensors", same), half)
+    edited = {n: w.to(dtype) for n, w in unet.items()}
+    back = erase(save(tmp_path / "edited.safetensors", edited), half)
+    assert list(back.weights) == [f"unet.{a_key(model)}"]
+
+
+def test_one_value_in_two_precisions_is_alike_and_its_neighbour_is_not() -> None:
+    # bfloat16 has 8 significant bits: from 1 on its numbers are 2^-7 apart. 1 + 2^-8 + 2^-12 lies
+    # over the middle of two of them, and float16, with 11 bits, rounds it into the middle.
+    exact = torch.tensor([1 + 2**-8 + 2**-12], dtype=torch.float64)
+    once, other = exact.to(torch.bfloat16), exact.to(torch.float16)
+    assert (once.item(), other.to(torch.bfloat16).item()) == (1 + 2**-7, 1.0)
+    assert _alike(once, other)
+    assert _alike(other, once)
+    assert not _alike(once, torch.tensor([1.0], dtype=torch.float16))
+    assert _alike(once, exact.float())
+    assert not _alike(once, torch.tensor([1 + 2**-8 - 2**-12]))  # rounds to 1
+    assert not _alike(torch.tensor([1.0]), torch.tensor([1 + 2**-23]))  # of one precision
+
+
 # -- LoRA ----------------------------------------------------------------------------------------
 
 STYLES: Mapping[str, Callable[[str], tuple[str, str]]] = {
@@ -173,6 +204,43 @@ def test_alpha_is_divided_by_the_rank_wherever_it_is_written(
     for path in paths:
         found = erase(path, model).parameter(name)
         torch.testing.assert_close(found, model.parameter(name) + 0.5 * delta)
+
+
+RANK_2_FACTORS: Mapping[str, tuple[dict[str, object], float]] = {
+    "nothing said": ({}, 1.0),
+    "alpha": ({"lora_alpha": 1}, 0.5),
+    "rank-stabilised": ({"lora_alpha": 1, "use_rslora": True}, 2**-0.5),
+    "rank-stabilised without alpha": ({"use_rslora": True}, 2**0.5),
+    "not rank-stabilised": ({"lora_alpha": 4, "use_rslora": False}, 2.0),
+    "alpha of the layer": ({"lora_alpha": 4, "alpha_pattern": {"attn2.to_k": 1}}, 0.5),
+    "alpha of another layer": ({"lora_alpha": 4, "alpha_pattern": {"tn2.to_k": 1}}, 2.0),
+}
+
+
+@pytest.mark.parametrize("what", RANK_2_FACTORS)
+def test_the_strength_is_what_the_settings_say(
+    model: TextToImage, tmp_path: Path, what: str
+) -> None:
+    about, factor = RANK_2_FACTORS[what]
+    tensors, name, delta = lora(model, "peft adapter")
+    save(tmp_path / "peft" / "adapter_model.safetensors", tensors)
+    (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps(about))
+    tensors, _, _ = lora(model, "diffusers")
+    said = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in about.items()})}
+    header = save(tmp_path / "diffusers.safetensors", tensors, said)
+    for path in (tmp_path / "peft", header):
+        found = erase(path, model).parameter(name)
+        torch.testing.assert_close(found, model.parameter(name) + factor * delta)
+
+
+@pytest.mark.parametrize("about", [{"lora_alpha": "x"}, {"alpha_pattern": {".*": 1}}])
+def test_settings_that_are_not_understood_are_refused(
+    model: TextToImage, tmp_path: Path, about: dict[str, object]
+) -> None:
+    tensors, _, _ = lora(model, "diffusers")
+    said = {"lora_adapter_metadata": json.dumps(about)}
+    with pytest.raises(UsageError, match=r"expected (a number as the alpha|names of layers)"):
+        erase(save(tmp_path / "lora.safetensors", tensors, said), model)
 
 
 def test_kernels_output_layers_and_the_text_tower_have_loras_too(
@@ -386,3 +454,39 @@ def test_fields_are_checked() -> None:
     for fields in ({"sha256": "abc"}, {"names": "few"}, {"scale": "x"}, {"paths": "x"}):
         with pytest.raises(ValidationError):
             Checkpoint.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    "pickle", ["text_encoder/pytorch_model.bin", "text_encoder/model.pt", "text_encoder.ckpt"]
+)
+def test_a_pickled_network_beside_a_readable_one_is_refused(
+    unet: Saved, tmp_path: Path, pickle: str, model: TextToImage
+) -> None:
+    save(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", unet)
+    (tmp_path / "text_encoder").mkdir()
+    if "/" not in pickle:
+        save(tmp_path / "text_encoder" / "model.safetensors", part(model, "text_encoder"))
+    (tmp_path / pickle).write_bytes(b"\x80\x04.")
+    message = rf"got the pickle {pickle} .*safe_serialization=True.*or give .*unet, if that alone"
+    with pytest.raises(ValidationError, match=message):
+        Checkpoint(path=str(tmp_path))
+    assert list(erase(tmp_path / "unet", model).weights) == [f"unet.{a_key(model)}"]
+
+
+def test_a_network_without_weights_beside_a_readable_one_is_refused(
+    unet: Saved, tmp_path: Path
+) -> None:
+    save(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", unet)
+    (tmp_path / "text_encoder").mkdir()
+    with pytest.raises(ValidationError, match=r"expected safetensors in .*text_encoder, got none"):
+        Checkpoint(path=str(tmp_path))
+
+
+def test_pickles_of_what_is_not_read_and_copies_play_no_part(
+    model: TextToImage, unet: Saved, tmp_path: Path
+) -> None:
+    save(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", unet)
+    for name in ("unet/diffusion_pytorch_model.bin", "vae/model.bin", "v1-5-pruned.ckpt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x80\x04.")
+    assert list(erase(tmp_path, model).weights) == [f"unet.{a_key(model)}"]

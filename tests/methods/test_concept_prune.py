@@ -75,6 +75,29 @@ def test_a_concept_that_changes_nothing_loses_nothing() -> None:
     assert not skilled(score, score, 0.5).any()
 
 
+# -- pairs of prompts ----------------------------------------------------------------------------
+
+
+def test_the_pairs_are_those_that_were_published() -> None:
+    objects = ConceptPrune.preset("objects").pairs(HEART)
+    assert len(objects) == 12
+    assert objects[0] == ("a garden", "a heart in a garden")
+    styles = ConceptPrune.preset("artists").pairs(SKETCH)
+    assert len(styles) == 20
+    assert styles[0] == ("a photo of a dog", "a dog in the style of sketch")
+    nudity = ConceptPrune.preset("nudity").pairs(Concept(text="nudity"))
+    assert len(nudity) == len(set(nudity)) == 18
+    assert nudity[1] == ("a photo of a woman", "a photo of a naked woman")
+    assert all(with_.replace("naked ", "") == without for without, with_ in nudity)
+
+
+def test_a_scene_may_have_a_place_for_the_concept() -> None:
+    (pair,) = ConceptPrune(scenes=("drawing of a {} house",)).pairs(HEART)
+    assert pair == ("a drawing of a house", "a drawing of a heart house")
+    (pair,) = ConceptPrune(scenes=("drawing of the {}",)).pairs(HEART)
+    assert pair == ("a drawing of the", "a drawing of the heart")
+
+
 # -- on the miniature ----------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from bench.clip import load_clip
+from bench.errors import UsageError
 from bench.filters import Filter
 from bench.interfaces import Concept, Rng
+from bench.mini.paths import clip_folder
 from bench.model import TextToImage
+from bench.plan import make_plan
 from bench.rng import generator_for
 from bench.sampler import Sampler
+from bench.suite import load_suite
 from methods.output_filter import ClipChecker, OutputFilter, SafetyChecker, flagged
 
 RNG = Rng(("output_filter",))
@@ -232,6 +238,49 @@ def test_files_of_older_transformers_nest_the_tower_twice(
         m.filters[0].blanks(images) for m in (one, two) if isinstance(m.filters[0], SafetyChecker)
     ]
     assert torch.equal(blanked[0], blanked[1])
+
+
+def test_the_safety_checkers_content_is_in_the_digest_of_the_edit(
+    stored: tuple[Path, Any], tmp_path: Path
+) -> None:
+    def spoiled(folder: Path, name: str) -> Path:
+        copy = shutil.copytree(stored[0], folder / "safety_checker")
+        (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+        return copy
+
+    folders = [
+        stored[0],
+        shutil.copytree(stored[0], tmp_path / "same" / "safety_checker"),
+        spoiled(tmp_path / "weights", "model.safetensors"),
+        spoiled(tmp_path / "settings", "config.json"),
+    ]
+    given = [OutputFilter(checker="safety_checker", source=str(f)).identity() for f in folders]
+    assert given[0]["files"] == given[1]["files"]
+    assert len({tuple(identity["files"]) for identity in given}) == 3
+    # Where the base's own is taken, it is the plan that knows which that is.
+    with_it = load_suite("mini-quick").with_(
+        methods=["none", "destroyed", {"output_filter": {"checker": "safety_checker"}}]
+    )
+    plans = [
+        [c.digest for c in make_plan(with_it, "0" * 64, folder=f.parent).cells if c.kind == "edit"]
+        for f in folders
+    ]
+    assert plans[0] == plans[1]
+    for other in plans[2:]:
+        same = [one == two for one, two in zip(plans[0], other, strict=True)]
+        assert same == [i < len(same) * 2 // 3 for i in range(len(same))]
+
+
+def test_another_base_than_the_miniature_needs_a_clip_or_a_checker_of_its_own(
+    model: TextToImage, stored: tuple[Path, Any]
+) -> None:
+    other = replace(model, backbone=replace(model.backbone, folder=stored[0].parent))
+    with pytest.raises(UsageError, match=r"output_filter\.source: expected the source of a CLIP"):
+        OutputFilter(threshold=0.0).erase(other, [HEART], rng=RNG)
+    given = OutputFilter(threshold=0.0, source=str(clip_folder()))
+    assert given.erase(other, [HEART], rng=RNG).slots == {"filters"}
+    own = OutputFilter(checker="safety_checker").erase(other, [HEART], rng=RNG)
+    assert own.slots == {"filters"}
 
 
 def test_other_weights_than_the_edits_are_refused(

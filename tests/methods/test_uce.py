@@ -232,6 +232,14 @@ def test_it_edits_what_is_already_edited(model: TextToImage) -> None:
 def test_a_preserved_prompt_must_not_name_the_concept(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="preserved prompts name an erased concept"):
         UCE(preserve=("a ring", "a red Star")).erase(model, [STAR], rng=RNG)
+    with pytest.raises(ValueError, match=r"name an erased concept: \['two stars'\]"):
+        UCE(preserve=("two stars", "a starfish")).erase(model, [STAR], rng=RNG)
+
+
+def test_a_longer_word_that_holds_the_concepts_name_can_be_preserved(model: TextToImage) -> None:
+    kept = ("a cart", "artist", "party")
+    edited = UCE(preserve=kept).erase(model, [Concept(text="art")], rng=RNG)
+    assert edited.digest != UCE().erase(model, [Concept(text="art")], rng=RNG).digest
 
 
 def test_no_concepts_are_an_error(model: TextToImage) -> None:

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from bench.errors import UsageError
+from bench.interfaces import Concept, Rng
 from bench.model import TextToImage
+from tvc.method import TaskVectorErasure
 from tvc.task_vector import TaskVector, block_of, subtract_in_place
 
 
@@ -134,3 +137,13 @@ def test_in_place_changes_nothing_if_anything_does_not_fit(tmp_path: Path) -> No
     assert all(
         torch.equal(a, b) for a, b in zip(before, networks["unet"].parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize("preset", TaskVectorErasure.presets)
+def test_another_base_than_the_miniature_needs_a_clip_to_look_through(
+    model: TextToImage, preset: str, tmp_path: Path
+) -> None:
+    other = replace(model, backbone=replace(model.backbone, folder=tmp_path))
+    spec = TaskVectorErasure.preset(preset)
+    with pytest.raises(UsageError, match=r"^task_vector\.clip: expected the source of a CLIP"):
+        spec.erase(other, [Concept(text="star")], rng=Rng(("clip",)))

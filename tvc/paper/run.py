@@ -103,7 +103,7 @@ def study_of(
         device: A torch device.
 
     Raises:
-        UsageError: the suite has no task vector, or not that concept.
+        UsageError: the suite has no task vector, not that concept, or no CLIP for its base.
     """
     methods = suite.method_specs()
     vectors = [m for m in methods if isinstance(m, TaskVectorErasure)]
@@ -116,8 +116,10 @@ def study_of(
     known = {**suite.known_concepts(), **{c.text: c for c in suite.concept_specs()}}
     method = vectors[0].model_copy(update=_TINY) if quick else vectors[0]
     utility = suite.utility.neighbours + suite.utility.others
+    model = load_model(suite.base, revision=suite.revision, dtype=suite.dtype, device=device)
+    method.check_base(model.backbone.folder)
     return Study(
-        model=load_model(suite.base, revision=suite.revision, dtype=suite.dtype, device=device),
+        model=model,
         known=known,
         concepts=tuple(concepts) or tuple(there),
         method=method,
