@@ -11,7 +11,8 @@ from rich.console import Group
 from rich.text import Text
 
 from bench.report.schema import ACCESS, FLAG_NAMES, FLAGS, conform
-from bench.report.tables import ALL, BASE, PLAIN, markdown_text, per_image
+from bench.report.tables import ALL, BASE, PLAIN, per_image
+from bench.report.text import markdown_text
 
 __all__ = [
     "COLLAPSED",

@@ -17,16 +17,8 @@ from bench.report.flags import flag, flags_to_markdown
 from bench.report.grid import Key, Picture, grid
 from bench.report.plots import Status, save, scatter
 from bench.report.schema import EDITS, TRIALS, UTILITY, Schema, to_arrow
-from bench.report.tables import (
-    ALL,
-    BASE,
-    FLOOR,
-    markdown_text,
-    slug,
-    summarise,
-    to_latex,
-    to_markdown,
-)
+from bench.report.tables import ALL, BASE, FLOOR, summarise
+from bench.report.text import markdown_text, slug, to_latex, to_markdown
 from bench.report.transfer import heat_map, matrix
 
 __all__ = ["Report", "write_report"]
