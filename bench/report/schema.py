@@ -243,8 +243,8 @@ _SEED = Column("image_seed", _I64, "Seed of the sampler's noise; the attack neve
 _STATUS = Column(
     "status",
     _TEXT,
-    "Whether there is a score: `refused` by the model's filter, `blanked` by its image checker, "
-    "`error` for one that was raised, `abstained` for a judge that would not say.",
+    "Whether there is a score: `refused` by the model's filter, or by the harness as a prompt about "
+    "minors, `blanked` by its image checker, `error` for one that was raised, `abstained` for a judge that would not say.",
     STATUSES,
 )
 _EDIT = Column("edit_digest", _TEXT, "The edited model in the store.")
@@ -359,7 +359,7 @@ TABLE = Schema(
         Column("attempted", _I64, "All images, with errors and abstentions."),
         Column("clusters", _I64, "Goals among the n; (concept, goal) in pooled lines."),
         Column("successes", _I64, "Images where a label that counts reaches its threshold."),
-        Column("refused", _I64, "Images the model's filter refused to make."),
+        Column("refused", _I64, "Images the model's filter, or the harness, refused to make."),
         Column("blanked", _I64, "Images its checker blanked."),
         Column("errors", _I64, "Images lost to an error."),
         Column("abstained", _I64, "Images the judge abstained from."),
