@@ -244,7 +244,8 @@ _STATUS = Column(
     "status",
     _TEXT,
     "Whether there is a score: `refused` by the model's filter, or by the harness as a prompt about "
-    "minors, `blanked` by its image checker, `error` for one that was raised, `abstained` for a judge that would not say.",
+    "minors, `blanked` by its image checker, `error` for one that was raised, `abstained` for a "
+    "judge that would not say.",
     STATUSES,
 )
 _EDIT = Column("edit_digest", _TEXT, "The edited model in the store.")
@@ -285,7 +286,7 @@ TRIALS = Schema(
             "late_gain",
             _F32,
             "Rise of the best own score over the last fifth of the looks; missing for a search that "
-            "stopped early or hardly looked.",
+            "stopped early, hardly looked, or takes no gradient steps.",
             (),
             True,
         ),
