@@ -377,6 +377,29 @@ TABLE = Schema(
             True,
         ),
         Column(
+            "queries",
+            _F64,
+            "Images the attack looked at for a goal, mean over `n`: the N of its best of N.",
+            (),
+            True,
+        ),
+        Column(
+            "luck_asr",
+            _F64,
+            "Success of luck: `asr` of the control of the same access (`random_tokens` for `prompt` "
+            "and `embedding`, `seed_search` for `latent`) on the same method and concept whose "
+            "`queries` are nearest; one on the same prompt set first. What an attack does not have "
+            "above it, it did not find. Missing for controls, for `prompts`, which do not search, "
+            "and where the suite has no such control.",
+            (),
+            True,
+        ),
+        Column("luck_low", _F64, "Lower bound of its interval.", (), True),
+        Column("luck_high", _F64, "Upper bound of its interval.", (), True),
+        Column(
+            "luck_queries", _F64, "`queries` of that control: compare with `queries`.", (), True
+        ),
+        Column(
             "own_asr",
             _F64,
             "Share of the images whose attack, by its own score, took itself to have succeeded; "

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.report.luck import with_luck
 from bench.report.schema import ACCESS, EDITS, TABLE, TRIALS, UTILITY, check, conform
 from bench.stats import Interval, bootstrap_mean, proportion
 
@@ -75,7 +76,7 @@ def summarise(
         raise ValueError(f"expected no concept named {ALL!r}: it names the pooled lines; rename it")
     images = per_image(trials)
     images["plain"] = _plain(images)
-    lines = _rates(_pooled(images), _LINE)
+    lines = with_luck(_rates(_pooled(images), _LINE), plain=PLAIN)
     for part in (_utility(utility), _edits(edits)):
         lines = lines.merge(part, on=_EDIT, how="left")
     lines.insert(0, "suite", suite)
@@ -93,7 +94,8 @@ def rates(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         The columns ``by``, with ``line`` named ``attack``, and the columns of
-        :data:`~bench.report.schema.TABLE` from ``n`` to ``own_asr``.
+        :data:`~bench.report.schema.TABLE` from ``n`` to ``own_asr`` but what stands beside an
+        attack (``pre_asr``, ``luck_asr``, ...).
 
     Raises:
         ValueError: the rows contradict each other.
@@ -216,6 +218,7 @@ def _rates(images: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         family=("family", "first"),
         access=("access", "first"),
         control=("control", "first"),
+        prompt_set=("prompt_set", "first"),  # a line has one
         **{name: (name, "sum") for name in sums},
         own_asr=("own_asr", "mean"),
         repeats=("repeat", "nunique"),
@@ -223,6 +226,7 @@ def _rates(images: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     found = _proportions(flags[counted], by, values="success")
     found.columns = ["asr", "asr_low", "asr_high", "clusters"]
     lines = lines.join(found)
+    lines["queries"] = flags[counted].groupby(by)["queries"].mean()
     if "plain" in flags:
         plain = flags[counted].groupby(by)["plain"].agg(["mean", "count"]).reindex(lines.index)
         lines["pre_asr"] = plain["mean"].where(plain["count"] == lines["n"])

@@ -10,11 +10,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.tables import ALL, BASE, in_order
+from bench.report.tables import ALL, BASE, PLAIN, in_order
 
-__all__ = ["console", "markdown_text", "slug", "to_latex", "to_markdown"]
+__all__ = ["attacks_to_markdown", "console", "markdown_text", "slug", "to_latex", "to_markdown"]
 
 _NONE = "–"
+_MOST = 60  # lines of attacks a page can have
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -43,6 +44,45 @@ def to_markdown(table: pd.DataFrame) -> str:
         if len(judges) > 1:
             parts[-1] = f"Judge: {markdown_text(judge)}\n\n{parts[-1]}"
     return "\n".join(parts)
+
+
+def attacks_to_markdown(table: pd.DataFrame) -> str:
+    """Every attack that searches, by the judge of record: before, N, own view, success and luck.
+
+    Where that is too long for a page, the pooled lines alone.
+
+    Returns:
+        The table and what it leaves out; nothing where no attack searches.
+    """
+    if not len(table):
+        return ""
+    lines = table[table["judge"] == table["judge"].iloc[0]]
+    if lines["concept"].nunique() == 2:  # one concept and its pooled lines, which say the same
+        lines = lines[lines["concept"] != ALL]
+    lines = lines[~lines["control"] & (lines["attack"].str.partition("/")[0] != PLAIN)]
+    if not len(lines):
+        return ""
+    every = len(lines)
+    lines = lines[lines["concept"] == ALL] if every > _MOST else lines
+    cells = pd.DataFrame(
+        {
+            "concept": lines["concept"],
+            "method": lines["method"],
+            "attack": lines["attack"],
+            "before %": _fixed(100 * lines["pre_asr"], 0),
+            "N": _fixed(lines["queries"], 1),
+            "own view %": _fixed(100 * lines["own_asr"], 0),
+            "success %": _interval(lines, "asr", "asr_low", "asr_high"),
+            "luck %": _interval(lines, "luck_asr", "luck_low", "luck_high"),
+            "luck's N": _fixed(lines["luck_queries"], 1),
+        }
+    ).map(markdown_text)
+    head = (
+        f"| {' | '.join(map(str, cells))} |\n|{' --- |' * 3}{' --: |' * (len(cells.columns) - 3)}\n"
+    )
+    left = every - len(lines)
+    more = f"\nThe lines of single concepts ({left}) are in [table.csv](table.csv).\n" * bool(left)
+    return head + ("| " + cells.agg(" | ".join, axis=1) + " |\n").sum() + more
 
 
 def to_latex(table: pd.DataFrame) -> str:
@@ -109,9 +149,7 @@ def _cells(table: pd.DataFrame, judge: str) -> pd.DataFrame:
         lines = lines[lines["concept"] != ALL]
     once = lines.drop_duplicates("attack").assign(concept=ALL, method=BASE)
     attacks = in_order(once, [judge])["attack"]
-    rate = lines[["asr", "asr_low", "asr_high"]].mul(100).round().astype("Int64").astype("str")
-    text = rate["asr"] + " [" + rate["asr_low"] + ", " + rate["asr_high"] + "]"
-    lines = lines.assign(text=text.where(lines["asr"].notna(), _NONE))
+    lines = lines.assign(text=_interval(lines, "asr", "asr_low", "asr_high"))
     keys = lines[["concept", "method"]].drop_duplicates()
     index = pd.MultiIndex.from_frame(keys)
     cells = lines.pivot_table("text", ["concept", "method"], "attack", aggfunc="first")
@@ -131,6 +169,13 @@ def _cells(table: pd.DataFrame, judge: str) -> pd.DataFrame:
     cells["drift"] = _fixed(cost["drift"], 3)
     cells["edit s"] = _fixed(cost["edit_seconds"], 1)
     return cells.rename_axis(columns=None)
+
+
+def _interval(lines: pd.DataFrame, rate: str, low: str, high: str) -> pd.Series:
+    """Rates in percent with their intervals."""
+    said = lines[[rate, low, high]].mul(100).round().astype("Int64").astype("str")
+    text = said[rate] + " [" + said[low] + ", " + said[high] + "]"
+    return text.where(lines[rate].notna(), _NONE)
 
 
 def _fixed(values: pd.Series, digits: int) -> pd.Series:
