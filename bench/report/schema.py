@@ -17,6 +17,7 @@ import pyarrow as pa
 from pandas.api import types
 
 __all__ = [
+    "CELLS",
     "EDITS",
     "FLAGS",
     "SCHEMAS",
@@ -336,6 +337,34 @@ EDITS = Schema(
     ),
 )
 
+CELLS = Schema(
+    "cells",
+    "One row a computed cell: what its work took, whatever it was. Measured, so no two runs agree.",
+    (
+        Column("kind", _TEXT, "`reference`, `edit`, `attack`, `trial` or `utility`."),
+        Column("method", _TEXT, "The erasure method; empty for references."),
+        Column(
+            "source", _TEXT, "The method the candidates were found on: `method`, or a transfer."
+        ),
+        Column("concept", _TEXT, "The erased concept, the first of several."),
+        _REPEAT,
+        Column("attack", _TEXT, "The attack; empty where there is none."),
+        Column("seconds", _F64, "Wall-clock time."),
+        Column("model_seconds", _F64, "Of it, inside models."),
+        Column("micro_batch", _I64, "Rows worked on at once, after halving where memory ran out."),
+        Column(
+            "peak_memory_mb",
+            _F64,
+            "Largest device memory meanwhile, in MiB; on a CPU the process's resident set, networks "
+            "and all, and where the system cannot reset its peak, since the process began. Missing "
+            "in stores of before it was recorded.",
+            (),
+            True,
+        ),
+        Column("digest", _TEXT, "The cell in the store."),
+    ),
+)
+
 _OK_ONLY = "over the images with status ok"
 
 TABLE = Schema(
@@ -481,7 +510,7 @@ FLAGS = Schema(
     ),
 )
 
-SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS, FLAGS)
+SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS, CELLS, FLAGS)
 
 if __name__ == "__main__":
     sys.stdout.write(as_markdown(SCHEMAS))

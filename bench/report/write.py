@@ -16,7 +16,7 @@ from bench.report.candidates import Found, write_candidates
 from bench.report.flags import flag, flags_to_markdown
 from bench.report.grid import Key, Picture, grid
 from bench.report.plots import Status, save, scatter
-from bench.report.schema import EDITS, TRIALS, UTILITY, Schema, to_arrow
+from bench.report.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.report.tables import ALL, BASE, FLOOR, summarise
 from bench.report.text import attacks_to_markdown, markdown_text, slug, to_latex, to_markdown
 from bench.report.transfer import heat_map, matrix
@@ -76,6 +76,7 @@ def write_report(
     pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
     scores: Mapping[str, Mapping[Key, Sequence[float]]],
     provenance: Mapping[str, Any],
+    cells: pd.DataFrame | None = None,
     candidates: Sequence[Found] = (),
     status: Status = "final",
 ) -> Report:
@@ -90,6 +91,7 @@ def write_report(
         pictures: concept -> (method, attack) -> pictures.
         scores: The same for their scores.
         provenance: JSON: commit, command, versions.
+        cells: Rows of :data:`~bench.report.schema.CELLS`: what the work took.
         candidates: What attacks found, to be published.
         status: Anything but ``final`` is stamped on the page and the plot.
 
@@ -120,13 +122,13 @@ def write_report(
         for ending in ("png", "pdf"):
             save(figure, folder / f"transfer.{ending}")
     grids: list[tuple[str, str]] = []
-    for concept, cells in pictures.items():
+    for concept, shown in pictures.items():
         drawn = grid(
-            cells,
+            shown,
             scores.get(concept, {}),
             concept=concept,
-            methods=_methods([m for m, _ in cells]),
-            attacks=list(dict.fromkeys(a for _, a in cells)),
+            methods=_methods([m for m, _ in shown]),
+            attacks=list(dict.fromkeys(a for _, a in shown)),
             threshold=float(trials["threshold"].iloc[0]) if len(trials) else 0.5,
         )
         name = f"grid-{slug(concept)}.png"
@@ -140,6 +142,10 @@ def write_report(
     )
     page = _page(suite, table, flags, grids, provenance, status)
     page += _TRANSFER * bool(len(moved)) + write_candidates(folder, candidates)
+    if cells is not None:
+        check(cells, CELLS)
+        write_atomic(folder / "cells.csv", _csv(cells))
+        page += _cost(cells)
     write_atomic(folder / "README.md", page.encode())
     return Report(table, flags)
 
@@ -168,6 +174,14 @@ def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(to_arrow(frame, schema), buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _cost(cells: pd.DataFrame) -> str:
+    """What the page says of the time and memory that the cells took."""
+    most = cells.groupby("kind", sort=False)["peak_memory_mb"].max().dropna()
+    peaks = ", ".join(f"{kind} {peak:.0f} MiB" for kind, peak in most.items())
+    said = f" The largest peak of memory of each kind of cell: {peaks}." * bool(peaks)
+    return f"\n## Cost\n\n[cells.csv](cells.csv) has the time and the peak memory of every cell.{said}\n"
 
 
 def _page(
