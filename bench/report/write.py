@@ -145,7 +145,7 @@ def write_report(
     if cells is not None:
         check(cells, CELLS)
         write_atomic(folder / "cells.csv", _csv(cells))
-        page += _cost(cells)
+        page += _spent(cells)
     write_atomic(folder / "README.md", page.encode())
     return Report(table, flags)
 
@@ -176,12 +176,12 @@ def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:
     return buffer.getvalue()
 
 
-def _cost(cells: pd.DataFrame) -> str:
+def _spent(cells: pd.DataFrame) -> str:
     """What the page says of the time and memory that the cells took."""
     most = cells.groupby("kind", sort=False)["peak_memory_mb"].max().dropna()
     peaks = ", ".join(f"{kind} {peak:.0f} MiB" for kind, peak in most.items())
     said = f" The largest peak of memory of each kind of cell: {peaks}." * bool(peaks)
-    return f"\n## Cost\n\n[cells.csv](cells.csv) has the time and the peak memory of every cell.{said}\n"
+    return f"\n## Time and memory\n\n[cells.csv](cells.csv) has the time and the peak memory of every cell.{said}\n"
 
 
 def _page(
