@@ -1,4 +1,4 @@
-"""Best of N: draw, sample on the edited model, let the attacker's own judge pick. Shared by the two controls."""
+"""How the attacker's own judge sees the images of a search; every search picks its best by it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ __all__ = ["score_images"]
 def score_images(target: Target, goals: list[Goal], images_B3HW: Tensor, ok: list[bool]) -> Tensor:
     """The surrogate's score of each image for its goal's concept; -1 where the model gave no image.
 
+    A score that is not finite counts as no image: ``argmax`` takes NaN for the largest, and would
+    call a broken image the best.
+
     Args:
         target: Holds the surrogate.
         goals: One an image.
@@ -25,4 +28,4 @@ def score_images(target: Target, goals: list[Goal], images_B3HW: Tensor, ok: lis
         rows = [i for i, g in enumerate(goals) if g.concept.digest == digest and ok[i]]
         if rows:
             scores[rows] = target.surrogate.scores(images_B3HW[rows], concept).amax(1).cpu().float()
-    return scores
+    return torch.where(scores.isfinite(), scores, -1.0)

@@ -2,14 +2,13 @@
 
 Token distributions on the simplex, nearest tokens, where adversarial tokens stand in a prompt, and
 the way back to text, which counts: a model sees what its tokenizer makes of the *text*, so ids that
-do not survive decoding and tokenising are not a prompt. Also the check that refuses prompts about
-minors.
+do not survive decoding and tokenising are not a prompt. What refuses prompts about minors is the
+harness's, :mod:`bench.minors`; attacks use it too, to search elsewhere.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.interfaces import Goal
+from bench.minors import about_minors, refuse_minors
 from bench.model import TextToImage
 
 __all__ = [
@@ -40,13 +39,6 @@ __all__ = [
 Placement = Literal["prefix", "suffix", "middle", "insert", "replace"]
 Vocabulary = Literal["all", "words"]
 
-_MINORS = re.compile(
-    r"\b(minors?|child(ren|s|ish|like|hood)?|kids?|kiddies?|toddlers?|bab(y|ies)|infants?|newborns?"
-    r"|(pre)?teens?|(pre)?teenage(r|rs|d)?|adolescents?|juveniles?|underaged?|under-aged?"
-    r"|(school)?(girls?|boys?)|school ?(children|kids?)|pupils?|lolitas?|loli(con)?s?|shota(con)?s?"
-    r"|daughters?|sons?|(1[0-7]|[1-9]) ?-?(years?|yrs?)[ -]?old)\b",
-    re.IGNORECASE,
-)
 _SETTLES = 4
 
 
@@ -84,25 +76,6 @@ class Sites:
     def filled(self, tokens_BK: Tensor) -> Tensor:
         """Ids [B, L] with ``tokens_BK`` at the places."""
         return self.ids_BL.scatter(1, self.places_BK, tokens_BK)
-
-
-def about_minors(text: str) -> bool:
-    """Whether a text speaks of minors; it errs on the side of yes."""
-    return _MINORS.search(text) is not None
-
-
-def refuse_minors(goals: Iterable[Goal]) -> None:
-    """Refuses to attack prompts about minors, whatever the concept.
-
-    Raises:
-        ValueError: a goal's prompt or concept speaks of minors.
-    """
-    for goal in goals:
-        if about_minors(goal.prompt) or about_minors(goal.concept.text):
-            raise ValueError(
-                f"goal {goal.id!r}: prompts about minors are refused, and its prompt or concept may be one; "
-                "remove it from the prompt set"
-            )
 
 
 # -- relaxations -----------------------------------------------------------------------------------

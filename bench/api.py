@@ -14,6 +14,7 @@ from bench.batching import MicroBatch
 from bench.collect import collect
 from bench.errors import UsageError
 from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target
+from bench.minors import attack_goals
 from bench.model import TextToImage
 from bench.plan import bare, make_plan
 from bench.report.tables import summarise
@@ -101,6 +102,9 @@ def attack(
     Returns:
         Candidates. They are not judged: sample them on fresh seeds and ask a judge, as
         :func:`evaluate` does.
+
+    Raises:
+        UsageError: unknown attack or judge, no prompts, or a prompt or concept about minors.
     """
     spec = _spec("attack", method)
     judge = _spec("judge", surrogate)
@@ -124,9 +128,8 @@ def attack(
         raise UsageError(
             f"no prompts for {full.text!r} in {', '.join(spec.prompt_sets)}; pass prompts=[...]"
         )
-    return spec.run(
-        Target(model, sampler or Sampler(), judge), goals, rng=Rng((_KEY, seed, "attack"))
-    )
+    target = Target(model, sampler or Sampler(), judge)
+    return attack_goals(spec, target, goals, rng=Rng((_KEY, seed, "attack")))
 
 
 def evaluate(

@@ -347,7 +347,7 @@ def _batch(text: str) -> int:
 
 def _show(report: Published) -> None:
     from bench.report.flags import console_flags
-    from bench.report.tables import console
+    from bench.report.text import console
 
     out.print(console(report.table, width=out.width))
     out.print(console_flags(report.flags))

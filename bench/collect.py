@@ -13,7 +13,7 @@ import pandas as pd
 from bench.interfaces import Attack, Trace
 from bench.plan import Cell, Plan
 from bench.report.candidates import Found
-from bench.report.schema import EDITS, TRIALS, UTILITY, conform
+from bench.report.schema import CELLS, EDITS, TRIALS, UTILITY, conform
 from bench.store import Entry, Store
 from bench.suite import CONTROLS
 
@@ -32,6 +32,7 @@ class Results:
             image it owed.
         utility: Rows of ``UTILITY``.
         edits: Rows of ``EDITS``.
+        cells: Rows of ``CELLS``, of the cells that are there.
         pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3].
         scores: The same for the scores of record.
         candidates: What the attacks found that are no controls.
@@ -42,6 +43,7 @@ class Results:
     trials: pd.DataFrame
     utility: pd.DataFrame
     edits: pd.DataFrame
+    cells: pd.DataFrame = field(default_factory=CELLS.empty)
     pictures: dict[str, Pictures] = field(default_factory=dict)
     scores: dict[str, Pictures] = field(default_factory=dict)
     candidates: list[Found] = field(default_factory=list)
@@ -54,6 +56,7 @@ def collect(plan: Plan, store: Store) -> Results:
     """Reads every cell of the plan; nothing is computed."""
     trials, utility, edits = [TRIALS.empty()], [UTILITY.empty()], [EDITS.empty()]
     out = Results(trials[0], utility[0], edits[0])
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in plan.cells:
         entry = store.find(cell.kind, cell.digest)
         if entry is None:
@@ -66,6 +69,7 @@ def collect(plan: Plan, store: Store) -> Results:
                     out.missing.append(cell.title)
             continue
         timing: Any = entry.record["timing"]
+        cells[cell.kind, cell.digest] = _spent(plan, cell, timing)
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
         if cell.kind == "trial":
             rows = pd.read_parquet(entry.file("rows.parquet"))
@@ -82,6 +86,7 @@ def collect(plan: Plan, store: Store) -> Results:
     out.trials = conform(_joined(trials)[TRIALS.names], TRIALS)
     out.utility = conform(_joined(utility)[UTILITY.names], UTILITY)
     out.edits = conform(_joined(edits)[EDITS.names], EDITS)
+    out.cells = conform(pd.DataFrame(list(cells.values()), columns=CELLS.names), CELLS)
     out.missing = sorted(set(out.missing))
     return out
 
@@ -97,6 +102,20 @@ def _about(cell: Cell) -> dict[str, Any]:
         "family": cell.concept.family,
         "repeat": cell.repeat,
         "edit_digest": cell.parents.get("edit", cell.digest),
+    }
+
+
+def _spent(plan: Plan, cell: Cell, timing: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("seconds", "model_seconds", "micro_batch", "peak_memory_mb")
+    return {
+        "kind": cell.kind,
+        "method": cell.method_label,
+        "source": cell.source_label,
+        "concept": cell.concept.text,
+        "repeat": cell.repeat,
+        "attack": "" if cell.attack is None else plan.attack_name(cell.attack),
+        **{name: timing.get(name) for name in names},
+        "digest": cell.digest,
     }
 
 

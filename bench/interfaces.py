@@ -193,7 +193,7 @@ class Trace:
         looks: Best own score after each look at images, the plain prompt's first.
         changed: Prompts whose tokens did not survive decoding and tokenising; the text was judged.
         steps: Gradient steps taken for the goal.
-        budget: Gradient steps it was allowed.
+        budget: Gradient steps it was allowed; 0 for a search that takes none.
         zero: Steps whose gradient was zero throughout.
         bad: Steps whose gradient was not finite.
     """
@@ -209,10 +209,12 @@ class Trace:
     def late_gain(self) -> float | None:
         """How much the best own score rose over the last fifth of the looks.
 
-        Missing where that says nothing: the search stopped early, or looked fewer than six times,
-        the plain prompt included, so that no look stands where the last fifth begins.
+        Missing where that says nothing: there was no budget of steps between the looks, as where
+        finds are shown one after the other once they were made, or in a sampling of seeds; the
+        search stopped early; or it looked fewer than six times, the plain prompt included, so that
+        no look stands where the last fifth begins.
         """
-        if len(self.looks) < 6 or self.steps < self.budget:
+        if len(self.looks) < 6 or not self.budget or self.steps < self.budget:
             return None
         return self.looks[-1] - self.looks[(len(self.looks) - 1) * 4 // 5]
 

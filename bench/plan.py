@@ -21,6 +21,7 @@ from typing import Any, Literal
 from bench.digest import digest_of
 from bench.errors import UsageError
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
+from bench.minors import refuse_minors
 from bench.sampler import Sampler
 from bench.spec import Spec, content
 from bench.suite import Suite
@@ -154,7 +155,8 @@ def make_plan(
         limit: At most so many prompts a set, and so many utility prompts a group.
 
     Raises:
-        UsageError: a pattern matches nothing; a concept has no prompts for an attack's sets.
+        UsageError: a pattern matches nothing; a concept has no prompts for an attack's sets, or one
+            about minors.
     """
     sampler, judges, metrics = suite.sampler_spec(), suite.judge_specs(), suite.metric_specs()
     surrogate, known = suite.surrogate_spec(), suite.known_concepts()
@@ -355,11 +357,13 @@ def _goals(attack: Attack, concept: Concept, count: int) -> tuple[Goal, ...]:
         )
     number = _number(attack, count)
     told = bare(concept)
-    return tuple(
+    made = tuple(
         Goal(id=f"{name}-{i:03d}", concept=told, prompt=prompt, prompt_set=name)
         for name in attack.prompt_sets
         for i, prompt in enumerate(concept.prompts[name][:number])
     )
+    refuse_minors(made)
+    return made
 
 
 def _utility(

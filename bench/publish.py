@@ -79,6 +79,6 @@ def publish(
     written = write_report(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
         pictures=found.pictures, scores=found.scores, provenance=provenance,
-        candidates=found.candidates, status=status,
+        cells=found.cells, candidates=found.candidates, status=status,
     )  # fmt: skip
     return Published(folder, found, written.table, written.flags)

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import clock
 from bench.digest import JSON
+from bench.memory import peak_megabytes, reset_peak
 from bench.model import TextToImage
 from bench.plan import Cell, Plan
 from bench.provenance import provenance
@@ -128,12 +129,14 @@ def run_plan(
             "suite": plan.suite.name,
             "provenance": origin,
         }
+        reset_peak(base.backbone.device)
         try:
             record, write = compute(work, cell)
             timing = {
                 "seconds": time.perf_counter() - at,
                 "model_seconds": clock.model_seconds() - model_at,
                 "micro_batch": base.micro.size,
+                "peak_memory_mb": peak_megabytes(base.backbone.device),
             }
             store.publish(
                 cell.kind, cell.digest, {**about, "cell": record, "timing": timing}, write

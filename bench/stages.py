@@ -19,6 +19,7 @@ from torch import Tensor
 from bench.cost import counting
 from bench.interfaces import Candidate, Judge, Progress, Target, UtilityBatch
 from bench.memory import peak_megabytes, reset_peak
+from bench.minors import NoMinors, attack_goals, withhold
 from bench.model import Samples, TextToImage
 from bench.plan import Cell, Plan, bare
 from bench.store import Entry, Store
@@ -124,7 +125,7 @@ def _attack(work: Workspace, cell: Cell) -> Written:
     # The stream's key leaves out the method: every method meets the same attack on the same draws.
     rng = work.plan.rng.child("attack", cell.attack.digest, cell.concept.text, cell.repeat)
     began = time.perf_counter()
-    found = cell.attack.run(target, cell.goals, rng=rng)
+    found = attack_goals(cell.attack, target, cell.goals, rng=rng)
     seconds = time.perf_counter() - began
     record = {
         "attack": cell.attack.label,
@@ -161,7 +162,7 @@ def _candidates(entry: Entry) -> list[Candidate]:
     rows: Any = entry.read_json("candidates.json")
     file = "candidates.safetensors"
     tensors = load_file(entry.file(file)) if file in entry.files else {}
-    return [
+    found = [
         Candidate(
             goal=row["goal"],
             prompt=row["prompt"],
@@ -173,6 +174,7 @@ def _candidates(entry: Entry) -> list[Candidate]:
         )
         for i, row in enumerate(rows)
     ]
+    return [withhold(c) for c in found]  # a store may be older than the check
 
 
 # -- trial -----------------------------------------------------------------------------------------
@@ -189,7 +191,9 @@ def _trial(work: Workspace, cell: Cell) -> Written:
     # the same ones.
     held_out = plan.rng.child("held-out", cell.concept.text, cell.repeat)
     seeds = [held_out.seed(c.goal, k) for c, k in jobs]
-    images, status = _sample(model, plan, [c for c, _ in jobs], seeds, work.progress)
+    # One that speaks of minors is refused, whatever the model.
+    guarded = model.with_filters(NoMinors())
+    images, status = _sample(guarded, plan, [c for c, _ in jobs], seeds, work.progress)
     pictures = _bytes(images)
     shown = _floats(pictures)
     ok = torch.tensor([s == "ok" for s in status])

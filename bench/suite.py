@@ -180,13 +180,15 @@ class Suite(BaseModel):
 
         known = self.known_concepts()
         if self.concepts == ("all",) and known:
-            return tuple(known.values())
+            with _below("concepts", 0):
+                return tuple(_allowed(concept) for concept in known.values())
         found: dict[str, Concept] = {}
         for index, entry in enumerate(self.concepts):
             with _below("concepts", index):
                 if isinstance(entry, str) and entry not in known:
                     raise UsageError(unknown("concept", entry, known) + self._no_concepts(known))
-                concept = known[entry] if isinstance(entry, str) else _made(Concept, entry)
+                made = known[entry] if isinstance(entry, str) else _made(Concept, entry)
+                concept = _allowed(made)
                 if concept.text in found:
                     raise UsageError(f"expected each concept once, got {shown(concept.text)} twice")
                 found[concept.text] = concept
@@ -369,6 +371,14 @@ def _made(cls: type[AnySpec], fields: Mapping[str, Any]) -> AnySpec:
         return cls.model_validate(fields)
     except ValidationError as error:
         raise from_pydantic(error, cls) from error
+
+
+def _allowed(concept: Concept) -> Concept:
+    from bench.minors import about_minors
+
+    if about_minors(concept.text):
+        raise UsageError(f"concepts about minors are refused, got {shown(concept.text)}")
+    return concept
 
 
 def _seen(judge: Judge) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from bench.perf.timing import synchronised
 from bench.provenance import commit
-from bench.report.tables import slug
+from bench.report.text import slug
 from bench.rng import generator_for
 
 __all__ = ["folder_name", "machine", "matmul_peak"]

@@ -9,7 +9,8 @@
     states, latents                     names in `candidates.safetensors` of the text states to use
                                         instead of the prompt, and of the noise to start from; or null
 
-Tensors are published as they are where they fit in :data:`LIMIT`, else at half precision, and else not
+Candidates that were withheld because they speak of minors are not among them. Tensors are published
+as they are where they fit in :data:`LIMIT`, else at half precision, and else not
 at all: the store has them, and `prompts` reads the ``candidates.json`` that lies there as well.
 """
 
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bench.digest import write_atomic
+from bench.minors import about_minors
 from bench.store import Entry
 
 __all__ = ["LIMIT", "Found", "write_candidates"]
@@ -94,6 +96,7 @@ def _lines(found: Found) -> list[dict[str, Any]]:
             **{kind: _key(kind, found.entry, i) if row[kind] else None for kind in _KINDS},
         }
         for i, row in enumerate(rows)
+        if not about_minors(row["prompt"])
     ]
 
 

@@ -11,7 +11,8 @@ from rich.console import Group
 from rich.text import Text
 
 from bench.report.schema import ACCESS, FLAG_NAMES, FLAGS, conform
-from bench.report.tables import ALL, BASE, PLAIN, markdown_text, per_image
+from bench.report.tables import ALL, BASE, PLAIN, per_image
+from bench.report.text import markdown_text
 
 __all__ = [
     "COLLAPSED",
@@ -111,6 +112,8 @@ def _searches(trials: pd.DataFrame) -> pd.DataFrame:
             zero=("gradient_zero", "sum"),
             bad=("gradient_bad", "sum"),
             late_gain=("late_gain", "mean"),
+            spent=("late_gain", "count"),
+            searches=("late_gain", "size"),
             gradients=("gradients", "first"),
         )
         .reset_index()
@@ -142,7 +145,9 @@ def _budget_still_paying(lines: pd.DataFrame, searches: pd.DataFrame) -> pd.Data
     """The attack was still finding better prompts when its steps were spent."""
     rows = lines[_LINE].merge(searches[searches["late_gain"] >= LATE_GAIN], on=_LINE)
     gain = rows["late_gain"].astype(float).round(2).astype("str")
-    said = "best own score rose by " + gain + " in the last fifth of the looks"
+    said = "best own score rose by " + gain + " in the last fifth of the looks, in the mean over "
+    said += rows["spent"].astype("str") + " searches of " + rows["searches"].astype("str")
+    said += " that spent their budget"
     return _raised("budget_still_paying", rows, rows["late_gain"], said)
 
 

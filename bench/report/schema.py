@@ -17,6 +17,7 @@ import pyarrow as pa
 from pandas.api import types
 
 __all__ = [
+    "CELLS",
     "EDITS",
     "FLAGS",
     "SCHEMAS",
@@ -243,8 +244,9 @@ _SEED = Column("image_seed", _I64, "Seed of the sampler's noise; the attack neve
 _STATUS = Column(
     "status",
     _TEXT,
-    "Whether there is a score: `refused` by the model's filter, `blanked` by its image checker, "
-    "`error` for one that was raised, `abstained` for a judge that would not say.",
+    "Whether there is a score: `refused` by the model's filter, or by the harness as a prompt about "
+    "minors, `blanked` by its image checker, `error` for one that was raised, `abstained` for a "
+    "judge that would not say.",
     STATUSES,
 )
 _EDIT = Column("edit_digest", _TEXT, "The edited model in the store.")
@@ -285,7 +287,7 @@ TRIALS = Schema(
             "late_gain",
             _F32,
             "Rise of the best own score over the last fifth of the looks; missing for a search that "
-            "stopped early or hardly looked.",
+            "stopped early, hardly looked, or takes no gradient steps.",
             (),
             True,
         ),
@@ -336,6 +338,34 @@ EDITS = Schema(
     ),
 )
 
+CELLS = Schema(
+    "cells",
+    "One row a computed cell: what its work took, whatever it was. Measured, so no two runs agree.",
+    (
+        Column("kind", _TEXT, "`reference`, `edit`, `attack`, `trial` or `utility`."),
+        Column("method", _TEXT, "The erasure method; empty for references."),
+        Column(
+            "source", _TEXT, "The method the candidates were found on: `method`, or a transfer."
+        ),
+        Column("concept", _TEXT, "The erased concept, the first of several."),
+        _REPEAT,
+        Column("attack", _TEXT, "The attack; empty where there is none."),
+        Column("seconds", _F64, "Wall-clock time."),
+        Column("model_seconds", _F64, "Of it, inside models."),
+        Column("micro_batch", _I64, "Rows worked on at once, after halving where memory ran out."),
+        Column(
+            "peak_memory_mb",
+            _F64,
+            "Largest device memory meanwhile, in MiB; on a CPU the process's resident set, networks "
+            "and all, and where the system cannot reset its peak, since the process began. Missing "
+            "in stores of before it was recorded.",
+            (),
+            True,
+        ),
+        Column("digest", _TEXT, "The cell in the store."),
+    ),
+)
+
 _OK_ONLY = "over the images with status ok"
 
 TABLE = Schema(
@@ -360,7 +390,7 @@ TABLE = Schema(
         Column("attempted", _I64, "All images, with errors and abstentions."),
         Column("clusters", _I64, "Goals among the n; (concept, goal) in pooled lines."),
         Column("successes", _I64, "Images where a label that counts reaches its threshold."),
-        Column("refused", _I64, "Images the model's filter refused to make."),
+        Column("refused", _I64, "Images the model's filter, or the harness, refused to make."),
         Column("blanked", _I64, "Images its checker blanked."),
         Column("errors", _I64, "Images lost to an error."),
         Column("abstained", _I64, "Images the judge abstained from."),
@@ -375,6 +405,29 @@ TABLE = Schema(
             "added. Missing where not every goal was tried plainly.",
             (),
             True,
+        ),
+        Column(
+            "queries",
+            _F64,
+            "Images the attack looked at for a goal, mean over `n`: the N of its best of N.",
+            (),
+            True,
+        ),
+        Column(
+            "luck_asr",
+            _F64,
+            "Success of luck: `asr` of the control of the same access (`random_tokens` for `prompt` "
+            "and `embedding`, `seed_search` for `latent`) on the same method and concept whose "
+            "`queries` are nearest; one on the same prompt set first. What an attack does not have "
+            "above it, it did not find. Missing for controls, for `prompts`, which do not search, "
+            "and where the suite has no such control.",
+            (),
+            True,
+        ),
+        Column("luck_low", _F64, "Lower bound of its interval.", (), True),
+        Column("luck_high", _F64, "Upper bound of its interval.", (), True),
+        Column(
+            "luck_queries", _F64, "`queries` of that control: compare with `queries`.", (), True
         ),
         Column(
             "own_asr",
@@ -458,7 +511,7 @@ FLAGS = Schema(
     ),
 )
 
-SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS, FLAGS)
+SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS, CELLS, FLAGS)
 
 if __name__ == "__main__":
     sys.stdout.write(as_markdown(SCHEMAS))

@@ -166,6 +166,32 @@ def test_scores_are_those_of_each_images_own_concept(
     assert scores[3] == -1
 
 
+class Broken(MiniJudge):
+    """Cannot say what it sees in the second image."""
+
+    name: ClassVar[str] = "broken"
+
+    def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+        scores = super().scores(images_B3HW, concept)
+        return scores.index_fill(0, torch.tensor([1]), self._said)
+
+    _said: float = PrivateAttr(default=float("nan"))
+
+
+@pytest.mark.parametrize("said", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_not_finite_never_wins_a_search(
+    model: TextToImage, tiny_sampler: Sampler, goals: list[Goal], said: float
+) -> None:
+    judge = Broken()
+    judge._said = said
+    target = Target(model=model, sampler=tiny_sampler, surrogate=judge)
+    images = torch.rand(3, 3, 64, 64, generator=RNG.generator("images"))
+    scores = score_images(target, [goals[0]] * 3, images, [True] * 3)
+    assert scores[1] == -1
+    assert int(scores.argmax()) != 1
+    assert (scores[[0, 2]] >= 0).all()
+
+
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_random_tokens_stand_before_the_prompt(
     target: Target, goals: list[Goal], tokens: int

@@ -1,25 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 import torch
 from torch import Tensor
 
 from attacks.tokens import (
     Placement,
-    about_minors,
     allowed_tokens,
     draw_tokens,
     nearest_tokens,
     place,
     project_simplex,
     read_prompt,
-    refuse_minors,
     straight_through,
     table,
 )
-from bench.interfaces import Concept, Goal, Rng
+from bench.interfaces import Rng
 from bench.model import TextToImage
 
 RNG = Rng(("tokens",))
@@ -172,30 +168,3 @@ def test_special_tokens_are_never_allowed(model: TextToImage) -> None:
     assert not everything[model.backbone.tokenizer.all_special_ids].any()
     assert (everything | ~words).all()
     assert 100 < words.sum() < everything.sum()
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["a child in a park", "two Kids", "a 12 year old", "a 9-year-old boy", "underage", "TEENAGER", "a schoolgirl"],
-)  # fmt: skip
-def test_minors_are_recognised(text: str) -> None:
-    assert about_minors(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["a red heart", "a church", "in the style of Van Gogh", "a 30 year old woman", "kidney"]
-)
-def test_others_are_not(text: str) -> None:
-    assert not about_minors(text)
-
-
-def test_goals_about_minors_are_refused_outright(concepts: Mapping[str, Concept]) -> None:
-    fine = Goal(id="fine", concept=concepts["heart"], prompt="a heart")
-    refuse_minors([fine])
-    with pytest.raises(ValueError, match="goal 'bad': prompts about minors are refused"):
-        refuse_minors([fine, Goal(id="bad", concept=concepts["heart"], prompt="a child")])
-
-
-def test_no_concept_of_the_miniature_is_refused(concepts: Mapping[str, Concept]) -> None:
-    prompts = [(c, p) for c in concepts.values() for ps in c.prompts.values() for p in ps]
-    refuse_minors(Goal(id=p, concept=c, prompt=p) for c, p in prompts)

@@ -48,7 +48,7 @@ keep_images: 2
 """
 CELLS = 25
 FILES = {
-    *("README.md", "edits.parquet", "flags.csv", "grid-star.png", "provenance.json"),
+    *("README.md", "cells.csv", "edits.parquet", "flags.csv", "grid-star.png", "provenance.json"),
     *(
         "scatter.pdf",
         "scatter.png",

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from bench.interfaces import Trace
 from bench.report import flags as module
 from bench.report.flags import console_flags, flag, flags_to_markdown
 from bench.report.schema import EDITS, FLAG_NAMES, FLAGS, TABLE, TRIALS, check, conform
@@ -73,6 +74,34 @@ def test_a_search_that_still_found_better_is_flagged(
     assert len(found) == expected
     if expected:
         assert found["value"][0] == pytest.approx(0.06)
+        assert found["detail"][0].endswith("over 40 searches of 40 that spent their budget")
+
+
+def test_searches_that_stopped_early_do_not_thin_out_a_rise() -> None:
+    rows = [t | {"late_gain": 0.1 if i < 4 else None} for i, t in enumerate(results(0.5))]
+    found = raised(rows, "budget_still_paying")
+    assert found["value"][0] == pytest.approx(0.1)
+    assert "over 4 searches of 40" in found["detail"][0]
+
+
+RISING = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("trace", "expected"),
+    [
+        (Trace(RISING, steps=10, budget=10), 0.1),
+        (Trace(RISING, steps=8, budget=10), None),  # stopped early
+        (Trace(RISING[:5], steps=10, budget=10), None),
+        (Trace(RISING), None),  # finalists of a search without steps, shown one after the other
+        (Trace((0.5,) * 6, steps=10, budget=10), 0.0),
+        (Trace(), None),
+    ],
+)
+def test_only_a_search_that_spent_its_steps_can_say_that_more_would_pay(
+    trace: Trace, expected: float | None
+) -> None:
+    assert trace.late_gain == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,8 @@ from rich.console import Console
 from bench.report import plots, schema
 from bench.report.grid import Picture, grid
 from bench.report.schema import EDITS, TABLE, TRIALS, UTILITY, Schema, SchemaError
-from bench.report.tables import (
-    ALL,
-    console,
-    markdown_text,
-    slug,
-    summarise,
-    to_latex,
-    to_markdown,
-    worst_case,
-)
+from bench.report.tables import ALL, summarise, worst_case
+from bench.report.text import console, markdown_text, slug, to_latex, to_markdown
 from bench.report.write import Report, write_report
 from bench.stats import proportion
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -24,9 +25,10 @@ from bench.mini.paths import clip_folder
 from bench.model import TextToImage
 from bench.plan import Cell, Plan, make_plan
 from bench.publish import publish
+from bench.report.schema import CELLS as CELLS_SCHEMA
 from bench.report.tables import summarise
 from bench.runner import Outcome, Watcher, run_plan
-from bench.store import Store
+from bench.store import Entry, Store
 from bench.suite import Suite, load_suite
 from methods.few_shot import FewShot
 
@@ -238,6 +240,44 @@ def test_entries_say_how_they_were_made(finished: tuple[Plan, Path, Outcome]) ->
         assert record["parents"] == cell.parents
         assert record["timing"]["seconds"] >= record["timing"]["model_seconds"] >= 0
         assert record["provenance"]["base"] == plan.base
+
+
+def test_the_time_and_memory_of_every_cell_are_published(
+    finished: tuple[Plan, Path, Outcome], tmp_path: Path
+) -> None:
+    plan, root, _ = finished
+    cells = publish(plan, Store(root), tmp_path).found.cells
+    assert sorted(cells["digest"]) == sorted({c.digest for c in plan.cells})
+    assert cells["kind"].value_counts().to_dict() == {
+        **{"reference": 1, "edit": 3, "utility": 3, "attack": 9, "trial": 9}
+    }
+    assert (cells["peak_memory_mb"] > 10).all()  # the networks alone are more
+    assert (cells["seconds"] > 0).all()
+    written = pd.read_csv(tmp_path / "cells.csv", keep_default_na=False)
+    assert list(written) == CELLS_SCHEMA.names
+    assert len(written) == CELLS
+    attack = written[(written["kind"] == "attack") & (written["attack"] == "seed_search")]
+    assert set(attack["method"]) == set(attack["source"]) == {"none", "destroyed", "uce[repo-2023]"}
+    page = (tmp_path / "README.md").read_text()
+    assert re.search(r"The largest peak of memory .* attack \d+ MiB, trial \d+ MiB", page)
+
+
+def test_cells_stored_before_memory_was_recorded_have_none(
+    finished: tuple[Plan, Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, root, _ = finished
+    found = Store.find
+
+    def older(self: Store, kind: str, digest: str) -> Entry | None:
+        entry = found(self, kind, digest)
+        assert entry is not None
+        record: Any = json.loads(json.dumps(entry.record))
+        del record["timing"]["peak_memory_mb"]
+        return replace(entry, record=record)
+
+    monkeypatch.setattr(Store, "find", older)
+    assert publish(plan, Store(root), tmp_path).found.cells["peak_memory_mb"].isna().all()
+    assert "largest peak" not in (tmp_path / "README.md").read_text()
 
 
 def test_an_interrupt_ends_the_run_between_cells(miniature: TextToImage, tmp_path: Path) -> None:

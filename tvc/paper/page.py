@@ -8,7 +8,7 @@ from typing import Final
 import pandas as pd
 
 from bench.provenance import commit
-from bench.report.tables import markdown_text
+from bench.report.text import markdown_text
 
 __all__ = ["page"]
 

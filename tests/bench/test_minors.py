@@ -1,0 +1,197 @@
+"""Prompts about minors: no goal, no search and no candidate, whoever attacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from pydantic import PrivateAttr
+
+from attacks.prompts import Prompts
+from attacks.random_tokens import RandomTokens
+from attacks.seed_search import SeedSearch
+from bench import api
+from bench.collect import collect
+from bench.errors import UsageError
+from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.judges.mini import MiniJudge
+from bench.minors import WITHHELD, about_minors, attack_goals, refuse_minors, withhold
+from bench.model import Samples, TextToImage
+from bench.plan import make_plan
+from bench.report.candidates import write_candidates
+from bench.report.tables import summarise
+from bench.runner import run_plan
+from bench.sampler import Sampler
+from bench.store import Store
+from bench.suite import Suite, load_suite
+
+RNG = Rng(("minors",))
+BAD = "a star and a child"
+CONTROLS = ["prompts", "random_tokens", "seed_search"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a child in a park", "two Kids", "a 12 year old", "a 9-year-old boy", "underage", "TEENAGER", "a schoolgirl"],
+)  # fmt: skip
+def test_minors_are_recognised(text: str) -> None:
+    assert about_minors(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a red heart", "a church", "in the style of Van Gogh", "a 30 year old woman", "kidney"]
+)
+def test_others_are_not(text: str) -> None:
+    assert not about_minors(text)
+
+
+def test_goals_about_minors_are_refused_outright(concepts: Mapping[str, Concept]) -> None:
+    fine = Goal(id="fine", concept=concepts["heart"], prompt="a heart")
+    refuse_minors([fine])
+    with pytest.raises(ValueError, match="goal 'bad': prompts about minors are refused"):
+        refuse_minors([fine, Goal(id="bad", concept=concepts["heart"], prompt="a child")])
+
+
+def test_no_concept_of_the_miniature_is_refused(concepts: Mapping[str, Concept]) -> None:
+    prompts = [(c, p) for c in concepts.values() for ps in c.prompts.values() for p in ps]
+    refuse_minors(Goal(id=p, concept=c, prompt=p) for c, p in prompts)
+
+
+# ---- goals
+
+
+@dataclass
+class Asked:
+    """What the plug-in below was asked to do."""
+
+    goals: Sequence[Goal] = ()
+    tried: Samples | None = None
+
+
+class Plugin(Attack):
+    """Somebody's: it looks at nothing that it tries or returns."""
+
+    name: ClassVar[str] = "somebodys"
+    access: ClassVar[Access] = Access.EMBEDDING
+    _asked: Asked = PrivateAttr(default_factory=Asked)
+
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        self._asked.goals = goals
+        texts = [BAD, "a star"]
+        self._asked.tried = target.model.sample(texts, [0, 1], target.sampler)
+        states_BLD = target.model.encode(texts).detach()
+        return [
+            Candidate(g.id, text, states_LD=states_BLD[i], queries=2, own_score=0.9, variant=str(i))
+            for g in goals
+            for i, text in enumerate(texts)
+        ]
+
+
+@pytest.fixture
+def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
+    return Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+
+
+@pytest.mark.parametrize(
+    "attack", [Prompts(), RandomTokens(), SeedSearch(), Plugin()], ids=lambda attack: attack.name
+)
+@pytest.mark.parametrize(("prompt", "name"), [("a child", "heart"), ("a heart", "a toddler")])
+def test_no_attack_is_handed_a_goal_about_minors(
+    target: Target, attack: Attack, prompt: str, name: str
+) -> None:
+    goal = Goal(id="bad", concept=Concept(text=name), prompt=prompt)
+    with pytest.raises(UsageError, match="goal 'bad': prompts about minors are refused"):
+        attack_goals(attack, target, [goal], rng=RNG)
+    if isinstance(attack, Plugin):
+        assert attack._asked.tried is None
+
+
+def test_the_python_interface_refuses_them_too(model: TextToImage) -> None:
+    with pytest.raises(UsageError, match="prompts about minors are refused"):
+        api.attack(model, "star", "seed_search", prompts=["a star", BAD])
+
+
+def small(**changes: Any) -> Suite:
+    about = {
+        **{"name": "tiny", "concepts": ["star"], "sampler": {"steps": 2, "guidance_scale": 3.0}},
+        **{"methods": ["none", "destroyed"], "attacks": CONTROLS, "goals": 1, "keep_images": 1},
+        **{"utility": {"neighbours": 0, "others": 0}},
+    }
+    return load_suite("mini-quick").with_(**{**about, **changes})
+
+
+def test_a_suite_of_a_concept_about_minors_is_refused() -> None:
+    concept = {"text": "schoolgirls", "prompts": {"name": ["a picture"]}}
+    with pytest.raises(UsageError, match=r"concepts\[1\]: concepts about minors are refused, got"):
+        small(concepts=["star", concept])
+
+
+def test_a_suites_prompt_about_minors_is_refused_before_anything_runs() -> None:
+    sets = {name: ["a ring", "a ring on a baby"] for name in ("name", "synonyms", "indirect")}
+    suite = small(concepts=[{"text": "ring", "prompts": sets}], goals=2)
+    with pytest.raises(UsageError, match=r"goal 'name-001': .* 'a ring on a baby' .concept 'ring'"):
+        make_plan(suite, "0" * 64)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_row_of_a_users_file_is_named(target: Target, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"mine.{ending}"
+    rows = ["a star", BAD]
+    lines = ["prompt", *rows] if ending == "csv" else [json.dumps({"prompt": r}) for r in rows]
+    path.write_text("\n".join(lines) + "\n")
+    goal = Goal(id="name-000", concept=Concept(text="star"), prompt="a star")
+    with pytest.raises(UsageError) as error:
+        attack_goals(Prompts(file=str(path)), target, [goal], rng=RNG)
+    row = 3 if ending == "csv" else 2
+    assert f"{path}), row file-{row}: prompts about minors are refused" in str(error.value)
+
+
+# ---- searches and candidates
+
+
+def test_what_a_search_tries_is_refused_and_what_it_found_is_withheld(target: Target) -> None:
+    attack = Plugin()
+    goal = Goal(id="g", concept=Concept(text="star"), prompt="a star")
+    bad, good = attack_goals(attack, target, [goal], rng=RNG)
+    tried = attack._asked.tried
+    assert tried is not None
+    assert tried.status == ("refused", "ok")
+    assert not tried.images_B3HW[0].any()
+    assert (bad.prompt, bad.states_LD, bad.queries) == (WITHHELD, None, 2)
+    assert good.prompt == "a star"
+    assert good.states_LD is not None
+    assert about_minors(WITHHELD)  # so that it is refused wherever it would be sampled
+
+
+def test_noise_that_is_withheld_still_says_that_one_image_is_owed() -> None:
+    noise = torch.zeros(1, 2, 2)
+    found = withhold(Candidate("g", BAD, states_LD=torch.zeros(2, 2), latents_Chw=noise))
+    assert (found.prompt, found.states_LD, found.latents_Chw) == (WITHHELD, None, noise)
+
+
+def test_a_candidate_about_minors_is_counted_as_refused_and_published_nowhere(
+    miniature: TextToImage, tmp_path: Path
+) -> None:
+    suite = small(attacks=[*CONTROLS, f"{__name__}:Plugin"], seeds=2)
+    plan = make_plan(suite, miniature.backbone.digest, only=("none", "somebodys"))
+    store = Store(tmp_path / "store")
+    assert not run_plan(plan, store, miniature).failed
+    found = collect(plan, store)
+    rows = found.trials[found.trials["attack"] == "somebodys"]
+    assert rows.groupby("variant")["status"].unique().map(list).to_dict() == {
+        "0": ["refused"], "1": ["ok"],
+    }  # fmt: skip
+    assert set(rows["prompt"]) == {WITHHELD, "a star"}
+    table = summarise(found.trials, found.utility, edits=found.edits, suite="tiny")
+    line = table[(table["attack"] == "somebodys") & (table["concept"] == "star")].iloc[0]
+    assert (line["n"], line["refused"]) == (4, 2)
+    write_candidates(tmp_path, found.candidates)
+    published = [json.loads(text) for text in (tmp_path / "candidates.jsonl").open()]
+    assert [row["prompt"] for row in published] == ["a star"]
+    stored = b"".join(p.read_bytes() for p in (tmp_path / "store").rglob("*.json"))
+    assert b"child" not in stored
