@@ -7,56 +7,54 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from bench.report.tables import ALL
 from bench.report.text import markdown_text
 
 __all__ = ["costs_to_markdown"]
 
-_HEAD = (
-    "| method | seconds | memory, MB | parameters changed | images | gradient steps |\n"
-    "| --- | --: | --: | --: | --: | --: |\n"
-)
+_COSTS = {
+    "seconds": ("edit_seconds", 1),
+    "peak MiB": ("edit_memory_mb", 0),
+    "images sampled": ("edit_images", 0),
+    "gradient steps": ("edit_gradient_steps", 0),
+    "parameters changed": ("parameters_touched", 0),
+}
 
 
-def costs_to_markdown(edits: pd.DataFrame) -> str:
-    """A table, a line a method: means over its edits, the largest memory; then the methods' own choices.
+def costs_to_markdown(table: pd.DataFrame, edits: pd.DataFrame) -> str:
+    """A section of the page: a line a method, then what the methods chose for each concept.
 
     Args:
-        edits: Rows of :data:`~bench.report.schema.EDITS`; an edit of several concepts has a row each.
+        table: Lines of :data:`~bench.report.schema.TABLE`; the pooled ones are shown.
+        edits: Rows of :data:`~bench.report.schema.EDITS`, for their notes.
 
     Returns:
-        Markdown; empty where there are no edits.
+        Markdown; empty where there are no pooled lines.
     """
-    if edits.empty:
+    methods = table[table["concept"] == ALL].drop_duplicates("method")
+    if not len(methods):
         return ""
-    once = edits.drop_duplicates("edit_digest")
-    lines = []
-    for method, rows in once.groupby("method", sort=False):
-        changed = (rows["parameters_touched"] / rows["parameters_total"]).mean()
-        cells = [
-            markdown_text(method),
-            _number(rows["seconds"].mean(), 1),
-            _number(rows["peak_memory_mb"].max(), 0),
-            f"{rows['parameters_touched'].mean():,.0f} ({100 * changed:.2f} %)",
-            f"{rows['images'].mean():,.0f}",
-            f"{rows['gradient_steps'].mean():,.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    chosen = list(_chosen(once))
+    lines = [
+        "## Cost of the edits\n\nMeans over concepts and repeats, but the largest memory (of the "
+        "whole process, or on a GPU of the device) and the most parameters.\n\n",
+        f"| method | {' | '.join(_COSTS)} |\n| --- |{' --: |' * len(_COSTS)}\n",
+    ]
+    for row in methods.to_dict("records"):
+        values = ((row[column], digits) for column, digits in _COSTS.values())
+        cells = [f"{value:,.{digits}f}" if pd.notna(value) else "–" for value, digits in values]
+        lines.append(f"| {markdown_text(row['method'])} | {' | '.join(cells)} |\n")
+    chosen = list(_chosen(edits))
     said = "\nChosen by the methods themselves:\n\n" * bool(chosen)
-    return _HEAD + "".join(lines) + said + "".join(chosen)
-
-
-def _number(value: float, digits: int) -> str:
-    return "–" if pd.isna(value) else f"{value:,.{digits}f}"
+    return "".join([*lines, said, *chosen, "\n"])
 
 
 def _chosen(edits: pd.DataFrame) -> Iterator[str]:
-    """A bullet an edit that left notes."""
-    for row in edits.itertuples():
-        notes = json.loads(str(row.notes))
+    """A bullet an edit that left notes; an edit of several concepts has a row each and one bullet."""
+    for row in edits.drop_duplicates("edit_digest").to_dict("records"):
+        notes = json.loads(row["notes"])
         if notes:
             said = "; ".join(f"{name} {_value(value)}" for name, value in notes.items())
-            yield f"- {markdown_text(row.method)}, {markdown_text(row.concept)}: {markdown_text(said)}\n"
+            yield f"- {markdown_text(row['method'])}, {markdown_text(said)}\n"
 
 
 def _value(value: object) -> str:

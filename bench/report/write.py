@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from bench.digest import write_atomic
 from bench.report.candidates import Found, write_candidates
+from bench.report.costs import costs_to_markdown
 from bench.report.flags import flag, flags_to_markdown
 from bench.report.grid import Key, Picture, grid
 from bench.report.plots import Status, save, scatter
@@ -140,7 +141,7 @@ def write_report(
         folder / "provenance.json",
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
     )
-    page = _page(suite, table, flags, grids, provenance, status)
+    page = _page(suite, table, flags, edits, grids, provenance, status)
     page += _TRANSFER * bool(len(moved)) + write_candidates(folder, candidates)
     if cells is not None:
         check(cells, CELLS)
@@ -188,6 +189,7 @@ def _page(
     suite: str,
     table: pd.DataFrame,
     flags: pd.DataFrame,
+    edits: pd.DataFrame,
     grids: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
     status: Status,
@@ -213,7 +215,7 @@ def _page(
     ]
     for concept, name in grids:
         lines.append(f"![Samples for {markdown_text(concept)}]({name})\n\n")
-    lines.append(_costs(table))
+    lines.append(costs_to_markdown(table, edits))
     # Pooled lines of the judge of record hold each image once.
     record = table[(table["concept"] == ALL) & (table["judge"] == next(iter(table["judge"]), ""))]
     lost = int((record["errors"] + record["abstained"]).sum())
@@ -227,29 +229,3 @@ def _page(
         "[scatter.pdf](scatter.pdf)\n"
     )
     return "".join(lines)
-
-
-_COSTS = {
-    "seconds": ("edit_seconds", 1),
-    "peak MiB": ("edit_memory_mb", 0),
-    "images sampled": ("edit_images", 0),
-    "gradient steps": ("edit_gradient_steps", 0),
-    "parameters changed": ("parameters_touched", 0),
-}
-
-
-def _costs(table: pd.DataFrame) -> str:
-    """What an edit of each method cost, all concepts together: a section of the page."""
-    methods = table[table["concept"] == ALL].drop_duplicates("method")
-    if not len(methods):
-        return ""
-    lines = [
-        "## Cost of the edits\n\nMeans over concepts and repeats, but the largest memory (of the "
-        "whole process, or on a GPU of the device) and the most parameters.\n\n",
-        f"| method | {' | '.join(_COSTS)} |\n| --- |{' --: |' * len(_COSTS)}\n",
-    ]
-    for row in methods.to_dict("records"):
-        values = ((row[column], digits) for column, digits in _COSTS.values())
-        cells = [f"{value:,.{digits}f}" if pd.notna(value) else "–" for value, digits in values]
-        lines.append(f"| {markdown_text(row['method'])} | {' | '.join(cells)} |\n")
-    return "".join([*lines, "\n"])

@@ -62,7 +62,7 @@ def edit_row(**changes: Any) -> dict[str, Any]:
         **{"method": "esd", "concept": "pixel art", "repeat": 0, "seconds": 2.0},
         **{"peak_memory_mb": None, "images": 8, "gradient_steps": 3},
         **{"parameters_touched": 10, "parameters_total": 100},
-        **{"slots": "weights", "preset": "", "edit_digest": "e"},
+        **{"slots": "weights", "preset": "", "notes": "{}", "edit_digest": "e"},
     }
     assert not set(changes) - set(row)
     return row | changes
