@@ -72,12 +72,14 @@ class Scene:
 def predict(
     model: TextToImage, noisy_BChw: Tensor, t: int, states_BLD: Tensor, scale: float, step: int
 ) -> Tensor:
-    """The noise the model predicts, through its own guidance unless that is none at this scale."""
+    """The noise the model predicts, through its own guidance unless that is none at this scale.
+
+    A guidance that depends on the steps before is met as at sampling step ``step``.
+    """
     if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
         return model.denoise(noisy_BChw, t, states_BLD)
     contexts = model.guidance.contexts(model, states_BLD)
-    eps, _ = model.guide(noisy_BChw, t, contexts, scale, step)
-    return eps
+    return model.guide_as_sampled(noisy_BChw, t, contexts, scale, [step] * len(noisy_BChw))
 
 
 def token_gradient(
