@@ -80,6 +80,9 @@ class P4D(Attack):
         checks: Images a goal and look.
         stop: ``success``: a goal is done when the attacker's judge says so; ``never``: the best of
             all looks.
+        finalists: The best so many prompts are shown to the attacker's judge once more before one
+            is chosen, on fresh seeds and beside the plain prompt; 0: the best look is, as published.
+        final_checks: Images of each of them.
         vocabulary: See :func:`attacks.tokens.allowed_tokens`.
         loss_scale: Guidance scale of the loss, for both models; ``None``: the suite's for a defence
             in the guidance, else 1.
@@ -88,6 +91,7 @@ class P4D(Attack):
 
     name: ClassVar[str] = "p4d"
     access: ClassVar[Access] = Access.PROMPT
+    revision: ClassVar[int] = 2
     gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "official-n": {},
@@ -97,7 +101,7 @@ class P4D(Attack):
             "optimiser": "adam", "lr": 0.01, "stop": "success",
         },
         "mini": {
-            "tokens": 8, "steps": 120, "iterations": 24, "checks": 2, "vocabulary": "words",
+            "tokens": 8, "steps": 120, "iterations": 8, "vocabulary": "words", "finalists": 3,
         },
     }  # fmt: skip
     tokens: int | None = Field(16, ge=1, le=75)
@@ -112,6 +116,8 @@ class P4D(Attack):
     decay: float = Field(0.1, ge=0)
     checks: int = Field(1, ge=1)
     stop: Literal["success", "never"] = "never"
+    finalists: int = Field(0, ge=0)
+    final_checks: int = Field(4, ge=1)
     vocabulary: Vocabulary = "all"
     loss_scale: float | None = Field(None, ge=0)
     mode: Literal["batched", "reference"] = runtime("batched")
@@ -128,6 +134,8 @@ class P4D(Attack):
             looks = Looks(target, batch, rng, self.checks)
             for _ in self.trajectory(looks, tokens):
                 pass
+            if self.finalists:
+                looks.settle(self.finalists, self.final_checks)
             found |= {c.goal: c for c in looks.candidates()}
         return [found[goal.id] for goal in goals]
 
