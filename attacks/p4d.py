@@ -61,14 +61,17 @@ class P4D(Attack):
     Presets:
         official-n: 16 free tokens, 3000 steps of AdamW 0.1 with decay 0.1, a look every 50
             (joycenerd/P4D, run_p4dn.py, commit of 2024-11-27).
-        official-k: a token after every third of the prompt's (run_p4dk.py).
+        official-k: a token before the prompt and after every third of its own (run_p4dk.py; the
+            paper's text leaves out the first).
         optml: K = 3 tokens before the prompt, Adam 0.01 with L2 decay 0.1, 50 timesteps x 40 steps
             (Diffusion-MU-Attack, hard_prompt attacker).
         mini: for the miniature on two cores.
 
     Attributes:
-        tokens: Adversarial tokens; ``None``: as many as leave ``every`` of the prompt's before each.
-        every: The prompt's tokens before each adversarial one, where ``tokens`` is ``None``.
+        tokens: Adversarial tokens; ``None``: one before the prompt, and one for each ``every`` of
+            its own.
+        every: The prompt's tokens between two adversarial ones, where ``where`` is ``every`` or
+            ``tokens`` is ``None``.
         where: Where they stand.
         steps: Gradient steps.
         iterations: Steps between looks.
@@ -95,7 +98,7 @@ class P4D(Attack):
     gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "official-n": {},
-        "official-k": {"tokens": None, "where": "insert"},
+        "official-k": {"tokens": None, "where": "every"},
         "optml": {
             "tokens": 3, "where": "prefix", "steps": 2000, "iterations": 40, "order": "ascending",
             "optimiser": "adam", "lr": 0.01, "stop": "success",
@@ -153,7 +156,7 @@ class P4D(Attack):
             return self.tokens
         own = len(model.backbone.tokenizer(goal.prompt, add_special_tokens=False)["input_ids"])
         room = model.backbone.length - 2
-        return max(1, min(own // self.every, room // (self.every + 1)))
+        return 1 + min(own // self.every, (room - 1) // (self.every + 1))
 
     def trajectory(self, looks: Looks, tokens: int) -> Iterator[tuple[list[int], Tensor]]:
         """The attack, step by step.
@@ -168,7 +171,7 @@ class P4D(Attack):
         target, goals, rng = looks.target, looks.goals, looks.rng
         model, original = target.model, unedited(target.model)
         prompts = [goal.prompt for goal in goals]
-        sites = place(model, prompts, tokens, self.where)
+        sites = place(model, prompts, tokens, self.where, every=self.every)
         clean = target_latents(target, prompts, [rng.seed(g.id, "image") for g in goals])
         with torch.no_grad():
             plain = original.encode(prompts)
