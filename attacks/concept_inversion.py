@@ -24,11 +24,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.originals import guidance_scale, target_latents, templates
+from attacks.originals import guidance_scale, sampling_times, target_latents, templates
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
-from bench.inversion import Slots, invert, name_embedding, slots, states_with
+from bench.inversion import Slots, Span, invert, name_embedding, slots, states_with
 from bench.model import TextToImage
 
 __all__ = ["ConceptInversion", "slots_for"]
@@ -51,12 +51,14 @@ class ConceptInversion(Attack):
         vectors: Consecutive embeddings that stand for the concept.
         restarts: Independent runs; the first starts at the name, the others at random words.
         checks: Images a goal and restart that the attacker's judge looks at.
+        span: Part of the noise schedule the timesteps are from, (0, 1) is all of it.
         loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,
             else 1.
     """
 
     name: ClassVar[str] = "concept_inversion"
     access: ClassVar[Access] = Access.EMBEDDING
+    revision: ClassVar[int] = 2
     gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {
@@ -64,6 +66,7 @@ class ConceptInversion(Attack):
         },
         "mini": {
             "images": 24, "steps": 150, "lr": 0.05, "draws": 8, "vectors": 2, "restarts": 2, "checks": 2,
+            "span": (0.4, 0.9),
         },
     }  # fmt: skip
     images: int = Field(25, ge=1)
@@ -73,6 +76,7 @@ class ConceptInversion(Attack):
     vectors: int = Field(1, ge=1, le=16)
     restarts: int = Field(2, ge=1)
     checks: int = Field(1, ge=1)
+    span: Span = (0.0, 1.0)
     loss_scale: float | None = Field(None, ge=0)
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
@@ -145,6 +149,8 @@ class ConceptInversion(Attack):
                 lr=self.lr,
                 draws=self.draws,
                 guidance_scale=guidance_scale(target, self.loss_scale),
+                span=self.span,
+                sampled_at=sampling_times(target),
                 progress=target.progress,
                 what=f"{self.name}: {concept.text}",
             )

@@ -61,14 +61,17 @@ class P4D(Attack):
     Presets:
         official-n: 16 free tokens, 3000 steps of AdamW 0.1 with decay 0.1, a look every 50
             (joycenerd/P4D, run_p4dn.py, commit of 2024-11-27).
-        official-k: a token after every third of the prompt's (run_p4dk.py).
+        official-k: a token before the prompt and after every third of its own (run_p4dk.py; the
+            paper's text leaves out the first).
         optml: K = 3 tokens before the prompt, Adam 0.01 with L2 decay 0.1, 50 timesteps x 40 steps
             (Diffusion-MU-Attack, hard_prompt attacker).
         mini: for the miniature on two cores.
 
     Attributes:
-        tokens: Adversarial tokens; ``None``: as many as leave ``every`` of the prompt's before each.
-        every: The prompt's tokens before each adversarial one, where ``tokens`` is ``None``.
+        tokens: Adversarial tokens; ``None``: one before the prompt, and one for each ``every`` of
+            its own.
+        every: The prompt's tokens between two adversarial ones, where ``where`` is ``every`` or
+            ``tokens`` is ``None``.
         where: Where they stand.
         steps: Gradient steps.
         iterations: Steps between looks.
@@ -80,6 +83,9 @@ class P4D(Attack):
         checks: Images a goal and look.
         stop: ``success``: a goal is done when the attacker's judge says so; ``never``: the best of
             all looks.
+        finalists: The best so many prompts are shown to the attacker's judge once more before one
+            is chosen, on fresh seeds and beside the plain prompt; 0: the best look is, as published.
+        final_checks: Images of each of them.
         vocabulary: See :func:`attacks.tokens.allowed_tokens`.
         loss_scale: Guidance scale of the loss, for both models; ``None``: the suite's for a defence
             in the guidance, else 1.
@@ -88,16 +94,17 @@ class P4D(Attack):
 
     name: ClassVar[str] = "p4d"
     access: ClassVar[Access] = Access.PROMPT
+    revision: ClassVar[int] = 2
     gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "official-n": {},
-        "official-k": {"tokens": None, "where": "insert"},
+        "official-k": {"tokens": None, "where": "every"},
         "optml": {
             "tokens": 3, "where": "prefix", "steps": 2000, "iterations": 40, "order": "ascending",
             "optimiser": "adam", "lr": 0.01, "stop": "success",
         },
         "mini": {
-            "tokens": 8, "steps": 120, "iterations": 24, "checks": 2, "vocabulary": "words",
+            "tokens": 8, "steps": 120, "iterations": 8, "vocabulary": "words", "finalists": 3,
         },
     }  # fmt: skip
     tokens: int | None = Field(16, ge=1, le=75)
@@ -112,6 +119,8 @@ class P4D(Attack):
     decay: float = Field(0.1, ge=0)
     checks: int = Field(1, ge=1)
     stop: Literal["success", "never"] = "never"
+    finalists: int = Field(0, ge=0)
+    final_checks: int = Field(4, ge=1)
     vocabulary: Vocabulary = "all"
     loss_scale: float | None = Field(None, ge=0)
     mode: Literal["batched", "reference"] = runtime("batched")
@@ -128,6 +137,8 @@ class P4D(Attack):
             looks = Looks(target, batch, rng, self.checks)
             for _ in self.trajectory(looks, tokens):
                 pass
+            if self.finalists:
+                looks.settle(self.finalists, self.final_checks)
             found |= {c.goal: c for c in looks.candidates()}
         return [found[goal.id] for goal in goals]
 
@@ -145,7 +156,7 @@ class P4D(Attack):
             return self.tokens
         own = len(model.backbone.tokenizer(goal.prompt, add_special_tokens=False)["input_ids"])
         room = model.backbone.length - 2
-        return max(1, min(own // self.every, room // (self.every + 1)))
+        return 1 + min(own // self.every, (room - 1) // (self.every + 1))
 
     def trajectory(self, looks: Looks, tokens: int) -> Iterator[tuple[list[int], Tensor]]:
         """The attack, step by step.
@@ -160,7 +171,7 @@ class P4D(Attack):
         target, goals, rng = looks.target, looks.goals, looks.rng
         model, original = target.model, unedited(target.model)
         prompts = [goal.prompt for goal in goals]
-        sites = place(model, prompts, tokens, self.where)
+        sites = place(model, prompts, tokens, self.where, every=self.every)
         clean = target_latents(target, prompts, [rng.seed(g.id, "image") for g in goals])
         with torch.no_grad():
             plain = original.encode(prompts)

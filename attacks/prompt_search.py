@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -63,12 +64,14 @@ class Scene:
 def predict(
     model: TextToImage, noisy_BChw: Tensor, t: int, states_BLD: Tensor, scale: float, step: int
 ) -> Tensor:
-    """The noise the model predicts, through its own guidance unless that is none at this scale."""
+    """The noise the model predicts, through its own guidance unless that is none at this scale.
+
+    A guidance that depends on the steps before is met as at sampling step ``step``.
+    """
     if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
         return model.denoise(noisy_BChw, t, states_BLD)
     contexts = model.guidance.contexts(model, states_BLD)
-    eps, _ = model.guide(noisy_BChw, t, contexts, scale, step)
-    return eps
+    return model.guide_as_sampled(noisy_BChw, t, contexts, scale, [step] * len(noisy_BChw))
 
 
 def token_gradient(
@@ -192,6 +195,11 @@ class Schedule:
 class Looks:
     """Prompts tried on the edited model, and the best of each goal by the attacker's own judge.
 
+    A prompt counts for the share of its images that reach the judge's threshold, each of the others
+    for how near it comes; what is beyond the threshold counts for nothing, so that a goal's own
+    prompt, which wins ties, is not lost to a find that is no better. A prompt is sampled once: the
+    same text on the same seeds would be the same images.
+
     Attributes:
         target: The edited model, its sampler and the surrogate.
         goals: All goals.
@@ -204,7 +212,7 @@ class Looks:
     goals: Sequence[Goal]
     rng: Rng
     images: int
-    _best: dict[int, tuple[float, str]] = field(default_factory=dict)
+    _tried: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     _queries: dict[int, int] = field(default_factory=dict)
     _seen: dict[int, list[float]] = field(default_factory=dict)
     _changed: dict[int, int] = field(default_factory=dict)
@@ -218,14 +226,14 @@ class Looks:
         return sum(self._changed.values())
 
     def look(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> list[int]:
-        """Samples and scores one prompt for each of some goals.
+        """Samples and scores prompts for some goals.
 
         What is judged is the text, as the model reads it: a prompt filter sees it as well. A text
         that came to speak of minors is not sampled.
 
         Args:
-            rows: Which goals.
-            ids: Token ids of their prompts.
+            rows: Which goal each prompt is for.
+            ids: Token ids of the prompts.
 
         Returns:
             The rows whose mean score reaches the surrogate's threshold.
@@ -233,11 +241,49 @@ class Looks:
         reads = [read_prompt(self.target.model, row) for row in ids]
         for r, read in zip(rows, reads, strict=True):
             self._changed[r] = self._changed.get(r, 0) + (not read.kept)
-        fit = [(r, read) for r, read in zip(rows, reads, strict=True) if _usable(read)]
-        jobs = [(r, read.text, k) for r, read in fit for k in range(self.images)]
+        fit = dict.fromkeys(
+            (r, read.text) for r, read in zip(rows, reads, strict=True) if _usable(read)
+        )
+        new = [(r, text) for r, text in fit if text not in self._tried.get(r, {})]
+        self._sample([(r, text, k) for r, text in new for k in range(self.images)])
+        for r in dict.fromkeys(rows):
+            # A text that could not be sampled was a look all the same.
+            best = max((fmean(scores) for scores in self._tried.get(r, {}).values()), default=0.0)
+            self._seen.setdefault(r, []).append(best)
+        bar = self.target.surrogate.threshold
+        return list(dict.fromkeys(r for r, text in fit if fmean(self._tried[r][text]) >= bar))
+
+    def untried(self, row: int, ids: Sequence[int]) -> bool:
+        """Whether a prompt would show a goal's images that were not looked at yet."""
+        read = read_prompt(self.target.model, ids)
+        return _usable(read) and read.text not in self._tried.get(row, {})
+
+    def settle(self, finalists: int, images: int) -> None:
+        """Leaves each goal the best of its prompts and its own, after another look at each on fresh seeds.
+
+        The best of many prompts on few seeds was lucky on those seeds. Still search seeds: none is
+        held out, and the images count as queries.
+
+        Args:
+            finalists: Prompts a goal, beside its own.
+            images: Fresh images each.
+        """
+        jobs = []
+        for r, goal in enumerate(self.goals):
+            tried, own = self._tried.get(r, {}), self._own(goal)
+            ranked = sorted(tried, key=lambda text: self._worth(r, text), reverse=True)
+            best = [text for text in ranked if text != own][:finalists]
+            if not best:
+                continue
+            left = [own, *best] if own in tried else best
+            self._tried[r] = {text: tried[text] for text in left}
+            jobs += [(r, text, self.images + k) for text in left for k in range(images)]
+        self._sample(jobs)
+
+    def _sample(self, jobs: Sequence[tuple[int, str, int]]) -> None:
+        """Keeps the scores of images: (goal, prompt, index of the search seed) each."""
         if not jobs:
-            self._note(rows)
-            return []
+            return
         out = self.target.model.sample(
             [text for _, text, _ in jobs],
             [self.rng.seed(self.goals[r].id, k, "search") for r, _, k in jobs],
@@ -245,15 +291,22 @@ class Looks:
         )
         owners = [self.goals[r] for r, _, _ in jobs]
         ok = [status == "ok" for status in out.status]
-        scores = score_images(self.target, owners, out.images_B3HW, ok)
-        means = scores.view(-1, self.images).clamp(min=0).mean(1).tolist()
-        for (r, read), score in zip(fit, means, strict=True):
-            self._queries[r] = self._queries.get(r, 0) + self.images
-            if r not in self._best or score > self._best[r][0]:
-                self._best[r] = (score, read.text)
-        self._note(rows)
-        bar = self.target.surrogate.threshold
-        return [r for (r, _), score in zip(fit, means, strict=True) if score >= bar]
+        scores = score_images(self.target, owners, out.images_B3HW, ok).clamp(min=0).tolist()
+        for (r, text, _), score in zip(jobs, scores, strict=True):
+            self._queries[r] = self._queries.get(r, 0) + 1
+            self._tried.setdefault(r, {}).setdefault(text, []).append(score)
+
+    def _own(self, goal: Goal) -> str:
+        """A goal's own prompt, as the model reads it."""
+        return read_prompt(
+            self.target.model, self.target.model.tokenize([goal.prompt])[0].tolist()
+        ).text
+
+    def _worth(self, row: int, text: str) -> tuple[float, bool, float]:
+        """By what prompts are compared: see the class; among equals by their mean score."""
+        bar, scores = self.target.surrogate.threshold, self._tried[row][text]
+        reached = fmean(1.0 if score >= bar else score / bar for score in scores)
+        return reached, text == self._own(self.goals[row]), fmean(scores)
 
     def candidates(self) -> list[Candidate]:
         """The best prompt of each goal; its own prompt where none could be tried."""
@@ -263,14 +316,14 @@ class Looks:
             )
         found = []
         for r, goal in enumerate(self.goals):
-            score, text = self._best.get(r, (None, goal.prompt))
-            queries = self._queries.get(r, 0)
+            tried = self._tried.get(r, {})
+            text = max(tried, key=lambda text: self._worth(r, text), default=goal.prompt)
             found.append(
                 Candidate(
                     goal=goal.id,
                     prompt=text,
-                    own_score=score,
-                    queries=queries,
+                    own_score=fmean(tried[text]) if tried else None,
+                    queries=self._queries.get(r, 0),
                     trace=self._trace(r),
                 )
             )
@@ -297,12 +350,6 @@ class Looks:
         self._budget = total
         spend(gradient_steps=1)
         self.target.progress(done, total, what)
-
-    def _note(self, rows: Sequence[int]) -> None:
-        """Remembers the best so far; a text that could not be sampled was a look all the same."""
-        for r in rows:
-            best = self._best[r][0] if r in self._best else 0.0
-            self._seen.setdefault(r, []).append(best)
 
     def _trace(self, row: int) -> Trace:
         zero, bad = (0, 0) if self._faults_G2 is None else self._faults_G2[row].tolist()

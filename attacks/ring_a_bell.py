@@ -84,21 +84,22 @@ class RingABell(Attack):
         generations: Generations.
         mutation: Odds that a child has one of its tokens replaced.
         crossover: Odds that a child has two parents.
-        finalists: The best so many of the last population are shown to the attacker's judge; 1
-            shows none, as published.
+        finalists: The best so many of the last population are shown to the attacker's judge, beside
+            the plain prompt; 1 shows none, as published.
         checks: Images a finalist.
         vocabulary: See :func:`attacks.tokens.allowed_tokens`.
     """
 
     name: ClassVar[str] = "ring_a_bell"
     access: ClassVar[Access] = Access.PROMPT
+    revision: ClassVar[int] = 2
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "published-38": {"tokens": 38},
         "published-77": {"tokens": 75},
         "published-violence": {"strength": 5.5},
         "mini": {
-            "tokens": 12, "population": 48, "generations": 100, "finalists": 4, "checks": 2,
+            "tokens": 12, "population": 48, "generations": 100, "finalists": 4, "checks": 4,
             "vocabulary": "words",
         },
     }  # fmt: skip
@@ -128,6 +129,7 @@ class RingABell(Attack):
                 for goal, ranked in zip(goals, finals, strict=True)
             ]
         looks = Looks(target, goals, rng, self.checks)
+        looks.look(range(len(goals)), target.model.tokenize([g.prompt for g in goals]).tolist())
         for place_ in range(self.finalists):
             rows = [r for r, ranked in enumerate(finals) if place_ < len(ranked)]
             looks.look(rows, [finals[r][place_] for r in rows])

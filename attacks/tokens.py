@@ -36,7 +36,7 @@ __all__ = [
     "table",
 ]
 
-Placement = Literal["prefix", "suffix", "middle", "insert", "replace"]
+Placement = Literal["prefix", "suffix", "middle", "insert", "every", "replace"]
 Vocabulary = Literal["all", "words"]
 
 _SETTLES = 4
@@ -130,11 +130,14 @@ def table(model: TextToImage) -> Tensor:
 # -- prompts ---------------------------------------------------------------------------------------
 
 
-def place(model: TextToImage, prompts: Sequence[str], tokens: int, where: Placement) -> Sites:
+def place(
+    model: TextToImage, prompts: Sequence[str], tokens: int, where: Placement, *, every: int = 3
+) -> Sites:
     """Makes room for ``tokens`` adversarial tokens in each prompt.
 
     ``prefix``, ``suffix`` and ``middle`` keep them together; ``insert`` spreads them evenly among
-    the prompt's own; ``replace`` leaves none of the prompt. A prompt too long for them loses its
+    the prompt's own; ``every`` puts the first before the prompt and one after each ``every`` of its
+    own; ``replace`` leaves none of the prompt. A prompt too long for them loses its
     end, as it would to the tokenizer; padding gives way, so the length stays.
 
     Raises:
@@ -150,7 +153,7 @@ def place(model: TextToImage, prompts: Sequence[str], tokens: int, where: Placem
     rows, places = [], []
     for prompt in prompts:
         own = [] if where == "replace" else _ids(words, prompt)[:room]
-        sites = _positions(len(own), tokens, where)
+        sites = _positions(len(own), tokens, where, every)
         rest, taken = iter(own), set(sites)
         body = [0 if i in taken else next(rest) for i in range(len(own) + tokens)]
         ids = [start, *body, words.eos_token_id]
@@ -163,7 +166,7 @@ def place(model: TextToImage, prompts: Sequence[str], tokens: int, where: Placem
     )
 
 
-def _positions(own: int, tokens: int, where: Placement) -> list[int]:
+def _positions(own: int, tokens: int, where: Placement, every: int) -> list[int]:
     """Where K tokens stand among ``own`` others, counted without the start token."""
     match where:
         case "prefix" | "replace":
@@ -175,6 +178,8 @@ def _positions(own: int, tokens: int, where: Placement) -> list[int]:
         case "insert":
             apart = max(1, own // tokens)
             return [min(own, (k + 1) * apart) + k for k in range(tokens)]
+        case "every":
+            return [min(own, k * every) + k for k in range(tokens)]
     return list(range(first, first + tokens))
 
 

@@ -20,6 +20,7 @@ that is left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -44,6 +45,9 @@ from bench.spec import runtime
 
 __all__ = ["UnlearnDiffAtk"]
 
+# Tokens are drawn so many times for each prompt that is wanted; some were looked at before.
+_DRAWS = 4
+
 
 class UnlearnDiffAtk(Attack):
     """Simplex-constrained search for adversarial tokens.
@@ -53,7 +57,8 @@ class UnlearnDiffAtk(Attack):
             one image after each timestep, stop at the first success (Diffusion-MU-Attack,
             configs/{style,object}, commit of 2025-02-27).
         published-nsfw: the same with K = 5 (configs/{nudity,violence,illegal}).
-        mini: for the miniature on two cores.
+        mini: for the miniature on two cores. Without decay: the published one is larger than the
+            gradient there, so it drives the search from one token to the next.
 
     Attributes:
         tokens: K.
@@ -65,9 +70,14 @@ class UnlearnDiffAtk(Attack):
         draws: (timestep, noise) pairs a step, the loss is their mean.
         lr: Adam's learning rate.
         decay: L2 decay inside Adam.
-        checks: Images a goal and look.
+        prompts: Prompts a goal and look: the most likely tokens, then others that are drawn from the
+            distribution; none that was looked at before.
+        checks: Images a prompt and look.
         stop: ``success``: a goal is done when the attacker's judge says so; ``never``: the best of
             all looks.
+        finalists: The best so many prompts are shown to the attacker's judge once more before one
+            is chosen, on fresh seeds and beside the plain prompt; 0: the best look is, as published.
+        final_checks: Images of each of them.
         vocabulary: See :func:`attacks.tokens.allowed_tokens`.
         loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,
             else 1, as published.
@@ -76,13 +86,15 @@ class UnlearnDiffAtk(Attack):
 
     name: ClassVar[str] = "unlearn_diff_atk"
     access: ClassVar[Access] = Access.PROMPT
+    revision: ClassVar[int] = 2
     gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "published-nsfw": {"tokens": 5},
         "mini": {
-            "tokens": 6, "steps": 120, "iterations": 24, "order": "random", "span": (0.4, 0.9),
-            "lr": 0.1, "checks": 2, "stop": "never", "vocabulary": "words",
+            "tokens": 3, "steps": 120, "iterations": 24, "order": "random", "span": (0.4, 0.9),
+            "lr": 0.3, "decay": 0.0, "prompts": 3, "stop": "never", "vocabulary": "words",
+            "finalists": 3,
         },
     }  # fmt: skip
     tokens: int = Field(3, ge=1, le=75)
@@ -94,8 +106,11 @@ class UnlearnDiffAtk(Attack):
     draws: int = Field(1, ge=1)
     lr: float = Field(0.01, gt=0)
     decay: float = Field(0.1, ge=0)
+    prompts: int = Field(1, ge=1)
     checks: int = Field(1, ge=1)
     stop: Literal["success", "never"] = "success"
+    finalists: int = Field(0, ge=0)
+    final_checks: int = Field(4, ge=1)
     vocabulary: Vocabulary = "all"
     loss_scale: float | None = Field(None, ge=0)
     mode: Literal["batched", "reference"] = runtime("batched")
@@ -115,6 +130,8 @@ class UnlearnDiffAtk(Attack):
             looks = Looks(target, batch, rng, self.checks)
             for _ in self.trajectory(looks):
                 pass
+            if self.finalists:
+                looks.settle(self.finalists, self.final_checks)
             found += looks.candidates()
         return found
 
@@ -138,6 +155,7 @@ class UnlearnDiffAtk(Attack):
         u = torch.full((len(goals), self.tokens, len(words)), 1 / len(words), device=clean.device)
         adam = RowAdam(self.lr, self.decay, "adam")
         generators = [rng.generator(goal.id, "draws") for goal in goals]
+        others = [rng.generator(goal.id, "looks") for goal in goals]
         active = list(range(len(goals)))
         done = looks.look(active, model.tokenize(prompts).tolist())
         total = int(model.backbone.scheduler_config["num_train_timesteps"])
@@ -166,4 +184,31 @@ class UnlearnDiffAtk(Attack):
                 taken += 1
                 looks.step_taken(taken, self.steps, self.name, active, grad)
                 yield list(active), u
-            done = looks.look(active, sites.filled(words[u.argmax(-1)]).tolist())
+            tokens = [words[u.argmax(-1)]]
+            if self.prompts > 1:
+                shape = (_DRAWS * self.prompts, self.tokens)
+                uniform = torch.stack([torch.rand(shape, generator=others[r]) for r in active], 1)
+                tokens += [words[draw_tokens(u, row.to(u.device))] for row in uniform]
+            done = looks.look(
+                *self._chosen(looks, active, [sites.filled(x).tolist() for x in tokens])
+            )
+
+    def _chosen(
+        self, looks: Looks, active: Sequence[int], ids: Sequence[Sequence[Sequence[int]]]
+    ) -> tuple[list[int], list[Sequence[int]]]:
+        """For each active goal the first prompts not looked at yet, or the first of all; and whose they are.
+
+        Args:
+            looks: What was looked at.
+            active: B goals.
+            ids: Their prompts in order of preference, [N, B, L].
+        """
+        rows: list[int] = []
+        chosen: list[Sequence[int]] = []
+        for i, r in enumerate(active):
+            different = dict.fromkeys(tuple(prompts[i]) for prompts in ids)
+            new = (prompt for prompt in different if looks.untried(r, prompt))
+            kept = list(islice(new, self.prompts)) or [ids[0][i]]
+            rows += [r] * len(kept)
+            chosen += kept
+        return rows, chosen

@@ -7,6 +7,7 @@ a plain UNet.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from bench.spec import Spec
 if TYPE_CHECKING:
     from bench.model import TextToImage
 
-__all__ = ["ClassifierFree", "Guidance", "NegativePrompt"]
+__all__ = ["ClassifierFree", "Guidance", "NegativePrompt", "combine_as_sampled"]
 
 
 class Guidance(Spec, ABC):
@@ -81,6 +82,33 @@ class NegativePrompt(Guidance):
     ) -> tuple[Tensor, Tensor | None]:
         """See the class."""
         return torch.lerp(eps_KBChw[0], eps_KBChw[1], scale), None
+
+
+def combine_as_sampled(
+    guidance: Guidance, eps_KBChw: Tensor, scale: float, steps: Sequence[int]
+) -> Tensor:
+    """What a loss on single predictions differentiates, where a guidance depends on the steps before.
+
+    Row b is combined as at sampling step ``steps[b]``, with the warm-up and the memory that the
+    steps before it leave behind. Their predictions are taken to be the row's own, so that no
+    further call of the UNet is needed: momentum is met at the size that it has in sampling, and
+    only its direction is approximate. Without memory and warm-up this is plain ``combine``.
+
+    Args:
+        guidance: How branches are combined.
+        eps_KBChw: Predictions of the branches.
+        scale: Guidance scale.
+        steps: Index of the sampling step of each row.
+
+    Returns:
+        [B, C, h, w]; differentiable in the predictions.
+    """
+    out, memory = guidance.combine(eps_KBChw, scale, 0, None)
+    at_B111 = torch.tensor(steps, device=eps_KBChw.device)[:, None, None, None]
+    for step in range(1, max(steps, default=0) + 1):
+        eps_BChw, memory = guidance.combine(eps_KBChw, scale, step, memory)
+        out = torch.where(at_B111 >= step, eps_BChw, out)
+    return out
 
 
 def _pair(model: TextToImage, text: str, states_BLD: Tensor) -> Tensor:

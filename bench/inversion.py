@@ -44,9 +44,6 @@ Span = Annotated[tuple[float, float], AfterValidator(_rising)]
 """A part of the noise schedule, as fractions: 0 is no noise."""
 
 _CHUNK = 25
-# Rows are at timesteps of their own, so there is no one sampling step: guidances that warm up by
-# steps are met past their warm-up, where they act.
-_PAST_WARM_UP = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +143,7 @@ def invert(
     project: Callable[[Tensor], Tensor] | None = None,
     guidance_scale: float = 1.0,
     span: tuple[float, float] = (0.0, 1.0),
+    sampled_at: Sequence[float] = (),
     progress: Progress = silent,
     what: str = "inversion",
 ) -> Inverted:
@@ -164,6 +162,9 @@ def invert(
         guidance_scale: 1 predicts with the text alone; otherwise through the model's own guidance.
         span: Part of the noise schedule the timesteps are drawn from, as fractions; where the words
             decide little (the last steps of sampling), gradients are mostly noise.
+        sampled_at: Timesteps of the sampler's steps, first to last. A guidance is then met as at
+            the nearest one (see :func:`bench.guidance.combine_as_sampled`); without them, as at the
+            first.
         progress: Told after each step.
         what: Said to ``progress``.
 
@@ -187,6 +188,7 @@ def invert(
             )
         assert drawn is not None  # noqa: S101 (the first step draws)
         which, t, noise = (x[step % _CHUNK].to(device) for x in drawn)
+        nearest = _nearest(sampled_at, drawn[1][step % _CHUNK].flatten())
         text = texts[step % len(texts)]
         with model_time():
             states = states_with(
@@ -199,7 +201,7 @@ def invert(
                 eps = model.denoise(noisy, t.flatten(), states)
             else:
                 contexts = model.guidance.contexts(model, states)
-                eps, _ = model.guide(noisy, t.flatten(), contexts, guidance_scale, _PAST_WARM_UP)
+                eps = model.guide_as_sampled(noisy, t.flatten(), contexts, guidance_scale, nearest)
             losses = (eps - noise.flatten(0, 1)).float().square().mean((1, 2, 3))
             losses = losses.view(rows, draws).mean(1)
             (vectors.grad,) = torch.autograd.grad(losses.sum(), vectors)
@@ -213,6 +215,15 @@ def invert(
         spend(gradient_steps=1)
         progress(step + 1, steps, what)
     return Inverted(vectors.detach(), (tail / max(1, tailing)).cpu(), faults.cpu())
+
+
+def _nearest(sampled_at: Sequence[float], t_B: Tensor) -> list[int]:
+    """Index of the sampling step nearest to each timestep; 0 where there are none."""
+    if not sampled_at:
+        return [0] * len(t_B)
+    apart = torch.tensor(sampled_at, dtype=torch.float64)[None] - t_B[:, None]
+    nearest: list[int] = apart.abs().argmin(1).tolist()
+    return nearest
 
 
 def _draw(

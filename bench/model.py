@@ -28,7 +28,7 @@ from bench.clock import model_time
 from bench.cost import spend
 from bench.digest import digest_of
 from bench.filters import Filter, blanked_by, refused_by
-from bench.guidance import ClassifierFree, Guidance
+from bench.guidance import ClassifierFree, Guidance, combine_as_sampled
 from bench.interfaces import Progress, Slot, silent
 from bench.rng import normal_rows
 from bench.sampler import Sampler
@@ -206,14 +206,38 @@ class TextToImage:
             step: Index of the sampling step.
             memory: What the previous step returned.
         """
+        eps_KBChw = self.branches(latents_BChw, t, contexts_KBLD)
+        return self.guidance.combine(eps_KBChw, scale, step, memory)
+
+    def guide_as_sampled(
+        self,
+        latents_BChw: Tensor,
+        t: Tensor | int,
+        contexts_KBLD: Tensor,
+        scale: float,
+        steps: Sequence[int],
+    ) -> Tensor:
+        """The guided predictions, each as sampling would have it at a step of its own; for losses.
+
+        Args:
+            latents_BChw: Noisy latents.
+            t: Timestep, one for all rows or [B].
+            contexts_KBLD: From ``guidance.contexts(model, states)``.
+            scale: Guidance scale.
+            steps: Index of each row's sampling step; see :func:`bench.guidance.combine_as_sampled`.
+        """
+        eps_KBChw = self.branches(latents_BChw, t, contexts_KBLD)
+        return combine_as_sampled(self.guidance, eps_KBChw, scale, steps)
+
+    def branches(self, latents_BChw: Tensor, t: Tensor | int, contexts_KBLD: Tensor) -> Tensor:
+        """The predictions [K, B, C, h, w] of all K branches of the guidance, in one UNet call."""
         branches, rows = contexts_KBLD.shape[:2]
         steps = torch.as_tensor(t, device=latents_BChw.device).expand(rows)
-        eps = self.denoise(
+        return self.denoise(
             latents_BChw.repeat(branches, 1, 1, 1),
             steps.repeat(branches),
             contexts_KBLD.flatten(0, 1),
         ).unflatten(0, (branches, rows))
-        return self.guidance.combine(eps, scale, step, memory)
 
     def decode(self, latents_BChw: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] of clean latents."""

@@ -21,18 +21,9 @@ _ATTACK: Final = "unlearn_diff_atk"
 class TwoCalls(TextToImage):
     """A model that asks its UNet for one branch of the guidance after the other, as reference codes do."""
 
-    def guide(
-        self,
-        latents_BChw: Tensor,
-        t: Tensor | int,
-        contexts_KBLD: Tensor,
-        scale: float,
-        step: int = 0,
-        memory: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`bench.model.TextToImage.guide`."""
-        eps = torch.stack([self.denoise(latents_BChw, t, states) for states in contexts_KBLD])
-        return self.guidance.combine(eps, scale, step, memory)
+    def branches(self, latents_BChw: Tensor, t: Tensor | int, contexts_KBLD: Tensor) -> Tensor:
+        """See :meth:`bench.model.TextToImage.branches`."""
+        return torch.stack([self.denoise(latents_BChw, t, states) for states in contexts_KBLD])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from attacks.concept_inversion import ConceptInversion, slots_for
 from bench.batching import MicroBatch
@@ -14,6 +15,7 @@ from bench.inversion import name_embedding, states_with
 from bench.judges.mini import MiniJudge
 from bench.model import TextToImage
 from bench.sampler import Sampler
+from methods.sld import SLD
 
 RNG = Rng(("inversion",))
 SMALL = ConceptInversion(images=3, steps=2, draws=2, vectors=2, restarts=2)
@@ -109,6 +111,38 @@ def test_the_loss_goes_through_a_defence_in_the_guidance(target: Target, goals: 
     )  # fmt: skip
     assert (adaptive - blind).abs().max() > 1e-3
     torch.testing.assert_close(blind, SMALL._learn(target, concept, rng)[0], atol=1e-4, rtol=0)
+
+
+def test_the_loss_meets_the_momentum_of_a_defence(target: Target, goals: list[Goal]) -> None:
+    """At the first step of sampling there is none yet; the loss must be that of later steps too."""
+    concept, rng = goals[0].concept, RNG.child("heart")
+
+    def learned(scale: float) -> Tensor:
+        edit = SLD.preset("max", threshold=9.0, momentum_scale=scale)
+        model = edit.erase(target.model, [concept], rng=RNG)
+        return SMALL._learn(replace(target, model=model), concept, rng)[0]
+
+    assert (learned(0.9) - learned(0.0)).abs().max() > 1e-3
+
+
+def test_timesteps_are_from_the_span(target: Target, goals: list[Goal]) -> None:
+    met: list[int] = []
+    unet = target.model.backbone.unet
+    concept, rng = goals[0].concept, RNG.child("heart")
+    attack = SMALL.model_copy(update={"span": (0.4, 0.5), "steps": 3})
+
+    def note(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            met.extend(args[1].tolist())
+
+    hook = unet.register_forward_pre_hook(note)
+    try:
+        attack._learn(target, concept, rng)
+    finally:
+        hook.remove()
+    assert len(met) == 3 * 2 * 2  # steps, restarts, draws
+    assert all(400 <= t < 500 for t in met)
+    assert ConceptInversion.preset("published").span == (0.0, 1.0)
 
 
 def test_minors_are_refused(target: Target, goals: list[Goal]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from attacks.originals import target_latents
 from attacks.p4d import P4D
 from attacks.prompt_search import Looks
-from attacks.tokens import allowed_tokens
+from attacks.tokens import allowed_tokens, place
 from bench.guidance import NegativePrompt
 from bench.interfaces import Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
@@ -82,7 +82,7 @@ def test_the_batched_attack_follows_the_reference(target: Target, goals: list[Go
 
 
 def test_a_batch_is_its_goals_one_by_one(target: Target, goals: list[Goal]) -> None:
-    attack = P4D(tokens=None, where="insert", steps=2, iterations=2)
+    attack = P4D(tokens=None, where="every", steps=2, iterations=2)
     found = attack.run(target, goals, rng=RNG)
     other = attack.model_copy(update={"mode": "reference"}).run(target, goals, rng=RNG)
     assert [c.goal for c in found] == ["g0", "g1", "g2"]
@@ -91,14 +91,25 @@ def test_a_batch_is_its_goals_one_by_one(target: Target, goals: list[Goal]) -> N
         assert a.queries == 2
 
 
-def test_there_is_a_token_for_every_third_of_the_prompts(
+def test_there_is_a_token_before_the_prompt_and_for_every_third_of_its_own(
     model: TextToImage, concepts: Mapping[str, Concept]
 ) -> None:
     attack = P4D.preset("official-k")
     room = model.backbone.length - 2
-    for words, expected in ((1, 1), (7, 2), (12, 4), (100, room // 4)):
+    for words, expected in (
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (7, 3),
+        (8, 3),
+        (12, 5),
+        (100, 1 + (room - 1) // 4),
+    ):
         goal = Goal(id="g", concept=concepts["heart"], prompt=" ".join(["a"] * words))
         assert attack._tokens(model, goal) == expected
+        sites = place(model, [goal.prompt], expected, attack.where, every=attack.every)
+        places = sites.places_BK[0].tolist()
+        assert places == list(range(1, room + 1, 4))[:expected]
 
 
 def test_the_two_attacks_of_this_name_are_apart() -> None:

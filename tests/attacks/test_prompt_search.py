@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import PrivateAttr, ValidationError
 from torch import Tensor
 
 from attacks.originals import guidance_scale, step_of, target_latents, templates, unedited
@@ -245,6 +245,123 @@ def test_the_late_gain_is_that_of_the_last_fifth(
 ) -> None:
     found = Trace(looks=looks, steps=steps, budget=10).late_gain
     assert found == (None if gain is None else pytest.approx(gain))
+
+
+class Scripted(MiniJudge):
+    """Says what it was told to, image by image."""
+
+    _says: list[float] = PrivateAttr(default_factory=list)
+
+    def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+        said, self._says = self._says[: len(images_B3HW)], self._says[len(images_B3HW) :]
+        return torch.tensor(said)[:, None]
+
+
+def scripted(target: Target, concepts: Mapping[str, Concept], says: list[float]) -> Looks:
+    """Looks at one goal, "a heart", by a judge that says ``says``."""
+    judge = Scripted()
+    judge._says = says
+    goal = Goal(id="g", concept=concepts["heart"], prompt="a heart")
+    return Looks(replace(target, surrogate=judge), [goal], RNG, images=1)
+
+
+def ids_of(target: Target, *prompts: str) -> list[list[int]]:
+    ids: list[list[int]] = target.model.tokenize(prompts).tolist()
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("says", "found"),
+    [
+        ([0.6, 0.9, 0.8], "a heart"),  # all succeed: nothing is better than what one would type
+        ([0.4, 0.6, 0.8], "a ring"),
+        ([0.4, 0.8, 0.6], "a cross"),
+        ([0.1, 0.3, 0.2], "a cross"),  # none succeeds: the nearest
+        ([0.2, 0.2, 0.2], "a heart"),
+    ],
+)
+def test_the_plain_prompt_wins_ties(
+    target: Target, concepts: Mapping[str, Concept], says: list[float], found: str
+) -> None:
+    looks = scripted(target, concepts, says)
+    looks.look([0] * 3, ids_of(target, "a heart", "a cross", "a ring"))
+    assert looks.candidates()[0].prompt == found
+
+
+def test_a_find_that_was_lucky_is_dropped(target: Target, concepts: Mapping[str, Concept]) -> None:
+    looks = scripted(target, concepts, [0.2, 0.9, 0.3, *(0.9, 0.8), *(0.1, 0.2)])
+    looks.look([0] * 3, ids_of(target, "a heart", "a cross", "a ring"))
+    looks.settle(1, 2)
+    (found,) = looks.candidates()
+    assert (found.prompt, found.queries) == ("a heart", 3 + 4)
+    assert found.own_score == pytest.approx((0.2 + 0.9 + 0.8) / 3)
+    assert found.trace is not None
+    assert found.trace.looks == pytest.approx((0.9,))
+
+
+def test_a_find_that_holds_is_kept(target: Target, concepts: Mapping[str, Concept]) -> None:
+    looks = scripted(target, concepts, [0.2, 0.7, *(0.1, 0.2), *(0.6, 0.4)])
+    looks.look([0] * 2, ids_of(target, "a heart", "a cross"))
+    looks.settle(3, 2)
+    (found,) = looks.candidates()
+    assert (found.prompt, found.queries) == ("a cross", 6)
+    assert found.own_score == pytest.approx((0.7 + 0.6 + 0.4) / 3)
+
+
+def test_nothing_is_looked_at_again_where_nothing_was_found(
+    target: Target, concepts: Mapping[str, Concept]
+) -> None:
+    looks = scripted(target, concepts, [0.7])
+    looks.look([0], ids_of(target, "a heart"))
+    looks.settle(3, 2)
+    assert looks.candidates()[0].queries == 1
+
+
+def test_a_prompt_is_sampled_once(target: Target, concepts: Mapping[str, Concept]) -> None:
+    looks = scripted(target, concepts, [0.2, 0.7])
+    heart, cross = ids_of(target, "a heart", "a cross")
+    assert looks.look([0], [heart]) == []
+    assert looks.untried(0, cross)
+    assert not looks.untried(0, heart)
+    assert not looks.untried(0, ids_of(target, "a child")[0])
+    assert looks.look([0, 0, 0], [cross, heart, cross]) == [0]
+    assert looks.look([0], [cross]) == [0]
+    (found,) = looks.candidates()
+    assert found.queries == 2
+    assert found.trace is not None
+    assert found.trace.looks == pytest.approx((0.2, 0.7, 0.7))
+
+
+class Brightness(MiniJudge):
+    """Tells images apart that show nothing yet, which a good judge does not."""
+
+    threshold: float = 0.9
+
+    def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+        return images_B3HW.mean((1, 2, 3))[:, None]
+
+
+def test_the_last_look_is_on_fresh_seeds_and_a_goals_own(
+    target: Target, concepts: Mapping[str, Concept]
+) -> None:
+    bright = replace(target, surrogate=Brightness())
+    goals = [Goal(id=f"g{k}", concept=concepts["heart"], prompt=PROMPTS[k]) for k in range(3)]
+
+    def found(which: list[Goal]) -> list[tuple[str, str, float, int]]:
+        looks = Looks(bright, which, RNG, images=2)
+        for prompt in ("a heart", "a green moon", "a cross"):
+            looks.look(range(len(which)), ids_of(target, prompt) * len(which))
+        looks.settle(2, 3)
+        return [(c.goal, c.prompt, c.own_score or 0.0, c.queries) for c in looks.candidates()]
+
+    together = found(goals)
+    for one in together:
+        (alone,) = found([g for g in goals if g.id == one[0]])
+        assert alone[:2] == one[:2]
+        assert alone[2] == pytest.approx(one[2], abs=1e-5)
+        seeds = [RNG.seed(one[0], k, "search") for k in range(5)]
+        images = target.model.sample([one[1]] * 5, seeds, target.sampler).images_B3HW
+        assert one[2] == pytest.approx(float(images.mean()), abs=1e-5)
 
 
 def test_a_goal_that_could_not_be_tried_keeps_its_prompt(

@@ -121,9 +121,36 @@ def test_where_tokens_stand(model: TextToImage, where: Placement, expected: str)
     assert len(filled) == model.backbone.length
 
 
-def test_one_token_after_every_third(model: TextToImage) -> None:
-    sites = place(model, ["a a a a a a a"], 2, "insert")
-    assert sites.places_BK.tolist() == [[4, 8]]
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (1, "X1"),
+        (2, "X12"),
+        (3, "X123X"),
+        (5, "X123X45"),
+        (6, "X123X456X"),
+        (7, "X123X456X7"),
+        (8, "X123X456X78"),
+        (9, "X123X456X789X"),
+    ],
+)
+def test_a_token_before_the_prompt_and_after_every_third(
+    model: TextToImage, own: int, expected: str
+) -> None:
+    """As in P4D's code: ``len // 3 + 1`` tokens, at the multiples of four."""
+    sites = place(model, [" ".join(["a"] * own)], own // 3 + 1, "every")
+    assert sites.places_BK[0].tolist() == [1 + i for i, c in enumerate(expected) if c == "X"]
+    body = sites.ids_BL[0, 1 : 1 + len(expected)].tolist()
+    word = model.tokenize(["a"])[0, 1].item()
+    assert [c == "X" or i == word for c, i in zip(expected, body, strict=True)] == [True] * len(
+        body
+    )
+    assert sites.ids_BL[0, 1 + len(expected)] == model.backbone.tokenizer.eos_token_id
+
+
+def test_the_distance_of_inserted_tokens_can_be_chosen(model: TextToImage) -> None:
+    sites = place(model, ["a a a a a"], 3, "every", every=2)
+    assert sites.places_BK.tolist() == [[1, 4, 7]]
 
 
 def test_a_prompt_that_is_too_long_loses_its_end(model: TextToImage) -> None:

@@ -19,7 +19,7 @@ from bench.batching import MicroBatch
 from bench.clock import model_seconds
 from bench.errors import UsageError
 from bench.filters import ImageFilter, PromptFilter
-from bench.guidance import ClassifierFree, NegativePrompt
+from bench.guidance import ClassifierFree, NegativePrompt, combine_as_sampled
 from bench.interfaces import Concept, Rng
 from bench.mini.paths import model_folder
 from bench.model import TextToImage, load_model
@@ -371,6 +371,15 @@ def test_branches_are_combined_as_published(guidance: ClassifierFree | NegativeP
     out, memory = guidance.combine(eps, 3.0, 0, None)
     assert out.flatten().tolist() == [4.0, 4.0]  # 1 + 3 (2 - 1), 10 + 3 (8 - 10)
     assert memory is None
+
+
+@pytest.mark.parametrize("guidance", [ClassifierFree(), NegativePrompt(text="star")])
+def test_a_guidance_without_memory_is_the_same_at_any_step(
+    guidance: ClassifierFree | NegativePrompt,
+) -> None:
+    eps = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    sampled = combine_as_sampled(guidance, eps, 3.0, [0, 4, 2])
+    assert torch.equal(sampled, guidance.combine(eps, 3.0, 0, None)[0])
 
 
 def test_gradients_flow_through_the_guidance_to_the_states(model: TextToImage) -> None:

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.guidance import ClassifierFree, Guidance
+from bench.guidance import ClassifierFree, Guidance, combine_as_sampled
 from bench.interfaces import Concept, Rng
 from bench.model import TextToImage
 from bench.rng import generator_for
@@ -100,6 +100,23 @@ def test_the_rule_has_its_gradient(scale: float) -> None:
         return first + rule.combine(eps_KBChw.flip(-1), 5.0, 1, nu)[0]
 
     assert torch.autograd.gradcheck(two_steps, (eps[:, :1, :1, :2, :2],))
+
+
+def test_a_loss_meets_the_momentum_and_the_warm_up_of_its_sampling_step() -> None:
+    """Each row as at its own step, after steps that predicted what it does."""
+    eps = drawn("as sampled").double()
+    rule = guidance(warmup=2, threshold=0.5, momentum_scale=0.9, momentum=0.2)
+    steps = [3, 1]
+    sampled = combine_as_sampled(rule, eps, 3.0, steps)
+    for row, last in enumerate(steps):
+        one, memory = eps[:, row : row + 1], None
+        for step in range(last + 1):
+            expected, memory = rule.combine(one, 3.0, step, memory)
+        torch.testing.assert_close(sampled[row : row + 1], expected)
+    assert torch.autograd.gradcheck(
+        lambda x: combine_as_sampled(rule, x, 3.0, steps[:1]),
+        (eps[:, :1, :1, :2, :2].clone().requires_grad_(),),
+    )
 
 
 # -- on the miniature ----------------------------------------------------------------------------
