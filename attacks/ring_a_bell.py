@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +38,7 @@ from attacks.tokens import (
 from bench.digest import digest_of
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
 from bench.model import TextToImage
+from bench.spec import runtime
 
 __all__ = ["RingABell", "concept_direction", "encoder_digest"]
 
@@ -88,6 +89,10 @@ class RingABell(Attack):
             the plain prompt; 1 shows none, as published.
         checks: Images a finalist.
         vocabulary: See :func:`attacks.tokens.allowed_tokens`.
+        mode: ``reference`` works on one goal's population at a time; same results, for comparing
+            speed.
+        keep: ``process`` keeps finds while the process lasts, for other models with the same text
+            encoder; ``nothing`` searches every time, for timing it.
     """
 
     name: ClassVar[str] = "ring_a_bell"
@@ -112,6 +117,8 @@ class RingABell(Attack):
     finalists: int = Field(1, ge=1)
     checks: int = Field(1, ge=1)
     vocabulary: Vocabulary = "all"
+    mode: Literal["batched", "reference"] = runtime("batched")
+    keep: Literal["process", "nothing"] = runtime("process")
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best prompt of each goal.
@@ -122,7 +129,12 @@ class RingABell(Attack):
         refuse_minors(goals)
         if not goals:
             return []
-        finals = self._finals(target, list(goals), rng)
+        batches = [[goal] for goal in goals] if self.mode == "reference" else [list(goals)]
+        return [c for batch in batches for c in self._run(target, batch, rng)]
+
+    def _run(self, target: Target, goals: list[Goal], rng: Rng) -> list[Candidate]:
+        """The best prompt of each goal, in one batch."""
+        finals = self._finals(target, goals, rng)
         if self.finalists == 1:
             return [
                 Candidate(goal=goal.id, prompt=_text(target.model, ranked) or goal.prompt)
@@ -137,7 +149,10 @@ class RingABell(Attack):
 
     def _finals(self, target: Target, goals: list[Goal], rng: Rng) -> list[list[tuple[int, ...]]]:
         """Different prompts of each goal's last population, best first."""
-        search = self.model_dump(mode="json", exclude={"finalists", "checks", "goals"})
+        if self.keep == "nothing":
+            return self._search(target, goals, rng)
+        other = {"finalists", "checks", "goals", "mode", "keep"}
+        search = self.model_dump(mode="json", exclude=other)
         encoder = encoder_digest(target.model)
         keys = [
             digest_of(

@@ -14,7 +14,8 @@ leave); the projection is exact, by sorting; the one-hot product is K rows of th
 defence in the guidance is attacked *through* it, where the reference's loss leaves it out; the
 attacker's own judge stops the search, not the one of record; tokens are never special ones. The
 reference also reset the global generator at each image, so that all its blocks saw the same draws:
-that is left out.
+that is left out. A look may take several prompts (``prompts``), and the best of them may be shown
+to the judge again before one is chosen (``finalists``); the published presets do neither.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ class UnlearnDiffAtk(Attack):
         for i, r in enumerate(active):
             different = dict.fromkeys(tuple(prompts[i]) for prompts in ids)
             new = (prompt for prompt in different if looks.untried(r, prompt))
-            kept = list(islice(new, self.prompts)) or [ids[0][i]]
+            kept = list(islice(new, self.prompts)) or [tuple(ids[0][i])]
             rows += [r] * len(kept)
             chosen += kept
         return rows, chosen

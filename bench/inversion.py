@@ -191,30 +191,67 @@ def invert(
         nearest = _nearest(sampled_at, drawn[1][step % _CHUNK].flatten())
         text = texts[step % len(texts)]
         with model_time():
-            states = states_with(
+            states_RLD = states_with(
                 model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors
             )
-            states = states.repeat_interleave(draws, 0)
-            noisy = noised(model, latents[which.flatten()], noise.flatten(0, 1), t.flatten())
-            noisy = noisy.to(model.backbone.dtype)
-            if guidance_scale == 1.0:
-                eps = model.denoise(noisy, t.flatten(), states)
-            else:
-                contexts = model.guidance.contexts(model, states)
-                eps = model.guide_as_sampled(noisy, t.flatten(), contexts, guidance_scale, nearest)
-            losses = (eps - noise.flatten(0, 1)).float().square().mean((1, 2, 3))
-            losses = losses.view(rows, draws).mean(1)
-            (vectors.grad,) = torch.autograd.grad(losses.sum(), vectors)
+            scene = _Scene(latents[which.flatten()], noise.flatten(0, 1), t.flatten(), nearest)
+            losses, pull_RLD = _through(model, scene, states_RLD.detach(), guidance_scale)
+            (vectors.grad,) = torch.autograd.grad(states_RLD, vectors, pull_RLD.to(states_RLD))
             faults += gradient_faults(vectors.grad)
             adam.step()
             if project is not None:
                 with torch.no_grad():
                     vectors.copy_(project(vectors))
         if step >= int(0.8 * steps):
-            tail, tailing = tail + losses.detach(), tailing + 1
+            tail, tailing = tail + losses, tailing + 1
         spend(gradient_steps=1)
         progress(step + 1, steps, what)
     return Inverted(vectors.detach(), (tail / max(1, tailing)).cpu(), faults.cpu())
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What the losses of one step are taken on, N draws, those of a row together.
+
+    Attributes:
+        clean_NChw: Latents of the images.
+        noise_NChw: What is added to them.
+        t_N: At which timesteps.
+        steps: The sampling steps at which the guidance is met.
+    """
+
+    clean_NChw: Tensor
+    noise_NChw: Tensor
+    t_N: Tensor
+    steps: Sequence[int]
+
+
+def _through(
+    model: TextToImage, scene: _Scene, states_RLD: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The mean loss [R] of each row's draws, and its gradient by the row's text states.
+
+    In micro-batches of draws, halved when memory runs out; the text encoder is outside, once a row.
+    """
+    n, rows = len(scene.t_N), len(states_RLD)
+    owner = torch.arange(n, device=states_RLD.device) // (n // rows)
+
+    def chunk(part: slice) -> Tensor:
+        # Not a leaf: torch's FLOP counter cannot follow the gradient to one.
+        states = states_RLD.requires_grad_()[owner[part]]
+        t, noise = scene.t_N[part], scene.noise_NChw[part]
+        noisy = noised(model, scene.clean_NChw[part], noise, t).to(model.backbone.dtype)
+        if scale == 1.0:
+            eps = model.denoise(noisy, t, states)
+        else:
+            contexts = model.guidance.contexts(model, states)
+            eps = model.guide_as_sampled(noisy, t, contexts, scale, scene.steps[part])
+        losses = (eps - noise).float().square().mean((1, 2, 3))
+        (grad,) = torch.autograd.grad(losses.sum(), states)
+        return torch.cat([losses.detach()[:, None], grad.float().flatten(1)], 1)
+
+    out = model.micro.map(n, chunk).view(rows, n // rows, -1).mean(1)
+    return out[:, 0], out[:, 1:].view(states_RLD.shape)
 
 
 def _nearest(sampled_at: Sequence[float], t_B: Tensor) -> list[int]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +66,29 @@ def global_rng_untouched() -> Iterator[None]:
     yield
     drawn = [name for name, state in _global_rng().items() if state != before[name]]
     assert not drawn, f"the global generators of {drawn} were used; draw from the Rng instead"
+
+
+@pytest.fixture(scope="session")
+def little_memory() -> Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]:
+    """A context in which a network runs out of memory above so many rows; it tells the sizes refused."""
+    return _little_memory
+
+
+@contextmanager
+def _little_memory(network: torch.nn.Module, rows: int) -> Iterator[list[int]]:
+    refused: list[int] = []
+
+    def check(module: torch.nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        size = len(args[0] if args else named["input_ids"])
+        if size > rows:
+            refused.append(size)
+            raise torch.OutOfMemoryError(f"no memory for {size} rows")
+
+    hook = network.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield refused
+    finally:
+        hook.remove()
 
 
 def _global_rng() -> dict[str, object]:

@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 import torch
 
 from bench import registry
-from bench.batching import MicroBatch
 from bench.errors import UsageError
 from bench.interfaces import (
     Attack,
@@ -68,7 +67,10 @@ class Size:
 
 _MINI: Final = Size(
     goals=12, steps=48, block=24, often=8, repeats=3, sampler=Sampler(), matrix=2048,
-    attacks={name: {"preset": "mini"} for name in ("unlearn_diff_atk", "p4d", "concept_inversion")},
+    attacks={
+        **{name: {"preset": "mini"} for name in ("unlearn_diff_atk", "p4d", "concept_inversion")},
+        "ring_a_bell": {"preset": "mini", "generations": 24, "keep": "nothing"},
+    },
     compile_limit=600.0,
 )  # fmt: skip
 _SD14: Final = Size(
@@ -78,6 +80,7 @@ _SD14: Final = Size(
         "unlearn_diff_atk": {"preset": "published", "stop": "never"},
         "p4d": {"preset": "official-n"},
         "concept_inversion": {"preset": "published", "images": 8, "restarts": 2},
+        "ring_a_bell": {"preset": "published", "generations": 4, "keep": "nothing"},
     },
     compile_limit=180.0,
 )  # fmt: skip
@@ -89,6 +92,7 @@ _FEW: Final[dict[str, dict[str, Any]]] = {
     "unlearn_diff_atk": {"checks": 1},
     "p4d": {"checks": 1},
     "concept_inversion": {"images": 2, "draws": 2, "checks": 1},
+    "ring_a_bell": {"population": 4, "generations": 2, "finalists": 2, "checks": 1},
 }
 
 
@@ -180,7 +184,5 @@ class Workload:
 
 
 def reference(work: Workload) -> Workload:
-    """The same work, one by one: ``mode: reference``, or micro-batches of one row where it has no modes."""
-    if "mode" in registry.get("attack", work.attack).model_fields:
-        return replace(work, fields={**work.fields, "mode": "reference"})
-    return replace(work, model=replace(work.model, micro=MicroBatch(1)))
+    """The same work, one by one."""
+    return replace(work, fields={**work.fields, "mode": "reference"})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from bench.model import TextToImage
 from bench.sampler import Sampler
 from methods.sld import SLD
 
+LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
 RNG = Rng(("inversion",))
 SMALL = ConceptInversion(images=3, steps=2, draws=2, vectors=2, restarts=2)
 
@@ -94,13 +96,57 @@ def test_each_goal_has_its_text_and_all_share_the_embedding(
         assert min(float((candidate.states_LD - s).abs().max()) for s in states) < 1e-5
 
 
-def test_blocks_of_restarts_change_nothing(target: Target, goals: list[Goal]) -> None:
-    small = replace(target, model=replace(target.model, micro=MicroBatch(2)))
+def assert_near(one_RVE: Tensor, other_RVE: Tensor) -> None:
+    """The same but for rounding.
+
+    Adam turns rounding into a step wherever a gradient is next to nothing, so single elements may
+    differ; the rows do not.
+    """
+    assert torch.nn.functional.cosine_similarity(one_RVE, other_RVE, dim=-1).min() > 0.999
+    assert ((one_RVE - other_RVE).abs() < 1e-3).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_learning_in_micro_batches_changes_nothing(
+    target: Target, goals: list[Goal], size: int
+) -> None:
+    small = replace(target, model=replace(target.model, micro=MicroBatch(size)))
     concept, rng = goals[0].concept, RNG.child("heart")
-    together, apart = (SMALL._learn(t, concept, rng)[0] for t in (target, small))
-    # Adam turns rounding into a step wherever a gradient is next to nothing, so single elements may
-    # differ; the rows do not.
-    assert torch.nn.functional.cosine_similarity(together, apart, dim=-1).min() > 0.999
+    assert_near(*(SMALL._learn(t, concept, rng)[0] for t in (target, small)))
+
+
+def test_memory_that_runs_out_while_learning_changes_nothing(
+    target: Target, goals: list[Goal], little_memory: LittleMemory
+) -> None:
+    guided = replace(target, model=target.model.with_guidance(NegativePrompt(text="heart")))
+    concept, rng = goals[0].concept, RNG.child("heart")
+    roomy = SMALL._learn(guided, concept, rng)[0]
+    small = replace(guided, model=replace(guided.model, micro=MicroBatch(64)))
+    with little_memory(small.model.backbone.unet, 6) as refused:
+        tight = SMALL._learn(small, concept, rng)[0]
+    assert max(refused) == 8  # restarts, draws, branches
+    assert small.model.micro.size == 2
+    assert_near(roomy, tight)
+
+
+def test_reference_mode_follows_the_same_path_and_finds_the_same(
+    target: Target, goals: list[Goal]
+) -> None:
+    one_by_one = SMALL.model_copy(update={"mode": "reference"})
+    assert one_by_one.digest == SMALL.digest
+    concept, rng = goals[0].concept, RNG.child("heart")
+    for steps in (1, 2, 3, 4):
+        longer = [spec.model_copy(update={"steps": steps}) for spec in (SMALL, one_by_one)]
+        assert_near(*(spec._learn(target, concept, rng)[0] for spec in longer))
+    found, other = (spec.run(target, goals, rng=RNG) for spec in (SMALL, one_by_one))
+    for a, b in zip(found, other, strict=True):
+        assert (a.goal, a.prompt, a.queries, a.trace and a.trace.steps) == (
+            *(b.goal, b.prompt, b.queries, b.trace and b.trace.steps),
+        )
+        assert a.own_score == pytest.approx(b.own_score, abs=1e-3)
+        assert a.states_LD is not None
+        assert b.states_LD is not None
+        assert_near(a.states_LD, b.states_LD)
 
 
 def test_the_loss_goes_through_a_defence_in_the_guidance(target: Target, goals: list[Goal]) -> None:

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 import torch
 
 from attacks import ring_a_bell
 from attacks.ring_a_bell import RingABell, concept_direction, encoder_digest
+from bench.batching import MicroBatch
 from bench.interfaces import Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
 from bench.model import TextToImage
 from bench.sampler import Sampler
 
+LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
 RNG = Rng(("bell",))
 SMALL = RingABell(tokens=6, population=12, generations=6, vocabulary="words")
 
@@ -71,6 +75,38 @@ def test_a_goal_is_found_alone_as_in_any_batch(target: Target, goals: list[Goal]
         ring_a_bell._found.clear()
         (alone,) = SMALL.run(target, [goal], rng=RNG)
         assert alone.prompt == together[i].prompt
+
+
+@pytest.mark.parametrize("finalists", [1, 3])
+def test_reference_mode_finds_the_same(target: Target, goals: list[Goal], finalists: int) -> None:
+    batched = SMALL.model_copy(update={"finalists": finalists, "keep": "nothing"})
+    one_by_one = batched.model_copy(update={"mode": "reference"})
+    assert one_by_one.digest == SMALL.model_copy(update={"finalists": finalists}).digest
+    found, other = (spec.run(target, goals, rng=RNG) for spec in (batched, one_by_one))
+    assert [(c.goal, c.prompt, c.queries) for c in found] == [
+        (c.goal, c.prompt, c.queries) for c in other
+    ]
+    assert not ring_a_bell._found
+
+
+def test_reference_mode_has_the_same_generations(target: Target, goals: list[Goal]) -> None:
+    """All of each population, not only its best."""
+    for generations in (0, 1, 3):
+        spec = SMALL.model_copy(update={"generations": generations})
+        together = spec._search(target, goals, RNG)
+        assert together == [spec._search(target, [goal], RNG)[0] for goal in goals]
+
+
+def test_memory_that_runs_out_changes_nothing(
+    target: Target, goals: list[Goal], little_memory: LittleMemory
+) -> None:
+    roomy = SMALL._search(target, goals, RNG)
+    small = replace(target, model=replace(target.model, micro=MicroBatch(64)))
+    with little_memory(small.model.backbone.text_encoder, 10) as refused:
+        tight = SMALL._search(small, goals, RNG)
+    assert max(refused) == 36  # goals, population
+    assert small.model.micro.size == 9
+    assert tight == roomy
 
 
 def test_it_is_searched_once_a_text_encoder(target: Target, goals: list[Goal]) -> None:

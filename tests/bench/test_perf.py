@@ -35,7 +35,7 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     assert found["machine"]["threads"] == torch.get_num_threads()
     mini = found["models"]["miniature"]
     rows = {row["attack"]: row for row in mini["throughput"]}
-    assert set(rows) == {"unlearn_diff_atk", "p4d", "concept_inversion"}
+    assert set(rows) == {"unlearn_diff_atk", "p4d", "concept_inversion", "ring_a_bell"}
     for row in rows.values():
         assert row["same_finds"] == row["prompts"] == 2
         assert row["work_ratio"] == pytest.approx(1.0, abs=0.1)
@@ -99,8 +99,8 @@ def test_the_reference_is_the_same_attack_one_by_one(model: TextToImage) -> None
         work = Workload(model, size, attack)
         alone = reference(work)
         assert alone.spec().identity() == work.spec().identity()
-        mode = getattr(alone.spec(), "mode", None)
-        assert mode == "reference" or alone.model.micro.size == 1
+        assert [getattr(w.spec(), "mode", None) for w in (work, alone)] == ["batched", "reference"]
+        assert alone.model is work.model
         assert [goal.id for goal in alone.goals()] == [goal.id for goal in work.goals()]
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -9,6 +11,7 @@ from pydantic import PrivateAttr
 from torch import Tensor
 
 from bench import registry
+from bench.batching import MicroBatch
 from bench.filters import PromptFilter
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
@@ -20,6 +23,9 @@ QUICK: dict[str, Any] = {
     "tries": 2, "steps": 2, "iterations": 2, "restarts": 1, "population": 2, "generations": 2,
     "images": 2, "draws": 1, "seeds": 1, "checks": 1, "finalists": 1,
 }  # fmt: skip
+
+
+LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
 
 
 class Recording(MiniJudge):
@@ -77,14 +83,16 @@ def of(candidates: Sequence[Candidate], goal: Goal) -> list[Candidate]:
     return [c for c in candidates if c.goal == goal.id]
 
 
-def assert_same(one: Sequence[Candidate], other: Sequence[Candidate]) -> None:
+def assert_same(
+    one: Sequence[Candidate], other: Sequence[Candidate], *, apart: float = 1e-6
+) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
         assert (a.goal, a.prompt, a.queries, a.variant) == (b.goal, b.prompt, b.queries, b.variant)
         for x, y in ((a.states_LD, b.states_LD), (a.latents_Chw, b.latents_Chw)):
             assert (x is None) == (y is None)
             if x is not None and y is not None:
-                torch.testing.assert_close(x, y, atol=1e-6, rtol=0)
+                torch.testing.assert_close(x, y, atol=apart, rtol=0)
         assert (a.own_score is None) == (b.own_score is None)
         if a.own_score is not None and b.own_score is not None:
             assert a.own_score == pytest.approx(b.own_score, abs=1e-4)
@@ -127,6 +135,20 @@ def test_a_goals_candidates_depend_on_nothing_but_the_goal(
         alone = spec.run(target, [goal], rng=Rng(("c",)))
         assert_same(of(together, goal), alone)
         assert_same(of(together, goal), of(backwards, goal))
+
+
+@each
+def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_result(
+    spec: Attack, target: Target, goals: list[Goal], little_memory: LittleMemory
+) -> None:
+    roomy = spec.run(target, goals, rng=Rng(("c",)))
+    small = replace(target, model=replace(target.model, micro=MicroBatch(64)))
+    with little_memory(small.model.backbone.unet, 2) as refused:  # one row, its two branches
+        tight = spec.run(small, goals, rng=Rng(("c",)))
+    # Images of the original model are made in other chunks too, and learned from: twice rounded.
+    assert_same(roomy, tight, apart=1e-4)
+    assert small.model.micro.halvings == len(refused)
+    assert refused or not (spec.gradients or any(c.queries for c in tight))
 
 
 @each
