@@ -176,7 +176,7 @@ class ESD(Erasure):
             "release": "2025", "iterations": 200, "lr": 5e-5, "sampled_from": "base",
         },
         "mini": {
-            "iterations": 150, "lr": 1e-3, "batch_size": 4, "sampling_steps": 10,
+            "iterations": 150, "lr": 2e-4, "batch_size": 4, "sampling_steps": 10,
             "templates": ("{}", "a {}"),
         },
     }  # fmt: skip

@@ -91,8 +91,8 @@ class SLD(Erasure):
         medium: delta 10, s_S 1000, lambda 0.01, s_m 0.3, beta 0.4; the default.
         strong: delta 7, s_S 2000, lambda 0.025, s_m 0.5, beta 0.7.
         max: delta 0, s_S 5000, lambda 1, s_m 0.5, beta 0.7.
-        mini: ``max`` with more of a quicker momentum: the published half of the accumulated
-            direction is not enough for a small model and twelve steps.
+        mini: ``max`` with a quicker momentum: the published one has hardly begun after the few
+            steps of the miniature's sampler.
 
     Attributes:
         warmup: delta, steps before it acts.
@@ -122,7 +122,7 @@ class SLD(Erasure):
             "warmup": 0, "scale": 5000.0, "threshold": 1.0, "momentum_scale": 0.5, "momentum": 0.7,
         },
         "mini": {
-            "warmup": 0, "scale": 5000.0, "threshold": 1.0, "momentum_scale": 0.9, "momentum": 0.2,
+            "warmup": 0, "scale": 5000.0, "threshold": 1.0, "momentum_scale": 0.5, "momentum": 0.2,
         },
     }  # fmt: skip
     warmup: int = Field(10, ge=0)

@@ -109,7 +109,7 @@ class Stereo(Erasure):
             "anchors": ("a {} figure stands amidst a field",),
         },
         "mini": {
-            "rounds": 2, "iterations": 60, "search_lr": 5e-4, "robust_lr": 5e-4, "batch_size": 4,
+            "variant": "x", "rounds": 2, "iterations": 60, "search_lr": 5e-4, "robust_lr": 5e-4, "batch_size": 4,
             "sampling_steps": 10, "steps": 80, "inversion_lr": 2e-2, "draws": 8, "images": 32,
             "image_steps": 6, "image_guidance": 3.0, "templates": ("{}", "a {}"),
         },
