@@ -69,7 +69,7 @@ class FewShot(Erasure):
         "repo-2024": {},
         "repo-readme": {"epochs": 4},
         "mini": {
-            "images": 16, "epochs": 5, "batch_size": 8, "lr": 7e-4, "templates": ("{}", "a {}"),
+            "images": 16, "epochs": 5, "batch_size": 8, "lr": 3e-4, "templates": ("{}", "a {}"),
             "sampling_steps": 6, "guidance_scale": 3.0,
         },
     }  # fmt: skip
