@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.originals import guidance_scale, sampling_times, target_latents, templates
+from attacks.originals import guidance_scale, target_latents, templates
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
@@ -178,7 +178,7 @@ class ConceptInversion(Attack):
                 draws=self.draws,
                 guidance_scale=guidance_scale(target, self.loss_scale),
                 span=self.span,
-                sampled_at=sampling_times(target),
+                sampled_at=target.sampler.times(model.backbone.scheduler_config),
                 progress=target.progress,
                 what=f"{self.name}: {concept.text}",
             )

@@ -19,7 +19,6 @@ from bench.model import TextToImage
 
 __all__ = [
     "guidance_scale",
-    "sampling_times",
     "step_of",
     "target_latents",
     "templates",
@@ -67,14 +66,9 @@ def guidance_scale(target: Target, given: float | None) -> float:
     return 1.0 if plain else target.sampler.guidance_scale
 
 
-def sampling_times(target: Target) -> list[float]:
-    """The timesteps of the sampler's steps, first to last."""
-    scheduler = target.sampler.scheduler(target.model.backbone.scheduler_config, "cpu")
-    times: list[float] = torch.as_tensor(scheduler.timesteps, dtype=torch.float64).tolist()
-    return times
-
-
 def step_of(target: Target, t: int) -> int:
     """The sampling step nearest to timestep ``t``: a guidance may warm up by steps, not timesteps."""
-    times = torch.tensor(sampling_times(target), dtype=torch.float64)
+    times = torch.tensor(
+        target.sampler.times(target.model.backbone.scheduler_config), dtype=torch.float64
+    )
     return int((times - t).abs().argmin())

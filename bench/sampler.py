@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from pydantic import Field
 
@@ -29,6 +30,12 @@ class Sampler(Spec):
     steps: int = Field(6, ge=1, le=1000)
     guidance_scale: float = Field(3.0, ge=0.0)
     size: int | None = Field(None, ge=8)
+
+    def times(self, config: Mapping[str, Any]) -> list[float]:
+        """The timesteps of the steps, first to last, on a model's noise schedule."""
+        timesteps = self.scheduler(config, "cpu").timesteps
+        times: list[float] = torch.as_tensor(timesteps, dtype=torch.float64).tolist()
+        return times
 
     def scheduler(self, config: Mapping[str, Any], device: Any) -> Any:
         """A fresh diffusers scheduler with the model's noise schedule, ready for ``steps`` steps."""

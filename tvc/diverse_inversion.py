@@ -248,6 +248,7 @@ def diverse_inversion(
         project=project if how.constrained else None,
         guidance_scale=guidance_scale,
         span=how.span,
+        sampled_at=sampler.times(backbone.scheduler_config),
         progress=progress,
         what="diverse inversion",
     )
