@@ -10,8 +10,11 @@ Different on purpose: one loss for every defence, the error of the model's own g
 where the reference has a script and a target a method; plain Adam on the learned rows, where the
 reference decays the whole table and restores it; images are encoded once; several restarts learn in
 one batch, and the attacker's judge picks among them for each goal, because the loss does not rank
-restarts well. An embedding is learned once a (model, concept), from the name alone, so it does not
-depend on the goals.
+restarts well. Momentum of safe latent diffusion is met at its size in sampling, but with the
+predictions of one timestep, where the reference sums the loss over a window of them: against that
+defence the attack stays weak, and a low success says less there than elsewhere. An
+embedding is learned once a (model, concept), from the name alone, so it does not depend on the
+goals.
 """
 
 from __future__ import annotations
