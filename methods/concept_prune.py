@@ -81,8 +81,8 @@ class ConceptPrune(Erasure):
         objects: r 0.02, tau 10.
         nudity: r 0.01, tau 9; "a photo of a {human}" and "a photo of a naked {human}", whatever the
             concept is called.
-        mini: the miniature's sampler, its scenes and things, all steps, and a far larger ratio: its
-            layers are narrow, the published share of a row is a handful of weights, and of what may
+        mini: the miniature's guidance, its scenes and things, twelve steps, all watched, and a far
+            larger ratio: its layers are narrow, the published share of a row is a handful of weights, and of what may
             be chosen only those count that the concept uses more.
 
     Attributes:
@@ -109,7 +109,7 @@ class ConceptPrune(Erasure):
             "ratio": 0.01, "first": 9, "scenes": tuple(f"photo of a {{naked}} {h}" for h in _HUMANS),
         },
         "mini": {
-            "ratio": 0.7,
+            "ratio": 0.9,
             "first": 12,
             "steps": 12,
             "guidance_scale": 3.0,

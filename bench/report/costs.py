@@ -19,6 +19,7 @@ _COSTS = {
     "gradient steps": ("edit_gradient_steps", 0),
     "parameters changed": ("parameters_touched", 0),
 }
+_SHARE = "% of the model"
 
 
 def costs_to_markdown(table: pd.DataFrame, edits: pd.DataFrame) -> str:
@@ -37,11 +38,14 @@ def costs_to_markdown(table: pd.DataFrame, edits: pd.DataFrame) -> str:
     lines = [
         "## Cost of the edits\n\nMeans over concepts and repeats, but the largest memory (of the "
         "whole process, or on a GPU of the device) and the most parameters.\n\n",
-        f"| method | {' | '.join(_COSTS)} |\n| --- |{' --: |' * len(_COSTS)}\n",
+        f"| method | {' | '.join(_COSTS)} | {_SHARE} |\n| --- |{' --: |' * (len(_COSTS) + 1)}\n",
     ]
+    totals = edits.drop_duplicates("method").set_index("method")["parameters_total"]
     for row in methods.to_dict("records"):
         values = ((row[column], digits) for column, digits in _COSTS.values())
         cells = [f"{value:,.{digits}f}" if pd.notna(value) else "–" for value, digits in values]
+        share = 100 * row["parameters_touched"] / totals.get(row["method"], float("nan"))
+        cells.append("–" if pd.isna(share) else f"{share:.2f}")
         lines.append(f"| {markdown_text(row['method'])} | {' | '.join(cells)} |\n")
     chosen = list(_chosen(edits))
     said = "\nChosen by the methods themselves:\n\n" * bool(chosen)

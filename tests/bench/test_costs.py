@@ -23,14 +23,16 @@ TABLE = pd.DataFrame(
 
 
 def edits(notes: dict[str, object]) -> pd.DataFrame:
-    row = {"method": "mine|", "notes": json.dumps(notes), "edit_digest": "a"}
+    row = {"method": "mine|", "notes": json.dumps(notes), "edit_digest": "a"} | {
+        "parameters_total": 4_000_000
+    }
     return pd.DataFrame([row, row])
 
 
 def test_a_line_a_method_from_its_pooled_lines() -> None:
     page = costs_to_markdown(TABLE, edits({}))
-    assert "| uce | 0.0 | – | 0 | 0 | 1,000 |\n" in page
-    assert "| mine\\| | 1,234.6 | 512 | 128 | 80 | 2,000,000 |\n" in page
+    assert "| uce | 0.0 | – | 0 | 0 | 1,000 | – |\n" in page
+    assert "| mine\\| | 1,234.6 | 512 | 128 | 80 | 2,000,000 | 50.00 |\n" in page
     assert "9" not in page.partition("uce")[2].partition("\n")[0]
     assert "Chosen" not in page
     assert costs_to_markdown(TABLE.iloc[2:], edits({})) == ""
