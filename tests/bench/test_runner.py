@@ -230,6 +230,21 @@ def test_the_table_has_a_line_for_every_method_attack_and_set(
     assert 0 < found.seconds[0] < found.seconds[1]
 
 
+def test_the_attacks_own_view_goes_with_the_surrogates_threshold(
+    finished: tuple[Plan, Path, Outcome],
+) -> None:
+    plan, root, _ = finished
+    never = plan.surrogate.model_copy(update={"threshold": 1.5})
+    for surrogate, threshold in ((plan.surrogate, 0.5), (never, 1.5)):
+        with_it = replace(plan, surrogate=surrogate)  # the cells stay, so the rows are the same
+        trials = collect(with_it, Store(root)).trials
+        assert set(trials["own_threshold"]) == {threshold}
+        assert set(trials["threshold"]) == {0.5}
+    own = table_of(with_it, Store(root))["own_asr"].dropna()
+    assert len(own)
+    assert not own.any()
+
+
 def test_entries_say_how_they_were_made(finished: tuple[Plan, Path, Outcome]) -> None:
     plan, root, _ = finished
     for cell in plan.cells:
