@@ -284,6 +284,16 @@ class Attack(Spec, ABC):
         """``access``, unless what this one was given needs more."""
         return self.access
 
+    def check(self, concepts: Sequence[Concept]) -> None:
+        """Refuses what a user gave it, such as a file, when a plan is made: before anything runs.
+
+        Args:
+            concepts: What it will be run against.
+
+        Raises:
+            UsageError: in one line, with the place in the file.
+        """
+
     @abstractmethod
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """Attacks all goals in one batch; a goal's candidates do not depend on the other goals.

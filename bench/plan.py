@@ -156,7 +156,7 @@ def make_plan(
 
     Raises:
         UsageError: a pattern matches nothing; a concept has no prompts for an attack's sets, or one
-            about minors.
+            about minors; a file that an attack was given is not usable.
     """
     sampler, judges, metrics = suite.sampler_spec(), suite.judge_specs(), suite.metric_specs()
     surrogate, known = suite.surrogate_spec(), suite.known_concepts()
@@ -176,6 +176,8 @@ def make_plan(
     widest = {c.text: group for group in _groups(wanted, max(sizes)) for c in group}
     methods = [m for m in suite.method_specs() if keep.method(m)]
     attacks = [a for a in suite.attack_specs() if keep.attack(a)]
+    for attack in attacks:
+        attack.check([c for c in wanted if keep.concept(c)])
     cells: list[Cell] = []
     references: dict[str, Cell] = {}
     for concept in wanted:

@@ -429,6 +429,45 @@ def test_a_wrong_suite_names_the_line(tmp_path: Path, old: str, new: str, said: 
     assert told.err.count("\n") == 1
 
 
+BAD = "a small child"
+MISSING = {"goal": "g", "prompt": "a", "concept": "star", "states": "states/0"}
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", f"prompt\na star\n{BAD}\n", f"a.csv:3: prompts about minors are refused, and "
+         f"this may be one: '{BAD}'; remove the row"),
+        ("a.jsonl", json.dumps({"prompt": BAD, "concept": "zorbo"}), "a.jsonl:1: prompts about minors"),
+        ("a.csv", "prompt,concept\na star\n", "a.csv:2: the number of fields is not that of the header"),
+        ("a.csv", "text\na star\n", "a.csv:1: expected a column named prompt, got text"),
+        ("a.jsonl", '{"prompt": 3}', "a.jsonl:1: prompt: expected text, got 3"),
+        ("a.jsonl", json.dumps(MISSING), "a.jsonl: its candidates need a.safetensors beside it"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_of_a_file_of_prompts_is_found_before_anything_runs(
+    tmp_path: Path, command: str, name: str, content: str, said: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    suite = write(tmp_path, "attacks: [", f"attacks: [{{prompts: {{file: {name}}}}}, ")
+    told = call(command, suite, at=tmp_path)
+    assert told.code == 2
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    assert said in told.err
+    assert told.out == ""
+    assert not (tmp_path / ".store").exists()
+
+
+def test_a_file_counts_for_the_concepts_and_attacks_that_are_run(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(MISSING | {"concept": "heart"}))
+    suite = write(tmp_path, "attacks: [", "attacks: [{prompts: {file: a.jsonl}}, ")
+    assert call("plan", suite, at=tmp_path).code == 0  # of hearts nothing is tried
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": BAD}))
+    assert call("plan", suite, "--only", "seed_search", at=tmp_path).code == 0
+
+
 @pytest.mark.parametrize(
     "words", [("run", "--limit", "abc"), ("nosuch",), ("ls", "widgets"), ("run", "--colour")]
 )
