@@ -338,6 +338,7 @@ def _plan(
     )
     base = TextToImage(backbone, micro=MicroBatch(size))
     plan = make_plan(suite, backbone.digest, folder=backbone.folder, only=only, limit=limit)
+    plan.check_base(backbone.folder)  # what a run would refuse is not planned
     return base, plan, Asked(source, only, limit, other)
 
 

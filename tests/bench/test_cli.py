@@ -23,6 +23,7 @@ import bench
 from bench import attack, cli, erase, evaluate, load_model
 from bench.errors import UsageError
 from bench.interfaces import Concept
+from bench.mini.paths import model_folder
 from bench.model import TextToImage
 from bench.plan import Cell, make_plan
 from bench.progress import LiveWatcher, PlainWatcher, watcher_for
@@ -466,6 +467,24 @@ def test_a_file_counts_for_the_concepts_and_attacks_that_are_run(tmp_path: Path)
     assert call("plan", suite, at=tmp_path).code == 0  # of hearts nothing is tried
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": BAD}))
     assert call("plan", suite, "--only", "seed_search", at=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_what_does_not_suit_the_base_is_neither_planned_nor_run(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "base").mkdir()
+    for part in model_folder().iterdir():
+        if part.name not in ("clip", "SHA256SUMS"):
+            (tmp_path / "base" / part.name).symlink_to(part)
+    told = call(command, write(tmp_path, "concepts:", "base: base\nconcepts:"), at=tmp_path)
+    assert told.code == 2
+    assert told.err.startswith(
+        "error: clip_zero_shot.clip: expected the source of a CLIP, got none"
+    )
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+    assert not (tmp_path / ".store").exists()
 
 
 @pytest.mark.parametrize(
