@@ -307,8 +307,10 @@ class Judge(Spec, ABC):
     """Looks at images; never at prompts or models.
 
     Attributes:
-        threshold: A score from here on counts as "shows the concept"; applied when reporting, never
-            stored.
+        threshold: A score from here on counts as "shows the concept". It is identity, as all that
+            decides: a changed one samples the trials again, and for a surrogate searches again. It
+            is stored beside the raw scores and applied when reporting, so that any other can be
+            applied to ``trials.parquet`` without computing anything.
     """
 
     kind: ClassVar[str] = "judge"
