@@ -337,7 +337,12 @@ EDITS = Schema(
         Column("parameters_touched", _I64, "Parameters whose value changed."),
         Column("parameters_total", _I64, "Parameters of the model."),
         Column("slots", _TEXT, "Slots it fills: weights, guidance, filters; comma separated."),
-        Column("preset", _TEXT, "The preset of the method's fields; empty for its defaults."),
+        Column(
+            "preset",
+            _TEXT,
+            "The method's label: its name, the nearest preset in brackets unless the defaults are "
+            "nearer, and in parentheses the fields that differ from that.",
+        ),
         Column("notes", _TEXT, "What the method chose by itself (a strength, its interval): JSON."),
         _EDIT,
     ),
