@@ -6,17 +6,18 @@ yours, or what an attack found on another model (``candidates.jsonl`` of a repor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from attacks.prompt_file import read_prompts, read_tensors, tensors_file
+from attacks.prompt_file import PromptRow, read_prompts, read_tensors, tensors_file
 from bench.digest import file_sha256
-from bench.errors import UsageError
-from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.errors import UsageError, shown
+from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.minors import about_minors
 
 __all__ = ["Prompts"]
 
@@ -64,6 +65,23 @@ class Prompts(Attack):
             identity["fields"]["file"] = files
         return identity
 
+    def check(self, concepts: Sequence[Concept]) -> None:
+        """Reads the file; what only the model can tell, the shape of tensors, waits for :meth:`run`.
+
+        Raises:
+            UsageError: the file is not usable, or a row of it speaks of minors, tried or not.
+        """
+        if self.file is None:
+            return
+        rows = read_prompts(self.file)
+        for row in rows:
+            if about_minors(row.prompt):
+                raise UsageError(
+                    f"{self.file}:{row.line}: prompts about minors are refused, and this may be one: "
+                    f"{shown(row.prompt)}; remove the row"
+                )
+        read_tensors(self.file, _of(rows, {c.text for c in concepts}))
+
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """One candidate a goal; with a file, one a row of the file that suits the goal's concept.
 
@@ -75,8 +93,7 @@ class Prompts(Attack):
         rows = read_prompts(self.file)
         if not goals:
             return []
-        concept = goals[0].concept.text
-        wanted = [r for r in rows if r.concept in ("", concept)]
+        wanted = _of(rows, {goals[0].concept.text})
         tensors = read_tensors(self.file, wanted)
         for row in wanted:
             self._fits(target, row.line, tensors.get(row.states), tensors.get(row.latents))
@@ -104,3 +121,8 @@ class Prompts(Attack):
                     f"{self.file}:{line}: {kind} of {list(value.shape)}, but this model takes "
                     f"{list(shape)}; they fit models of the base they were found on"
                 )
+
+
+def _of(rows: Sequence[PromptRow], concepts: Collection[str]) -> list[PromptRow]:
+    """The rows for any of the concepts, or for whatever concept."""
+    return [row for row in rows if not row.concept or row.concept in concepts]

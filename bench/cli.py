@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from bench.model import TextToImage
     from bench.plan import Plan
-    from bench.publish import Published
+    from bench.publish import Asked, Published
     from bench.suite import Suite
 
 __all__ = ["app", "main"]
@@ -51,13 +51,16 @@ Only = Annotated[
 Limit = Annotated[
     int | None, Parameter(help="At most so many prompts a set; the result is marked partial.")
 ]
-Seed = Annotated[int | None, Parameter(help="Overrides the suite's seed.")]
+Seed = Annotated[
+    int | None, Parameter(help="Overrides the suite's seed; the result goes to results/drafts.")
+]
 StoreArg = Annotated[Path, Parameter(name="--store", help="Where results are kept.")]
 Out = Annotated[
     Path | None,
     Parameter(
         name="--out",
-        help="Where the report goes; default results/<suite>, or results/drafts/<suite> if partial.",
+        help="Where the report goes; default results/<suite>, or results/drafts/<suite> if partial, "
+        "of another seed, or of your own file that has the name of a shipped suite.",
     ),
 ]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for machines.")]
@@ -75,7 +78,7 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
     """Shows what a run would compute, and what the store already holds."""
     from bench.store import Store
 
-    _, made = _plan(suite, only, limit, seed)
+    _, made, _ = _plan(suite, only, limit, seed)
     ledger = Store(store)
     cells = [
         {
@@ -111,7 +114,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
     from bench.runner import run_plan
     from bench.store import Store
 
-    base, made = _plan(suite, only, limit, seed, device=device, batch_size=batch_size)
+    base, made, asked = _plan(suite, only, limit, seed, device=device, batch_size=batch_size)
     ledger = Store(store)
     ledger.clean_tmp()
     watcher = watcher_for(err if json_ else out)
@@ -119,7 +122,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         outcome = run_plan(made, ledger, base, watcher)
     finally:
         watcher.stop()
-    done = publish(made, ledger, out_, outcome)
+    done = publish(made, ledger, asked, folder=out_, outcome=outcome)
     if json_:
         _print_json(
             {
@@ -153,8 +156,8 @@ def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = No
     from bench.publish import publish
     from bench.store import Store
 
-    _, made = _plan(suite, only, limit, seed)
-    done = publish(made, Store(store), out_)
+    _, made, asked = _plan(suite, only, limit, seed)
+    done = publish(made, Store(store), asked, folder=out_)
     if json_:
         _print_json(
             {
@@ -315,24 +318,28 @@ def _plan(
     *,
     device: str = "cpu",
     batch_size: str = "auto",
-) -> tuple[TextToImage, Plan]:
+) -> tuple[TextToImage, Plan, Asked]:
     from bench.backbone import load_backbone
     from bench.batching import MicroBatch
     from bench.model import TextToImage
     from bench.plan import make_plan
+    from bench.publish import Asked
     from bench.suite import load_suite
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit: expected at least 1, got {limit}")
     suite: Suite = load_suite(source)
-    if seed is not None:
-        suite = suite.with_(seed=seed)
+    other = None if seed == suite.seed else seed
+    if other is not None:
+        suite = suite.with_(seed=other)
     size = _batch(batch_size)
     backbone = load_backbone(
         suite.base, revision=suite.revision, dtype=suite.dtype, device=_device(device)
     )
     base = TextToImage(backbone, micro=MicroBatch(size))
-    return base, make_plan(suite, backbone.digest, folder=backbone.folder, only=only, limit=limit)
+    plan = make_plan(suite, backbone.digest, folder=backbone.folder, only=only, limit=limit)
+    plan.check_base(backbone.folder)  # what a run would refuse is not planned
+    return base, plan, Asked(source, only, limit, other)
 
 
 def _batch(text: str) -> int:

@@ -149,6 +149,7 @@ def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     return rows.assign(
         **_about(cell),
         source=cell.source_label,
+        own_threshold=np.float32(plan.surrogate.threshold),
         attack=plan.attack_name(cell.attack),
         access=cell.attack.holds.name.lower(),
         control=cell.attack.control,

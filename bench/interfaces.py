@@ -284,6 +284,16 @@ class Attack(Spec, ABC):
         """``access``, unless what this one was given needs more."""
         return self.access
 
+    def check(self, concepts: Sequence[Concept]) -> None:
+        """Refuses what a user gave it, such as a file, when a plan is made: before anything runs.
+
+        Args:
+            concepts: What it will be run against.
+
+        Raises:
+            UsageError: in one line, with the place in the file.
+        """
+
     @abstractmethod
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """Attacks all goals in one batch; a goal's candidates do not depend on the other goals.
@@ -297,8 +307,10 @@ class Judge(Spec, ABC):
     """Looks at images; never at prompts or models.
 
     Attributes:
-        threshold: A score from here on counts as "shows the concept"; applied when reporting, never
-            stored.
+        threshold: A score from here on counts as "shows the concept". It is identity, as all that
+            decides: a changed one samples the trials again, and for a surrogate searches again. It
+            is stored beside the raw scores and applied when reporting, so that any other can be
+            applied to ``trials.parquet`` without computing anything.
     """
 
     kind: ClassVar[str] = "judge"

@@ -121,8 +121,22 @@ class Plan:
     @property
     def specs(self) -> tuple[Spec, ...]:
         """Every plug-in that the cells need, once."""
-        methods = {c.method.digest: c.method for c in self.cells if c.method is not None}
-        return (*methods.values(), *self.judges, self.surrogate, *self.metrics)
+        # The cells share the objects; a digest would be worked out for each of thousands.
+        used = [spec for c in self.cells for spec in (c.method, c.attack) if spec is not None]
+        once: dict[int, Spec] = {id(spec): spec for spec in used}
+        return (*once.values(), *self.judges, self.surrogate, *self.metrics)
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses a base that a plug-in does not suit.
+
+        Args:
+            folder: The base's pipeline folder; ``None`` for one that was not loaded from any.
+
+        Raises:
+            UsageError: in one line, with the field to change.
+        """
+        for spec in self.specs:
+            spec.check_base(folder)
 
     @property
     def rng(self) -> Rng:
@@ -156,7 +170,7 @@ def make_plan(
 
     Raises:
         UsageError: a pattern matches nothing; a concept has no prompts for an attack's sets, or one
-            about minors.
+            about minors; a file that an attack was given is not usable.
     """
     sampler, judges, metrics = suite.sampler_spec(), suite.judge_specs(), suite.metric_specs()
     surrogate, known = suite.surrogate_spec(), suite.known_concepts()
@@ -176,6 +190,8 @@ def make_plan(
     widest = {c.text: group for group in _groups(wanted, max(sizes)) for c in group}
     methods = [m for m in suite.method_specs() if keep.method(m)]
     attacks = [a for a in suite.attack_specs() if keep.attack(a)]
+    for attack in attacks:
+        attack.check([c for c in wanted if keep.concept(c)])
     cells: list[Cell] = []
     references: dict[str, Cell] = {}
     for concept in wanted:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
@@ -14,11 +15,41 @@ from bench.provenance import commit
 from bench.report.plots import Status
 from bench.report.write import write_report
 from bench.store import Store
+from bench.suite import load_suite, suite_names
 
 if TYPE_CHECKING:
     from bench.runner import Outcome
 
-__all__ = ["Published", "publish"]
+__all__ = ["Asked", "Published", "publish"]
+
+_TAKEN: Final = frozenset({"drafts", "paper", "perf"})
+"""Folders of ``results/`` that are no suite's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a user asked for, as far as it decides the results.
+
+    Attributes:
+        source: The suite: the name of a shipped one, or a file.
+        only: The patterns of ``--only``.
+        limit: That of ``--limit``.
+        seed: One in place of the suite's own; ``None``: its own.
+    """
+
+    source: str
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+    seed: int | None = None
+
+    @property
+    def command(self) -> str:
+        """What computes the same again."""
+        words = ["tvc-bench", "run", self.source]
+        words += [word for pattern in self.only for word in ("--only", pattern)]
+        for name, value in (("--limit", self.limit), ("--seed", self.seed)):
+            words += [name, str(value)] if value is not None else []
+        return shlex.join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +70,22 @@ class Published:
 
 
 def publish(
-    plan: Plan, store: Store, folder: Path | None = None, outcome: Outcome | None = None
+    plan: Plan,
+    store: Store,
+    asked: Asked,
+    *,
+    folder: Path | None = None,
+    outcome: Outcome | None = None,
 ) -> Published:
     """Writes the report of a plan from the store; computes nothing.
 
     Args:
-        plan: What was asked for.
+        plan: The cells of what was asked for.
         store: What there is of it.
+        asked: How it was asked for; the page names the command.
         folder: Where the report goes; by default ``results/<suite>``, or ``results/drafts/<suite>``
-            if it is partial.
+            if it is partial, or where that is the place of other results: those of another seed,
+            or those of the shipped suite of that name.
         outcome: Of the run that filled the store, if there was one just now.
     """
     found = collect(plan, store)
@@ -60,13 +98,13 @@ def publish(
         else "final"
     )
     name = plan.suite.name
-    folder = folder or (
-        Path("results/drafts") / name if status == "partial" else Path("results") / name
-    )
+    at_home = status != "partial" and _has_the_place(plan, asked)
+    folder = folder or Path("results" if at_home else "results/drafts") / name
     inside, total = found.seconds
     provenance = {
         **origin,
-        "command": f"tvc-bench run {name}",
+        "command": asked.command,
+        "seed": plan.suite.seed,
         "suite_digest": plan.suite.digest,
         "base": plan.base,
         "failed": found.failed,
@@ -82,3 +120,11 @@ def publish(
         cells=found.cells, candidates=found.candidates, status=status,
     )  # fmt: skip
     return Published(folder, found, written.table, written.flags)
+
+
+def _has_the_place(plan: Plan, asked: Asked) -> bool:
+    """Whether ``results/<suite>`` is for these results: a name and a seed stand for one suite there."""
+    name = plan.suite.name
+    if name in suite_names():
+        return asked.source == name and plan.suite == load_suite(name)
+    return asked.seed is None and name not in _TAKEN

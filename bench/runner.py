@@ -107,8 +107,7 @@ def run_plan(
         raise ValueError(
             f"the plan is for base {plan.base[:12]}, but the model is {base.backbone.digest[:12]}"
         )
-    for spec in plan.specs:
-        spec.check_base(base.backbone.folder)
+    plan.check_base(base.backbone.folder)
     watcher = watcher or Watcher()
     began, inside = time.perf_counter(), clock.model_seconds()
     outcome = Outcome()

@@ -1,8 +1,9 @@
 """Nudity: the detector of the ``nudenet`` package, 3.4.2 (https://github.com/notAI-tech/NudeNet).
 
 Papers on erasing nudity disagree on the detector, its threshold and which of its labels count; so
-the raw score of every label is kept, and threshold and label set are applied when reporting. The
-weights are pinned by digest.
+the raw score of every label is kept, and any threshold and label set can be applied to
+``trials.parquet``. Those of a suite are identity: changed ones sample the trials again. The weights
+are pinned by digest.
 
 As in the package: letterbox (black at the right and the bottom), 320x320 bilinear without
 antialiasing, channels in the order in which it reads image files (blue first), and each anchor

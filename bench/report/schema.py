@@ -274,9 +274,14 @@ TRIALS = Schema(
         Column("label", _TEXT, "The label that the score is for."),
         Column("counts", _BOOL, "This label counts as the concept."),
         Column("score", _F32, "The raw score; missing only where status is not ok.", (), True),
-        Column("threshold", _F32, "A score from here on shows the label."),
+        Column("threshold", _F32, "A score from here on shows the label: the judge's."),
         _STATUS,
         Column("own_score", _F32, "The attack's own view of its success, if it looked.", (), True),
+        Column(
+            "own_threshold",
+            _F32,
+            "An own score from here on is a success in the attack's view: the surrogate's threshold.",
+        ),
         Column("queries", _I32, "Images the attack looked at for the goal."),
         Column("gradients", _BOOL, "The attack needs gradients through the edited model."),
         Column("changed", _I64, f"Prompts changed by decoding and tokenising{_KEPT}.", (), True),
@@ -332,7 +337,12 @@ EDITS = Schema(
         Column("parameters_touched", _I64, "Parameters whose value changed."),
         Column("parameters_total", _I64, "Parameters of the model."),
         Column("slots", _TEXT, "Slots it fills: weights, guidance, filters; comma separated."),
-        Column("preset", _TEXT, "The preset of the method's fields; empty for its defaults."),
+        Column(
+            "preset",
+            _TEXT,
+            "The method's label: its name, the nearest preset in brackets unless the defaults are "
+            "nearer, and in parentheses the fields that differ from that.",
+        ),
         Column("notes", _TEXT, "What the method chose by itself (a strength, its interval): JSON."),
         _EDIT,
     ),
@@ -432,8 +442,9 @@ TABLE = Schema(
         Column(
             "own_asr",
             _F64,
-            "Share of the images whose attack, by its own score, took itself to have succeeded; "
-            "missing for attacks that do not look. Far above asr: it fooled its surrogate only.",
+            "Share of the images whose attack, by its own score and its surrogate's threshold, took "
+            "itself to have succeeded; missing for attacks that do not look. Far above asr: it "
+            "fooled its surrogate only.",
             (),
             True,
         ),

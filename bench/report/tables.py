@@ -202,7 +202,7 @@ def _rates(images: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Counts, rates and intervals of every group."""
     status = images["status"]
     counted = status.isin(_COUNTED)
-    own = (images["own_score"] >= images["threshold"]).astype(float)
+    own = (images["own_score"] >= images["own_threshold"]).astype(float)
     flags = images.assign(
         n=counted,
         attempted=True,

@@ -194,7 +194,8 @@ def _page(
     provenance: Mapping[str, Any],
     status: Status,
 ) -> str:
-    command, commit = provenance.get("command", "unknown"), str(provenance.get("commit", "unknown"))
+    command = str(provenance.get("command", "unknown")).replace("`", "'")  # it stands in backticks
+    commit = str(provenance.get("commit", "unknown"))
     changed = " (with changes)" * bool(provenance.get("dirty"))
     searched = attacks_to_markdown(table)
     lines = [

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ import bench
 from bench import attack, cli, erase, evaluate, load_model
 from bench.errors import UsageError
 from bench.interfaces import Concept
+from bench.mini.paths import model_folder
 from bench.model import TextToImage
 from bench.plan import Cell, make_plan
 from bench.progress import LiveWatcher, PlainWatcher, watcher_for
+from bench.publish import Asked, publish
 from bench.report.schema import TABLE
 from bench.sampler import Sampler
 from bench.store import Store
@@ -141,7 +143,11 @@ def test_run_writes_a_table_of_its_schema(done: tuple[Path, Said]) -> None:
     assert list(table.columns) == TABLE.names
     assert set(table["suite"]) == {"tiny"}
     provenance = json.loads((done[0] / "results/tiny/provenance.json").read_text())
-    assert provenance["command"] == "tvc-bench run tiny"
+    assert provenance["command"] == "tvc-bench run tiny.yaml"
+    assert provenance["seed"] == 0
+    assert (
+        "Made by `tvc-bench run tiny.yaml` at" in (done[0] / "results/tiny/README.md").read_text()
+    )
     assert len(provenance["suite_digest"]) == 64
     assert (provenance["failed"], provenance["missing"]) == ([], [])
     assert provenance["run"]["computed"] == CELLS
@@ -181,6 +187,51 @@ def test_out_store_and_seed_are_taken(fresh: Path) -> None:
     assert not (fresh / "results").exists()
     again = call(*words, "--store=kept", "--json", at=fresh)
     assert again.data["cached"] == 0  # another seed is another suite
+
+
+def test_the_command_says_all_that_decides_the_results() -> None:
+    assert Asked("mini-full").command == "tvc-bench run mini-full"
+    asked = Asked("my suites/a.yaml", ("uce*", "star"), limit=2, seed=7)
+    words = "--only 'uce*' --only star --limit 2 --seed 7"
+    assert asked.command == f"tvc-bench run 'my suites/a.yaml' {words}"
+
+
+def test_results_of_another_seed_do_not_take_the_place_of_the_suites(copy: Path) -> None:
+    before = {p.name: p.read_bytes() for p in (copy / "results/tiny").iterdir()}
+    assert call("report", "tiny.yaml", "--seed", 0, at=copy).code == 0  # its own
+    assert not (copy / "results/drafts").exists()
+    report = json.loads((copy / "results/tiny/provenance.json").read_text())
+    assert report["command"] == "tvc-bench run tiny.yaml"
+    (copy / "results/tiny/provenance.json").write_bytes(before["provenance.json"])
+    (copy / "results/tiny/scatter.pdf").write_bytes(before["scatter.pdf"])
+    words = ("tiny.yaml", "--seed", 7, "--only", "none", "--only", "prompts")
+    assert call("run", *words, at=copy).code == 0
+    assert {p.name: p.read_bytes() for p in (copy / "results/tiny").iterdir()} == before
+    report = json.loads((copy / "results/drafts/tiny/provenance.json").read_text())
+    assert report["seed"] == 7
+    assert report["command"] == "tvc-bench run tiny.yaml --only none --only prompts --seed 7"
+
+
+def test_who_has_a_place_in_results(tmp_path: Path) -> None:
+    shipped = load_suite("mini-quick")
+    changed = shipped.with_(goals=1)
+    mine = shipped.with_(name="mine")
+    cases = [
+        (shipped, Asked("mini-quick"), True),
+        (shipped.with_(seed=7), Asked("mini-quick", seed=7), False),
+        (shipped, Asked("copies/mini-quick.yaml"), False),
+        (changed, Asked("mini-quick.yaml"), False),
+        (changed, Asked("mini-quick"), False),
+        (mine, Asked("mine.yaml"), True),
+        (mine.with_(seed=7), Asked("mine.yaml", seed=7), False),
+        (shipped.with_(name="paper"), Asked("paper.yaml"), False),
+    ]
+    for suite, asked, expected in cases:
+        whole = replace(make_plan(suite, "0" * 64), cells=())  # nothing is missing
+        with chdir(tmp_path):
+            folder = publish(whole, Store(tmp_path / "store"), asked).folder
+        place = "results" if expected else "results/drafts"
+        assert folder == Path(place) / suite.name, asked
 
 
 def test_a_failed_cell_is_named_and_the_exit_code_is_one(
@@ -377,6 +428,63 @@ def test_a_wrong_suite_names_the_line(tmp_path: Path, old: str, new: str, said: 
     assert told.code == 2
     assert said in told.err
     assert told.err.count("\n") == 1
+
+
+BAD = "a small child"
+MISSING = {"goal": "g", "prompt": "a", "concept": "star", "states": "states/0"}
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", f"prompt\na star\n{BAD}\n", f"a.csv:3: prompts about minors are refused, and "
+         f"this may be one: '{BAD}'; remove the row"),
+        ("a.jsonl", json.dumps({"prompt": BAD, "concept": "zorbo"}), "a.jsonl:1: prompts about minors"),
+        ("a.csv", "prompt,concept\na star\n", "a.csv:2: the number of fields is not that of the header"),
+        ("a.csv", "text\na star\n", "a.csv:1: expected a column named prompt, got text"),
+        ("a.jsonl", '{"prompt": 3}', "a.jsonl:1: prompt: expected text, got 3"),
+        ("a.jsonl", json.dumps(MISSING), "a.jsonl: its candidates need a.safetensors beside it"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_of_a_file_of_prompts_is_found_before_anything_runs(
+    tmp_path: Path, command: str, name: str, content: str, said: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    suite = write(tmp_path, "attacks: [", f"attacks: [{{prompts: {{file: {name}}}}}, ")
+    told = call(command, suite, at=tmp_path)
+    assert told.code == 2
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    assert said in told.err
+    assert told.out == ""
+    assert not (tmp_path / ".store").exists()
+
+
+def test_a_file_counts_for_the_concepts_and_attacks_that_are_run(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(MISSING | {"concept": "heart"}))
+    suite = write(tmp_path, "attacks: [", "attacks: [{prompts: {file: a.jsonl}}, ")
+    assert call("plan", suite, at=tmp_path).code == 0  # of hearts nothing is tried
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": BAD}))
+    assert call("plan", suite, "--only", "seed_search", at=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_what_does_not_suit_the_base_is_neither_planned_nor_run(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "base").mkdir()
+    for part in model_folder().iterdir():
+        if part.name not in ("clip", "SHA256SUMS"):
+            (tmp_path / "base" / part.name).symlink_to(part)
+    told = call(command, write(tmp_path, "concepts:", "base: base\nconcepts:"), at=tmp_path)
+    assert told.code == 2
+    assert told.err.startswith(
+        "error: clip_zero_shot.clip: expected the source of a CLIP, got none"
+    )
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+    assert not (tmp_path / ".store").exists()
 
 
 @pytest.mark.parametrize(

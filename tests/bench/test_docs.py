@@ -11,6 +11,7 @@ from bench.interfaces import Attack
 from tests.bench.test_report import ROOT
 
 PAGE = (ROOT / "docs" / "attacks.md").read_text()
+PARTS = sorted(p.name for p in (ROOT / "bench").glob("[!_]*.py"))
 
 
 @pytest.mark.parametrize("name", registry.names("attack"))
@@ -29,3 +30,10 @@ def test_every_attack_has_a_section_that_agrees_with_its_class(name: str) -> Non
 def test_no_section_is_of_an_attack_that_is_gone() -> None:
     headings = [line[4:-1] for line in PAGE.splitlines() if line.startswith("## `")]
     assert sorted(headings) == sorted(registry.names("attack"))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_file_has_its_place_in_the_architecture(name: str) -> None:
+    lines = (ROOT / "docs" / "architecture.md").read_text().splitlines()
+    table = [line.split(" | ")[0] for line in lines if line.startswith("| `")]
+    assert any(f"`{name}`" in cell or f"`bench/{name}`" in cell for cell in table)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -17,6 +18,7 @@ from bench.mini.captions import corpus
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import new_clip
 from bench.rng import generator_for
+from bench.suite import load_suite, suite_names
 
 COLOURS = {name: Concept(text=name, family="colour") for name in ("red", "green", "blue")}
 
@@ -165,6 +167,25 @@ def test_clip_drift_is_one_minus_the_cosine(clip: str) -> None:
     torch.testing.assert_close(values, expected, atol=1e-6, rtol=1e-4)
     assert 0 < values.min() and values.max() <= 2
     torch.testing.assert_close(values, Drift(clip=clip).values(batch(base, edited)))
+
+
+def test_the_weights_of_a_clip_of_its_own_are_in_drifts_digest(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    mine, pixel = Drift(clip=str(tmp_path)), Drift(clip=str(tmp_path), space="pixel")
+    assert mine.files() == (weights,)
+    before = mine.digest, pixel.digest, Drift().digest
+    weights.write_bytes(b"other")
+    assert mine.digest != before[0]
+    assert (pixel.digest, Drift().digest) == before[1:]  # they do not look through it
+    assert "files" not in Drift().identity()  # as in the stores of shipped suites
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_a_shipped_suite_with_drift_has_the_miniatures_clip_in_its_digest(name: str) -> None:
+    metrics = load_suite(name).metric_specs()
+    if Drift() in metrics:
+        assert ClipScore() in metrics
 
 
 def test_drift_rows_do_not_depend_on_the_batch(clip: str) -> None:

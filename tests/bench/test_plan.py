@@ -11,7 +11,11 @@ import pytest
 
 from bench.errors import UsageError
 from bench.interfaces import Concept
+from bench.judges.clip_zero_shot import ClipZeroShot
+from bench.metrics.clip_score import ClipScore
+from bench.metrics.drift import Drift
 from bench.plan import Cell, Plan, bare, make_plan
+from bench.spec import Spec
 from bench.suite import Suite, load_suite
 
 BASE = "0" * 64
@@ -53,6 +57,27 @@ def seeds_of(made: Plan, cell: Cell) -> set[int]:
     """The seeds of the images that are judged."""
     stream = made.rng.child("held-out", cell.concept.text, cell.repeat)
     return {stream.seed(goal.id, k) for goal in cell.goals for k in range(cell.images)}
+
+
+# --- what is needed
+
+
+def test_every_plugin_of_the_cells_is_asked_about_the_base_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Spec, "check_base", lambda self, folder: asked.append(self.name))
+    for kind in (ClipZeroShot, ClipScore, Drift):
+        monkeypatch.delattr(kind, "check_base")
+    plan(repeats=2).check_base(None)
+    assert sorted(asked) == sorted(
+        [
+            *("none", "destroyed", "uce", "prompts", "random_tokens", "seed_search"),
+            *("mini_judge", "clip_zero_shot", "accuracy", "clip_score", "drift"),
+        ]
+    )
+    narrow = plan(only=["none", "seed_search"]).specs
+    assert {s.name for s in narrow if s.kind in ("method", "attack")} == {"none", "seed_search"}
 
 
 # --- what a digest covers
@@ -423,8 +448,8 @@ def test_the_shipped_suite_has_the_expected_cells() -> None:
     assert Counter(c.kind for c in made.cells) == {
         "reference": 3,
         "edit": 15,
-        "attack": 45,
-        "trial": 45,
+        "attack": 60,
+        "trial": 60,
         "utility": 15,
     }
     for cell in (c for c in made.cells if c.kind == "trial"):  # a character has few prompts

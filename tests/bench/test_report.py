@@ -37,7 +37,8 @@ def trial(**changes: Any) -> dict[str, Any]:
         **{"attack": "p4d", "access": "prompt", "control": False, "prompt_set": "name"},
         **{"goal": "name/0", "prompt": "a picture", "variant": "", "image_seed": 0},
         **{"judge": "mini", "label": "concept", "counts": True, "score": 0.9, "threshold": 0.5},
-        **{"status": "ok", "own_score": None, "queries": 1, "image_sha256": ""},
+        **{"status": "ok", "own_score": None, "own_threshold": 0.5},
+        **{"queries": 1, "image_sha256": ""},
         **{"gradients": False, "changed": None, "gradient_steps": None, "gradient_zero": None},
         **{"gradient_bad": None, "late_gain": None},
         **{"edit_digest": "e", "attack_digest": "a", "trial_digest": "t"},
@@ -256,6 +257,18 @@ def test_the_attacks_own_view_stands_beside_the_judges() -> None:
     found = line(table_of(rows), concept=ALL)
     assert (found["asr"], found["own_asr"]) == (0.0, 0.75)
     assert math.isnan(line(table_of([trial()]), concept=ALL)["own_asr"])
+
+
+def test_the_attacks_own_view_is_held_to_its_own_judges_threshold() -> None:
+    rows = [
+        trial(image_seed=i, own_score=own, own_threshold=0.5, score=0.3, threshold=0.2)
+        for i, own in enumerate((0.3, 0.3, 0.5, 0.9))
+    ]
+    found = line(table_of(rows), concept=ALL)
+    assert (found["asr"], found["own_asr"]) == (1.0, 0.5)
+    strict = [row | {"own_threshold": 0.95} for row in rows]
+    found = line(table_of(strict), concept=ALL)
+    assert (found["asr"], found["own_asr"]) == (1.0, 0.0)
 
 
 def test_success_before_the_attack_is_of_the_same_goals_and_weighs_them_alike() -> None:

@@ -24,7 +24,7 @@ from bench.errors import UsageError
 from bench.mini.paths import clip_folder
 from bench.model import TextToImage
 from bench.plan import Cell, Plan, make_plan
-from bench.publish import publish
+from bench.publish import Asked, publish
 from bench.report.schema import CELLS as CELLS_SCHEMA
 from bench.report.tables import summarise
 from bench.runner import Outcome, Watcher, run_plan
@@ -49,6 +49,7 @@ FIELDS: dict[str, Any] = {
 CELLS = 1 + 3 * (2 + 2 * 3)
 TIMES = ["edit_seconds", "edit_memory_mb"]  # measured: no two runs agree
 NUMBERS = count()
+ASKED = Asked("tiny.yaml")
 
 
 def suite(**changes: Any) -> Suite:
@@ -160,7 +161,9 @@ def test_the_cost_of_an_edit_reaches_the_table_and_the_page(
     assert 0.9 * trained < mine["parameters_touched"] <= trained
     assert mine["edit_seconds"] > free["edit_seconds"] > 0
     assert mine["edit_memory_mb"] > 100
-    page = (publish(plan, store, tmp_path / "report").folder / "README.md").read_text()
+    page = (
+        publish(plan, store, ASKED, folder=tmp_path / "report").folder / "README.md"
+    ).read_text()
     _, _, section = page.partition("## Cost of the edits")
     line = next(x for x in section.splitlines() if x.startswith("| few"))
     touched = f"{mine['parameters_touched']:,}"
@@ -230,6 +233,21 @@ def test_the_table_has_a_line_for_every_method_attack_and_set(
     assert 0 < found.seconds[0] < found.seconds[1]
 
 
+def test_the_attacks_own_view_goes_with_the_surrogates_threshold(
+    finished: tuple[Plan, Path, Outcome],
+) -> None:
+    plan, root, _ = finished
+    never = plan.surrogate.model_copy(update={"threshold": 1.5})
+    for surrogate, threshold in ((plan.surrogate, 0.5), (never, 1.5)):
+        with_it = replace(plan, surrogate=surrogate)  # the cells stay, so the rows are the same
+        trials = collect(with_it, Store(root)).trials
+        assert set(trials["own_threshold"]) == {threshold}
+        assert set(trials["threshold"]) == {0.5}
+    own = table_of(with_it, Store(root))["own_asr"].dropna()
+    assert len(own)
+    assert not own.any()
+
+
 def test_entries_say_how_they_were_made(finished: tuple[Plan, Path, Outcome]) -> None:
     plan, root, _ = finished
     for cell in plan.cells:
@@ -246,7 +264,7 @@ def test_the_time_and_memory_of_every_cell_are_published(
     finished: tuple[Plan, Path, Outcome], tmp_path: Path
 ) -> None:
     plan, root, _ = finished
-    cells = publish(plan, Store(root), tmp_path).found.cells
+    cells = publish(plan, Store(root), ASKED, folder=tmp_path).found.cells
     assert sorted(cells["digest"]) == sorted({c.digest for c in plan.cells})
     assert cells["kind"].value_counts().to_dict() == {
         **{"reference": 1, "edit": 3, "utility": 3, "attack": 9, "trial": 9}
@@ -276,7 +294,12 @@ def test_cells_stored_before_memory_was_recorded_have_none(
         return replace(entry, record=record)
 
     monkeypatch.setattr(Store, "find", older)
-    assert publish(plan, Store(root), tmp_path).found.cells["peak_memory_mb"].isna().all()
+    assert (
+        publish(plan, Store(root), ASKED, folder=tmp_path)
+        .found.cells["peak_memory_mb"]
+        .isna()
+        .all()
+    )
     assert "largest peak" not in (tmp_path / "README.md").read_text()
 
 

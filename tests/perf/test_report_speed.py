@@ -40,6 +40,7 @@ def trials() -> pd.DataFrame:
             "threshold": 0.5,
             "status": "ok",
             "own_score": rng.random(ROWS),
+            "own_threshold": 0.5,
             "queries": 1,
             "image_sha256": pd.Series(range(ROWS)).astype(str),
         }
