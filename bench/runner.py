@@ -107,6 +107,11 @@ def run_plan(
         raise ValueError(
             f"the plan is for base {plan.base[:12]}, but the model is {base.backbone.digest[:12]}"
         )
+    dtype = str(base.backbone.dtype).removeprefix("torch.")
+    if dtype != plan.suite.dtype:
+        raise ValueError(
+            f"the plan is for a base in {plan.suite.dtype}, but the model is in {dtype}"
+        )
     for spec in plan.specs:
         spec.check_base(base.backbone.folder)
     watcher = watcher or Watcher()
