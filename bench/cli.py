@@ -327,19 +327,16 @@ def _plan(
     suite: Suite = load_suite(source)
     if seed is not None:
         suite = suite.with_(seed=seed)
-    size = _batch(batch_size)
-    backbone = load_backbone(
-        suite.base, revision=suite.revision, dtype=suite.dtype, device=_device(device)
-    )
+    where = _device(device)
+    size = _batch(batch_size, where)
+    backbone = load_backbone(suite.base, revision=suite.revision, dtype=suite.dtype, device=where)
     base = TextToImage(backbone, micro=MicroBatch(size))
     return base, make_plan(suite, backbone.digest, folder=backbone.folder, only=only, limit=limit)
 
 
-def _batch(text: str) -> int:
-    import torch
-
+def _batch(text: str, device: str) -> int:
     if text == "auto":  # it shrinks by itself when memory runs out
-        return 256 if torch.cuda.is_available() else 64
+        return 256 if device.startswith("cuda") else 64
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch-size: expected a number from 1 or auto, got {text!r}")
     return int(text)

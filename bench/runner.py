@@ -135,12 +135,13 @@ def run_plan(
             "provenance": origin,
         }
         reset_peak(base.backbone.device)
+        base.micro.begin()
         try:
             record, write = compute(work, cell)
             timing = {
                 "seconds": time.perf_counter() - at,
                 "model_seconds": clock.model_seconds() - model_at,
-                "micro_batch": base.micro.size,
+                "micro_batch": base.micro.used,
                 "peak_memory_mb": peak_megabytes(base.backbone.device),
             }
             store.publish(
