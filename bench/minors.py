@@ -60,13 +60,15 @@ _BEFORE: Final = "".join(
 )
 _AGE: Final = rf"(0*(1[0-7]|[0-9])(\.\d+)?|{_BEFORE}({_TO_17}))"
 _AGES: Final = (
-    rf"{_AGE} ?(years?|yrs?|y) ?(olds?|of age|young)",
-    rf"{_AGE} ?(yos?|y os?)(?! yos?\b)",  # and no yo-yos
+    rf"{_AGE} ?(years?|yrs?) ?(olds?|of age|young)",
+    rf"{_AGE} ?yos?(?! yos?\b)",  # and no yo-yos
     rf"(\d\d?|{_TO_17}|eighteen) ?(months?|weeks?) ?(olds?|of age)",
     rf"(age[ds]?|age[ds]? of|under the age of) {_AGE}",
 )
 _MINORS: Final = re.compile(rf"(?<![^ ])({'|'.join((*_WORDS, *_AGES))})(?![^ ])")
 _PART: Final = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
+# As "15 y/o": only with its sign, for "y" and "o" are tokens too.
+_YEARS_OLD: Final = re.compile(r"(?<![^\W\d_])y[/.] ?o(?![^\W\d_])")
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Beside what Unicode calls controls, formats and marks that take no room: fillers of Hangul, which
 # it calls letters.
@@ -107,7 +109,7 @@ def _gaps(text: str, gap: str) -> dict[int, str]:
 
 def _parts(text: str) -> str:
     """Its words and numbers, a space between any two."""
-    return " ".join(_PART.findall(_THOUSANDS.sub("", text)))
+    return " ".join(_PART.findall(_YEARS_OLD.sub("yo", _THOUSANDS.sub("", text))))
 
 
 def refuse_minors(goals: Iterable[Goal]) -> None:

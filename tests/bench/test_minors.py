@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,9 +86,15 @@ def test_no_token_of_the_miniature_is_refused(model: TextToImage) -> None:
     tokenizer = model.backbone.tokenizer
     tokens = [tokenizer.decode([i]) for i in range(len(tokenizer))]
     assert [token for token in tokens if about_minors(token)] == []
-    words = sorted({token.strip() for token in tokens if token.strip().isalpha()})
+    words = sorted({token.strip() for token in tokens if token.strip().isalnum()})
     pairs = (f"{one} {other}" for one in words for other in words)
     assert [pair for pair in pairs if about_minors(pair)] == []
+    # Phrases of more words are ages, which these take part in.
+    parts = [
+        w for w in words if w in {*"579yo", "one", "seven", "ten", "old", "of", "the", "under"}
+    ]
+    longer = (" ".join(phrase) for n in (3, 4) for phrase in product(parts, repeat=n))
+    assert [phrase for phrase in longer if about_minors(phrase)] == []
 
 
 def test_goals_about_minors_are_refused_outright(concepts: Mapping[str, Concept]) -> None:
