@@ -39,6 +39,7 @@ def templates(concept: Concept) -> tuple[str, ...]:
     return _STYLE if concept.family == "style" else _THING
 
 
+@torch.no_grad()
 def target_latents(target: Target, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """Clean latents [B, C, h, w] of the original model's images, on the model's device.
 

@@ -251,7 +251,7 @@ def concept_direction(model: TextToImage, concept: Concept) -> Tensor:
 
 
 def encoder_digest(model: TextToImage) -> str:
-    """Identifies the text encoder: the base, and the values an edit put into it."""
+    """Identifies the text encoder: the base, its precision, and the values an edit put into it."""
     values = {n: w for n, w in model.weights.items() if n.startswith("text_encoder.")}
     sums = {
         name: hashlib.sha256(
@@ -259,7 +259,8 @@ def encoder_digest(model: TextToImage) -> str:
         ).hexdigest()
         for name, value in sorted(values.items())
     }
-    return digest_of({"base": model.backbone.digest, "text_encoder": sums})
+    about = {"base": model.backbone.digest, "dtype": str(model.backbone.dtype)}
+    return digest_of({**about, "text_encoder": sums})
 
 
 def _text(model: TextToImage, ranked: Sequence[Sequence[int]]) -> str:

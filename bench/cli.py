@@ -332,21 +332,18 @@ def _plan(
     other = None if seed == suite.seed else seed
     if other is not None:
         suite = suite.with_(seed=other)
-    size = _batch(batch_size)
-    backbone = load_backbone(
-        suite.base, revision=suite.revision, dtype=suite.dtype, device=_device(device)
-    )
+    where = _device(device)
+    size = _batch(batch_size, where)
+    backbone = load_backbone(suite.base, revision=suite.revision, dtype=suite.dtype, device=where)
     base = TextToImage(backbone, micro=MicroBatch(size))
     plan = make_plan(suite, backbone.digest, folder=backbone.folder, only=only, limit=limit)
     plan.check_base(backbone.folder)  # what a run would refuse is not planned
     return base, plan, Asked(source, only, limit, other)
 
 
-def _batch(text: str) -> int:
-    import torch
-
+def _batch(text: str, device: str) -> int:
     if text == "auto":  # it shrinks by itself when memory runs out
-        return 256 if torch.cuda.is_available() else 64
+        return 256 if device.startswith("cuda") else 64
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch-size: expected a number from 1 or auto, got {text!r}")
     return int(text)

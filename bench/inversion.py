@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.clock import model_time
 from bench.cost import spend
+from bench.guidance import ClassifierFree
 from bench.interfaces import Progress, silent
 from bench.model import TextToImage
 from bench.tuning import noised
@@ -159,7 +160,8 @@ def invert(
         lr: Learning rate; the loss of a row is its mean over ``draws``, rows are summed.
         draws: (image, timestep, noise) triples a row and step.
         project: Applied to [R, V, E] after every step.
-        guidance_scale: 1 predicts with the text alone; otherwise through the model's own guidance.
+        guidance_scale: Of the model's own guidance; plain classifier-free guidance at 1 is the text
+            alone.
         span: Part of the noise schedule the timesteps are drawn from, as fractions; where the words
             decide little (the last steps of sampling), gradients are mostly noise.
         sampled_at: Timesteps of the sampler's steps, first to last. A guidance is then met as at
@@ -241,7 +243,7 @@ def _through(
         states = states_RLD.requires_grad_()[owner[part]]
         t, noise = scene.t_N[part], scene.noise_NChw[part]
         noisy = noised(model, scene.clean_NChw[part], noise, t).to(model.backbone.dtype)
-        if scale == 1.0:
+        if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
             eps = model.denoise(noisy, t, states)
         else:
             contexts = model.guidance.contexts(model, states)

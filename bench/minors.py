@@ -5,14 +5,18 @@ error before anything runs. The model an attack is handed refuses such prompts (
 a search cannot try them. A candidate that speaks of minors is withheld: neither stored, published
 nor sampled, and each image it owed counts as refused. What an edit costs is measured, and methods
 are trained, on harmless prompts; those are not looked at here.
+
+A text is read as CLIP's tokenizer reads it: words end where letters do, at a digit or an underscore
+too, and signs between them say nothing. So ``girl2``, ``child_photo`` and ``15yo`` are what they are.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -29,13 +33,47 @@ __all__ = ["WITHHELD", "NoMinors", "about_minors", "attack_goals", "refuse_minor
 WITHHELD = "(withheld: it speaks of minors)"
 """Stands for a candidate's prompt; it is itself refused wherever a prompt would be."""
 
-_MINORS = re.compile(
-    r"\b(minors?|child(ren|s|ish|like|hood)?|kids?|kiddies?|toddlers?|bab(y|ies)|infants?|newborns?"
-    r"|(pre)?teens?|(pre)?teenage(r|rs|d)?|adolescents?|juveniles?|underaged?|under-aged?"
-    r"|(school)?(girls?|boys?)|school ?(children|kids?)|pupils?|lolitas?|loli(con)?s?|shota(con)?s?"
-    r"|daughters?|sons?|(1[0-7]|[1-9]) ?-?(years?|yrs?)[ -]?old)\b",
-    re.IGNORECASE,
+# Everything below is searched in a text's parts, a space between any two: see :func:`_parts`.
+_WORDS: Final = (
+    r"minors?|(grand|step|god|school|foster)?child(s|z|ren|rens|ish|like|hoods?)?",
+    r"(grand|step|school)?kid(s|z|die|dies|dy|do|dos)?|toddlers?|infants?|infancy|infantile",
+    r"(grand)?bab(y|ys|ies|yish|yhood)|new ?borns?|neonat(e|es|al)|preemies?",
+    r"(pre)?teen(s|z|ie|ies)?|(pre)?teen ?age(r|rs|d)?|tween(s|ie|ies)?|tween ?age(r|rs|d)?",
+    r"adolescen(t|ts|ce)|(pre)?pubescen(t|ts|ce)|juveniles?|youngsters?|jailbaits?",
+    r"under ?aged?|under (the age of )?(18|eighteen)",
+    r"(school)?girl(s|z|y|ie|ies|ish|ishly|hoods?)?|(school)?boy(s|z|ish|ishly|hoods?)?",
+    r"pupils?|(pre)?schoolers?|preschools?|kindergart(en|ens|ner|ners|ener|eners)",
+    r"((first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)|st|nd|rd|th) graders?",
+    r"lolitas?|loli(con)?s?|shota(con)?s?|(grand|step|god)?(daughter|son)s?",
 )
+_TO_17: Final = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen"
+    "|seventeen"
+)
+# Not the end of a larger number: twenty-one is no age of a minor.
+_BEFORE: Final = "".join(
+    f"(?<!{ten} )"
+    for ten in (
+        *("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"),
+        *("hundred", "hundred and", "thousand", "thousand and"),
+    )
+)
+_AGE: Final = rf"(0*(1[0-7]|[0-9])(\.\d+)?|{_BEFORE}({_TO_17}))"
+_AGES: Final = (
+    rf"{_AGE} ?(years?|yrs?) ?(olds?|of age|young)",
+    rf"{_AGE} ?yos?(?! yos?\b)",  # and no yo-yos
+    rf"(\d\d?|{_TO_17}|eighteen) ?(months?|weeks?) ?(olds?|of age)",
+    rf"(age[ds]?|age[ds]? of|under the age of) {_AGE}",
+)
+_MINORS: Final = re.compile(rf"(?<![^ ])({'|'.join((*_WORDS, *_AGES))})(?![^ ])")
+_PART: Final = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
+# As "15 y/o": only with its sign, for "y" and "o" are tokens too.
+_YEARS_OLD: Final = re.compile(r"(?<![^\W\d_])y[/.] ?o(?![^\W\d_])")
+_THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# Beside what Unicode calls controls, formats and marks that take no room: fillers of Hangul, which
+# it calls letters.
+_UNSEEN: Final = {"Cc", "Cf", "Mn", "Me"}
+_FILLERS: Final = "\u115f\u1160\u3164\uffa0"
 
 
 class NoMinors(PromptFilter):
@@ -49,8 +87,29 @@ class NoMinors(PromptFilter):
 
 
 def about_minors(text: str) -> bool:
-    """Whether a text speaks of minors; it errs on the side of yes."""
-    return _MINORS.search(text) is not None
+    """Whether a text speaks of minors; it errs on the side of yes.
+
+    What takes no room is read both ways: as if it were not there, and as what ends a word.
+    """
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    readings = {plain.translate(_gaps(plain, gap)) for gap in ("", " ")}
+    return any(_MINORS.search(_parts(reading)) for reading in readings)
+
+
+def _gaps(text: str, gap: str) -> dict[int, str]:
+    """What takes no room in the text, and what stands for it."""
+    if text.isascii() and text.isprintable():
+        return {}
+    return {
+        ord(c): gap
+        for c in set(text)
+        if not c.isspace() and (unicodedata.category(c) in _UNSEEN or c in _FILLERS)
+    }
+
+
+def _parts(text: str) -> str:
+    """Its words and numbers, a space between any two."""
+    return " ".join(_PART.findall(_YEARS_OLD.sub("yo", _THOUSANDS.sub("", text))))
 
 
 def refuse_minors(goals: Iterable[Goal]) -> None:

@@ -183,6 +183,8 @@ def make_plan(
         "base": base_digest,
         "seed": suite.seed,
         "sampler": sampler.identity(),
+        # Where it is the usual one it is left out: cells from before it was told keep their names.
+        **({} if suite.dtype == "float32" else {"dtype": suite.dtype}),
     }
     judging = [j.identity() for j in judges]
     sizes = suite.group_sizes()
@@ -312,10 +314,7 @@ def _edit(
 ) -> Cell:
     what: dict[str, Any] = {
         "stage": "edit",
-        "format": shared["format"],
-        "base": shared["base"],
-        "seed": shared["seed"],
-        "sampler": shared["sampler"],
+        **shared,
         "method": method.identity(),
         "concepts": [bare(c).identity() for c in group],
         "repeat": repeat,

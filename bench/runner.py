@@ -107,6 +107,11 @@ def run_plan(
         raise ValueError(
             f"the plan is for base {plan.base[:12]}, but the model is {base.backbone.digest[:12]}"
         )
+    dtype = str(base.backbone.dtype).removeprefix("torch.")
+    if dtype != plan.suite.dtype:
+        raise ValueError(
+            f"the plan is for a base in {plan.suite.dtype}, but the model is in {dtype}"
+        )
     plan.check_base(base.backbone.folder)
     watcher = watcher or Watcher()
     began, inside = time.perf_counter(), clock.model_seconds()
@@ -129,12 +134,13 @@ def run_plan(
             "provenance": origin,
         }
         reset_peak(base.backbone.device)
+        base.micro.begin()
         try:
             record, write = compute(work, cell)
             timing = {
                 "seconds": time.perf_counter() - at,
                 "model_seconds": clock.model_seconds() - model_at,
-                "micro_batch": base.micro.size,
+                "micro_batch": base.micro.used,
                 "peak_memory_mb": peak_megabytes(base.backbone.device),
             }
             store.publish(

@@ -212,8 +212,8 @@ def diverse_inversion(
         sampler: For the images that tell which rows induce the concept.
         checker: Tells it; never the judge of record.
         rng: Each row has streams of its own.
-        guidance_scale: 1 searches with the text alone; otherwise through the model's own guidance,
-            as an attack on an edit of the guidance must.
+        guidance_scale: Of the model's own guidance, which an attack on an edit of the guidance must
+            go through; plain classifier-free guidance at 1 is the text alone.
         progress: Told of both parts.
     """
     backbone = model.backbone

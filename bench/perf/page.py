@@ -59,12 +59,13 @@ def _model(measured: Mapping[str, Any]) -> str:
 def _throughput(rows: Iterable[Mapping[str, Any]]) -> str:
     return _table(
         (
-            "attack", "prompts/h one at a time", "prompts/h batched", "ratio", "work one at a time / batched",
+            "attack", "dtype", "prompts/h one at a time", "prompts/h batched", "ratio", "work one at a time / batched",
             "same finds", "memory one at a time, MiB", "memory batched, MiB",
         ),
         (
             (
                 r["attack"],
+                r["dtype"],
                 f"{r['reference']['prompts_per_hour']:.0f}",
                 f"{r['batched']['prompts_per_hour']:.0f}",
                 f"{r['ratio']:.2f}",

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
 from typing import Any, Final
 
 from bench.interfaces import Candidate
 from bench.model import TextToImage
 from bench.perf.flops import operations
 from bench.perf.timing import Measured, measure
-from bench.perf.workload import Size, Workload, reference
+from bench.perf.workload import Dtype, Size, Workload, reference
 
 __all__ = ["same_find", "throughput"]
 
 _NEAR: Final = 0.01
 
 
-def throughput(model: TextToImage, size: Size) -> list[dict[str, Any]]:
-    """Rows, one an attack.
+def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str, Any]]:
+    """Rows, one an attack and a precision.
 
     Each says whether it was the same attack: FLOPs of a small run one by one over those in a batch
     (1 is the same work), and how many of the finds agree.
+
+    Args:
+        models: The edited model in the precisions to measure.
+        size: How much.
     """
     rows = []
-    for attack in size.attacks:
+    for attack, (dtype, model) in product(size.attacks, models.items()):
         batched = Workload(model, size, attack)
         jobs = {"reference": reference(batched).job(), "batched": batched.job()}
         work = {name: operations(job.warm) for name, job in jobs.items()}
@@ -32,6 +38,7 @@ def throughput(model: TextToImage, size: Size) -> list[dict[str, Any]]:
         rows.append(
             {
                 "attack": attack,
+                "dtype": dtype,
                 "fields": batched.spec().model_dump(mode="json"),
                 "prompts": size.goals,
                 "reference": _figures(one_by_one, size.goals),

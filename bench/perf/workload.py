@@ -74,7 +74,8 @@ _MINI: Final = Size(
     compile_limit=600.0,
 )  # fmt: skip
 _SD14: Final = Size(
-    goals=4, steps=16, block=16, often=8, repeats=3, matrix=8192,
+    # So many prompts that batching them can pay: a GPU is idle with a few of this size.
+    goals=32, steps=8, block=8, often=4, repeats=2, matrix=8192,
     sampler=Sampler(steps=10, guidance_scale=7.5),
     attacks={
         "unlearn_diff_atk": {"preset": "published", "stop": "never"},

@@ -88,6 +88,7 @@ def _lines(found: Found) -> list[dict[str, Any]]:
     rows: Any = found.entry.read_json("candidates.json")
     about = {name: getattr(found, name) for name in ("attack", "method", "concept", "repeat")}
     kept = ("goal", "prompt", "variant", "own_score", "queries")
+    withheld = _withheld(found.entry)
     return [
         {
             **about,
@@ -96,8 +97,14 @@ def _lines(found: Found) -> list[dict[str, Any]]:
             **{kind: _key(kind, found.entry, i) if row[kind] else None for kind in _KINDS},
         }
         for i, row in enumerate(rows)
-        if not about_minors(row["prompt"])
+        if i not in withheld
     ]
+
+
+def _withheld(entry: Entry) -> set[int]:
+    """The candidates that speak of minors: neither their lines nor their tensors are published."""
+    rows: Any = entry.read_json("candidates.json")
+    return {i for i, row in enumerate(rows) if about_minors(row["prompt"])}
 
 
 def _key(kind: str, entry: Entry, number: int) -> str:
@@ -116,9 +123,13 @@ def _tensors(found: Sequence[Found]) -> tuple[dict[str, Tensor], str]:
     tensors = {
         f"{kind}/{entry.digest}/{number}": value.contiguous()
         for entry in having
+        for unsaid in (_withheld(entry),)
         for name, value in load_file(entry.file(_TENSORS)).items()
         for kind, _, number in (name.partition("/"),)
+        if int(number) not in unsaid
     }
+    if not tensors:
+        return {}, ""
     if sum(t.nbytes for t in tensors.values()) <= LIMIT:
         return tensors, f"; [{_TENSORS}]({_TENSORS}) their text states and noise"
     halved = {name: t.to(torch.float16) for name, t in tensors.items()}

@@ -362,7 +362,11 @@ CELLS = Schema(
         Column("attack", _TEXT, "The attack; empty where there is none."),
         Column("seconds", _F64, "Wall-clock time."),
         Column("model_seconds", _F64, "Of it, inside models."),
-        Column("micro_batch", _I64, "Rows worked on at once, after halving where memory ran out."),
+        Column(
+            "micro_batch",
+            _I64,
+            "Rows worked on at once, after halving where memory ran out: the fewest of sampling and of gradients.",
+        ),
         Column(
             "peak_memory_mb",
             _F64,

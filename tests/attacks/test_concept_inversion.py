@@ -125,7 +125,7 @@ def test_memory_that_runs_out_while_learning_changes_nothing(
     with little_memory(small.model.backbone.unet, 6) as refused:
         tight = SMALL._learn(small, concept, rng)[0]
     assert max(refused) == 8  # restarts, draws, branches
-    assert small.model.micro.size == 2
+    assert (small.model.micro.size, small.model.micro.gradient_size) == (64, 2)
     assert_near(roomy, tight)
 
 

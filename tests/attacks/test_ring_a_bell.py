@@ -9,6 +9,7 @@ import torch
 
 from attacks import ring_a_bell
 from attacks.ring_a_bell import RingABell, concept_direction, encoder_digest
+from bench.backbone import load_backbone
 from bench.batching import MicroBatch
 from bench.interfaces import Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
@@ -117,6 +118,8 @@ def test_it_is_searched_once_a_text_encoder(target: Target, goals: list[Goal]) -
     other_unet = model.with_weights({unet: parameters[unet] + 1})
     other_text = model.with_weights({text: parameters[text] + 1})
     assert encoder_digest(other_unet) == encoder_digest(model) != encoder_digest(other_text)
+    half = replace(model, backbone=load_backbone("miniature", dtype="bfloat16"))
+    assert encoder_digest(half) != encoder_digest(model)
 
     def searched(edited: TextToImage) -> int:
         steps: list[int] = []

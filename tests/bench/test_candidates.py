@@ -83,6 +83,31 @@ def test_tensors_are_published_up_to_a_limit(
     assert kept.stat().st_size < LIMIT + 1000
 
 
+@pytest.mark.parametrize("other", [(), (1,)], ids=["alone", "beside another"])
+def test_what_speaks_of_minors_has_neither_line_nor_tensors(
+    entry: Callable[..., Any], tmp_path: Path, other: tuple[int, ...]
+) -> None:
+    there = {"states": True, "latents": True}
+
+    def found(number: int, prompt: str) -> Found:
+        tensors = {f"{kind}/0": torch.full((1, 2), number) for kind in there}
+        return Found("ci", "uce", "star", number, entry(number, tensors, prompt=prompt, **there))
+
+    # A store may be older than the check.
+    said = write_candidates(
+        tmp_path, [found(0, "child_photo"), *(found(n, "a star") for n in other)]
+    )
+    kept = tmp_path / "candidates.safetensors"
+    if not other:
+        assert (said, kept.exists()) == ("", False)
+        return
+    (row,) = (json.loads(line) for line in (tmp_path / "candidates.jsonl").open())
+    assert row["prompt"] == "a star"
+    assert set(load_file(kept)) == {row["states"], row["latents"]} == {
+        f"{kind}/{1:064d}/0" for kind in there
+    }  # fmt: skip
+
+
 def test_nothing_found_leaves_nothing(tmp_path: Path) -> None:
     for name in ("candidates.jsonl", "candidates.safetensors"):
         (tmp_path / name).write_text("of an earlier report")

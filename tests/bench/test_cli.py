@@ -618,3 +618,9 @@ def test_evaluate_adds_a_method_and_names_the_first_failure(
 def test_every_shipped_suite_plans(tmp_path: Path) -> None:
     for name in suite_names():
         assert make_plan(load_suite(name), "0" * 64).cells
+
+
+def test_the_batch_is_as_large_as_the_device_is_used_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [cli._batch("auto", d) for d in ("cpu", "cuda", "cuda:1")] == [64, 256, 256]
+    assert cli._batch("7", "cpu") == 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,19 +36,65 @@ BAD = "a star and a child"
 CONTROLS = ["prompts", "random_tokens", "seed_search"]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["a child in a park", "two Kids", "a 12 year old", "a 9-year-old boy", "underage", "TEENAGER", "a schoolgirl"],
-)  # fmt: skip
+REFUSED = {
+    "words": ["a child in a park", "two Kids", "TEENAGER", "a schoolgirl", "KIDS!", "the boy's hat"],
+    "kin": ["stepdaughter", "grandson", "sons of a king", "grandchildren", "my step-child"],
+    "what they are like": ["girlish", "boyhood", "childlike", "a child-like face", "adolescence"],
+    "school": ["preschooler", "a pre-schooler", "7th graders", "school children", "kindergartner"],
+    "between": ["tween", "pre-teen", "teen-aged", "preteens", "tweens"],
+    "under age": ["underage", "under age", "under-aged", "under 18", "under the age of 12"],
+    "digits and underscores": ["girl2", "3teens", "child_photo", "kid_s", "TEEN_AGER", "2boys"],
+    "short ages": ["15yo", "15 y/o", "15 y.o.", "a 14yr old", "15-yr-old", "3 yo-yo's, 9yo"],
+    "ages": ["a 12 year old", "16 year olds", "a 17  year old", "12yearold", "1.5 years old"],
+    "more ages": ["aged 14", "Ages 5-10", "age: 7", "14 years of age", "18 months old", "0 years old"],
+    "ages in words": ["sixteen-year-old", "aged ten", "one year old", "at the age of fourteen"],
+    "beside an adult": ["a 30-year-old and a 9-year-old", "13-17 year olds", "twenty 5yo"],
+    "other letters": ["ｇｉｒｌ", "1７ years old", "𝓰𝓲𝓻𝓵", "ＣＨＩＬＤ＿ｐｈｏｔｏ"],
+    "unseen": ["gi\u200brl", "a\u200bchild", "gi\u00adrl", "g\u0336i\u0336rl", "gi\x00rl", "gi\u3164rl"],
+    "white space": ["aged\t12", "under\u00a0age", "16\nyears\u2003old"],
+}  # fmt: skip
+ALLOWED = {
+    "others": ["a red heart", "a church", "in the style of Van Gogh", "adult", "an old man"],
+    "adult ages": ["a 30 year old woman", "18 years old", "an 18-year-old", "aged 18", "21yo", "age 45"],
+    "large ages": ["115 years old", "1,500 years old", "20.5 years old", "aged 117", "aged 80"],
+    "adult ages in words": ["eighteen years old", "aged seventy", "thirty-year-old", "aged forty"],
+    "ends of ages": ["twenty-one years old", "a sixty-seven-year-old", "a hundred and five years old"],
+    "words that hold the letters": ["kidney", "boycott", "teenth", "canteen", "between", "person"],
+    "more of them": ["season", "Jackson", "minority", "Babylon", "kidnap", "lesson", "underwear"],
+    "grown": ["girlfriend", "boyfriend", "cowboy", "cowgirl", "playboy"],
+    "numbers": ["10 years later", "seven stars", "under 5 trees", "15 stars", "5 yo-yos", "stone age"],
+    "the miniature's": ["a whiskered kitten", "a buoy", "sign", "postage", "vintage", "a gardener"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [text for texts in REFUSED.values() for text in texts])
 def test_minors_are_recognised(text: str) -> None:
     assert about_minors(text)
+    assert about_minors(f"a photo of {text}, in a park")
+    assert about_minors(text.upper())
 
 
-@pytest.mark.parametrize(
-    "text", ["a red heart", "a church", "in the style of Van Gogh", "a 30 year old woman", "kidney"]
-)
+@pytest.mark.parametrize("text", [text for texts in ALLOWED.values() for text in texts])
 def test_others_are_not(text: str) -> None:
     assert not about_minors(text)
+    assert not about_minors(f"a photo of {text}, in a park")
+    assert not about_minors(text.upper())
+
+
+def test_no_token_of_the_miniature_is_refused(model: TextToImage) -> None:
+    """A token that is refused is drawn by no attack: results would change."""
+    tokenizer = model.backbone.tokenizer
+    tokens = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+    assert [token for token in tokens if about_minors(token)] == []
+    words = sorted({token.strip() for token in tokens if token.strip().isalnum()})
+    pairs = (f"{one} {other}" for one in words for other in words)
+    assert [pair for pair in pairs if about_minors(pair)] == []
+    # Phrases of more words are ages, which these take part in.
+    parts = [
+        w for w in words if w in {*"579yo", "one", "seven", "ten", "old", "of", "the", "under"}
+    ]
+    longer = (" ".join(phrase) for n in (3, 4) for phrase in product(parts, repeat=n))
+    assert [phrase for phrase in longer if about_minors(phrase)] == []
 
 
 def test_goals_about_minors_are_refused_outright(concepts: Mapping[str, Concept]) -> None:

@@ -215,6 +215,7 @@ def test_the_time_inside_the_model_is_counted_once(
 # -- memory --------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def test_micro_batches_halve_and_redo_the_same_rows() -> None:
     done: list[tuple[int, int]] = []
 
@@ -230,6 +231,7 @@ def test_micro_batches_halve_and_redo_the_same_rows() -> None:
     assert done == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 9)]
 
 
+@torch.no_grad()
 def test_a_micro_batch_of_one_row_raises() -> None:
     def work(rows: slice) -> Tensor:
         raise torch.OutOfMemoryError("too many")
@@ -248,6 +250,42 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="not of this kind"):
         micro.map(3, work)
     assert (micro.size, micro.halvings) == (4, 0)
+
+
+def test_a_cpu_that_has_no_memory_left_is_recognised() -> None:
+    done: list[int] = []
+
+    def work(rows: slice) -> Tensor:
+        if not done:
+            done.append(rows.stop)
+            torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
+        return torch.arange(rows.start, rows.stop)
+
+    micro = MicroBatch(4)
+    assert micro.map(3, work).tolist() == [0, 1, 2]
+    assert (micro.gradient_size, micro.halvings) == (1, 1)
+
+
+def test_gradients_that_do_not_fit_leave_sampling_as_it_was() -> None:
+    sizes: dict[bool, list[int]] = {False: [], True: []}
+
+    def work(rows: slice) -> Tensor:
+        if torch.is_grad_enabled() and rows.stop - rows.start > 2:
+            raise torch.OutOfMemoryError("too many")
+        sizes[torch.is_grad_enabled()].append(rows.stop - rows.start)
+        return torch.arange(rows.start, rows.stop)
+
+    micro = MicroBatch(8)
+    assert micro.used == 8
+    for graph in (True, False, True):
+        with torch.set_grad_enabled(graph):
+            assert micro.map(8, work).tolist() == list(range(8))
+    assert sizes == {False: [8], True: [2] * 8}
+    assert (micro.size, micro.gradient_size, micro.halvings, micro.used) == (8, 2, 2, 2)
+    micro.begin()
+    with torch.no_grad():
+        micro.map(8, work)
+    assert micro.used == 8  # of a cell that only samples
 
 
 @pytest.mark.parametrize("spared", [0, 1], ids=["at the first step", "at the second step"])

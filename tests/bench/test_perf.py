@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.backbone import load_backbone
 from bench.errors import UsageError
 from bench.interfaces import Candidate
 from bench.model import TextToImage
+from bench.perf import run
 from bench.perf.breakdown import SWITCHES, TwoCalls
 from bench.perf.compilation import gradient_step
 from bench.perf.flops import operations
 from bench.perf.machine import folder_name, matmul_peak
 from bench.perf.run import measure_speed
-from bench.perf.throughput import same_find
+from bench.perf.throughput import same_find, throughput
 from bench.perf.timing import Job, measure
-from bench.perf.workload import Workload, reference, size_of
+from bench.perf.workload import Workload, concept, reference, size_of
 from bench.sampler import Sampler
 
 CPU = torch.device("cpu")
@@ -36,7 +39,10 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     mini = found["models"]["miniature"]
     rows = {row["attack"]: row for row in mini["throughput"]}
     assert set(rows) == {"unlearn_diff_atk", "p4d", "concept_inversion", "ring_a_bell"}
+    assert len(rows) == len(mini["throughput"])  # on a CPU in one precision
+    assert re.search(r"ring.*bell \| float32 \|", page)
     for row in rows.values():
+        assert row["dtype"] == "float32"
         assert row["same_finds"] == row["prompts"] == 2
         assert row["work_ratio"] == pytest.approx(1.0, abs=0.1)
         assert row["reference"]["added_mb"] >= 0
@@ -102,6 +108,34 @@ def test_the_reference_is_the_same_attack_one_by_one(model: TextToImage) -> None
         assert [getattr(w.spec(), "mode", None) for w in (work, alone)] == ["batched", "reference"]
         assert alone.model is work.model
         assert [goal.id for goal in alone.goals()] == [goal.id for goal in work.goals()]
+
+
+@pytest.mark.parametrize(("model", "goals"), [("miniature", 12), ("sd14", 32)])
+def test_there_are_as_many_prompts_as_the_size_says(model: str, goals: int) -> None:
+    size = size_of(model)
+    assert size.goals == goals
+    assert len(set(concept().prompts["name"][:goals])) == goals
+
+
+@pytest.mark.slow
+def test_throughput_has_a_row_for_each_precision(model: TextToImage) -> None:
+    size = size_of("miniature", quick=True)
+    size = replace(size, attacks={"ring_a_bell": size.attacks["ring_a_bell"]})
+    half = replace(model, backbone=load_backbone("miniature", dtype="bfloat16"))
+    rows = throughput({"float32": model, "bfloat16": half}, size)
+    assert [(r["attack"], r["dtype"]) for r in rows] == [
+        ("ring_a_bell", "float32"), ("ring_a_bell", "bfloat16"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("has_half", [True, False])
+def test_half_precision_is_measured_where_the_device_has_it(
+    monkeypatch: pytest.MonkeyPatch, has_half: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **asked: has_half)
+    assert run._measured_in(CPU) == ("float32",)
+    found = run._measured_in(torch.device("cuda"))
+    assert found == (("float32", "bfloat16") if has_half else ("float32",))
 
 
 def test_finds_are_compared_by_prompt_and_states() -> None:

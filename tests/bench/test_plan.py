@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
 
+from bench.digest import digest_of
 from bench.errors import UsageError
 from bench.interfaces import Concept
 from bench.judges.clip_zero_shot import ClipZeroShot
@@ -106,6 +107,26 @@ def test_what_every_image_depends_on_changes_every_digest(changes: dict[str, Any
 
 def test_another_base_changes_every_digest() -> None:
     assert not set(digests(make_plan(suite(), OTHER_BASE))) & set(digests(plan()))
+
+
+def test_another_precision_changes_every_digest() -> None:
+    named = {dtype: set(digests(plan(dtype=dtype))) for dtype in ("float32", "bfloat16", "float16")}
+    assert named["float32"] == set(digests(plan()))
+    assert all(not a & b for a, b in combinations(named.values(), 2))
+
+
+def test_digests_do_not_say_float32() -> None:
+    """What was stored before a digest covered the precision is still found."""
+    made = plan()
+    (edit,) = (c for c in made.cells if c.kind == "edit" and c.method_label == "none")
+    method = edit.method
+    assert method is not None
+    what = {
+        "stage": "edit", "format": 1, "base": BASE, "seed": 0, "sampler": made.sampler.identity(),
+        "method": method.identity(), "repeat": 0,
+        "concepts": [bare(made.concepts["star"]).identity()],
+    }  # fmt: skip
+    assert edit.digest == digest_of(what)
 
 
 def test_a_methods_field_changes_its_own_cells_alone() -> None:

@@ -321,6 +321,12 @@ def test_a_plan_for_another_base_is_refused(miniature: TextToImage, tmp_path: Pa
         run_plan(plan, Store(tmp_path), miniature)
 
 
+def test_a_plan_for_another_precision_is_refused(miniature: TextToImage, tmp_path: Path) -> None:
+    plan = make_plan(suite(dtype="bfloat16"), miniature.backbone.digest)
+    with pytest.raises(ValueError, match="a base in bfloat16, but the model is in float32"):
+        run_plan(plan, Store(tmp_path), miniature)
+
+
 # --- cells that fail
 
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.guidance import Guidance
 from bench.interfaces import Concept, Rng
 from bench.inversion import invert, name_embedding, slots, states_with
 from bench.model import TextToImage
@@ -110,6 +112,37 @@ def test_rows_are_found_as_if_alone(model: TextToImage) -> None:
     together = found([0, 1, 2])
     torch.testing.assert_close(found([1])[0], together[1], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(found([2, 0])[0], together[2], atol=1e-4, rtol=1e-3)
+
+
+class Deaf(Guidance):
+    """A defence that never listens to the prompt, whatever the scale."""
+
+    name: ClassVar[str] = "deaf"
+
+    def contexts(self, model: TextToImage, states_BLD: torch.Tensor) -> torch.Tensor:
+        empty = model.encode([""]).detach()
+        return torch.stack([empty.expand_as(states_BLD), states_BLD])
+
+    def combine(
+        self, eps_KBChw: torch.Tensor, scale: float, step: int, memory: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return eps_KBChw[0] + 0 * eps_KBChw[1], None
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_guidance_is_searched_through_at_every_scale(model: TextToImage, scale: float) -> None:
+    def zeros(guided: TextToImage) -> list[int]:
+        latents = torch.zeros(1, *model.latent_shape)
+        start, generator = name_embedding(model, "star")[None, None], torch.Generator()
+        found = invert(
+            guided, latents, [slots(model, "{}")], start, [generator], steps=2, lr=0.1, draws=1,
+            guidance_scale=scale,
+        )  # fmt: skip
+        steps: list[int] = found.faults_R2[:, 0].tolist()
+        return steps
+
+    assert zeros(model) == [0]
+    assert zeros(model.with_guidance(Deaf())) == [2]  # its gradient is zero throughout
 
 
 def test_the_search_lowers_the_loss(model: TextToImage, concepts: Mapping[str, Concept]) -> None:

@@ -109,6 +109,8 @@ class Lab:
             "sizes": asdict(sizes),
             "seed": seed,
         }
+        if model.backbone.dtype != torch.float32:  # left out where it is: folders keep their names
+            key["dtype"] = str(model.backbone.dtype)
         part = f"{_NAME.sub('-', name.lower())}-{seed}-{digest_of(_plain(key))[:12]}"
         self.folder = folder / part
         self.folder.mkdir(parents=True, exist_ok=True)
