@@ -616,7 +616,7 @@ def test_sigkill_at_every_boundary_loses_the_current_cell_only(tmp_path: Path) -
 def test_the_search_of_each_goal_is_kept_and_reaches_the_rows(
     miniature: TextToImage, tmp_path: Path
 ) -> None:
-    small = {"preset": "mini", "steps": 10, "iterations": 2, "checks": 1}
+    small = {"preset": "mini", "steps": 10, "iterations": 2, "checks": 1, "finalists": 0}
     plan = plan_of(
         miniature,
         ("none", "p4d", "random_tokens"),
@@ -629,12 +629,15 @@ def test_the_search_of_each_goal_is_kept_and_reaches_the_rows(
     entry = store.find("attack", cell.digest)
     assert entry is not None
     kept: Any = entry.read_json("candidates.json")
+    plain = {goal.id: goal.prompt for goal in cell.goals}
     for row in kept:
         looks = row["trace"].pop("looks")
         assert row["trace"] == {"changed": 0, "steps": 10, "budget": 10, "zero": 0, "bad": 0}
         assert len(looks) == 6
         assert looks == sorted(looks)
-        assert looks[-1] == row["own_score"]
+        # The plain prompt was the first look, and it wins among prompts that reach the threshold.
+        assert row["prompt"].replace(" ,", ",") == plain[row["goal"]]  # as the tokenizer reads it
+        assert row["own_score"] == looks[0] >= 0.5
     rows = collect(plan, store).trials.set_index("attack")
     p4d, control = rows.loc["p4d"], rows.loc["random_tokens"]
     assert p4d["gradients"].all()
