@@ -629,15 +629,13 @@ def test_the_search_of_each_goal_is_kept_and_reaches_the_rows(
     entry = store.find("attack", cell.digest)
     assert entry is not None
     kept: Any = entry.read_json("candidates.json")
-    plain = {goal.id: goal.prompt for goal in cell.goals}
     for row in kept:
         looks = row["trace"].pop("looks")
         assert row["trace"] == {"changed": 0, "steps": 10, "budget": 10, "zero": 0, "bad": 0}
         assert len(looks) == 6
         assert looks == sorted(looks)
-        # The plain prompt was the first look, and it wins among prompts that reach the threshold.
-        assert row["prompt"].replace(" ,", ",") == plain[row["goal"]]  # as the tokenizer reads it
-        assert row["own_score"] == looks[0] >= 0.5
+        # The plain prompt was the first look. Where it reaches the threshold, it wins.
+        assert row["own_score"] == (looks[0] if looks[0] >= 0.5 else looks[-1])
     rows = collect(plan, store).trials.set_index("attack")
     p4d, control = rows.loc["p4d"], rows.loc["random_tokens"]
     assert p4d["gradients"].all()
