@@ -59,4 +59,6 @@ def write_card(folder: Path, found: Mapping[str, Any], notes: str = "") -> None:
     (folder / "README.md").write_text(
         body + (f"\n## How these weights came about\n\n{notes.strip()}\n" if notes else "")
     )
-    (folder / CHECK).write_text(json.dumps(dict(found), indent=1) + "\n")
+    # Where it lay on the machine that measured it says nothing.
+    kept = {key: value for key, value in found.items() if key != "folder"}
+    (folder / CHECK).write_text(json.dumps(kept, indent=1) + "\n")
