@@ -40,6 +40,8 @@ _SHAPES = ("o", "s", "D", "^", "v", "P", "X", "p", "h")
 _CONTROL = {BASE: ("no erasure (ceiling)", "*"), FLOOR: ("destroyed model (floor)", "X")}
 _EDGE, _SHADE = "#9a9a9a", "#f6f6f6"
 _WORDS = {"draft": "DRAFT", "partial": "PARTIAL"}
+_NAMED = 8
+"""More methods than these have their names in a key beside the axes."""
 _METADATA = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -105,7 +107,8 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
     Small markers are single concepts; large ones pool them and carry 95 % intervals both ways. The
     front runs through the erasure methods: the unedited and the destroyed model are no contenders.
     A floor far to the left of everything else is shown at the edge, so that it does not squeeze the
-    methods into a corner.
+    methods into a corner. Where there are too many methods to write their names beside them, a key
+    to the right has them, from the most robust.
 
     Args:
         table: Lines of :data:`~bench.report.schema.TABLE`.
@@ -121,7 +124,8 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
     hidden = sorted(set(table["method"]) - set(pooled["method"]))
     looks = _looks([str(name) for name in pooled["method"]])
     with style():
-        figure = Figure(figsize=(7.2, 5.4), dpi=DPI, layout="constrained")
+        crowded = len(pooled) > _NAMED
+        figure = Figure(figsize=(9.6 if crowded else 7.2, 5.4), dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.set_title(
@@ -145,12 +149,15 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
             elif row["concept"] == ALL:
                 anchors.append(_at_edge(axes, row) if outside else _large(axes, row, look))
         _legend(figure, hidden)
+        if crowded:
+            _key(figure, pooled, looks)
         if not len(shown):
             axes.text(0.5, 0.5, "no rows", transform=axes.transAxes, ha="center", color=MUTED)
         stamp(figure, status)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        _label(axes, canvas, [*taken, *anchors], shown)
+        if not crowded:
+            _label(axes, canvas, [*taken, *anchors], shown)
     return figure
 
 
@@ -265,6 +272,28 @@ def _legend(figure: Figure, hidden: Sequence[str]) -> None:
         fontsize=9,
         handlelength=1.5,
     )
+
+
+def _key(figure: Figure, pooled: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> None:
+    """Names the large markers beside the axes, from the most robust to the least."""
+    handles = []
+    for row in pooled.sort_values(["asr", "retained_accuracy"], ascending=[True, False]).to_dict(
+        "records"
+    ):
+        name = str(row["method"])
+        colour, shape = looks[name]
+        text = (
+            f"{_CONTROL.get(name, (name,))[0]}  {row['asr']:.0f} / {row['retained_accuracy']:.0f}"
+        )
+        handles.append(
+            Line2D([], [], ls="none", marker=shape, color=colour, ms=7, mec="white", label=text)
+        )
+    legend = figure.legend(
+        handles=handles, loc="outside right upper", frameon=False, fontsize=9, title="attacked / retained (%)"
+    )  # fmt: skip
+    legend.get_title().set(fontsize=9, color=MUTED)
+    for entry in legend.get_texts():
+        entry.set_parse_math(False)
 
 
 def _label(

@@ -493,6 +493,24 @@ def test_labels_do_not_lie_on_each_other(table: pd.DataFrame) -> None:
         assert not any(box.overlaps(other) for other in boxes[:i])
 
 
+def test_many_methods_are_named_in_a_key_that_is_whole(table: pd.DataFrame, tmp_path: Path) -> None:
+    own = table[table["method"] == "esd"]
+    many = [own.assign(method=f"{NASTY} {k}") for k in range(12)]
+    figure = plots.scatter(pd.concat([table, *many], ignore_index=True), suite="many")
+    key = next(legend for legend in figure.legends if legend.get_title().get_text())
+    named = [entry.get_text() for entry in key.get_texts()]
+    methods = {*table["method"], *(f"{NASTY} {k}" for k in range(12))}
+    assert len(named) == len(methods)
+    assert all(any(n.startswith(f"{NASTY} {k}  ") for n in named) for k in range(12))
+    assert named[0].startswith("destroyed model (floor)"), "from the most robust"
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined] # it is Agg
+    box = key.get_window_extent(renderer)
+    assert not box.overlaps(figure.axes[0].get_window_extent(renderer))
+    assert box.x1 <= figure.bbox.x1
+    assert not figure.axes[0].texts[1:], "nothing but the front is named inside"
+    plots.save(figure, tmp_path / "x.png")
+
+
 def test_the_grid_draws_sharp_pixels_frames_and_missing_cells(tmp_path: Path) -> None:
     checks = np.indices((64, 64)).sum(axis=0) % 2
     picture: Picture = (checks[..., None] * np.array([0, 0, 255])).astype(np.uint8)
