@@ -228,7 +228,7 @@ def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
 def _pictures(plan: Plan, entry: Entry, cell: Cell, out: Results) -> None:
     assert cell.attack is not None  # noqa: S101
     assert cell.method is not None  # noqa: S101
-    if cell.repeat or cell.source:
+    if cell.repeat or cell.source or not plan.suite.keep_images:
         return
     with np.load(entry.file("pictures.npz"), allow_pickle=False) as file:
         images, scores, sets = file["images"], file["scores"], file["sets"]
