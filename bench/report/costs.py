@@ -44,8 +44,8 @@ def costs_to_markdown(table: pd.DataFrame, edits: pd.DataFrame) -> str:
     for row in methods.to_dict("records"):
         values = ((row[column], digits) for column, digits in _COSTS.values())
         cells = [f"{value:,.{digits}f}" if pd.notna(value) else "–" for value, digits in values]
-        share = 100 * row["parameters_touched"] / totals.get(row["method"], float("nan"))
-        cells.append("–" if pd.isna(share) else f"{share:.2f}")
+        touched, total = row["parameters_touched"], totals.get(row["method"], 0)
+        cells.append(f"{100 * touched / total:.2f}" if pd.notna(touched) and total else "–")
         lines.append(f"| {markdown_text(row['method'])} | {' | '.join(cells)} |\n")
     chosen = list(_chosen(edits))
     said = "\nChosen by the methods themselves:\n\n" * bool(chosen)

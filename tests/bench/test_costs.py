@@ -38,6 +38,12 @@ def test_a_line_a_method_from_its_pooled_lines() -> None:
     assert costs_to_markdown(TABLE.iloc[2:], edits({})) == ""
 
 
+def test_a_method_whose_edit_failed_has_a_line_all_the_same() -> None:
+    failed = TABLE.iloc[[0]].assign(method="broken", parameters_touched=None, edit_seconds=None)
+    page = costs_to_markdown(failed, edits({}))
+    assert "| broken | – | – | 0 | 0 | – | – |\n" in page
+
+
 def test_an_edit_of_several_concepts_says_once_what_it_chose() -> None:
     page = costs_to_markdown(TABLE, edits({"star: alpha": 1.9375, "star: reached": True}))
     assert page.count("\n- ") == 1
