@@ -238,7 +238,9 @@ def paper(suite: str = "mini-claims", *,
 
 @app.command
 def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negative="", help="miniature or sd14; both by "
-         "default, sd14 on a GPU only.")] = (), out_: Annotated[Path | None, Parameter(name="--out")] = None,
+         "default, sd14 on a GPU only.")] = (), parts: Annotated[tuple[str, ...], Parameter(name="--part", negative="",
+         help="utilisation, throughput, breakdown or compilation; all by default. What the folder holds of the same "
+         "machine and commit is kept.")] = (), out_: Annotated[Path | None, Parameter(name="--out")] = None,
          compile_seconds: Annotated[float | None, Parameter(help="Limit of a compilation; 0 tries none.")] = None,
          quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
          device: Device = "auto", json_: Json = False) -> int:  # fmt: skip
@@ -247,8 +249,8 @@ def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negativ
 
     logging.getLogger("bench").setLevel(logging.INFO)
     folder, found = measure_speed(
-        _device(device), out=out_, models=models, quick=quick, compile_seconds=compile_seconds
-    )
+        _device(device), out=out_, models=models, parts=parts, quick=quick, compile_seconds=compile_seconds
+    )  # fmt: skip
     if json_:
         _print_json(found)
     else:

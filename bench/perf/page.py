@@ -22,6 +22,7 @@ All figures with every repeat are in [`perf.json`](perf.json).
 
 """
 _QUICK: Final = "> **QUICK**: a check that everything runs. The figures mean nothing.\n\n"
+_NOT_MEASURED: Final = "Not measured.\n"
 _DIRTY: Final = "> **DRAFT**: made from files that were not committed. Do not cite.\n\n"
 
 
@@ -49,10 +50,10 @@ def _model(measured: Mapping[str, Any]) -> str:
         f"{budget['steps_between_looks']} (in the breakdown, unless said otherwise, every "
         f"{budget['steps_between_looks_in_the_breakdown']}); images of {sampler['steps']} steps of {sampler['solver']} "
         f"at guidance scale {sampler['guidance_scale']}; medians of {budget['repeats']} repeats.\n\n"
-        f"### Batched against one at a time\n\n{_throughput(measured['throughput'])}\n"
-        f"### Where the speed-up comes from\n\n{_breakdown(measured['breakdown'])}\n"
-        f"### Compilation\n\n{_compilation(measured['compilation'])}\n"
-        f"### Share of the measured matrix peak\n\n{_utilisation(measured['utilisation'])}"
+        + "\n".join(
+            f"### {title}\n\n{tabled(measured[part]) if part in measured else _NOT_MEASURED}"
+            for part, (title, tabled) in _SECTIONS.items()
+        )
     )
 
 
@@ -142,3 +143,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     lines += ["| " + " | ".join(markdown_text(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+_SECTIONS: Final = {
+    "throughput": ("Batched against one at a time", _throughput),
+    "breakdown": ("Where the speed-up comes from", _breakdown),
+    "compilation": ("Compilation", _compilation),
+    "utilisation": ("Share of the measured matrix peak", _utilisation),
+}

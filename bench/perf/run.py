@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import torch
 
 from bench.digest import write_atomic
 from bench.errors import UsageError, unknown
+from bench.model import TextToImage
 from bench.perf.breakdown import breakdown
 from bench.perf.compilation import compilation
 from bench.perf.machine import folder_name, machine
@@ -22,11 +24,14 @@ from bench.perf.throughput import throughput
 from bench.perf.utilisation import utilisation
 from bench.perf.workload import Dtype, edited, size_of
 
-__all__ = ["MODELS", "measure_speed"]
+__all__ = ["MODELS", "PARTS", "measure_speed"]
 
 log = logging.getLogger(__name__)
 
 MODELS: Final = ("miniature", "sd14")
+PARTS: Final = ("utilisation", "throughput", "breakdown", "compilation")
+"""What is measured of a model, in this order."""
+
 _DTYPES: Final[tuple[Dtype, ...]] = ("float32", "bfloat16")
 _ONLY_ON_A_GPU: Final = (
     "Stable Diffusion's size is measured on a GPU only, and this device is a CPU"
@@ -38,15 +43,20 @@ def measure_speed(
     *,
     out: Path | None = None,
     models: Sequence[str] = (),
+    parts: Sequence[str] = (),
     quick: bool = False,
     compile_seconds: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Measures speed and memory; writes ``perf.json`` and ``README.md``.
+    """Measures speed and memory; writes ``perf.json`` and ``README.md``, again after each part.
+
+    What the folder holds of the same machine, versions and commit is kept, so that a measurement
+    can be made in several calls; anything else in it is replaced.
 
     Args:
         device: A torch device.
         out: Where they go; by default ``results/perf/<device>``.
         models: Of :data:`MODELS`; all by default.
+        parts: Of :data:`PARTS`; all by default.
         quick: Tiny: does everything run? The figures mean nothing, and go to ``results/drafts``.
         compile_seconds: So long may a compilation take, 0 tries none; by default as the size says.
 
@@ -54,11 +64,12 @@ def measure_speed(
         The folder and what is in ``perf.json``.
 
     Raises:
-        UsageError: an unknown model.
+        UsageError: an unknown model or part.
     """
-    for name in models:
-        if name not in MODELS:
-            raise UsageError(f"--model: {unknown('model', name, MODELS)}")
+    for what, asked, there in (("model", models, MODELS), ("part", parts, PARTS)):
+        for name in asked:
+            if name not in there:
+                raise UsageError(f"--{what}: {unknown(what, name, there)}")
     where = torch.device(device)
     if compile_seconds is not None and compile_seconds < 0:
         raise UsageError(f"--compile-seconds: expected 0 or more, got {compile_seconds:g}")
@@ -68,15 +79,30 @@ def measure_speed(
         "quick": quick,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(where),
-        "models": {
-            name: _measured(name, device, quick, compile_seconds) for name in models or MODELS
-        },
+        "models": {},
     }
+    found["models"] = _kept(folder / "perf.json", found)
+    for name in models or MODELS:
+        for new in _measured(name, device, quick, compile_seconds, parts or PARTS):
+            found["models"][name] = {**found["models"].get(name, {}), **new}
+            _write(folder, found)
+    return folder, found
+
+
+def _kept(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The models of an earlier call whose figures stand beside this one's: all but the load is the same."""
+    if not path.exists():
+        return {}
+    earlier = json.loads(path.read_text())
+    same = [{**run["machine"], "load_before": 0, "quick": run["quick"]} for run in (earlier, found)]
+    return dict(earlier["models"]) if same[0] == same[1] else {}
+
+
+def _write(folder: Path, found: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     write_atomic(folder / "perf.json", f"{text}\n".encode())
     write_atomic(folder / "README.md", page(found).encode())
-    return folder, found
 
 
 def _measured_in(device: torch.device) -> tuple[Dtype, ...]:
@@ -85,9 +111,13 @@ def _measured_in(device: torch.device) -> tuple[Dtype, ...]:
     return _DTYPES if has_half else ("float32",)
 
 
-def _measured(name: str, device: str, quick: bool, compile_seconds: float | None) -> dict[str, Any]:
+def _measured(
+    name: str, device: str, quick: bool, compile_seconds: float | None, parts: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The parts of a model, one after the other."""
     if name == "sd14" and torch.device(device).type == "cpu":
-        return {"skipped": _ONLY_ON_A_GPU}
+        yield {"skipped": _ONLY_ON_A_GPU}
+        return
     size = size_of(name, quick=quick)
     if compile_seconds is not None:
         size = replace(size, compile_limit=compile_seconds)
@@ -96,19 +126,21 @@ def _measured(name: str, device: str, quick: bool, compile_seconds: float | None
         "steps_between_looks_in_the_breakdown": size.often, "repeats": size.repeats,
         "sampler": size.sampler.model_dump(mode="json"), "matrix": size.matrix,
     }  # fmt: skip
-    log.info("%s: compilation", name)
-    compiled = compilation(name, device, size)
-    models = {dtype: edited(name, device, dtype) for dtype in _DTYPES}
-    log.info("%s: share of the matrix peak", name)
-    share = utilisation(models, size)
-    log.info("%s: throughput", name)
-    fast = {dtype: models[dtype] for dtype in _measured_in(torch.device(device))}
-    rates = throughput(fast, size)
-    log.info("%s: breakdown", name)
-    return {
-        "budget": budget,
-        "throughput": rates,
-        "breakdown": breakdown(models, size),
-        "compilation": compiled,
-        "utilisation": share,
+
+    @cache
+    def in_both() -> Mapping[Dtype, TextToImage]:
+        return {dtype: edited(name, device, dtype) for dtype in _DTYPES}
+
+    def fast() -> Mapping[Dtype, TextToImage]:
+        return {dtype: in_both()[dtype] for dtype in _measured_in(torch.device(device))}
+
+    measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "utilisation": lambda: utilisation(in_both(), size),
+        "throughput": lambda: throughput(fast(), size),
+        "breakdown": lambda: breakdown(in_both(), size),
+        "compilation": lambda: compilation(name, device, size),
     }
+    for part in PARTS:
+        if part in parts:
+            log.info("%s: %s", name, part)
+            yield {"budget": budget, part: measures[part]()}

@@ -11,7 +11,7 @@ from bench.model import TextToImage
 from bench.perf.flops import counting_flops, operations
 from bench.perf.machine import matmul_peak
 from bench.perf.timing import Job, measure, synchronised
-from bench.perf.workload import Dtype, Size, Workload, dtype_of
+from bench.perf.workload import Dtype, Size, Workload, dtype_of, few
 
 __all__ = ["utilisation"]
 
@@ -48,21 +48,23 @@ def _step(work: Workload) -> tuple[str, int, float]:
         times.append(synchronised(where))
 
     with counting_flops() as so_far:
-        work.run(lambda done, total, what: counted.append(so_far()), steps=2, iterations=2)
+        few(work).run(lambda done, total, what: counted.append(so_far()), steps=2, iterations=2)
+    share = work.size.goals / few(work).size.goals
     steps = max(3, work.size.steps // 2)
     work.run(clock, steps=steps, iterations=steps)
     took = [later - sooner for sooner, later in pairwise(times)]
-    return "attack step", counted[1] - counted[0], median(took)
+    return "attack step", round(share * (counted[1] - counted[0])), median(took)
 
 
 def _sampling(work: Workload) -> tuple[str, int, float]:
     """Sampling an image of every goal's prompt."""
     prompts = [goal.prompt for goal in work.goals()]
+    counted = len(few(work).goals())
 
-    def sample() -> object:
-        return work.model.sample(prompts, range(len(prompts)), work.size.sampler)
+    def sample(rows: int) -> object:
+        return work.model.sample(prompts[:rows], range(rows), work.size.sampler)
 
-    flops = operations(sample)
-    job = {"sampling": Job(run=sample, warm=sample)}
+    flops = round(len(prompts) / counted * operations(lambda: sample(counted)))
+    job = {"sampling": Job(run=lambda: sample(len(prompts)), warm=lambda: sample(len(prompts)))}
     took = measure(job, work.size.repeats, work.model.backbone.device)["sampling"]
     return f"sampling, {work.size.sampler.steps} steps", flops, took.median

@@ -30,9 +30,22 @@ from bench.plan import bare
 from bench.sampler import Sampler
 from bench.suite import load_suite
 
-__all__ = ["Dtype", "Size", "Workload", "dtype_of", "edited", "reference", "size_of"]
+__all__ = [
+    "COUNTED",
+    "Dtype",
+    "Size",
+    "Workload",
+    "dtype_of",
+    "edited",
+    "few",
+    "reference",
+    "size_of",
+]
 
 Dtype = Literal["float32", "bfloat16"]
+COUNTED: Final = 4
+"""Goals at most whose FLOPs are counted: the counter keeps every graph, and attention as plain products is large."""
+
 _CONCEPT: Final = "star"
 _EDIT: Final[dict[str, Any]] = {"uce": {"preset": "repo-2023"}}
 
@@ -74,9 +87,10 @@ _MINI: Final = Size(
     compile_limit=600.0,
 )  # fmt: skip
 _SD14: Final = Size(
-    # So many prompts that batching them can pay: a GPU is idle with a few of this size.
-    goals=32, steps=8, block=8, often=4, repeats=2, matrix=8192,
-    sampler=Sampler(steps=10, guidance_scale=7.5),
+    # So many prompts that batching them can pay, and so few steps that a measurement takes minutes: one
+    # goal at a time in float32 is a minute a run on an H200.
+    goals=16, steps=8, block=8, often=4, repeats=2, matrix=8192,
+    sampler=Sampler(steps=5, guidance_scale=7.5),
     attacks={
         "unlearn_diff_atk": {"preset": "published", "stop": "never"},
         "p4d": {"preset": "official-n"},
@@ -187,3 +201,8 @@ class Workload:
 def reference(work: Workload) -> Workload:
     """The same work, one by one."""
     return replace(work, fields={**work.fields, "mode": "reference"})
+
+
+def few(work: Workload) -> Workload:
+    """The same work on so few goals that its FLOPs can be counted; see :data:`COUNTED`."""
+    return replace(work, size=replace(work.size, goals=min(work.size.goals, COUNTED)))

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,11 @@ from bench.perf import run
 from bench.perf.breakdown import SWITCHES, TwoCalls
 from bench.perf.compilation import gradient_step
 from bench.perf.flops import operations
-from bench.perf.machine import folder_name, matmul_peak
+from bench.perf.machine import folder_name, machine, matmul_peak
 from bench.perf.run import measure_speed
 from bench.perf.throughput import same_find, throughput
 from bench.perf.timing import Job, measure
-from bench.perf.workload import Workload, concept, reference, size_of
+from bench.perf.workload import Workload, concept, few, reference, size_of
 from bench.sampler import Sampler
 
 CPU = torch.device("cpu")
@@ -55,6 +56,41 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     for row in mini["utilisation"]:
         assert row["gflop"] > 0.1
         assert 0 < row["share_of_matmul"] < 2
+
+
+def test_parts_of_a_measurement_come_together_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(part: str) -> dict[str, Any]:
+        _, found = measure_speed(
+            "cpu", out=tmp_path, models=["miniature"], parts=[part], quick=True
+        )
+        assert json.loads((tmp_path / "perf.json").read_text()) == found
+        return found["models"]["miniature"]
+
+    assert set(measured("compilation")) == {"budget", "compilation"}
+    assert (
+        "Share of the measured matrix peak\n\nNot measured." in (tmp_path / "README.md").read_text()
+    )
+    both = measured("utilisation")
+    assert set(both) == {"budget", "compilation", "utilisation"}
+    assert "| attack step | bfloat16 |" in (tmp_path / "README.md").read_text()
+    # Figures of another commit do not stand beside these.
+    monkeypatch.setattr(run, "machine", lambda where: {**machine(where), "commit": "another"})
+    assert set(measured("compilation")) == {"budget", "compilation"}
+    with pytest.raises(UsageError, match="--part: unknown part 'speed'"):
+        measure_speed("cpu", out=tmp_path, parts=["speed"])
+
+
+def test_flops_of_a_few_goals_stand_for_all(model: TextToImage) -> None:
+    work = Workload(model, replace(size_of("miniature", quick=True), goals=6), "unlearn_diff_atk")
+    assert len(few(work).goals()) == 4
+    prompts = [goal.prompt for goal in work.goals()]
+    flops = [
+        operations(lambda n=n: model.sample(prompts[:n], range(n), work.size.sampler))  # type: ignore[misc]
+        for n in (4, 6)
+    ]
+    assert flops[1] / flops[0] == pytest.approx(6 / 4, rel=0.02)
 
 
 def test_every_job_runs_once_a_round_and_the_order_turns_round() -> None:
@@ -110,7 +146,7 @@ def test_the_reference_is_the_same_attack_one_by_one(model: TextToImage) -> None
         assert [goal.id for goal in alone.goals()] == [goal.id for goal in work.goals()]
 
 
-@pytest.mark.parametrize(("model", "goals"), [("miniature", 12), ("sd14", 32)])
+@pytest.mark.parametrize(("model", "goals"), [("miniature", 12), ("sd14", 16)])
 def test_there_are_as_many_prompts_as_the_size_says(model: str, goals: int) -> None:
     size = size_of(model)
     assert size.goals == goals
