@@ -69,6 +69,16 @@ Batch = Annotated[
     str, Parameter(name="--batch-size", help="Images worked on at once: a number, or auto.")
 ]
 
+Compile = Annotated[
+    bool,
+    Parameter(
+        name="--compile",
+        negative="",
+        help="Compile the networks: minutes at first, then faster, with results that differ by rounding. "
+        "For long runs on a GPU.",
+    ),
+]
+
 _STORE = Path(".store")
 
 
@@ -106,15 +116,17 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
 
 @app.command
 def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-        device: Device = "auto", batch_size: Batch = "auto", store: StoreArg = _STORE, out_: Out = None,
-        json_: Json = False) -> int:  # fmt: skip
+        device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False, store: StoreArg = _STORE,
+        out_: Out = None, json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
     from bench.progress import watcher_for
     from bench.publish import publish
     from bench.runner import run_plan
     from bench.store import Store
 
-    base, made, asked = _plan(suite, only, limit, seed, device=device, batch_size=batch_size)
+    base, made, asked = _plan(
+        suite, only, limit, seed, device=device, batch_size=batch_size, compiled=compile_
+    )
     ledger = Store(store)
     ledger.clean_tmp()
     watcher = watcher_for(err if json_ else out)
@@ -320,6 +332,7 @@ def _plan(
     *,
     device: str = "cpu",
     batch_size: str = "auto",
+    compiled: bool = False,
 ) -> tuple[TextToImage, Plan, Asked]:
     from bench.backbone import load_backbone
     from bench.batching import MicroBatch
@@ -336,7 +349,9 @@ def _plan(
         suite = suite.with_(seed=other)
     where = _device(device)
     size = _batch(batch_size, where)
-    backbone = load_backbone(suite.base, revision=suite.revision, dtype=suite.dtype, device=where)
+    backbone = load_backbone(
+        suite.base, revision=suite.revision, dtype=suite.dtype, device=where, compile=compiled
+    )
     base = TextToImage(backbone, micro=MicroBatch(size))
     plan = make_plan(suite, backbone.digest, folder=backbone.folder, only=only, limit=limit)
     plan.check_base(backbone.folder)  # what a run would refuse is not planned

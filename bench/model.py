@@ -441,9 +441,10 @@ def load_model(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "cpu",
     micro_batch: int = 64,
+    compile: bool = False,
 ) -> TextToImage:
     """The unedited model; see :func:`bench.backbone.load_backbone` for the arguments and errors."""
-    backbone = load_backbone(source, revision=revision, dtype=dtype, device=device)
+    backbone = load_backbone(source, revision=revision, dtype=dtype, device=device, compile=compile)
     return TextToImage(backbone, micro=MicroBatch(micro_batch))
 
 

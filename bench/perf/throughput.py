@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
@@ -32,7 +33,10 @@ def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str
         batched = Workload(model, size, attack)
         works = {"reference": reference(batched), "batched": batched}
         jobs = {name: work.job() for name, work in works.items()}
-        flops = {name: operations(few(work).job().warm) for name, work in works.items()}
+        flops = {
+            name: operations(partial(few(work).run, steps=1, iterations=1))
+            for name, work in works.items()
+        }
         took = measure(jobs, size.repeats, model.backbone.device)
         one_by_one, together = took["reference"], took["batched"]
         pairs = zip(one_by_one.result, together.result, strict=True)

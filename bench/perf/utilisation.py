@@ -11,18 +11,23 @@ from bench.model import TextToImage
 from bench.perf.flops import counting_flops, operations
 from bench.perf.machine import matmul_peak
 from bench.perf.timing import Job, measure, synchronised
-from bench.perf.workload import Dtype, Size, Workload, dtype_of, few
+from bench.perf.workload import Size, Workload, few
 
 __all__ = ["utilisation"]
 
 _ATTACK = "unlearn_diff_atk"
 
 
-def utilisation(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str, Any]]:
-    """Rows of an attack's gradient step and of sampling, in each precision: FLOPs, seconds, share of the peak."""
+def utilisation(models: Mapping[str, TextToImage], size: Size) -> list[dict[str, Any]]:
+    """Rows of an attack's gradient step and of sampling: FLOPs, seconds, share of the peak.
+
+    Args:
+        models: The edited model, by what the rows are to be called: its precision, for one.
+        size: How much.
+    """
     rows = []
     for dtype, model in models.items():
-        peak = matmul_peak(model.backbone.device, dtype_of(dtype), size.matrix, 10)
+        peak = matmul_peak(model.backbone.device, model.backbone.dtype, size.matrix, 10)
         work = Workload(model, size, _ATTACK)
         for what, flops, seconds in (_step(work), _sampling(work)):
             rows.append(

@@ -65,6 +65,7 @@ class Size:
         matrix: Side of the matrices of the measured peak.
         attacks: Name -> preset and fields; the ones above are added.
         compile_limit: Seconds that a compilation may take; 0: none is tried.
+        compiled: Whether the breakdown and the shares of the peak have compiled networks too.
     """
 
     goals: int
@@ -76,6 +77,7 @@ class Size:
     matrix: int
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compile_limit: float = 0.0
+    compiled: bool = False
 
 
 _MINI: Final = Size(
@@ -89,8 +91,8 @@ _MINI: Final = Size(
 _SD14: Final = Size(
     # So many prompts that batching them can pay, and so few steps that a measurement takes minutes: one
     # goal at a time in float32 is a minute a run on an H200.
-    goals=16, steps=8, block=8, often=4, repeats=2, matrix=8192,
-    sampler=Sampler(steps=5, guidance_scale=7.5),
+    goals=16, steps=6, block=6, often=3, repeats=2, matrix=8192,
+    sampler=Sampler(steps=4, guidance_scale=7.5), compiled=True,
     attacks={
         "unlearn_diff_atk": {"preset": "published", "stop": "never"},
         "p4d": {"preset": "official-n"},
@@ -101,7 +103,7 @@ _SD14: Final = Size(
 )  # fmt: skip
 _TINY: Final[dict[str, Any]] = {
     "goals": 2, "steps": 2, "block": 2, "often": 1, "repeats": 1, "sampler": Sampler(steps=1),
-    "matrix": 256, "compile_limit": 0.0,
+    "matrix": 256, "compile_limit": 0.0, "compiled": False,
 }  # fmt: skip
 _FEW: Final[dict[str, dict[str, Any]]] = {
     "unlearn_diff_atk": {"checks": 1},
@@ -131,12 +133,12 @@ def concept() -> Concept:
     return load_suite("mini-quick").known_concepts()[_CONCEPT]
 
 
-def edited(model: str, device: str, dtype: Dtype) -> TextToImage:
+def edited(model: str, device: str, dtype: Dtype, *, compiled: bool = False) -> TextToImage:
     """``miniature`` or ``sd14`` with an edit of its weights, so that the cost of having one is in every figure."""
     base = (
-        load_model(dtype=dtype, device=device, micro_batch=256)
+        load_model(dtype=dtype, device=device, micro_batch=256, compile=compiled)
         if model == "miniature"
-        else sd14(device=device, dtype=dtype_of(dtype), micro_batch=256)
+        else sd14(device=device, dtype=dtype_of(dtype), micro_batch=256, compile=compiled)
     )
     method = registry.build("method", _EDIT)
     if not isinstance(method, Erasure):
@@ -178,7 +180,9 @@ class Workload:
 
     def job(self) -> Job:
         """The attack as a piece of work to time."""
-        return Job(run=lambda: self.run(), warm=lambda: self.run(steps=1, iterations=1))
+        one = self.fields.get("mode") == "reference"
+        warm = replace(self, size=replace(self.size, goals=1)) if one else self
+        return Job(run=lambda: self.run(), warm=lambda: warm.run(steps=1, iterations=1))
 
     def run(self, progress: Progress = silent, **budget: Any) -> list[Candidate]:
         """Runs the attack."""

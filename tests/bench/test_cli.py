@@ -624,3 +624,16 @@ def test_the_batch_is_as_large_as_the_device_is_used_to(monkeypatch: pytest.Monk
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert [cli._batch("auto", d) for d in ("cpu", "cuda", "cuda:1")] == [64, 256, 256]
     assert cli._batch("7", "cpu") == 7
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_networks_are_compiled_where_it_is_asked_for(asked: bool) -> None:
+    base, _, _ = cli._plan("mini-quick", (), None, None, compiled=asked)
+    networks = (base.backbone.unet, base.backbone.vae.decoder)
+    assert [n._compiled_call_impl is not None for n in networks] == [
+        asked,
+        asked,
+    ]  # called: not compiled yet
+    assert base.backbone.text_encoder._compiled_call_impl is None
+    exported = base.to_diffusers()
+    assert exported.unet._compiled_call_impl is None  # an ordinary pipeline

@@ -168,3 +168,12 @@ def test_attacks_run_in_half_precision(
     for candidate in found:
         if candidate.states_LD is not None:
             assert bool(torch.isfinite(candidate.states_LD.float()).all())
+
+
+@pytest.mark.slow
+def test_compiled_networks_draw_the_same(halved: TextToImage) -> None:
+    compiled = load_model(device="cuda", dtype="bfloat16", compile=True)
+    prompts = ["a red star", "a blue house"] * 4
+    images = [m.sample(prompts, range(8), SAMPLER).images_B3HW for m in (halved, compiled)]
+    assert float((images[0] - images[1]).abs().mean()) < 0.02
+    assert compiled.digest == halved.digest
