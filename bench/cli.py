@@ -253,7 +253,7 @@ def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negativ
          "default, sd14 on a GPU only.")] = (), parts: Annotated[tuple[str, ...], Parameter(name="--part", negative="",
          help="utilisation, throughput, breakdown or compilation; all by default. What the folder holds of the same "
          "machine and commit is kept.")] = (), out_: Annotated[Path | None, Parameter(name="--out")] = None,
-         compile_seconds: Annotated[float | None, Parameter(help="Limit of a compilation; 0 tries none.")] = None,
+         compile_seconds: Annotated[float | None, Parameter(help="Limit of all compilations; 0 tries none.")] = None,
          quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
          device: Device = "auto", json_: Json = False) -> int:  # fmt: skip
     """Measures the speed and memory of attacks: batched, one by one, and where the difference comes from."""

@@ -33,7 +33,6 @@ class Setting:
     batched: bool = False
     one_call: bool = False
     dtype: Dtype = "float32"
-    compiled: bool = False
     few_looks: bool = False
 
 
@@ -46,57 +45,48 @@ class Switch:
         turn: Turns it on.
         keeps: What stays the same: ``results``; ``attack``, its results but for rounding; or
             ``less``: fewer prompts are tried, so it is another attack.
-        alone: Whether it is timed alone too.
     """
 
     name: str
     turn: Callable[[Setting], Setting]
     keeps: str
-    alone: bool = True
 
 
 SWITCHES: Final = (
     Switch("batching", lambda s: replace(s, batched=True), "results"),
     Switch("one guidance call", lambda s: replace(s, one_call=True), "results"),
     Switch("bfloat16", lambda s: replace(s, dtype="bfloat16"), "attack"),
-    # Alone it would be compiled for shapes that nothing else uses, which takes longer than all the rest.
-    Switch("compilation", lambda s: replace(s, compiled=True), "attack", alone=False),
     Switch("fewer looks", lambda s: replace(s, few_looks=True), "less"),
 )
 """In the order in which they add up: those that change the attack come last."""
 
 
-def breakdown(
-    models: Mapping[Dtype, TextToImage], size: Size, compiled: TextToImage | None = None
-) -> list[dict[str, Any]]:
+def breakdown(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str, Any]]:
     """Rows: the start, every switch alone and all up to it; seconds and the ratio to the start.
 
     Args:
         models: The edited model in both precisions.
         size: How much.
-        compiled: The same in bfloat16, compiled; without it that switch is left out.
     """
     settings: dict[str, Setting] = {"start": Setting()}
     upto = Setting()
     for switch in SWITCHES:
-        if compiled is None and switch.name == "compilation":
-            continue
         upto = switch.turn(upto)
-        if switch.alone:
-            settings[f"alone: {switch.name}"] = switch.turn(Setting())
+        settings[f"alone: {switch.name}"] = switch.turn(Setting())
         settings[f"up to: {switch.name}"] = upto
     # The first switch alone is the first of the sum: what is the same setting is timed once.
-    jobs = {
-        setting: _work(compiled if compiled and setting.compiled else models[setting.dtype], size, setting).job()
-        for setting in settings.values()
-    }  # fmt: skip
-    names = {setting: str(k) for k, setting in enumerate(jobs)}
+    works = {setting: _work(models, size, setting) for setting in settings.values()}
+    names = {setting: str(k) for k, setting in enumerate(works)}
     took = measure(
-        {names[setting]: job for setting, job in jobs.items()},
+        {names[setting]: work.job() for setting, work in works.items()},
         size.repeats,
         models["float32"].backbone.device,
     )
-    start = took[names[Setting()]].median
+
+    def rate(setting: Setting) -> float:
+        return 3600 * works[setting].size.goals / took[names[setting]].median
+
+    start = rate(Setting())
     keeps = {switch.name: switch.keeps for switch in SWITCHES}
     rows = []
     for name, setting in settings.items():
@@ -106,8 +96,9 @@ def breakdown(
                 "variant": name,
                 "keeps": keeps.get(name.partition(": ")[2], "results"),
                 "seconds": list(found.seconds),
-                "prompts_per_hour": 3600 * size.goals / found.median,
-                "ratio": start / found.median,
+                "prompts": works[setting].size.goals,
+                "prompts_per_hour": rate(setting),
+                "ratio": rate(setting) / start,
                 "peak_mb": found.peak_mb,
                 "added_mb": found.added_mb,
             }
@@ -115,7 +106,8 @@ def breakdown(
     return rows
 
 
-def _work(model: TextToImage, size: Size, setting: Setting) -> Workload:
+def _work(models: Mapping[Dtype, TextToImage], size: Size, setting: Setting) -> Workload:
+    model = models[setting.dtype]
     if not setting.one_call:
         model = TwoCalls(model.backbone, model.weights, model.guidance, model.filters, model.micro)
     block = size.steps if setting.few_looks else size.often

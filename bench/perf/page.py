@@ -71,7 +71,7 @@ def _throughput(rows: Iterable[Mapping[str, Any]]) -> str:
                 f"{r['batched']['prompts_per_hour']:.0f}",
                 f"{r['ratio']:.2f}",
                 f"{r['work_ratio']:.3f}",
-                f"{r['same_finds']} of {r['prompts']}",
+                f"{r['same_finds']} of {r['prompts_alone']}",
                 _memory(r["reference"]),
                 _memory(r["batched"]),
             )

@@ -58,7 +58,7 @@ def measure_speed(
         models: Of :data:`MODELS`; all by default.
         parts: Of :data:`PARTS`; all by default.
         quick: Tiny: does everything run? The figures mean nothing, and go to ``results/drafts``.
-        compile_seconds: So long may a compilation take, 0 tries none; by default as the size says.
+        compile_seconds: So long may all compilations take, 0 tries none; by default as the size says.
 
     Returns:
         The folder and what is in ``perf.json``.
@@ -131,23 +131,13 @@ def _measured(
     def in_both() -> Mapping[Dtype, TextToImage]:
         return {dtype: edited(name, device, dtype) for dtype in _DTYPES}
 
-    @cache
-    def compiled() -> TextToImage | None:
-        wanted = size.compiled and size.compile_limit
-        return edited(name, device, "bfloat16", compiled=True) if wanted else None
-
-    def all_three() -> Mapping[str, TextToImage]:
-        models: dict[str, TextToImage] = dict(in_both().items())
-        third = compiled()
-        return {**models, "bfloat16, compiled": third} if third else models
-
     def fast() -> Mapping[Dtype, TextToImage]:
         return {dtype: in_both()[dtype] for dtype in _measured_in(torch.device(device))}
 
     measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "utilisation": lambda: utilisation(all_three(), size),
+        "utilisation": lambda: utilisation(in_both(), size),
         "throughput": lambda: throughput(fast(), size),
-        "breakdown": lambda: breakdown(in_both(), size, compiled()),
+        "breakdown": lambda: breakdown(in_both(), size),
         "compilation": lambda: compilation(name, device, size),
     }
     for part in PARTS:

@@ -40,11 +40,7 @@ _SCHEDULE: Final[dict[str, Any]] = {
 
 
 def sd14(
-    *,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    micro_batch: int = 64,
-    compile: bool = False,
+    *, device: str = "cpu", dtype: torch.dtype = torch.float32, micro_batch: int = 64
 ) -> TextToImage:
     """A model of the real size, its values random and the same every time.
 
@@ -55,7 +51,6 @@ def sd14(
         device: A torch device.
         dtype: Precision of all networks.
         micro_batch: Rows worked on at once.
-        compile: See :meth:`bench.backbone.Backbone.compiled`.
     """
     tokenizer = CLIPTokenizer.from_pretrained(
         model_folder() / "tokenizer", local_files_only=True, model_max_length=_TEXT["max_position_embeddings"]
@@ -84,8 +79,6 @@ def sd14(
         scheduler_config=_SCHEDULE,
         digest="0" * 64,
     )
-    if compile:
-        backbone.compiled()
     return TextToImage(backbone, micro=MicroBatch(micro_batch))
 
 

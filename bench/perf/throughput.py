@@ -11,7 +11,7 @@ from bench.interfaces import Candidate
 from bench.model import TextToImage
 from bench.perf.flops import operations
 from bench.perf.timing import Measured, measure
-from bench.perf.workload import Dtype, Size, Workload, few, reference
+from bench.perf.workload import Dtype, Size, Workload, few, one_by_one, reference
 
 __all__ = ["same_find", "throughput"]
 
@@ -31,24 +31,32 @@ def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str
     rows = []
     for attack, (dtype, model) in product(size.attacks, models.items()):
         batched = Workload(model, size, attack)
-        works = {"reference": reference(batched), "batched": batched}
-        jobs = {name: work.job() for name, work in works.items()}
+        alone = reference(batched)
+        counted = {"reference": one_by_one(few(batched)), "batched": few(batched)}
         flops = {
-            name: operations(partial(few(work).run, steps=1, iterations=1))
-            for name, work in works.items()
+            name: operations(partial(work.run, steps=1, iterations=1))
+            for name, work in counted.items()
         }
-        took = measure(jobs, size.repeats, model.backbone.device)
-        one_by_one, together = took["reference"], took["batched"]
-        pairs = zip(one_by_one.result, together.result, strict=True)
+        took = measure(
+            {"reference": alone.job(), "batched": batched.job()},
+            size.repeats,
+            model.backbone.device,
+        )
+        figures = {
+            "reference": _figures(took["reference"], alone.size.goals),
+            "batched": _figures(took["batched"], size.goals),
+        }
+        rates = {name: row["prompts_per_hour"] for name, row in figures.items()}
+        pairs = zip(took["reference"].result, took["batched"].result, strict=False)
         rows.append(
             {
                 "attack": attack,
                 "dtype": dtype,
                 "fields": batched.spec().model_dump(mode="json"),
                 "prompts": size.goals,
-                "reference": _figures(one_by_one, size.goals),
-                "batched": _figures(together, size.goals),
-                "ratio": one_by_one.median / together.median,
+                "prompts_alone": alone.size.goals,
+                **figures,
+                "ratio": rates["batched"] / rates["reference"],
                 "work_ratio": flops["reference"] / flops["batched"],
                 "same_finds": sum(same_find(a, b) for a, b in pairs),
             }

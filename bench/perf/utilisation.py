@@ -11,18 +11,18 @@ from bench.model import TextToImage
 from bench.perf.flops import counting_flops, operations
 from bench.perf.machine import matmul_peak
 from bench.perf.timing import Job, measure, synchronised
-from bench.perf.workload import Size, Workload, few
+from bench.perf.workload import Dtype, Size, Workload, few
 
 __all__ = ["utilisation"]
 
 _ATTACK = "unlearn_diff_atk"
 
 
-def utilisation(models: Mapping[str, TextToImage], size: Size) -> list[dict[str, Any]]:
+def utilisation(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str, Any]]:
     """Rows of an attack's gradient step and of sampling: FLOPs, seconds, share of the peak.
 
     Args:
-        models: The edited model, by what the rows are to be called: its precision, for one.
+        models: The edited model in the precisions to measure.
         size: How much.
     """
     rows = []

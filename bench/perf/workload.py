@@ -38,6 +38,7 @@ __all__ = [
     "dtype_of",
     "edited",
     "few",
+    "one_by_one",
     "reference",
     "size_of",
 ]
@@ -45,6 +46,9 @@ __all__ = [
 Dtype = Literal["float32", "bfloat16"]
 COUNTED: Final = 4
 """Goals at most whose FLOPs are counted: the counter keeps every graph, and attention as plain products is large."""
+
+_SHARED: Final = ("concept_inversion",)
+"""Attacks that learn one thing for all goals."""
 
 _CONCEPT: Final = "star"
 _EDIT: Final[dict[str, Any]] = {"uce": {"preset": "repo-2023"}}
@@ -64,8 +68,8 @@ class Size:
         sampler: Of target images and looks.
         matrix: Side of the matrices of the measured peak.
         attacks: Name -> preset and fields; the ones above are added.
-        compile_limit: Seconds that a compilation may take; 0: none is tried.
-        compiled: Whether the breakdown and the shares of the peak have compiled networks too.
+        compile_limit: Seconds that compilations may take, all together; 0: none is tried.
+        alone: Goals at most that are attacked one at a time; each takes as long as another.
     """
 
     goals: int
@@ -77,7 +81,7 @@ class Size:
     matrix: int
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compile_limit: float = 0.0
-    compiled: bool = False
+    alone: int = 1000
 
 
 _MINI: Final = Size(
@@ -92,7 +96,7 @@ _SD14: Final = Size(
     # So many prompts that batching them can pay, and so few steps that a measurement takes minutes: one
     # goal at a time in float32 is a minute a run on an H200.
     goals=16, steps=6, block=6, often=3, repeats=2, matrix=8192,
-    sampler=Sampler(steps=4, guidance_scale=7.5), compiled=True,
+    sampler=Sampler(steps=4, guidance_scale=7.5), alone=2,
     attacks={
         "unlearn_diff_atk": {"preset": "published", "stop": "never"},
         "p4d": {"preset": "official-n"},
@@ -103,7 +107,7 @@ _SD14: Final = Size(
 )  # fmt: skip
 _TINY: Final[dict[str, Any]] = {
     "goals": 2, "steps": 2, "block": 2, "often": 1, "repeats": 1, "sampler": Sampler(steps=1),
-    "matrix": 256, "compile_limit": 0.0, "compiled": False,
+    "matrix": 256, "compile_limit": 0.0,
 }  # fmt: skip
 _FEW: Final[dict[str, dict[str, Any]]] = {
     "unlearn_diff_atk": {"checks": 1},
@@ -133,12 +137,12 @@ def concept() -> Concept:
     return load_suite("mini-quick").known_concepts()[_CONCEPT]
 
 
-def edited(model: str, device: str, dtype: Dtype, *, compiled: bool = False) -> TextToImage:
+def edited(model: str, device: str, dtype: Dtype) -> TextToImage:
     """``miniature`` or ``sd14`` with an edit of its weights, so that the cost of having one is in every figure."""
     base = (
-        load_model(dtype=dtype, device=device, micro_batch=256, compile=compiled)
+        load_model(dtype=dtype, device=device, micro_batch=256)
         if model == "miniature"
-        else sd14(device=device, dtype=dtype_of(dtype), micro_batch=256, compile=compiled)
+        else sd14(device=device, dtype=dtype_of(dtype), micro_batch=256)
     )
     method = registry.build("method", _EDIT)
     if not isinstance(method, Erasure):
@@ -202,9 +206,18 @@ class Workload:
         ]
 
 
-def reference(work: Workload) -> Workload:
-    """The same work, one by one."""
+def one_by_one(work: Workload) -> Workload:
+    """The same work in the attack's reference mode."""
     return replace(work, fields={**work.fields, "mode": "reference"})
+
+
+def reference(work: Workload) -> Workload:
+    """The same work, one by one, and on fewer goals where each takes as long as another.
+
+    What an attack learns once for all its goals takes its time whatever their number: there, on all.
+    """
+    goals = work.size.goals if work.attack in _SHARED else min(work.size.goals, work.size.alone)
+    return one_by_one(replace(work, size=replace(work.size, goals=goals)))
 
 
 def few(work: Workload) -> Workload:

@@ -44,7 +44,7 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     assert re.search(r"ring.*bell \| float32 \|", page)
     for row in rows.values():
         assert row["dtype"] == "float32"
-        assert row["same_finds"] == row["prompts"] == 2
+        assert row["same_finds"] == row["prompts"] == row["prompts_alone"] == 2
         assert row["work_ratio"] == pytest.approx(1.0, abs=0.1)
         assert row["reference"]["added_mb"] >= 0
     variants = [row["variant"] for row in mini["breakdown"]]
@@ -52,7 +52,9 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     assert variants[0] == "start"
     assert set(variants[1:]) == {f"{how}: {name}" for how in ("alone", "up to") for name in names}
     assert all(name in page for name in names)
-    assert [row["skipped"] for row in mini["compilation"]] == ["not tried in this run"] * 3
+    assert [row["skipped"] for row in mini["compilation"]] == [
+        "not tried: no time was left for it"
+    ] * 3
     for row in mini["utilisation"]:
         assert row["gflop"] > 0.1
         assert 0 < row["share_of_matmul"] < 2
@@ -144,6 +146,20 @@ def test_the_reference_is_the_same_attack_one_by_one(model: TextToImage) -> None
         assert [getattr(w.spec(), "mode", None) for w in (work, alone)] == ["batched", "reference"]
         assert alone.model is work.model
         assert [goal.id for goal in alone.goals()] == [goal.id for goal in work.goals()]
+
+
+def test_the_reference_has_fewer_goals_where_each_takes_as_long(model: TextToImage) -> None:
+    size = replace(size_of("miniature", quick=True), goals=6, alone=2)
+    goals = {name: len(reference(Workload(model, size, name)).goals()) for name in size.attacks}
+    assert goals == {"unlearn_diff_atk": 2, "p4d": 2, "ring_a_bell": 2, "concept_inversion": 6}
+    rows = throughput(
+        {"float32": model},
+        replace(size, goals=3, attacks={"ring_a_bell": size.attacks["ring_a_bell"]}),
+    )
+    figures = [(rows[0][way], n) for way, n in (("reference", 2), ("batched", 3))]
+    for way, n in figures:
+        assert way["prompts_per_hour"] == pytest.approx(3600 * n / way["seconds"][0])
+    assert rows[0]["same_finds"] == rows[0]["prompts_alone"] == 2
 
 
 @pytest.mark.parametrize(("model", "goals"), [("miniature", 12), ("sd14", 16)])
