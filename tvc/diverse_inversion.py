@@ -256,7 +256,7 @@ def diverse_inversion(
         model,
         concept,
         found.vectors_RVE,
-        texts[0],
+        texts[:1],
         seeds=[rng.seed("rate", k) for k in range(how.samples)],
         sampler=sampler,
         checker=checker,
@@ -288,7 +288,7 @@ def induction_rates(
     model: TextToImage,
     concept: Concept,
     vectors_RVE: Tensor,
-    text: Slots,
+    texts: Sequence[Slots],
     *,
     seeds: Sequence[int],
     sampler: Sampler,
@@ -300,7 +300,7 @@ def induction_rates(
         model,
         concept,
         vectors_RVE,
-        text,
+        texts,
         seeds=seeds,
         sampler=sampler,
         checker=checker,
@@ -314,27 +314,29 @@ def induced(
     model: TextToImage,
     concept: Concept,
     vectors_RVE: Tensor,
-    text: Slots,
+    texts: Sequence[Slots],
     *,
     seeds: Sequence[int],
     sampler: Sampler,
     checker: Judge,
     progress: Progress = silent,
 ) -> Tensor:
-    """Bool [R, seeds]: the image of the row and the seed shows the concept."""
+    """Bool [R, seeds]: the image of the row and the seed shows the concept; seeds go round among the texts."""
     rows = len(vectors_RVE)
     device = model.backbone.device
-    states = states_with(
-        model,
-        text.ids_L.expand(rows, -1),
-        text.places_V.expand(rows, -1),
-        vectors_RVE.to(device),
+    vectors = vectors_RVE.to(device)
+    states_TRLD = torch.stack(
+        [
+            states_with(model, t.ids_L.expand(rows, -1), t.places_V.expand(rows, -1), vectors)
+            for t in texts
+        ]
     )
+    which = [k % len(texts) for k in range(len(seeds))]
     images = model.sample(
         [concept.text] * (rows * len(seeds)),
         list(seeds) * rows,
         sampler,
-        states_BLD=states.repeat_interleave(len(seeds), 0),
+        states_BLD=states_TRLD[which].transpose(0, 1).flatten(0, 1),
         progress=progress,
     ).images_B3HW
     scores = checker.scores(images.to(device), concept).amax(1).cpu()

@@ -10,12 +10,12 @@ Different on purpose: float32 throughout; the published script subtracts in half
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bench.clip import check_source, clip_files
 from bench.cost import Note, note
@@ -24,6 +24,7 @@ from bench.inversion import Span
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
 from bench.sampler import Sampler
+from tvc.contexts import MINI, SD, contexts_of
 from tvc.diverse_inversion import PRESETS as INVERSIONS
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
 from tvc.finetune import PRESETS as FINE_TUNES
@@ -85,7 +86,12 @@ class TaskVectorErasure(Erasure):
         draws: (image, timestep, noise) triples an embedding and step.
         largest: Largest strength tried.
         samples: Images an embedding and strength.
-        threshold: Largest share of images of the worst embedding that may show the concept.
+        screen: So many of them first; where they settle it, the others are not made.
+        threshold: Share of an embedding's images that may show the concept.
+        sensitivity: The checker's threshold is half-way, in log-odds, to the score that this share of the
+            unedited model's images of the concept reach.
+        contexts: By the concept's family, texts with one ``{}`` that the embeddings are looked at in; for
+            a family that is not there, the bare word.
         sampling_steps: Of every image it samples.
         guidance_scale: Of every image it samples.
         clip: Source of the CLIP that tells whether an image shows the concept (see
@@ -95,7 +101,7 @@ class TaskVectorErasure(Erasure):
     """
 
     name: ClassVar[str] = "task_vector"
-    revision: ClassVar[int] = 2  # the threshold of the strength knows false alarms
+    revision: ClassVar[int] = 3  # the strength looks at contexts, and at more images
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "sd14-published": _preset(
@@ -105,9 +111,15 @@ class TaskVectorErasure(Erasure):
             sampling_steps=50,
             guidance_scale=7.5,
             template=_PHOTO,
+            contexts=SD,
         ),
         "sd14-diverse": _preset(
-            "sd14-published", "sd14", sampling_steps=50, guidance_scale=7.5, template=_PHOTO
+            "sd14-published",
+            "sd14",
+            sampling_steps=50,
+            guidance_scale=7.5,
+            template=_PHOTO,
+            contexts=SD,
         ),
         "mini": _preset("mini", "mini"),
     }
@@ -128,14 +140,30 @@ class TaskVectorErasure(Erasure):
     inversion_lr: float = Field(0.06, gt=0)
     inversion_span: Span = (0.4, 0.9)
     draws: int = Field(2, ge=1)
-    largest: float = Field(6.0, gt=0)
-    samples: int = Field(8, ge=1)
+    largest: float = Field(12.0, gt=0)
+    samples: int = Field(24, ge=1)
+    screen: int = Field(8, ge=1)
     threshold: float = Field(0.05, ge=0, lt=1)
+    sensitivity: float = Field(0.9, gt=0, le=1)
+    contexts: Mapping[str, tuple[str, ...]] = MINI
     sampling_steps: int = Field(6, ge=1)
     guidance_scale: float = Field(3.0, ge=0)
     clip: str = ""
     template: str = "something, as a {}"
     checkpointing: bool = Field(False, json_schema_extra={"runtime": True})
+
+    @field_validator("contexts")
+    @classmethod
+    def _each_has_a_place(
+        cls, contexts: Mapping[str, tuple[str, ...]]
+    ) -> Mapping[str, tuple[str, ...]]:
+        for family, texts in contexts.items():
+            wrong = [text for text in texts if text.count("{}") != 1]
+            if wrong or not texts:
+                raise ValueError(
+                    f"{family}: expected texts with one {{}} in each, got {wrong or 'none'}"
+                )
+        return contexts
 
     @model_validator(mode="after")
     def _interval_is_one(self) -> TaskVectorErasure:
@@ -204,7 +232,8 @@ class TaskVectorErasure(Erasure):
         if self.subset == "search":
             best = rank_subsets(
                 model, vector, concept, inversions, self.strength(), subsets=_SEARCHED, sampler=sampler,
-                checker=checker, rng=rng.child("strength"), progress=progress,
+                checker=checker, rng=rng.child("strength"), contexts=contexts_of(concept.family, self.contexts),
+                reader=ClipZeroShot(clip=self.clip), progress=progress,
             )[0]  # fmt: skip
             vector = vector.restricted(named_subset(model, best.subset))
             log.info("%s: subset %s, retained %.2f", concept.text, best.subset, best.retained)
@@ -218,7 +247,8 @@ class TaskVectorErasure(Erasure):
         if needed is None:
             needed = estimate(
                 lambda alpha: vector.subtracted(model, alpha) if alpha else model, concept, inversions,
-                self.strength(), sampler=sampler, checker=checker, rng=rng.child("strength"), progress=progress,
+                self.strength(), sampler=sampler, checker=checker, rng=rng.child("strength"),
+                contexts=contexts_of(concept.family, self.contexts), progress=progress,
             )  # fmt: skip
         _say_estimate(concept, inversions, needed)
         log.info("%s: alpha %.3f [%.3f, %.3f]", concept.text, needed.alpha, needed.low, needed.high)
@@ -250,12 +280,15 @@ class TaskVectorErasure(Erasure):
         return DiverseInversion(
             rows=self.rows, low=self.low, high=self.high, pairwise=self.pairwise, templates=self.templates,
             steps=self.inversion_steps, lr=self.inversion_lr, span=self.inversion_span, draws=self.draws,
-            samples=self.samples,
+            samples=self.screen,
         )  # fmt: skip
 
     def strength(self) -> Strength:
         """Constants of the estimate."""
-        return Strength(largest=self.largest, samples=self.samples, threshold=self.threshold)
+        return Strength(
+            largest=self.largest, samples=self.samples, screen=self.screen, threshold=self.threshold,
+            sensitivity=self.sensitivity,
+        )  # fmt: skip
 
 
 def _say(concept: Concept, **said: Note) -> None:

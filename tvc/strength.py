@@ -3,9 +3,10 @@
 Reconstruction (methods.md 1.3): by bisection over a batched evaluation. The threshold is what images
 without the concept score: on the same edited model, images of the concept's neighbours are false
 alarms of the checker at some rate (which grows where the edit is so strong that images fall apart),
-and an embedding that does no better than chance at that rate shows no concept. What it looked at is
-recorded, because the paper's reviewers found the same vectors on both sides of its evaluation:
-:meth:`Estimate.check_disjoint` refuses that.
+and an embedding that does no better than chance at that rate, or at the rate that is allowed, shows
+no concept. Embeddings are looked at in the contexts that a concept is asked for in
+(:mod:`tvc.contexts`). What it looked at is recorded, because the paper's reviewers found the same
+vectors on both sides of its evaluation: :meth:`Estimate.check_disjoint` refuses that.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from scipy.stats import binom
 from torch import Tensor
 
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
-from bench.inversion import Slots, name_embedding, slots
+from bench.inversion import name_embedding, slots
 from bench.model import TextToImage
 from bench.sampler import Sampler
+from tvc.contexts import BARE, in_contexts
 from tvc.diverse_inversion import InversionSet, induced
 
 __all__ = ["Estimate", "Strength", "chance_level", "estimate", "prompt_set", "smallest_alpha"]
@@ -36,19 +38,28 @@ class Strength:
 
     Attributes:
         largest: Largest alpha tried.
-        tolerance: Width of the last bracket.
+        tolerance: Width of the last bracket, as a share of its upper end (of 1 where that is less).
         samples: Images an embedding and alpha.
-        threshold: Largest share of images of the worst embedding that may show the concept; where
-            false alarms explain a larger one, that (see :func:`chance_level`).
-        confidence: Of that explanation.
+        screen: So many of them first: where they already settle that alpha is too small, the others
+            are not made.
+        threshold: Share of an embedding's images that may show the concept.
+        confidence: The probability with which the worst of as many embeddings, all at the rate allowed
+            or at that of false alarms, would stay at or under the level (see :func:`chance_level`); at
+            0.5 the level is what the worst of them typically shows.
+        sensitivity: The checker's threshold is raised to the middle, in log-odds, between its own and the
+            score that this share of the unedited model's images of the concept reach. Images of an
+            edit that works are often in between: at its own threshold a checker sees the concept in
+            some of them, at the other it misses some that show it.
         resamples: Bootstrap resamples for the interval.
     """
 
-    largest: float = 6.0
+    largest: float = 12.0
     tolerance: float = 0.125
-    samples: int = 8
+    samples: int = 24
+    screen: int = 8
     threshold: float = 0.05
-    confidence: float = 0.95
+    confidence: float = 0.5
+    sensitivity: float = 0.9
     resamples: int = 400
 
 
@@ -61,7 +72,8 @@ class Estimate:
         low: Lower end of the 90 % interval.
         high: Upper end; ``largest`` where not even that suffices.
         reached: Whether the threshold was met at all.
-        curve: (alpha, rate of the worst embedding, mean rate, threshold), ascending.
+        curve: (alpha, rate of the worst embedding, mean rate, threshold), ascending; where the first
+            images settled it, rates are of those.
         vectors_RVE: The embeddings it looked at.
         about: Seeds, images, rates and constants.
     """
@@ -116,6 +128,12 @@ def smallest_alpha(
     The upper end doubles from 1 first, so that strengths far too large, which destroy the model,
     are tried only if they are needed.
 
+    Args:
+        rate_at: alpha -> rate.
+        largest: Largest alpha tried.
+        tolerance: Width of the last bracket, as a share of its upper end (of 1 where that is less).
+        threshold: Largest rate that suffices.
+
     Returns:
         alpha, and whether it meets the threshold (otherwise it is ``largest``).
     """
@@ -124,7 +142,7 @@ def smallest_alpha(
         if high >= largest:
             return largest, False
         low, high = high, min(2 * high, largest)
-    while high - low > tolerance:
+    while high - low > tolerance * max(1.0, high):
         middle = (low + high) / 2
         if rate_at(middle) > threshold:
             low = middle
@@ -157,7 +175,7 @@ def estimate(
     sampler: Sampler,
     checker: Judge,
     rng: Rng,
-    template: str = "{}",
+    contexts: Sequence[str] = BARE,
     progress: Progress = silent,
 ) -> Estimate:
     """The strength an edit needs against a set of embeddings.
@@ -170,7 +188,7 @@ def estimate(
         sampler: The sampler the strength is meant for.
         checker: Tells whether an image shows the concept; never the judge of record.
         rng: Streams of the images.
-        template: Text with one ``{}`` that the embeddings are put in.
+        contexts: Texts with one ``{}`` that the embeddings are put in, going round among them.
         progress: Told after each alpha.
 
     Raises:
@@ -184,93 +202,133 @@ def estimate(
         )
     vectors = inversions.vectors_RVE[rows]
     base = edited_at(0.0)
-    text = slots(base, template, vectors.shape[1])
+    texts = [slots(base, context, vectors.shape[1]) for context in contexts]
     seeds = [rng.seed("image", k) for k in range(how.samples)]
-    shown: dict[float, Tensor] = {}
-    levels: dict[float, float] = {}
-    floors: dict[float, float] = {}
+    strict = _stricter(base, concept, contexts, how, sampler, checker, rng)
+    looks: dict[float, _Look] = {}
 
     def excess_at(alpha: float) -> float:
         """How far the worst embedding is above what images without the concept score."""
-        if alpha not in shown:
+        if alpha not in looks:
             edited = edited_at(alpha)
-            shown[alpha] = _shown(edited, concept, vectors, text, seeds, sampler, checker)
-            floors[alpha] = _floor(edited, concept, seeds, sampler, checker)
-            level = chance_level(floors[alpha], len(vectors), how.samples, how.confidence)
-            levels[alpha] = max(how.threshold, level)
-            progress(len(shown), len(shown) + 1, f"edit strength {alpha:g}")
-        return _worst(shown[alpha]) - levels[alpha]
+            alarms = _neighbours(edited, concept, contexts, seeds, sampler, checker)
+            floor = float((alarms >= strict.threshold).float().mean())
+            rate = max(floor, how.threshold)
+            chance = chance_level(rate, len(vectors), how.samples, how.confidence)
+            level = max(how.threshold, chance)
+            parts: list[Tensor] = []
+            for part in (slice(0, how.screen), slice(how.screen, None)):
+                own = seeds[part]
+                if not own or (parts and _settled(parts[0], level * how.samples)):
+                    continue
+                mine = [texts[k % len(texts)] for k in range(how.samples)][part]
+                parts.append(
+                    induced(
+                        edited, concept, vectors, mine, seeds=own, sampler=sampler, checker=strict
+                    )
+                )
+            looks[alpha] = _Look(torch.cat(parts, 1), floor, level)
+            progress(len(looks), len(looks) + 1, f"edit strength {alpha:g}")
+        return looks[alpha].worst - looks[alpha].level
 
     alpha, reached = smallest_alpha(
         excess_at, largest=how.largest, tolerance=how.tolerance, threshold=0.0
     )
-    low, high = _interval(shown, levels, how, rng.generator("bootstrap"))
+    low, high = _interval(looks, how, rng.generator("bootstrap"))
     return Estimate(
         alpha=alpha,
         low=min(low, alpha),
         high=max(high, alpha),
         reached=reached,
         curve=tuple(
-            (a, _worst(s), float(s.float().mean()), levels[a]) for a, s in sorted(shown.items())
+            (a, look.worst, float(look.shown_RS.float().mean()), look.level)
+            for a, look in sorted(looks.items())
         ),
         vectors_RVE=vectors,
         about={
             "concept": concept.text,
             "rows": rows.tolist(),
             "seeds": seeds,
-            "images": sum(s.numel() for s in shown.values()),
-            "false_alarms": {str(a): f for a, f in sorted(floors.items())},
+            "contexts": list(contexts),
+            "images": sum(look.shown_RS.numel() for look in looks.values()),
+            "checker_threshold": strict.threshold,
+            "false_alarms": {str(a): look.floor for a, look in sorted(looks.items())},
             "inversions": inversions.about,
         },
     )
 
 
-def _shown(
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen at one strength: whether images show the concept, false alarms, and the rate allowed."""
+
+    shown_RS: Tensor
+    floor: float
+    level: float
+
+    @property
+    def worst(self) -> float:
+        return float(self.shown_RS.float().mean(1).max())
+
+
+def _settled(shown_RS: Tensor, allowed: float) -> bool:
+    """Whether some embedding already shows the concept in more images than are allowed of all."""
+    return float(shown_RS.sum(1).max()) > allowed + 1e-6
+
+
+def _neighbours(
     model: TextToImage,
     concept: Concept,
-    vectors_RVE: Tensor,
-    text: Slots,
+    contexts: Sequence[str],
     seeds: Sequence[int],
     sampler: Sampler,
     checker: Judge,
 ) -> Tensor:
-    return induced(model, concept, vectors_RVE, text, seeds=seeds, sampler=sampler, checker=checker)
+    """The checker's scores for the concept where the model was asked for something else."""
+    names = concept.neighbours or ("",)
+    prompts = [prompt for name in names for prompt in in_contexts(name, contexts, len(seeds))]
+    images = model.sample(prompts, [*seeds] * len(names), sampler).images_B3HW
+    return checker.scores(images.to(model.backbone.device), concept).amax(1).cpu()
 
 
-def _worst(shown_RS: Tensor) -> float:
-    return float(shown_RS.float().mean(1).max())
-
-
-def _floor(
-    model: TextToImage, concept: Concept, seeds: Sequence[int], sampler: Sampler, checker: Judge
-) -> float:
-    """How often the checker sees the concept where the edited model was asked for something else."""
-    texts = concept.neighbours or ("",)
-    prompts = [text for text in texts for _ in seeds]
-    images = model.sample(prompts, [*seeds] * len(texts), sampler).images_B3HW
-    scores = checker.scores(images.to(model.backbone.device), concept).amax(1)
-    return float((scores >= checker.threshold).float().mean())
+def _stricter(
+    base: TextToImage,
+    concept: Concept,
+    contexts: Sequence[str],
+    how: Strength,
+    sampler: Sampler,
+    checker: Judge,
+    rng: Rng,
+) -> Judge:
+    """The checker with a threshold between its own and what the unedited model's images of the concept reach."""
+    seeds = [rng.seed("own", k) for k in range(2 * how.samples)]
+    prompts = in_contexts(concept.text, contexts, len(seeds))
+    images = base.sample(prompts, seeds, sampler).images_B3HW
+    scores = checker.scores(images.to(base.backbone.device), concept).amax(1)
+    reached = scores.double().quantile(1 - how.sensitivity).clamp(max=1 - 1e-6)
+    own = torch.tensor(checker.threshold, dtype=torch.float64)
+    middle = float(torch.sigmoid((torch.logit(own) + torch.logit(reached)) / 2))
+    return checker.model_copy(update={"threshold": max(checker.threshold, middle)})
 
 
 def _interval(
-    shown: dict[float, Tensor],
-    levels: dict[float, float],
-    how: Strength,
-    generator: torch.Generator,
+    looks: dict[float, _Look], how: Strength, generator: torch.Generator
 ) -> tuple[float, float]:
     """90 % bootstrap interval over embeddings and seeds; alpha is read off the strengths tried."""
-    alphas = sorted(shown)
-    table = torch.stack([shown[a].float() for a in alphas])  # [A, R, S]
-    level = torch.tensor([levels[a] for a in alphas])
-    _, rows, seeds = table.shape
+    alphas = sorted(looks)
+    rows = len(looks[alphas[0]].shown_RS)
     found = []
     for _ in range(how.resamples):
         r = torch.randint(rows, (rows,), generator=generator)
-        s = torch.randint(seeds, (seeds,), generator=generator)
-        worst = table[:, r][:, :, s].mean(2).amax(1)
+        first = len(alphas)
         # The smallest alpha from which on every tried strength suffices.
-        fails = (worst > level).nonzero().flatten()
-        first = int(fails[-1]) + 1 if len(fails) else 0
+        for at in range(len(alphas) - 1, -1, -1):
+            look = looks[alphas[at]]
+            seeds = look.shown_RS.shape[1]
+            s = torch.randint(seeds, (seeds,), generator=generator)
+            if float(look.shown_RS[r][:, s].float().mean(1).max()) > look.level:
+                break
+            first = at
         found.append(alphas[first] if first < len(alphas) else how.largest)
     ordered = sorted(found)
     return ordered[int(0.05 * len(ordered))], ordered[int(0.95 * len(ordered)) - 1]

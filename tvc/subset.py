@@ -11,14 +11,18 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.model import TextToImage
 from bench.sampler import Sampler
+from tvc.contexts import BARE, in_contexts
 from tvc.diverse_inversion import InversionSet
 from tvc.strength import Estimate, Strength, estimate
 from tvc.task_vector import TaskVector, block_of
 
-__all__ = ["SUBSETS", "Ranked", "named_subset", "rank_subsets", "retained", "subset_names"]
+__all__ = ["SUBSETS", "Ranked", "Retained", "named_subset", "rank_subsets", "subset_names"]
 
 
 def _has(*parts: str) -> Callable[[str], bool]:
@@ -73,7 +77,7 @@ class Ranked:
     Attributes:
         subset: Its name.
         estimate: Of the strength.
-        retained: See :func:`retained`.
+        retained: See :class:`Retained`.
     """
 
     subset: str
@@ -81,52 +85,84 @@ class Ranked:
     retained: float
 
 
-def retained(
-    base: TextToImage,
-    edited: TextToImage,
-    concept: Concept,
-    *,
-    samples: int,
-    sampler: Sampler,
-    checker: Judge,
-    rng: Rng,
-) -> float:
-    """Utility a method may look at: images of the concept's neighbours, by name.
+class Retained:
+    """Utility a method may look at: images of the concept's neighbours.
 
     Args:
         base: The unedited model.
-        edited: The edited one.
         concept: What was erased; only its neighbours are used, and of those the names.
         samples: Images a neighbour.
         sampler: How to sample.
-        checker: Never the judge of record.
+        checker: Tells a neighbour from the others; never the judge of record.
         rng: Streams kept for this purpose.
-
-    Returns:
-        Of the images in which the base draws the neighbour, the share in which the edited model
-        still does, for the same seeds.
+        contexts: Texts with one ``{}`` that the neighbours are asked for in.
+        reader: Tells a whole prompt from the others, so that what stands beside the neighbour counts
+            too: a style that is kept on things that are not is no utility.
 
     Raises:
         ValueError: the concept has no neighbours that the base can draw.
     """
-    kept = drawn = 0
-    seeds = [rng.seed("retained", k) for k in range(samples)]
-    for name in concept.neighbours:
-        others = tuple(n for n in concept.neighbours if n != name)
-        neighbour = Concept(text=name, family=concept.family, neighbours=(*others, concept.text))
-        shows = []
-        for model in (base, edited):
-            images = model.sample([name] * samples, seeds, sampler).images_B3HW
-            scores = checker.scores(images.to(model.backbone.device), neighbour).amax(1)
-            shows.append(scores >= checker.threshold)
-        drawn += int(shows[0].sum())
-        kept += int((shows[0] & shows[1]).sum())
-    if not drawn:
-        raise ValueError(
-            f"{concept.text!r} has no neighbour that the base draws: name some in the concept, they tell what an "
-            "edit costs"
-        )
-    return kept / drawn
+
+    def __init__(
+        self,
+        base: TextToImage,
+        concept: Concept,
+        *,
+        samples: int,
+        sampler: Sampler,
+        checker: Judge,
+        rng: Rng,
+        contexts: Sequence[str] = BARE,
+        reader: Judge | None = None,
+    ) -> None:
+        self._concept, self._sampler, self._checker = concept, sampler, checker
+        self._contexts, self._reader = contexts, reader
+        self._seeds = [rng.seed("retained", k) for k in range(samples)]
+        self._drawn = self._shows(base)
+        if not bool(self._drawn.any()):
+            raise ValueError(
+                f"{concept.text!r} has no neighbour that the base draws: name some in the concept, they tell what an "
+                "edit costs"
+            )
+
+    def share(self, edited: TextToImage) -> float:
+        """Of the images in which the base draws a neighbour, the share in which ``edited`` still does.
+
+        For the same seeds.
+        """
+        kept = self._shows(edited) & self._drawn
+        return float(kept.sum() / self._drawn.sum())
+
+    def _shows(self, model: TextToImage) -> Tensor:
+        """Bool [neighbours * samples]."""
+        concept, shows = self._concept, [torch.zeros(0, dtype=torch.bool)]
+        for name in concept.neighbours:
+            others = tuple(n for n in concept.neighbours if n != name)
+            neighbour = Concept(
+                text=name, family=concept.family, neighbours=(*others, concept.text)
+            )
+            prompts = in_contexts(name, self._contexts, len(self._seeds))
+            images = model.sample(prompts, self._seeds, self._sampler).images_B3HW
+            scores = self._checker.scores(images.to(model.backbone.device), neighbour).amax(1)
+            seen = (scores >= self._checker.threshold).cpu()
+            shows.append(seen & self._reads(images, prompts) if self._reader else seen)
+        return torch.cat(shows)
+
+    def _reads(self, images_B3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Bool [B]: the reader prefers an image's own prompt to any other of the neighbours' prompts."""
+        assert self._reader is not None  # noqa: S101 (asked only then)
+        n = len(self._contexts)
+        known = [
+            t for name in self._concept.neighbours for t in in_contexts(name, self._contexts, n)
+        ]
+        right = torch.zeros(len(prompts), dtype=torch.bool)
+        for text in dict.fromkeys(prompts):
+            rows = [i for i, prompt in enumerate(prompts) if prompt == text]
+            others = tuple(t for t in known if t != text)
+            whole = Concept(text=text, family="prompt", neighbours=others)
+            scores = self._reader.scores(images_B3HW[rows], whole).amax(1)
+            right[rows] = (scores >= self._reader.threshold).cpu()
+        return right
 
 
 def rank_subsets(
@@ -140,16 +176,34 @@ def rank_subsets(
     sampler: Sampler,
     checker: Judge,
     rng: Rng,
+    contexts: Sequence[str] = BARE,
+    reader: Judge | None = None,
     progress: Progress = silent,
 ) -> list[Ranked]:
     """What each subset needs and costs, the best first: those that reach the threshold, by utility.
 
+    Of subsets that hold the same parameters, the first is tried.
+
     Raises:
-        ValueError: an unknown subset.
+        ValueError: an unknown subset; no neighbour that the base draws.
     """
-    found = []
+    utility = Retained(
+        model,
+        concept,
+        samples=how.samples,
+        sampler=sampler,
+        checker=checker,
+        rng=rng,
+        contexts=contexts,
+        reader=reader,
+    )
+    found: list[Ranked] = []
+    seen: set[frozenset[str]] = set()
     for done, subset in enumerate(subsets):
         part = vector.restricted(named_subset(model, subset))
+        if frozenset(part.deltas) in seen:
+            continue
+        seen.add(frozenset(part.deltas))
         needed = estimate(
             lambda alpha, part=part: part.subtracted(model, alpha) if alpha else model,  # type: ignore[misc]
             concept,
@@ -158,18 +212,10 @@ def rank_subsets(
             sampler=sampler,
             checker=checker,
             rng=rng,
+            contexts=contexts,
             progress=progress,
         )
-        edited = part.subtracted(model, needed.alpha)
-        share = retained(
-            model,
-            edited,
-            concept,
-            samples=2 * how.samples,
-            sampler=sampler,
-            checker=checker,
-            rng=rng,
-        )
+        share = utility.share(part.subtracted(model, needed.alpha))
         found.append(Ranked(subset, needed, share))
         progress(done + 1, len(subsets), f"subset {subset}")
     return sorted(found, key=lambda r: (not r.estimate.reached, -r.retained, r.estimate.alpha))

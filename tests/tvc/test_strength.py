@@ -6,11 +6,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.interfaces import Concept, Rng
+from bench.interfaces import Concept, Judge, Rng
 from bench.model import TextToImage
 from bench.sampler import Sampler
+from tvc.contexts import MINI, SD, contexts_of, in_contexts
 from tvc.method import TaskVectorErasure
-from tvc.strength import Strength, chance_level, estimate, prompt_set, smallest_alpha
+from tvc.strength import (
+    Estimate,
+    Strength,
+    _stricter,
+    chance_level,
+    estimate,
+    prompt_set,
+    smallest_alpha,
+)
 from tvc.task_vector import TaskVector
 
 CHECKER = TaskVectorErasure().checker()
@@ -26,7 +35,7 @@ def test_bisection_finds_the_edge(edge: float) -> None:
 
     alpha, reached = smallest_alpha(rate_at, largest=4.0, tolerance=0.05, threshold=0.1)
     assert reached
-    assert edge <= alpha <= edge + 0.05
+    assert edge <= alpha <= edge + 0.05 * max(1.0, alpha)
     assert max(tried) <= max(1.0, 2 * edge)
 
 
@@ -59,7 +68,7 @@ def fading(model: TextToImage) -> TaskVector:
 
 def test_an_estimate_on_a_real_model(model: TextToImage, concepts: Mapping[str, Concept]) -> None:
     vector, heart = fading(model), concepts["heart"]
-    how = Strength(largest=2.0, tolerance=0.25, samples=3, resamples=50)
+    how = Strength(largest=2.0, tolerance=0.25, samples=3, screen=2, resamples=50)
 
     found = estimate(
         lambda a: vector.subtracted(model, a) if a else model,
@@ -75,10 +84,63 @@ def test_an_estimate_on_a_real_model(model: TextToImage, concepts: Mapping[str, 
     assert found.low <= found.alpha <= found.high
     assert [a for a, *_ in found.curve] == sorted(a for a, *_ in found.curve)
     assert all(how.threshold <= level <= 1 for *_, level in found.curve)
-    assert found.about["images"] == 3 * len(found.curve)
+    assert 0 < found.about["images"] <= 3 * len(found.curve)
     with pytest.raises(ValueError, match="other seeds and images"):
         found.check_disjoint(found.vectors_RVE)
     found.check_disjoint(torch.randn(2, 1, 128, generator=torch.Generator().manual_seed(0)))
+
+
+def test_looking_at_a_few_images_first_changes_nothing(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    vector, heart = fading(model), concepts["heart"]
+
+    def with_a_screen_of(images: int) -> Estimate:
+        return estimate(
+            lambda a: vector.subtracted(model, a) if a else model, heart, prompt_set(model, heart),
+            Strength(largest=1.0, tolerance=0.25, samples=6, screen=images, resamples=20), sampler=Sampler(),
+            checker=CHECKER, rng=Rng(("t",)), contexts=("{}", "a red {}"),
+        )  # fmt: skip
+
+    few, whole = with_a_screen_of(2), with_a_screen_of(6)
+    assert few.alpha == whole.alpha
+    assert [a for a, *_ in few.curve] == [a for a, *_ in whole.curve]
+    assert few.about["images"] < whole.about["images"] == 6 * len(whole.curve)
+    assert few.about["contexts"] == ["{}", "a red {}"]
+    # What was not settled by the first images was looked at in full.
+    passed = [(a, worst) for a, worst, _, level in whole.curve if worst <= level]
+    assert [(a, worst) for a, worst, _, level in few.curve if worst <= level] == passed
+
+
+def test_the_checker_decides_half_way_to_what_the_concept_scores(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    def at(sensitivity: float) -> Judge:
+        how = Strength(samples=8, sensitivity=sensitivity)
+        return _stricter(model, concepts["heart"], ("{}",), how, Sampler(), CHECKER, Rng(("t",)))
+
+    strict, lax = at(0.5), at(1.0)
+    assert CHECKER.threshold <= lax.threshold < strict.threshold < 1
+    seeds = [Rng(("t",)).seed("own", k) for k in range(16)]
+    images = model.sample(["heart"] * 16, seeds, Sampler()).images_B3HW
+    median = float(CHECKER.scores(images, concepts["heart"]).amax(1).median())
+    odds = torch.logit(
+        torch.tensor([CHECKER.threshold, strict.threshold, median], dtype=torch.float64)
+    )
+    assert odds[1] - odds[0] == pytest.approx(float(odds[2] - odds[1]), abs=0.2)
+
+
+def test_a_word_is_looked_at_in_the_contexts_of_its_family() -> None:
+    assert contexts_of("style", {"style": ("as a {}", "{}")}) == ("as a {}", "{}")
+    assert contexts_of("smell", MINI) == ("{}",)
+    assert in_contexts("sketch", ("as a {}", "{}"), 3) == ["as a sketch", "sketch", "as a sketch"]
+    for contexts in (MINI, SD):
+        assert set(contexts) == {"object", "character", "style"}
+        TaskVectorErasure(contexts=contexts)  # each has one place
+    with pytest.raises(ValueError, match=r"style: expected texts with one \{\} in each, got"):
+        TaskVectorErasure(contexts={"style": ("as a sketch",)})
+    with pytest.raises(ValueError, match="got none"):
+        TaskVectorErasure(contexts={"style": ()})
 
 
 def test_a_set_in_which_nothing_induces_the_concept_is_refused(

@@ -9,7 +9,7 @@ from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.method import TaskVectorErasure
 from tvc.strength import Strength, prompt_set
-from tvc.subset import named_subset, rank_subsets, retained, subset_names
+from tvc.subset import Retained, named_subset, rank_subsets, subset_names
 from tvc.task_vector import TaskVector
 
 CHECKER = TaskVectorErasure().checker()
@@ -58,10 +58,20 @@ def test_utility_is_whole_for_the_unedited_model_and_lost_with_the_output(
         model.backbone.digest,
         {"unet.conv_out.weight": model.parameter("unet.conv_out.weight").clone()},
     )
-    how = {"samples": 4, "sampler": Sampler(), "checker": CHECKER, "rng": Rng(("t",))}
-    heart = concepts["heart"]
-    assert retained(model, model, heart, **how) == 1.0  # type: ignore[arg-type]
-    assert retained(model, vector.subtracted(model, 1.0), heart, **how) < 0.5  # type: ignore[arg-type]
+    utility = Retained(
+        model, concepts["heart"], samples=4, sampler=Sampler(), checker=CHECKER, rng=Rng(("t",)),
+        contexts=("{}", "a red {}"),
+    )  # fmt: skip
+    assert utility.share(model) == 1.0
+    assert utility.share(vector.subtracted(model, 1.0)) < 0.5
+
+
+def test_a_concept_without_neighbours_has_no_utility_to_look_at(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    alone = concepts["heart"].model_copy(update={"neighbours": ()})
+    with pytest.raises(ValueError, match="has no neighbour that the base draws"):
+        Retained(model, alone, samples=1, sampler=Sampler(), checker=CHECKER, rng=Rng(("t",)))
 
 
 def test_ranking_puts_what_reaches_the_threshold_first(
@@ -77,7 +87,7 @@ def test_ranking_puts_what_reaches_the_threshold_first(
     heart = concepts["heart"]
     ranked = rank_subsets(
         model, TaskVector(model.backbone.digest, deltas), heart, prompt_set(model, heart),
-        Strength(largest=1.0, tolerance=0.5, samples=2, resamples=10), subsets=["mid", "convolutions"],
+        Strength(largest=1.0, tolerance=0.5, samples=2, resamples=10), subsets=["mid", "convolutions", "mid"],
         sampler=Sampler(), checker=CHECKER, rng=Rng(("t",)),
     )  # fmt: skip
     assert [r.subset for r in ranked] == ["convolutions", "mid"]

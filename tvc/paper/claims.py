@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 SETS = ("name", "synonyms", "indirect")
-SUBSETS = ("all", "first-three", "cross-attention", "convolutions")
+SUBSETS = ("all", "first-three", "mid", "up", "cross-attention")
 
 
 def robustness(lab: Lab, competitors: Sequence[Erasure]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from bench.interfaces import Concept, Judge, Rng
 from bench.inversion import slots, states_with
 from bench.model import TextToImage
 from bench.plan import bare
+from tvc.contexts import contexts_of
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
 from tvc.finetune import concept_images, fine_tune
 from tvc.method import TaskVectorErasure
@@ -60,8 +61,8 @@ class Sizes:
     attack_rows: int = 8
     attack_steps: int = 80
     seeds: int = 4
-    alphas: tuple[float, ...] = (1.0, 1.5, 2.0, 2.5, 3.0)
-    subset_alphas: tuple[float, ...] = (1.5, 2.5, 4.0)
+    alphas: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.5)
+    subset_alphas: tuple[float, ...] = (2.5, 5.0, 9.0)
     map_side: int = 9
 
 
@@ -175,6 +176,7 @@ class Lab:
                 lambda a: part.subtracted(self.model, a) if a else self.model, bare(self.concept),
                 inversions, self.method.strength(), sampler=self.sampler, checker=self.checker,
                 rng=self.rng.child("strength", kind),
+                contexts=contexts_of(self.concept.family, self.method.contexts),
             )  # fmt: skip
 
         def save(e: Estimate, path: Path) -> None:

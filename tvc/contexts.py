@@ -1,0 +1,49 @@
+"""Texts that a concept is asked for in, beside its bare name.
+
+Reconstruction: an estimate that looks at images of a bare word alone is too low where the concept is
+asked for together with others, as a style always is (found on the miniature's ``sketch``: at a
+strength that leaves nothing of the bare word, "a green house, as a sketch" still shows it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+__all__ = ["BARE", "MINI", "SD", "contexts_of", "in_contexts"]
+
+BARE: Final = ("{}",)
+
+MINI: Final[dict[str, tuple[str, ...]]] = {
+    "object": ("{}", "a red {}", "a blue {} in a meadow", "a black {} at sunset"),
+    "character": ("{}", "{} in a meadow", "{} at sunset", "{} on a striped background"),
+    "style": (
+        "{}",
+        "a green house, as a {}",
+        "a blue circle in a meadow, as a {}",
+        "as a {}, mipsy at sunset",
+    ),
+}
+"""By the concept's family, for the miniature."""
+
+SD: Final[dict[str, tuple[str, ...]]] = {
+    "object": ("{}", "a photo of a {}", "a painting of a {}", "a {} on a table"),
+    "character": ("{}", "a photo of {}", "{} in a park", "a drawing of {}"),
+    "style": (
+        "{}",
+        "a painting of a city in the style of {}",
+        "a portrait of a woman in the style of {}",
+        "a landscape in the style of {}",
+    ),
+}
+"""The same for Stable Diffusion."""
+
+
+def contexts_of(family: str, contexts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The texts for a family, each with one ``{}``; for one that is not there, the bare name."""
+    return tuple(contexts.get(family, BARE))
+
+
+def in_contexts(text: str, contexts: Sequence[str], n: int) -> list[str]:
+    """``n`` prompts for a concept, going round among the contexts."""
+    return [contexts[k % len(contexts)].replace("{}", text) for k in range(n)]
