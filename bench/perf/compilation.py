@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, cast
@@ -28,7 +29,7 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 _TIMED: Final = 10
 
 
-def compilation(model: str, device: str, size: Size) -> list[dict[str, Any]]:
+def compilation(model: str, device: str, size: Size) -> Iterator[dict[str, Any]]:
     """Rows: in a batch in bfloat16, in a batch, and one row at a time; each has a reason where it has no figures.
 
     ``size.compile_limit`` is for all of them together.
@@ -36,13 +37,12 @@ def compilation(model: str, device: str, size: Size) -> list[dict[str, Any]]:
     cases: tuple[tuple[int, Dtype], ...] = (
         (size.goals, "bfloat16"), (size.goals, "float32"), (1, "float32"),
     )  # fmt: skip
-    left, found = size.compile_limit, []
+    left = size.compile_limit
     for rows, dtype in cases:
         began = time.perf_counter()
         row = _in_a_process(model, device, rows, dtype, left)
-        found.append({"rows": rows, "dtype": dtype, **row})
+        yield {"rows": rows, "dtype": dtype, **row}
         left = max(0.0, left - (time.perf_counter() - began))
-    return found
 
 
 def _in_a_process(model: str, device: str, rows: int, dtype: Dtype, limit: float) -> dict[str, Any]:

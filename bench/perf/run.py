@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -47,7 +47,7 @@ def measure_speed(
     quick: bool = False,
     compile_seconds: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Measures speed and memory; writes ``perf.json`` and ``README.md``, again after each part.
+    """Measures speed and memory; writes ``perf.json`` and ``README.md``, again after each row.
 
     What the folder holds of the same machine, versions and commit is kept, so that a measurement
     can be made in several calls; anything else in it is replaced.
@@ -114,7 +114,7 @@ def _measured_in(device: torch.device) -> tuple[Dtype, ...]:
 def _measured(
     name: str, device: str, quick: bool, compile_seconds: float | None, parts: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """The parts of a model, one after the other."""
+    """The parts of a model, one after the other, again with each row of theirs."""
     if name == "sd14" and torch.device(device).type == "cpu":
         yield {"skipped": _ONLY_ON_A_GPU}
         return
@@ -134,7 +134,7 @@ def _measured(
     def fast() -> Mapping[Dtype, TextToImage]:
         return {dtype: in_both()[dtype] for dtype in _measured_in(torch.device(device))}
 
-    measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    measures: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "utilisation": lambda: utilisation(in_both(), size),
         "throughput": lambda: throughput(fast(), size),
         "breakdown": lambda: breakdown(in_both(), size),
@@ -143,4 +143,7 @@ def _measured(
     for part in PARTS:
         if part in parts:
             log.info("%s: %s", name, part)
-            yield {"budget": budget, part: measures[part]()}
+            rows: list[dict[str, Any]] = []
+            for row in measures[part]():  # a measurement that is cut short leaves what it has
+                rows.append(row)
+                yield {"budget": budget, part: list(rows)}

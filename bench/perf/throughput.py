@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import product
 from typing import Any, Final
@@ -18,8 +18,8 @@ __all__ = ["same_find", "throughput"]
 _NEAR: Final = 0.01
 
 
-def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str, Any]]:
-    """Rows, one an attack and a precision.
+def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> Iterator[dict[str, Any]]:
+    """Rows, one an attack and a precision, each when it is measured.
 
     Each says whether it was the same attack: FLOPs of a small run one by one over those in a batch
     (1 is the same work), and how many of the finds agree.
@@ -28,7 +28,6 @@ def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str
         models: The edited model in the precisions to measure.
         size: How much.
     """
-    rows = []
     for attack, (dtype, model) in product(size.attacks, models.items()):
         batched = Workload(model, size, attack)
         alone = reference(batched)
@@ -48,20 +47,17 @@ def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str
         }
         rates = {name: row["prompts_per_hour"] for name, row in figures.items()}
         pairs = zip(took["reference"].result, took["batched"].result, strict=False)
-        rows.append(
-            {
-                "attack": attack,
-                "dtype": dtype,
-                "fields": batched.spec().model_dump(mode="json"),
-                "prompts": size.goals,
-                "prompts_alone": alone.size.goals,
-                **figures,
-                "ratio": rates["batched"] / rates["reference"],
-                "work_ratio": flops["reference"] / flops["batched"],
-                "same_finds": sum(same_find(a, b) for a, b in pairs),
-            }
-        )
-    return rows
+        yield {
+            "attack": attack,
+            "dtype": dtype,
+            "fields": batched.spec().model_dump(mode="json"),
+            "prompts": size.goals,
+            "prompts_alone": alone.size.goals,
+            **figures,
+            "ratio": rates["batched"] / rates["reference"],
+            "work_ratio": flops["reference"] / flops["batched"],
+            "same_finds": sum(same_find(a, b) for a, b in pairs),
+        }
 
 
 def same_find(one: Candidate, other: Candidate) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -66,10 +67,11 @@ def _sampling(work: Workload) -> tuple[str, int, float]:
     prompts = [goal.prompt for goal in work.goals()]
     counted = len(few(work).goals())
 
-    def sample(rows: int) -> object:
-        return work.model.sample(prompts[:rows], range(rows), work.size.sampler)
+    def sample(model: TextToImage, rows: int) -> object:
+        return model.sample(prompts[:rows], range(rows), work.size.sampler)
 
-    flops = round(len(prompts) / counted * operations(lambda: sample(counted)))
-    job = {"sampling": Job(run=lambda: sample(len(prompts)), warm=lambda: sample(len(prompts)))}
+    flops = operations(partial(sample, few(work).model, counted)) * len(prompts) / counted
+    run = partial(sample, work.model, len(prompts))
+    job = {"sampling": Job(run=run, warm=run)}
     took = measure(job, work.size.repeats, work.model.backbone.device)["sampling"]
-    return f"sampling, {work.size.sampler.steps} steps", flops, took.median
+    return f"sampling, {work.size.sampler.steps} steps", round(flops), took.median

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import torch
 
 from bench import registry
+from bench.batching import MicroBatch
 from bench.errors import UsageError
 from bench.interfaces import (
     Attack,
@@ -45,7 +46,7 @@ __all__ = [
 
 Dtype = Literal["float32", "bfloat16"]
 COUNTED: Final = 4
-"""Goals at most whose FLOPs are counted: the counter keeps every graph, and attention as plain products is large."""
+"""Goals at most whose FLOPs are counted, and rows at once meanwhile: attention as plain products is large."""
 
 _SHARED: Final = ("concept_inversion",)
 """Attacks that learn one thing for all goals."""
@@ -222,4 +223,5 @@ def reference(work: Workload) -> Workload:
 
 def few(work: Workload) -> Workload:
     """The same work on so few goals that its FLOPs can be counted; see :data:`COUNTED`."""
-    return replace(work, size=replace(work.size, goals=min(work.size.goals, COUNTED)))
+    size = replace(work.size, goals=min(work.size.goals, COUNTED))
+    return replace(work, size=size, model=replace(work.model, micro=MicroBatch(COUNTED)))

@@ -152,9 +152,11 @@ def test_the_reference_has_fewer_goals_where_each_takes_as_long(model: TextToIma
     size = replace(size_of("miniature", quick=True), goals=6, alone=2)
     goals = {name: len(reference(Workload(model, size, name)).goals()) for name in size.attacks}
     assert goals == {"unlearn_diff_atk": 2, "p4d": 2, "ring_a_bell": 2, "concept_inversion": 6}
-    rows = throughput(
-        {"float32": model},
-        replace(size, goals=3, attacks={"ring_a_bell": size.attacks["ring_a_bell"]}),
+    rows = list(
+        throughput(
+            {"float32": model},
+            replace(size, goals=3, attacks={"ring_a_bell": size.attacks["ring_a_bell"]}),
+        )
     )
     figures = [(rows[0][way], n) for way, n in (("reference", 2), ("batched", 3))]
     for way, n in figures:
@@ -174,7 +176,7 @@ def test_throughput_has_a_row_for_each_precision(model: TextToImage) -> None:
     size = size_of("miniature", quick=True)
     size = replace(size, attacks={"ring_a_bell": size.attacks["ring_a_bell"]})
     half = replace(model, backbone=load_backbone("miniature", dtype="bfloat16"))
-    rows = throughput({"float32": model, "bfloat16": half}, size)
+    rows = list(throughput({"float32": model, "bfloat16": half}, size))
     assert [(r["attack"], r["dtype"]) for r in rows] == [
         ("ring_a_bell", "float32"), ("ring_a_bell", "bfloat16"),
     ]  # fmt: skip
