@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from attacks.batches import Mode, batches
 from attacks.originals import guidance_scale, target_latents, templates
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
@@ -84,7 +85,7 @@ class ConceptInversion(Attack):
     checks: int = Field(1, ge=1)
     span: Span = (0.0, 1.0)
     loss_scale: float | None = Field(None, ge=0)
-    mode: Literal["batched", "reference"] = runtime("batched")
+    mode: Mode = runtime("batched")
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best restart of each goal.
@@ -97,10 +98,9 @@ class ConceptInversion(Attack):
         learned = {d: self._learn(target, c, rng.child(c.text)) for d, c in concepts.items()}
         vectors = {d: vectors_RVE for d, (vectors_RVE, _) in learned.items()}
         faults = {d: faults_R2.tolist() for d, (_, faults_R2) in learned.items()}
-        batches = [[goal] for goal in goals] if self.mode == "reference" else [list(goals)]
         return [
             candidate
-            for batch in batches
+            for batch in batches(goals, self.mode)
             for candidate in self._picked(target, batch, vectors, faults, rng)
         ]
 

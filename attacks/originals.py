@@ -7,15 +7,19 @@ assumed by UnlearnDiffAtk, P4D and concept inversion. No attack reads the edit f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from bench.digest import canonical_json
 from bench.guidance import ClassifierFree
 from bench.interfaces import Concept, Target
 from bench.model import TextToImage
+from bench.sampler import Sampler
 
 __all__ = [
     "guidance_scale",
@@ -69,7 +73,12 @@ def guidance_scale(target: Target, given: float | None) -> float:
 
 def step_of(target: Target, t: int) -> int:
     """The sampling step nearest to timestep ``t``: a guidance may warm up by steps, not timesteps."""
-    times = torch.tensor(
-        target.sampler.times(target.model.backbone.scheduler_config), dtype=torch.float64
-    )
+    config = target.model.backbone.scheduler_config
+    times = torch.tensor(_times(target.sampler, canonical_json(dict(config))), dtype=torch.float64)
     return int((times - t).abs().argmin())
+
+
+@lru_cache(maxsize=8)
+def _times(sampler: Sampler, config: str) -> tuple[float, ...]:
+    """The sampler's timesteps; kept, because an attack asks at every step of its gradient."""
+    return tuple(sampler.times(json.loads(config)))

@@ -28,6 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attacks.batches import Mode
 from attacks.originals import guidance_scale, target_latents, unedited
 from attacks.prompt_search import (
     Looks,
@@ -123,7 +124,7 @@ class P4D(Attack):
     final_checks: int = Field(4, ge=1)
     vocabulary: Vocabulary = "all"
     loss_scale: float | None = Field(None, ge=0)
-    mode: Literal["batched", "reference"] = runtime("batched")
+    mode: Mode = runtime("batched")
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best prompt of each goal.

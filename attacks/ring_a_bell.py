@@ -26,6 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attacks.batches import Mode, batches
 from attacks.prompt_search import Looks
 from attacks.tokens import (
     Vocabulary,
@@ -117,7 +118,7 @@ class RingABell(Attack):
     finalists: int = Field(1, ge=1)
     checks: int = Field(1, ge=1)
     vocabulary: Vocabulary = "all"
-    mode: Literal["batched", "reference"] = runtime("batched")
+    mode: Mode = runtime("batched")
     keep: Literal["process", "nothing"] = runtime("process")
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
@@ -129,8 +130,7 @@ class RingABell(Attack):
         refuse_minors(goals)
         if not goals:
             return []
-        batches = [[goal] for goal in goals] if self.mode == "reference" else [list(goals)]
-        return [c for batch in batches for c in self._run(target, batch, rng)]
+        return [c for batch in batches(goals, self.mode) for c in self._run(target, batch, rng)]
 
     def _run(self, target: Target, goals: list[Goal], rng: Rng) -> list[Candidate]:
         """The best prompt of each goal, in one batch."""

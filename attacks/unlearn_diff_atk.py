@@ -28,6 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attacks.batches import Mode, batches
 from attacks.originals import guidance_scale, target_latents
 from attacks.prompt_search import Looks, RowAdam, Scene, Schedule, Span, token_gradient
 from attacks.tokens import (
@@ -114,7 +115,7 @@ class UnlearnDiffAtk(Attack):
     final_checks: int = Field(4, ge=1)
     vocabulary: Vocabulary = "all"
     loss_scale: float | None = Field(None, ge=0)
-    mode: Literal["batched", "reference"] = runtime("batched")
+    mode: Mode = runtime("batched")
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best prompt of each goal.
@@ -125,9 +126,8 @@ class UnlearnDiffAtk(Attack):
         refuse_minors(goals)
         if not goals:
             return []
-        batches = [[g] for g in goals] if self.mode == "reference" else [list(goals)]
         found = []
-        for batch in batches:
+        for batch in batches(goals, self.mode):
             looks = Looks(target, batch, rng, self.checks)
             for _ in self.trajectory(looks):
                 pass
