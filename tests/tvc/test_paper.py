@@ -23,7 +23,7 @@ from tvc.paper.claims import matched_strength
 from tvc.paper.lab import QUICK, Lab
 from tvc.paper.page import page
 from tvc.paper.run import Study, on_a_suite, reproduce, study_of
-from tvc.paper.verdicts import verdicts
+from tvc.paper.verdicts import _front, verdicts
 
 SIZES = replace(
     QUICK, prompts=2, utility=6, attack_images=4, attack_rows=1, attack_steps=2, alphas=(1.0,), subset_alphas=(2.0,),
@@ -218,6 +218,32 @@ def test_a_subset_is_chosen_on_one_half_of_the_prompts_and_reported_on_the_other
     assert said(table, "up: accuracy where it is robust, 0 if never") == (0.8, "")
     assert said(table, "mid: becomes robust at some strength") == (0.0, "")
     assert said(table, "accuracy where robust: best subset - whole network") == (0.4, "yes")
+
+
+def test_the_front_is_of_all_edits_and_holds_to_the_unedited_models_accuracy() -> None:
+    table = subsets_table().assign(n=10, accuracy_n=20)
+    table["successes"] = (
+        (table.asr * table.n).round().astype(int)
+    )  # of ``up`` at 1: 0 of 10, of ``mid``: 1
+    only_embeddings = (table.subset == "mid") & (table["set"] == "name")
+    table.loc[only_embeddings, "successes"] = 0
+    unedited = pd.DataFrame({"concept": ["heart"], "method": "none", "accuracy_odd": 0.95})
+    rows = list(_front(table, unedited))
+    assert {row["claim"] for row in rows} == {"front"}
+    found = {row["measure"]: (round(row["value"], 3), row["n"], row["held"]) for row in rows}
+    at = "heart: best accuracy where"
+    assert found == {
+        f"{at} prompts succeed at most 5%: mid at 1": (
+            0.9,
+            30,
+            "yes",
+        ),  # of 0.95 it is more than 90 %
+        f"{at} prompts and embeddings succeed at most 5%: up at 1": (0.8, 30, "no"),
+    }
+    table["successes"] = 10
+    nowhere = pd.DataFrame(_front(table, unedited))
+    assert nowhere.measure.str.endswith(": nowhere").all()
+    assert nowhere.held.tolist() == ["no", "no"]
 
 
 def test_costs_are_medians_held_to_their_bars() -> None:

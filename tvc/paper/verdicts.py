@@ -49,6 +49,8 @@ def verdicts(tables: Mapping[str, pd.DataFrame], costs: pd.DataFrame | None = No
     """
     makers = {"robustness": _robustness, "diversity": _diversity, "subsets": _subsets}
     rows = [row for name, make in makers.items() if name in tables for row in make(tables[name])]
+    if {"robustness", "subsets"} <= set(tables):
+        rows += _front(tables["subsets"], tables["robustness"])
     rows += [] if costs is None else _costs(costs)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -183,3 +185,36 @@ def _subsets(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     whole = frame[frame.subset == "all"].set_index(_OBSERVATION)
     found = _mean(best.odd - whole.odd)
     yield _row(claim, "accuracy where robust: best subset - whole network", found, _says(found))
+
+
+def _front(table: pd.DataFrame, robustness: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """For each concept the most useful edit of all that were swept at which inputs succeed at most :data:`ROBUST`.
+
+    Success is of all training seeds together. The edit is chosen on half of the utility prompts and
+    reported on the other; with the prompts alone, as the target asks, and with held-out embeddings.
+    """
+    base = robustness[robustness.method == "none"].groupby("concept").accuracy_odd.mean()
+    kinds = {
+        "prompts": [k for k in table["set"].unique() if k != "inverted"],
+        "prompts and embeddings": list(table["set"].unique()),
+    }
+    for concept in map(str, table.concept.unique()):
+        for what, sets in kinds.items():
+            rows = table[(table.concept == concept) & table["set"].isin(sets)]
+            success = rows.groupby(["subset", "strength", "set"]).agg(
+                successes=("successes", "sum"), n=("n", "sum")
+            )
+            worst = (success.successes / success.n).groupby(["subset", "strength"]).max()
+            robust = worst.index[worst <= ROBUST]
+            edits = rows[rows["set"] == sets[0]].groupby(["subset", "strength"])
+            even = edits.accuracy_even.mean().reindex(robust)
+            measure = f"{concept}: best accuracy where {what} succeed at most {ROBUST:.0%}"
+            if even.empty:
+                yield _row("front", f"{measure}: nowhere", Interval(0.0, 0.0, 0.0, 0, 0), "no")
+                continue
+            subset, strength = even.idxmax()
+            at = edits.get_group((subset, strength))
+            half = at.accuracy_n // 2
+            found = wilson(round(float((at.accuracy_odd * half).sum())), int(half.sum()))
+            held = "yes" if found.value >= USEFUL * float(base[concept]) else "no"
+            yield _row("front", f"{measure}: {subset} at {strength:g}", found, held)
