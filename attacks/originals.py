@@ -15,7 +15,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from bench.digest import canonical_json
 from bench.guidance import ClassifierFree
 from bench.interfaces import Concept, Target
 from bench.model import TextToImage
@@ -74,7 +73,10 @@ def guidance_scale(target: Target, given: float | None) -> float:
 def step_of(target: Target, t: int) -> int:
     """The sampling step nearest to timestep ``t``: a guidance may warm up by steps, not timesteps."""
     config = target.model.backbone.scheduler_config
-    times = torch.tensor(_times(target.sampler, canonical_json(dict(config))), dtype=torch.float64)
+    key = json.dumps(
+        dict(config), sort_keys=True
+    )  # some schedulers have an infinity, which is no JSON of ours
+    times = torch.tensor(_times(target.sampler, key), dtype=torch.float64)
     return int((times - t).abs().argmin())
 
 

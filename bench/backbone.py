@@ -22,6 +22,7 @@ from bench.mini.paths import model_folder
 
 __all__ = ["Backbone", "load_backbone"]
 
+_KINDS = 256  # of calls that are compiled, before the rest runs as it is: a suite has many edits
 _SUMS = "SHA256SUMS"
 _PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -78,16 +79,22 @@ class Backbone:
             for name, weight in self._modules[part].named_parameters()
         }
 
-    def compiled(self) -> Backbone:
-        """Compiles the UNet and the VAE's decoder, in place, when they are first called.
+    def compile_networks(self) -> None:
+        """Has the UNet and the VAE's decoder compiled when they are first called.
 
-        Each kind of call (with and without gradients, of one row and of several) is compiled by
-        itself, which takes a minute or more at Stable Diffusion's size: worth it in long runs on a
-        GPU. The results differ by rounding.
+        Each kind of call (with and without gradients, of one row and of several, with each set of
+        edited parameters) is compiled by itself, which takes a minute or more at Stable Diffusion's
+        size: worth it in long runs on a GPU. The results differ by rounding.
         """
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(_KINDS, limit)
         self.unet.compile()
         self.vae.decoder.compile()
-        return self
+
+    @property
+    def compiled(self) -> bool:
+        """Whether :meth:`compile_networks` was asked for."""
+        return self.unet._compiled_call_impl is not None
 
     @property
     def length(self) -> int:
@@ -140,7 +147,7 @@ def load_backbone(
         revision: Commit of the hub repository.
         dtype: Precision of all networks.
         device: A torch device.
-        compile: See :meth:`Backbone.compiled`.
+        compile: See :meth:`Backbone.compile_networks`.
 
     Raises:
         UsageError: nothing usable there: no such folder, pickled weights only, damaged files,
@@ -199,4 +206,6 @@ def load_backbone(
         digest=_digest(folder),
         folder=folder,
     )
-    return backbone.compiled() if compile else backbone
+    if compile:
+        backbone.compile_networks()
+    return backbone

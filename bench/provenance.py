@@ -72,6 +72,7 @@ def provenance(base: TextToImage) -> dict[str, Any]:
         **commit(),
         "versions": _versions(),
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
+        "compiled": base.backbone.compiled,
         "dtype": str(base.backbone.dtype).removeprefix("torch."),
         "base": base.backbone.digest,
     }

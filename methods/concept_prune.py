@@ -239,6 +239,8 @@ def _watch(
     rows: list[Tensor] = []
     memory: Tensor | None = None
     with ExitStack() as hooks:
+        # Compiled networks do not ask for hooks that came later.
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for name in names:
             layer = unet.get_submodule(name.removeprefix("unet.").removesuffix(".weight"))
             hooks.callback(layer.register_forward_pre_hook(watch(name)).remove)

@@ -20,11 +20,11 @@ MINI: Final[dict[str, tuple[str, ...]]] = {
     "style": (
         "{}",
         "a green house, as a {}",
-        "a blue circle in a meadow, as a {}",
-        "as a {}, mipsy at sunset",
+        "a blue circle at sunset, as a {}",
+        "brakk on a checkered background, as a {}",
     ),
 }
-"""By the concept's family, for the miniature."""
+"""By the concept's family, for the miniature; none is a prompt that anything is tested with (tested)."""
 
 SD: Final[dict[str, tuple[str, ...]]] = {
     "object": ("{}", "a photo of a {}", "a painting of a {}", "a {} on a table"),

@@ -20,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from bench.clip import check_source, clip_files
 from bench.cost import Note, note
 from bench.interfaces import Concept, Erasure, Judge, Progress, Rng, Slot, silent
-from bench.inversion import Span
+from bench.inversion import Span, slots
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
 from bench.sampler import Sampler
@@ -85,9 +85,12 @@ class TaskVectorErasure(Erasure):
         inversion_span: Part of the noise schedule its timesteps are from, (0, 1) is all of it.
         draws: (image, timestep, noise) triples an embedding and step.
         largest: Largest strength tried.
+        tolerance: Of the strength, as a share of it.
+        induction_samples: Images an embedding, from which it is told whether it induces the concept.
         samples: Images an embedding and strength.
         screen: So many of them first; where they settle it, the others are not made.
-        threshold: Share of an embedding's images that may show the concept.
+        threshold: Rate at which an embedding may show the concept.
+        confidence: See :class:`tvc.strength.Strength`.
         sensitivity: The checker's threshold is half-way, in log-odds, to the score that this share of the
             unedited model's images of the concept reach.
         contexts: By the concept's family, texts with one ``{}`` that the embeddings are looked at in; for
@@ -141,9 +144,12 @@ class TaskVectorErasure(Erasure):
     inversion_span: Span = (0.4, 0.9)
     draws: int = Field(2, ge=1)
     largest: float = Field(12.0, gt=0)
+    tolerance: float = Field(0.125, gt=0)
+    induction_samples: int = Field(8, ge=1)
     samples: int = Field(24, ge=1)
     screen: int = Field(8, ge=1)
     threshold: float = Field(0.05, ge=0, lt=1)
+    confidence: float = Field(0.5, gt=0, lt=1)
     sensitivity: float = Field(0.9, gt=0, le=1)
     contexts: Mapping[str, tuple[str, ...]] = MINI
     sampling_steps: int = Field(6, ge=1)
@@ -209,6 +215,15 @@ class TaskVectorErasure(Erasure):
         self.check_base(model.backbone.folder)
         if self.subset != "search":
             named_subset(model, self.subset)  # an unknown name is told before the work, not after
+        for concept in concepts:
+            if self.contexts and concept.family not in self.contexts:
+                log.warning(
+                    "%s: no contexts for the family %r; the bare word is looked at",
+                    concept.text,
+                    concept.family,
+                )
+            for context in contexts_of(concept.family, self.contexts):
+                slots(model, context)  # one that does not fit, too
         total: TaskVector | None = None
         for concept in concepts:
             alpha, vector = self._one(model, concept, rng.child(concept.text), progress)
@@ -254,8 +269,8 @@ class TaskVectorErasure(Erasure):
         log.info("%s: alpha %.3f [%.3f, %.3f]", concept.text, needed.alpha, needed.low, needed.high)
         if not needed.reached:
             log.warning(
-                "%s: not even alpha %g keeps the worst embedding under %.0f %%; the edit uses it, and is likely to "
-                "have destroyed the model: look at its utility",
+                "%s: not even alpha %g keeps the worst embedding at what chance explains of a rate of %.0f %%; the "
+                "edit uses it, and is likely to have destroyed the model: look at its utility",
                 concept.text, self.largest, 100 * self.threshold,
             )  # fmt: skip
         return needed.alpha, vector
@@ -280,14 +295,14 @@ class TaskVectorErasure(Erasure):
         return DiverseInversion(
             rows=self.rows, low=self.low, high=self.high, pairwise=self.pairwise, templates=self.templates,
             steps=self.inversion_steps, lr=self.inversion_lr, span=self.inversion_span, draws=self.draws,
-            samples=self.screen,
+            samples=self.induction_samples,
         )  # fmt: skip
 
     def strength(self) -> Strength:
         """Constants of the estimate."""
         return Strength(
-            largest=self.largest, samples=self.samples, screen=self.screen, threshold=self.threshold,
-            sensitivity=self.sensitivity,
+            largest=self.largest, tolerance=self.tolerance, samples=self.samples, screen=self.screen,
+            threshold=self.threshold, confidence=self.confidence, sensitivity=self.sensitivity,
         )  # fmt: skip
 
 

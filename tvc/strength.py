@@ -42,7 +42,8 @@ class Strength:
         samples: Images an embedding and alpha.
         screen: So many of them first: where they already settle that alpha is too small, the others
             are not made.
-        threshold: Share of an embedding's images that may show the concept.
+        threshold: Rate at which an embedding may show the concept; what the worst of them is held to is
+            what the worst of as many at this rate typically shows.
         confidence: The probability with which the worst of as many embeddings, all at the rate allowed
             or at that of false alarms, would stay at or under the level (see :func:`chance_level`); at
             0.5 the level is what the worst of them typically shows.
@@ -221,10 +222,11 @@ def estimate(
                 own = seeds[part]
                 if not own or (parts and _settled(parts[0], level * how.samples)):
                     continue
-                mine = [texts[k % len(texts)] for k in range(how.samples)][part]
+                first = part.start % len(texts)  # where going round among them stands
+                turned = [*texts[first:], *texts[:first]]
                 parts.append(
                     induced(
-                        edited, concept, vectors, mine, seeds=own, sampler=sampler, checker=strict
+                        edited, concept, vectors, turned, seeds=own, sampler=sampler, checker=strict
                     )
                 )
             looks[alpha] = _Look(torch.cat(parts, 1), floor, level)
@@ -268,7 +270,7 @@ class _Look:
 
     @property
     def worst(self) -> float:
-        return float(self.shown_RS.float().mean(1).max())
+        return float(self.shown_RS.double().mean(1).max())  # as exact as the level: a tie passes
 
 
 def _settled(shown_RS: Tensor, allowed: float) -> bool:
@@ -326,7 +328,7 @@ def _interval(
             look = looks[alphas[at]]
             seeds = look.shown_RS.shape[1]
             s = torch.randint(seeds, (seeds,), generator=generator)
-            if float(look.shown_RS[r][:, s].float().mean(1).max()) > look.level:
+            if float(look.shown_RS[r][:, s].double().mean(1).max()) > look.level:
                 break
             first = at
         found.append(alphas[first] if first < len(alphas) else how.largest)

@@ -116,7 +116,7 @@ class Retained:
         reader: Judge | None = None,
     ) -> None:
         self._concept, self._sampler, self._checker = concept, sampler, checker
-        self._contexts, self._reader = contexts, reader
+        self._contexts, self._reader, self._device = contexts, reader, base.backbone.device
         self._seeds = [rng.seed("retained", k) for k in range(samples)]
         self._drawn = self._shows(base)
         if not bool(self._drawn.any()):
@@ -143,7 +143,7 @@ class Retained:
             )
             prompts = in_contexts(name, self._contexts, len(self._seeds))
             images = model.sample(prompts, self._seeds, self._sampler).images_B3HW
-            scores = self._checker.scores(images.to(model.backbone.device), neighbour).amax(1)
+            scores = self._checker.scores(images.to(self._device), neighbour).amax(1)
             seen = (scores >= self._checker.threshold).cpu()
             shows.append(seen & self._reads(images, prompts) if self._reader else seen)
         return torch.cat(shows)
@@ -160,7 +160,7 @@ class Retained:
             rows = [i for i, prompt in enumerate(prompts) if prompt == text]
             others = tuple(t for t in known if t != text)
             whole = Concept(text=text, family="prompt", neighbours=others)
-            scores = self._reader.scores(images_B3HW[rows], whole).amax(1)
+            scores = self._reader.scores(images_B3HW[rows].to(self._device), whole).amax(1)
             right[rows] = (scores >= self._reader.threshold).cpu()
         return right
 

@@ -47,7 +47,7 @@ def compilation(model: str, device: str, size: Size) -> Iterator[dict[str, Any]]
 
 def _in_a_process(model: str, device: str, rows: int, dtype: Dtype, limit: float) -> dict[str, Any]:
     if not limit:
-        return {"skipped": "not tried: no time was left for it"}
+        return {"skipped": "not tried: no time for it"}
     words = [sys.executable, "-m", "bench.perf.compilation", model, device, str(rows), dtype]
     try:
         done = subprocess.run(

@@ -46,8 +46,8 @@ def _model(measured: Mapping[str, Any]) -> str:
     budget = measured["budget"]
     sampler = budget["sampler"]
     return (
-        f"Budget: {budget['prompts']} prompts, {budget['steps']} steps, a look every "
-        f"{budget['steps_between_looks']} (in the breakdown, unless said otherwise, every "
+        f"Budget: {budget['prompts']} prompts ({budget['prompts_alone']} one at a time), {budget['steps']} steps, "
+        f"a look every {budget['steps_between_looks']} (in the breakdown, unless said otherwise, every "
         f"{budget['steps_between_looks_in_the_breakdown']}); images of {sampler['steps']} steps of {sampler['solver']} "
         f"at guidance scale {sampler['guidance_scale']}; medians of {budget['repeats']} repeats.\n\n"
         + "\n".join(

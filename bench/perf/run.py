@@ -47,7 +47,7 @@ def measure_speed(
     quick: bool = False,
     compile_seconds: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Measures speed and memory; writes ``perf.json`` and ``README.md``, again after each row.
+    """Measures speed and memory; writes ``perf.json`` and ``README.md``, again whenever there is more.
 
     What the folder holds of the same machine, versions and commit is kept, so that a measurement
     can be made in several calls; anything else in it is replaced.
@@ -95,7 +95,7 @@ def _kept(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     earlier = json.loads(path.read_text())
     same = [{**run["machine"], "load_before": 0, "quick": run["quick"]} for run in (earlier, found)]
-    return dict(earlier["models"]) if same[0] == same[1] else {}
+    return dict(earlier["models"]) if same[0] == same[1] and not found["machine"]["dirty"] else {}
 
 
 def _write(folder: Path, found: Mapping[str, Any]) -> None:
@@ -122,7 +122,8 @@ def _measured(
     if compile_seconds is not None:
         size = replace(size, compile_limit=compile_seconds)
     budget = {
-        "prompts": size.goals, "steps": size.steps, "steps_between_looks": size.block,
+        "prompts": size.goals, "prompts_alone": min(size.goals, size.alone),
+        "steps": size.steps, "steps_between_looks": size.block,
         "steps_between_looks_in_the_breakdown": size.often, "repeats": size.repeats,
         "sampler": size.sampler.model_dump(mode="json"), "matrix": size.matrix,
     }  # fmt: skip

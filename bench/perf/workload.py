@@ -94,8 +94,7 @@ _MINI: Final = Size(
     compile_limit=600.0,
 )  # fmt: skip
 _SD14: Final = Size(
-    # So many prompts that batching them can pay, and so few steps that a measurement takes minutes: one
-    # goal at a time in float32 is a minute a run on an H200.
+    # So many prompts that batching them can pay, and so few steps that a measurement takes minutes.
     goals=16, steps=6, block=6, often=3, repeats=2, matrix=8192,
     sampler=Sampler(steps=4, guidance_scale=7.5), alone=2,
     attacks={

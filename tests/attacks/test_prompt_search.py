@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -161,6 +162,12 @@ def test_a_defence_in_the_guidance_is_attacked_through_it(target: Target) -> Non
 def test_the_step_of_a_timestep_is_the_samplers(target: Target) -> None:
     long = replace(target, sampler=Sampler(steps=10))
     assert [step_of(long, t) for t in (999, 899, 499, 120, 0)] == [0, 1, 5, 9, 9]
+    # Some pipelines come with a scheduler whose settings hold an infinity.
+    config = {**target.model.backbone.scheduler_config, "lambda_min_clipped": -math.inf}
+    clipped = replace(
+        target.model, backbone=replace(target.model.backbone, scheduler_config=config)
+    )
+    assert step_of(replace(target, model=clipped), 999) == 0
 
 
 def test_predictions_without_guidance_take_one_branch(target: Target) -> None:

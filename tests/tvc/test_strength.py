@@ -14,6 +14,7 @@ from tvc.method import TaskVectorErasure
 from tvc.strength import (
     Estimate,
     Strength,
+    _Look,
     _stricter,
     chance_level,
     estimate,
@@ -128,6 +129,29 @@ def test_the_checker_decides_half_way_to_what_the_concept_scores(
         torch.tensor([CHECKER.threshold, strict.threshold, median], dtype=torch.float64)
     )
     assert odds[1] - odds[0] == pytest.approx(float(odds[2] - odds[1]), abs=0.2)
+
+
+def test_an_embedding_at_the_level_passes() -> None:
+    for shown in range(25):  # of 24 images, of which not all shares are exact
+        row = (torch.arange(24) < shown)[None]
+        assert _Look(row, 0.0, shown / 24).worst <= shown / 24
+        assert _Look(row, 0.0, (shown - 1) / 24).worst > (shown - 1) / 24
+
+
+def test_no_context_is_a_prompt_of_any_concept(concepts: Mapping[str, Concept]) -> None:
+    tested = {text for c in concepts.values() for texts in c.prompts.values() for text in texts}
+    tested |= {p.text for c in concepts.values() for p in c.utility}
+    for c in concepts.values():
+        asked = {context.replace("{}", c.text) for context in contexts_of(c.family, MINI)}
+        assert not asked & tested
+
+
+def test_a_context_that_does_not_fit_is_told_before_the_work(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    long = TaskVectorErasure(contexts={"object": ("a very " * 40 + "{}",)})
+    with pytest.raises(ValueError, match="use a shorter template"):
+        long.erase(model, [concepts["heart"]], rng=Rng(("t",)))
 
 
 def test_a_word_is_looked_at_in_the_contexts_of_its_family() -> None:

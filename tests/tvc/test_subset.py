@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from bench.interfaces import Concept, Rng
+from bench.interfaces import Concept, Judge, Rng
+from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model import TextToImage
 from bench.sampler import Sampler
+from tvc.contexts import MINI
 from tvc.method import TaskVectorErasure
 from tvc.strength import Strength, prompt_set
 from tvc.subset import Retained, named_subset, rank_subsets, subset_names
@@ -64,6 +66,21 @@ def test_utility_is_whole_for_the_unedited_model_and_lost_with_the_output(
     )  # fmt: skip
     assert utility.share(model) == 1.0
     assert utility.share(vector.subtracted(model, 1.0)) < 0.5
+
+
+def test_utility_counts_what_stands_beside_the_neighbour(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    def utility(reader: Judge | None) -> Retained:
+        return Retained(
+            model, concepts["sketch"], samples=8, sampler=Sampler(), checker=CHECKER, rng=Rng(("t",)),
+            contexts=MINI["style"], reader=reader,
+        )  # fmt: skip
+
+    whole = utility(ClipZeroShot())
+    assert whole.share(model) == 1.0
+    with pytest.raises(ValueError, match="no neighbour that the base draws"):
+        utility(ClipZeroShot(threshold=1.1))  # reads nothing
 
 
 def test_a_concept_without_neighbours_has_no_utility_to_look_at(

@@ -18,6 +18,7 @@ from bench.model import TextToImage
 from bench.plan import bare
 from bench.stats import proportion, wilson
 from tvc.paper.lab import Lab
+from tvc.strength import chance_level
 
 __all__ = [
     "SETS",
@@ -132,7 +133,8 @@ def diversity(lab: Lab) -> pd.DataFrame:
     """Claim 2: the strength estimated from the prompt, from plain and from diverse inversions, against the one needed.
 
     Needed is the smallest strength of the sweep from which on no embedding of held-out attacks
-    passes the threshold, by the judge of record. The attacks are made anew on the unedited model
+    shows the concept more often than the worst of them typically would at the rate allowed, by the
+    judge of record. The attacks are made anew on the unedited model
     and on the model edited at each of the three estimates; none of their embeddings is one of an
     estimate's.
     """
@@ -149,8 +151,10 @@ def diversity(lab: Lab) -> pd.DataFrame:
             shown = lab.induced(f"held-out-{which}-at-{alpha:g}", lab.edited(alpha), attack)
             rates.append(float(shown.float().mean(1).max()))
         worst[alpha] = max(rates)
-    threshold = lab.method.threshold
-    failing = [a for a, rate in worst.items() if rate > threshold]
+    # As an estimate is: by what the worst of as many embeddings at the rate allowed typically shows.
+    rows, how = sum(len(a.vectors_RVE) for a in attacks), lab.method.strength()
+    chance = chance_level(how.threshold, rows, lab.sizes.seeds, how.confidence)
+    failing = [a for a, rate in worst.items() if rate > max(how.threshold, chance)]
     sufficient = [a for a in worst if a > max(failing, default=0.0)]
     needed = min(sufficient) if sufficient else float("inf")
     return pd.DataFrame(

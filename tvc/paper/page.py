@@ -35,8 +35,8 @@ _TEXTS: Final = {
     "diversity": (
         "The strength estimated from the concept's prompt alone, from plain and from diverse inversions, against "
         "the smallest strength of the sweep from which on no embedding of four held-out attacks (on the unedited "
-        "model and on the model edited at each estimate) passes. An estimate covers if it is at least what is "
-        "needed."
+        "model and on the model edited at each estimate) shows the concept more often than the worst of them "
+        "typically would at a rate of 5 %. An estimate covers if it is at least what is needed."
     ),
     "subsets": (
         "For each subset of the weights, over strengths: where no prompt set and no held-out embedding succeeds "

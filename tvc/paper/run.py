@@ -28,7 +28,15 @@ __all__ = ["CLAIMS", "Study", "on_a_suite", "reproduce", "study_of"]
 
 log = logging.getLogger(__name__)
 
-_TINY = {"steps": 8, "images": 8, "rows": 3, "inversion_steps": 8, "samples": 2, "screen": 2}
+_TINY = {
+    "steps": 8,
+    "images": 8,
+    "rows": 3,
+    "inversion_steps": 8,
+    "samples": 2,
+    "screen": 2,
+    "induction_samples": 2,
+}
 
 
 @dataclass(frozen=True)
