@@ -239,8 +239,7 @@ def _through(
     owner = torch.arange(n, device=states_RLD.device) // (n // rows)
 
     def chunk(part: slice) -> Tensor:
-        # Not a leaf: torch's FLOP counter cannot follow the gradient to one.
-        states = states_RLD.requires_grad_()[owner[part]]
+        states = states_RLD[owner[part]].requires_grad_()
         t, noise = scene.t_N[part], scene.noise_NChw[part]
         noisy = noised(model, scene.clean_NChw[part], noise, t).to(model.backbone.dtype)
         if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
