@@ -29,7 +29,7 @@ from tvc.diverse_inversion import PRESETS as INVERSIONS
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
 from tvc.finetune import PRESETS as FINE_TUNES
 from tvc.finetune import FineTune, concept_images, fine_tune
-from tvc.strength import Estimate, Strength, estimate
+from tvc.strength import Estimate, Strength, estimate, prompt_set, strongest
 from tvc.subset import SUBSETS, named_subset, rank_subsets
 from tvc.task_vector import TaskVector
 
@@ -67,7 +67,8 @@ class TaskVectorErasure(Erasure):
         mini: For the miniature, alpha by Diverse Inversion.
 
     Attributes:
-        alpha: Edit strength, or ``diverse_inversion`` to estimate it.
+        alpha: Edit strength, or ``diverse_inversion`` to estimate it: the larger of what the diverse
+            embeddings and the concept's own ask for.
         subset: Of the UNet: a name of :mod:`tvc.subset`, a block (``down_blocks.0``), or ``search``.
         images: Of the concept, sampled from the unedited model; Diverse Inversion uses them too.
         steps: Of the fine-tune.
@@ -240,13 +241,16 @@ class TaskVectorErasure(Erasure):
         )
         vector = fine_tune(model, concept, images, self.tuning(), rng=rng, progress=progress)
         if self.subset == "search" or self.alpha == "diverse_inversion":
+            own = prompt_set(
+                model, concept
+            )  # the word that everybody has may need more than what was found
             inversions = diverse_inversion(
                 model, concept, images, self.inversion(), sampler=sampler, checker=checker, rng=rng.child("select"),
                 progress=progress,
             )  # fmt: skip
         if self.subset == "search":
             best = rank_subsets(
-                model, vector, concept, inversions, self.strength(), subsets=_SEARCHED, sampler=sampler,
+                model, vector, concept, (inversions, own), self.strength(), subsets=_SEARCHED, sampler=sampler,
                 checker=checker, rng=rng.child("strength"), contexts=contexts_of(concept.family, self.contexts),
                 reader=ClipZeroShot(clip=self.clip), progress=progress,
             )[0]  # fmt: skip
@@ -260,10 +264,13 @@ class TaskVectorErasure(Erasure):
         if isinstance(self.alpha, float):
             return self.alpha, vector
         if needed is None:
-            needed = estimate(
-                lambda alpha: vector.subtracted(model, alpha) if alpha else model, concept, inversions,
-                self.strength(), sampler=sampler, checker=checker, rng=rng.child("strength"),
-                contexts=contexts_of(concept.family, self.contexts), progress=progress,
+            needed = strongest(
+                estimate(
+                    lambda alpha: vector.subtracted(model, alpha) if alpha else model, concept, found, self.strength(),
+                    sampler=sampler, checker=checker, rng=rng.child("strength"),
+                    contexts=contexts_of(concept.family, self.contexts), progress=progress,
+                )
+                for found in (inversions, own)
             )  # fmt: skip
         _say_estimate(concept, inversions, needed)
         log.info("%s: alpha %.3f [%.3f, %.3f]", concept.text, needed.alpha, needed.low, needed.high)

@@ -11,7 +11,7 @@ vectors on both sides of its evaluation: :meth:`Estimate.check_disjoint` refuses
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,15 @@ from bench.sampler import Sampler
 from tvc.contexts import BARE, in_contexts
 from tvc.diverse_inversion import InversionSet, induced
 
-__all__ = ["Estimate", "Strength", "chance_level", "estimate", "prompt_set", "smallest_alpha"]
+__all__ = [
+    "Estimate",
+    "Strength",
+    "chance_level",
+    "estimate",
+    "prompt_set",
+    "smallest_alpha",
+    "strongest",
+]
 
 _SAME = 0.9999
 
@@ -258,6 +266,11 @@ def estimate(
             "inversions": inversions.about,
         },
     )
+
+
+def strongest(estimates: Iterable[Estimate]) -> Estimate:
+    """Of estimates from several sets of embeddings the one that asks for the largest strength."""
+    return max(estimates, key=lambda e: (not e.reached, e.alpha))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.contexts import BARE, in_contexts
 from tvc.diverse_inversion import InversionSet
-from tvc.strength import Estimate, Strength, estimate
+from tvc.strength import Estimate, Strength, estimate, strongest
 from tvc.task_vector import TaskVector, block_of
 
 __all__ = ["SUBSETS", "Ranked", "Retained", "named_subset", "rank_subsets", "subset_names"]
@@ -169,7 +169,7 @@ def rank_subsets(
     model: TextToImage,
     vector: TaskVector,
     concept: Concept,
-    inversions: InversionSet,
+    inversions: Sequence[InversionSet],
     how: Strength,
     *,
     subsets: Sequence[str],
@@ -182,7 +182,8 @@ def rank_subsets(
 ) -> list[Ranked]:
     """What each subset needs and costs, the best first: those that reach the threshold, by utility.
 
-    Of subsets that hold the same parameters, the first is tried.
+    Of subsets that hold the same parameters, the first is tried. Each needs the largest strength
+    that one of the sets asks for.
 
     Raises:
         ValueError: an unknown subset; no neighbour that the base draws.
@@ -204,16 +205,19 @@ def rank_subsets(
         if frozenset(part.deltas) in seen:
             continue
         seen.add(frozenset(part.deltas))
-        needed = estimate(
-            lambda alpha, part=part: part.subtracted(model, alpha) if alpha else model,  # type: ignore[misc]
-            concept,
-            inversions,
-            how,
-            sampler=sampler,
-            checker=checker,
-            rng=rng,
-            contexts=contexts,
-            progress=progress,
+        needed = strongest(
+            estimate(
+                lambda alpha, part=part: part.subtracted(model, alpha) if alpha else model,  # type: ignore[misc]
+                concept,
+                found_before,
+                how,
+                sampler=sampler,
+                checker=checker,
+                rng=rng,
+                contexts=contexts,
+                progress=progress,
+            )
+            for found_before in inversions
         )
         share = utility.share(part.subtracted(model, needed.alpha))
         found.append(Ranked(subset, needed, share))

@@ -20,6 +20,7 @@ from tvc.strength import (
     estimate,
     prompt_set,
     smallest_alpha,
+    strongest,
 )
 from tvc.task_vector import TaskVector
 
@@ -165,6 +166,16 @@ def test_a_word_is_looked_at_in_the_contexts_of_its_family() -> None:
         TaskVectorErasure(contexts={"style": ("as a sketch",)})
     with pytest.raises(ValueError, match="got none"):
         TaskVectorErasure(contexts={"style": ()})
+
+
+def test_the_strongest_estimate_is_the_largest_and_one_that_never_sufficed_before_all() -> None:
+    def of(alpha: float, *, reached: bool = True) -> Estimate:
+        return Estimate(
+            alpha=alpha, low=alpha, high=alpha, reached=reached, curve=(), vectors_RVE=torch.zeros(1, 1, 2), about={}
+        )  # fmt: skip
+
+    assert strongest([of(1.0), of(2.0), of(1.5)]).alpha == 2.0
+    assert not strongest([of(12.0), of(12.0, reached=False)]).reached
 
 
 def test_a_set_in_which_nothing_induces_the_concept_is_refused(

@@ -103,7 +103,7 @@ def test_ranking_puts_what_reaches_the_threshold_first(
     )
     heart = concepts["heart"]
     ranked = rank_subsets(
-        model, TaskVector(model.backbone.digest, deltas), heart, prompt_set(model, heart),
+        model, TaskVector(model.backbone.digest, deltas), heart, [prompt_set(model, heart)],
         Strength(largest=1.0, tolerance=0.5, samples=2, resamples=10), subsets=["mid", "convolutions", "mid"],
         sampler=Sampler(), checker=CHECKER, rng=Rng(("t",)),
     )  # fmt: skip

@@ -48,7 +48,7 @@ def robustness(lab: Lab, competitors: Sequence[Erasure]) -> pd.DataFrame:
         lab: The concept and training seed.
         competitors: Methods to compare with.
     """
-    chosen = lab.estimate("diverse").alpha
+    chosen = lab.chosen()
     labels = unique_labels(competitors)
     models: dict[str, tuple[str, float, TextToImage]] = {"none": ("none", 0.0, lab.model)}
     models |= {n: (n, 1.0, erased(lab, c)) for n, c in zip(labels, competitors, strict=True)}
@@ -226,7 +226,7 @@ def prompt_space(lab: Lab, competitors: Sequence[Erasure]) -> pd.DataFrame:
     models |= {
         n: erased(lab, c) for n, c in zip(unique_labels(competitors), competitors, strict=True)
     }
-    models["task_vector"] = lab.edited(lab.estimate("diverse").alpha)
+    models["task_vector"] = lab.edited(lab.chosen())
     frames = []
     for label, model in models.items():
         shown = torch.tensor(lab.kept(f"map-{label}", partial(_map, lab, model, points)))

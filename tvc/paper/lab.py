@@ -25,7 +25,7 @@ from tvc.contexts import contexts_of
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
 from tvc.finetune import concept_images, fine_tune
 from tvc.method import TaskVectorErasure
-from tvc.strength import Estimate, estimate, prompt_set
+from tvc.strength import Estimate, estimate, prompt_set, strongest
 from tvc.subset import named_subset
 from tvc.task_vector import TaskVector
 
@@ -191,6 +191,10 @@ class Lab:
             return Estimate(vectors_RVE=torch.tensor(fields.pop("vectors")), curve=curve, **fields)
 
         return self._kept(f"estimate-{kind}-{subset}.json", load, save, make)
+
+    def chosen(self) -> float:
+        """The strength that the method chooses by Diverse Inversion, on the whole network."""
+        return strongest(self.estimate(kind) for kind in ("diverse", "prompt")).alpha
 
     def edited(self, alpha: float, subset: str = "all") -> TextToImage:
         """The model less the vector."""

@@ -29,7 +29,8 @@ _TEXTS: Final = {
         "and seeds that no edit saw."
     ),
     "target": (
-        "Whole network, all training seeds together. The strength was chosen through the miniature's CLIP on "
+        "Whole network, all training seeds together. The strength is the larger of what the diverse embeddings and "
+        "the concept's own ask for, chosen through the miniature's CLIP on "
         "inverted embeddings; the judge of record, the prompts and the seeds are others."
     ),
     "diversity": (
