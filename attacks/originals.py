@@ -73,9 +73,8 @@ def guidance_scale(target: Target, given: float | None) -> float:
 def step_of(target: Target, t: int) -> int:
     """The sampling step nearest to timestep ``t``: a guidance may warm up by steps, not timesteps."""
     config = target.model.backbone.scheduler_config
-    key = json.dumps(
-        dict(config), sort_keys=True
-    )  # some schedulers have an infinity, which is no JSON of ours
+    # Not by canonical_json: some schedulers have an infinity.
+    key = json.dumps(dict(config), sort_keys=True)
     times = torch.tensor(_times(target.sampler, key), dtype=torch.float64)
     return int((times - t).abs().argmin())
 

@@ -31,7 +31,8 @@ def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> Iterator[dict
     for attack, (dtype, model) in product(size.attacks, models.items()):
         batched = Workload(model, size, attack)
         alone = reference(batched)
-        counted = {"reference": one_by_one(few(batched)), "batched": few(batched)}
+        some = few(batched)
+        counted = {"reference": one_by_one(some), "batched": some}
         flops = {
             name: operations(partial(work.run, steps=1, iterations=1))
             for name, work in counted.items()

@@ -53,9 +53,10 @@ def _step(work: Workload) -> tuple[str, int, float]:
     def clock(done: int, total: int, what: str) -> None:
         times.append(synchronised(where))
 
+    some = few(work)
     with counting_flops() as so_far:
-        few(work).run(lambda done, total, what: counted.append(so_far()), steps=2, iterations=2)
-    share = work.size.goals / few(work).size.goals
+        some.run(lambda done, total, what: counted.append(so_far()), steps=2, iterations=2)
+    share = work.size.goals / some.size.goals
     steps = max(3, work.size.steps // 2)
     work.run(clock, steps=steps, iterations=steps)
     took = [later - sooner for sooner, later in pairwise(times)]
@@ -65,12 +66,13 @@ def _step(work: Workload) -> tuple[str, int, float]:
 def _sampling(work: Workload) -> tuple[str, int, float]:
     """Sampling an image of every goal's prompt."""
     prompts = [goal.prompt for goal in work.goals()]
-    counted = len(few(work).goals())
+    some = few(work)
+    counted = some.size.goals
 
     def sample(model: TextToImage, rows: int) -> object:
         return model.sample(prompts[:rows], range(rows), work.size.sampler)
 
-    flops = operations(partial(sample, few(work).model, counted)) * len(prompts) / counted
+    flops = operations(partial(sample, some.model, counted)) * len(prompts) / counted
     run = partial(sample, work.model, len(prompts))
     job = {"sampling": Job(run=run, warm=run)}
     took = measure(job, work.size.repeats, work.model.backbone.device)["sampling"]

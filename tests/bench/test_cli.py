@@ -631,10 +631,7 @@ def test_networks_are_compiled_where_it_is_asked_for(asked: bool) -> None:
     base, _, _ = cli._plan("mini-quick", (), None, None, compiled=asked)
     assert base.backbone.compiled == asked
     networks = (base.backbone.unet, base.backbone.vae.decoder)
-    assert [n._compiled_call_impl is not None for n in networks] == [
-        asked,
-        asked,
-    ]  # called: not compiled yet
+    assert [n._compiled_call_impl is not None for n in networks] == [asked, asked]
     assert base.backbone.text_encoder._compiled_call_impl is None
     exported = base.to_diffusers()
     assert exported.unet._compiled_call_impl is None  # an ordinary pipeline
