@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from bench.digest import digest_of, file_sha256
 from bench.errors import UsageError
 from bench.mini.paths import model_folder
+from bench.on_cpu import suit_cpu
 
 __all__ = ["Backbone", "load_backbone"]
 
@@ -197,6 +198,8 @@ def load_backbone(
     for module in (pipe.unet, pipe.vae):
         module.to(device=device, memory_format=torch.channels_last)
     pipe.text_encoder.to(device)
+    if torch.device(device).type == "cpu":
+        suit_cpu(pipe.unet, pipe.vae, pipe.text_encoder)
     backbone = Backbone(
         tokenizer=pipe.tokenizer,
         text_encoder=pipe.text_encoder,

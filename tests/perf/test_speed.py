@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -107,3 +107,20 @@ def test_find_of_1000_entries_again(benchmark: BenchmarkFixture, store: Path) ->
 
     assert find() == 1000
     assert benchmark(find) == 1000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 12])
+def test_a_gradient_through_the_unet(
+    benchmark: BenchmarkFixture, rows: int, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    one = load_model(dtype=dtype)
+    states = one.encode(PROMPTS[:rows])
+    noisy = one.noise(range(rows), Sampler()).to(one.backbone.dtype)
+
+    def gradient() -> Tensor:
+        given = states.clone().requires_grad_()
+        error = one.denoise(noisy, 500, given).float().square().mean((1, 2, 3)).sum()
+        return torch.autograd.grad(error, given)[0]
+
+    assert benchmark(gradient).isfinite().all()

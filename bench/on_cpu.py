@@ -1,0 +1,71 @@
+"""What a CPU computes otherwise than torch's fused kernels, because it is faster: the same numbers, but for rounding.
+
+torch 2.15 on two cores: fused attention is slow where there are few keys, and its backward pass in
+bfloat16 is slower than in float32; so is bfloat16's group norm. Products of matrices are fast in
+both. What it gives is in ``tvc-bench perf``; a GPU's kernels are left alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["CpuAttention", "Float32GroupNorm", "suit_cpu"]
+
+# More keys than these: the table of scores is large, and the fused kernel is the faster one.
+_KEYS: Final = {torch.float32: 80, torch.bfloat16: 1024}
+
+
+class CpuAttention:
+    """Attention of a UNet: plain products where there are few keys, else torch's fused kernel."""
+
+    def __init__(self) -> None:
+        self._plain, self._fused = AttnProcessor(), AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """A diffusers attention processor: states [B, N, C] for states [B, N, C] and a context [B, L, D]."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        few = context.ndim == 3 and context.shape[1] <= _KEYS.get(context.dtype, 0)
+        kernel = self._plain if few else self._fused
+        out: Tensor = kernel(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        return out
+
+
+class Float32GroupNorm(nn.GroupNorm):
+    """A group norm that is computed in float32, whatever it is given."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See ``torch.nn.GroupNorm``."""
+        weight, bias = (None if x is None else x.float() for x in (self.weight, self.bias))
+        normed = functional.group_norm(input.float(), self.num_groups, weight, bias, self.eps)
+        return normed.to(input.dtype)
+
+
+def suit_cpu(unet: Any, vae: Any, text_encoder: Any) -> None:
+    """Changes how networks that are on a CPU are computed; their parameters and names stay.
+
+    Args:
+        unet: ``UNet2DConditionModel``.
+        vae: ``AutoencoderKL``.
+        text_encoder: ``CLIPTextModel``.
+    """
+    unet.set_attn_processor(CpuAttention())
+    if next(iter(unet.parameters())).dtype != torch.bfloat16:
+        return
+    text_encoder.set_attn_implementation("eager")
+    for network in (unet, vae):
+        for module in network.modules():
+            # The class alone: the parameters are the module's own.
+            if type(module) is nn.GroupNorm:
+                module.__class__ = Float32GroupNorm
