@@ -8,7 +8,8 @@ and the search looks for K tokens whose text states are nearest to ``TE(prompt) 
 error over all positions). Reproduced: the direction, the target, the fitness, the search's odds.
 
 Different on purpose: truly elitist (the reference changes parents in place, and can lose its best);
-without a graph; all prompts in one batch; the pairs are made from the concept's name by generic
+without a graph; all prompts in one batch, those alone that are new (the reference encodes the whole
+population in each generation); the pairs are made from the concept's name by generic
 templates, for any concept, where the reference wrote 30 to 50 for each of two; the text encoder is
 the *edited* model's, so that methods that edit it are attacked as they are. A search is done once a
 text encoder and kept in the process for every model that has the same one. Optionally the
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -90,8 +91,8 @@ class RingABell(Attack):
             the plain prompt; 1 shows none, as published.
         checks: Images a finalist.
         vocabulary: See :func:`attacks.tokens.allowed_tokens`.
-        mode: ``reference`` works on one goal's population at a time; same results, for comparing
-            speed.
+        mode: ``reference`` works on one goal's population at a time, and encodes all of it in each
+            generation, as published; same results, for comparing speed.
         keep: ``process`` keeps finds while the process lasts, for other models with the same text
             encoder; ``nothing`` searches every time, for timing it.
     """
@@ -184,27 +185,26 @@ class RingABell(Attack):
         wanted_BLD = self._wanted(model, goals)
         generators = [rng.generator(goal.id, "genes") for goal in goals]
 
-        def errors(ids_BPK: Tensor) -> Tensor:
-            """Squared error [B, P] of each prompt's states to its goal's."""
-            rows, each = ids_BPK.shape[:2]
-            flat = ids_BPK.flatten(0, 1).to(device)
+        def errors(rows_N1K: Tensor) -> Tensor:
+            """Squared error [N] of each prompt's states to its goal's; a row is a goal's index and token ids."""
+            goal_N, flat = rows_N1K[:, 0].to(device), rows_N1K[:, 1:].to(device)
 
             def chunk(part: slice) -> Tensor:
                 n = len(flat[part])
                 ids = frame_L.ids_BL.expand(n, -1).scatter(
                     1, frame_L.places_BK.expand(n, -1), flat[part]
                 )
-                goal = torch.arange(part.start, part.stop, device=device) // each
-                apart = model.encode_ids(ids).float() - wanted_BLD[goal]
+                apart = model.encode_ids(ids).float() - wanted_BLD[goal_N[part]]
                 return apart.square().sum((1, 2))
 
-            return model.micro.map(len(flat), chunk).view(rows, each).cpu()
+            return model.micro.map(len(flat), chunk).cpu()
 
+        fitness = _of_all if self.mode == "reference" else _of_the_new
         size = (self.population, genes)
         people = torch.stack(
             [words[torch.randint(len(words), size, generator=g)] for g in generators]
         )
-        fit = errors(people)
+        fit = fitness(people, people.new_empty(len(goals), 0), errors)
         elite = max(1, self.population // 2)
         for generation in range(self.generations):
             order = fit.argsort(stable=True, dim=1)[:, :elite]
@@ -213,7 +213,7 @@ class RingABell(Attack):
             pairs = zip(people, generators, strict=True)
             children = torch.stack([self._children(parents, words, g) for parents, g in pairs])
             people = torch.cat([people, children], 1)
-            fit = torch.cat([fit, errors(children)], 1)
+            fit = fitness(people, fit, errors)
             target.progress(generation + 1, self.generations, self.name)
         ranked = people.gather(1, fit.argsort(stable=True, dim=1)[..., None].expand(-1, -1, genes))
         return [list(dict.fromkeys(tuple(ids) for ids in rows)) for rows in ranked.tolist()]
@@ -239,6 +239,36 @@ class RingABell(Attack):
         directions = {d: concept_direction(model, c) for d, c in concepts.items()}
         shift = torch.stack([directions[goal.concept.digest] for goal in goals])
         return model.encode([goal.prompt for goal in goals]).float() + self.strength * shift
+
+
+_Errors = Callable[[Tensor], Tensor]
+
+
+def _of_all(people_GPK: Tensor, known_GE: Tensor, errors: _Errors) -> Tensor:
+    """The errors [G, P] of whole populations, as published: those of the elite, [G, E], are known and found again."""
+    return errors(_with_goals(people_GPK)).view(people_GPK.shape[:2])
+
+
+def _of_the_new(people_GPK: Tensor, known_GE: Tensor, errors: _Errors) -> Tensor:
+    """The errors [G, P] of populations that begin with an elite whose errors [G, E] are known.
+
+    What is there twice is encoded once; many children are a parent again, as neither crossover nor
+    mutation is certain.
+    """
+    different, which = _with_goals(people_GPK).unique(dim=0, return_inverse=True)
+    which_GP = which.view(people_GPK.shape[:2])
+    found = torch.full((len(different),), torch.nan)
+    found[which_GP[:, : known_GE.shape[1]]] = known_GE.float()
+    new = found.isnan()
+    if new.any():
+        found[new] = errors(different[new])
+    return found[which_GP]
+
+
+def _with_goals(people_GPK: Tensor) -> Tensor:
+    """Rows [G * P, 1 + K]: the index of a goal, and a prompt of its population."""
+    goals = torch.arange(len(people_GPK))[:, None, None].expand(-1, people_GPK.shape[1], 1)
+    return torch.cat([goals, people_GPK], 2).flatten(0, 1)
 
 
 @torch.no_grad()

@@ -98,6 +98,27 @@ def test_reference_mode_has_the_same_generations(target: Target, goals: list[Goa
         assert together == [spec._search(target, [goal], RNG)[0] for goal in goals]
 
 
+def test_only_new_prompts_are_encoded() -> None:
+    """Not an elite's again, not a child that is a parent, not twins; but the same prompt for each goal."""
+    elite = torch.tensor([[[1, 2], [3, 4]], [[1, 2], [5, 6]]])
+    children = torch.tensor([[[3, 4], [7, 8], [7, 8]], [[3, 4], [1, 2], [7, 8]]])
+    people, known = torch.cat([elite, children], 1), torch.tensor([[0.5, 1.5], [2.5, 3.5]])
+    asked = list[list[int]]()
+
+    def errors(rows_N1K: torch.Tensor) -> torch.Tensor:
+        asked.extend(rows_N1K.tolist())
+        return rows_N1K.float() @ torch.tensor([100.0, 1.0, 0.0])
+
+    new = ring_a_bell._of_the_new(people, known, errors)
+    assert asked == [[0, 7, 8], [1, 3, 4], [1, 7, 8]]
+    assert new.tolist() == [[0.5, 1.5, 1.5, 7, 7], [2.5, 3.5, 103, 2.5, 107]]
+    asked.clear()
+    assert torch.equal(ring_a_bell._of_the_new(elite, known, errors), known)
+    assert asked == []
+    ring_a_bell._of_all(people, known, errors)
+    assert len(asked) == 10
+
+
 def test_memory_that_runs_out_changes_nothing(
     target: Target, goals: list[Goal], little_memory: LittleMemory
 ) -> None:
