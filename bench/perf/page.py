@@ -60,24 +60,33 @@ def _model(measured: Mapping[str, Any]) -> str:
 def _throughput(rows: Iterable[Mapping[str, Any]]) -> str:
     return _table(
         (
-            "attack", "dtype", "prompts/h one at a time", "prompts/h batched", "ratio", "work one at a time / batched",
-            "same finds", "memory one at a time, MiB", "memory batched, MiB",
+            "attack", "prompts/h one at a time, float32", "batched in", "prompts/h batched", "ratio",
+            "work one at a time / batched", "same finds", "taken for the concept one at a time", "batched",
+            "memory one at a time, MiB", "memory batched, MiB",
         ),
         (
             (
                 r["attack"],
-                r["dtype"],
                 f"{r['reference']['prompts_per_hour']:.0f}",
+                r["dtype"],
                 f"{r['batched']['prompts_per_hour']:.0f}",
                 f"{r['ratio']:.2f}",
                 f"{r['work_ratio']:.3f}",
                 f"{r['same_finds']} of {r['prompts_alone']}",
+                _taken(r["reference"]),
+                _taken(r["batched"]),
                 _memory(r["reference"]),
                 _memory(r["batched"]),
             )
             for r in rows
         ),
     )  # fmt: skip
+
+
+def _taken(figures: Mapping[str, Any]) -> str:
+    """Finds that the attacker's judge takes for the concept, of those it was shown; empty where it saw none."""
+    shown = figures["looked_at"]
+    return f"{figures['taken_for_the_concept']} of {shown}" if shown else ""
 
 
 def _breakdown(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -106,9 +106,9 @@ def _write(folder: Path, found: Mapping[str, Any]) -> None:
 
 
 def _measured_in(device: torch.device) -> tuple[Dtype, ...]:
-    """The precisions of the throughput: half of it where the device has it, which CPUs only mimic."""
-    has_half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return _DTYPES if has_half else ("float32",)
+    """The precisions of the batches in the throughput: half of it too, unless a GPU only mimics it."""
+    mimics = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return ("float32",) if mimics else _DTYPES
 
 
 def _measured(

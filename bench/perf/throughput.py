@@ -1,17 +1,16 @@
-"""Attacks in one batch against one problem at a time: the same attack, the same budget."""
+"""Attacks in one batch against one problem at a time in float32, as published: the same attack, the same budget."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import product
 from typing import Any, Final
 
 from bench.interfaces import Candidate
 from bench.model import TextToImage
 from bench.perf.flops import operations
 from bench.perf.timing import Measured, measure
-from bench.perf.workload import Dtype, Size, Workload, few, one_by_one, reference
+from bench.perf.workload import Dtype, Size, Workload, few, one_by_one, reference, surrogate
 
 __all__ = ["same_find", "throughput"]
 
@@ -19,46 +18,49 @@ _NEAR: Final = 0.01
 
 
 def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> Iterator[dict[str, Any]]:
-    """Rows, one an attack and a precision, each when it is measured.
+    """Rows, one an attack and a precision of the batch, each attack's when it is measured.
 
-    Each says whether it was the same attack: FLOPs of a small run one by one over those in a batch
-    (1 is the same work), and how many of the finds agree.
+    One at a time is in float32, as published. Each row says whether it was the same attack: FLOPs of
+    a small run one by one over those in a batch (1 is the same work), how many of the finds agree,
+    and how many finds the attacker's judge takes for the concept in either mode.
 
     Args:
-        models: The edited model in the precisions to measure.
+        models: The edited model in float32, and in the other precisions to measure.
         size: How much.
     """
-    for attack, (dtype, model) in product(size.attacks, models.items()):
-        batched = Workload(model, size, attack)
-        alone = reference(batched)
-        some = few(batched)
+    for attack in size.attacks:
+        batched = {dtype: Workload(model, size, attack) for dtype, model in models.items()}
+        alone = reference(batched["float32"])
+        some = few(batched["float32"])
         counted = {"reference": one_by_one(some), "batched": some}
         flops = {
             name: operations(partial(work.run, steps=1, iterations=1))
             for name, work in counted.items()
         }
         took = measure(
-            {"reference": alone.job(), "batched": batched.job()},
+            {"reference": alone.job(), **{dtype: work.job() for dtype, work in batched.items()}},
             size.repeats,
-            model.backbone.device,
+            models["float32"].backbone.device,
         )
-        figures = {
-            "reference": _figures(took["reference"], alone.size.goals),
-            "batched": _figures(took["batched"], size.goals),
-        }
-        rates = {name: row["prompts_per_hour"] for name, row in figures.items()}
-        pairs = zip(took["reference"].result, took["batched"].result, strict=False)
-        yield {
-            "attack": attack,
-            "dtype": dtype,
-            "fields": batched.spec().model_dump(mode="json"),
-            "prompts": size.goals,
-            "prompts_alone": alone.size.goals,
-            **figures,
-            "ratio": rates["batched"] / rates["reference"],
-            "work_ratio": flops["reference"] / flops["batched"],
-            "same_finds": sum(same_find(a, b) for a, b in pairs),
-        }
+        one = took["reference"]
+        for dtype, work in batched.items():
+            figures = {
+                "reference": _figures(one, alone.size.goals),
+                "batched": _figures(took[dtype], size.goals),
+            }
+            rates = {name: row["prompts_per_hour"] for name, row in figures.items()}
+            pairs = zip(one.result, took[dtype].result, strict=False)
+            yield {
+                "attack": attack,
+                "dtype": dtype,
+                "fields": work.spec().model_dump(mode="json"),
+                "prompts": size.goals,
+                "prompts_alone": alone.size.goals,
+                **figures,
+                "ratio": rates["batched"] / rates["reference"],
+                "work_ratio": flops["reference"] / flops["batched"],
+                "same_finds": sum(same_find(a, b) for a, b in pairs),
+            }
 
 
 def same_find(one: Candidate, other: Candidate) -> bool:
@@ -72,9 +74,13 @@ def same_find(one: Candidate, other: Candidate) -> bool:
 
 
 def _figures(took: Measured, prompts: int) -> dict[str, Any]:
+    bar = surrogate().threshold
+    views = [find.own_score for find in took.result if find.own_score is not None]
     return {
         "seconds": list(took.seconds),
         "prompts_per_hour": 3600 * prompts / took.median,
         "peak_mb": took.peak_mb,
         "added_mb": took.added_mb,
+        "looked_at": len(views),
+        "taken_for_the_concept": sum(view >= bar for view in views),
     }

@@ -42,6 +42,7 @@ __all__ = [
     "one_by_one",
     "reference",
     "size_of",
+    "surrogate",
 ]
 
 Dtype = Literal["float32", "bfloat16"]
@@ -137,6 +138,14 @@ def concept() -> Concept:
     return load_suite("mini-quick").known_concepts()[_CONCEPT]
 
 
+def surrogate() -> Judge:
+    """The attacker's own judge."""
+    judge = registry.build("judge", "clip_zero_shot")
+    if not isinstance(judge, Judge):
+        raise UsageError(f"expected a judge, got {judge.kind} {judge.name}")
+    return judge
+
+
 def edited(model: str, device: str, dtype: Dtype) -> TextToImage:
     """``miniature`` or ``sd14`` with an edit of its weights, so that the cost of having one is in every figure."""
     base = (
@@ -190,10 +199,7 @@ class Workload:
 
     def run(self, progress: Progress = silent, **budget: Any) -> list[Candidate]:
         """Runs the attack."""
-        judge = registry.build("judge", "clip_zero_shot")
-        if not isinstance(judge, Judge):
-            raise UsageError(f"expected a judge, got {judge.kind} {judge.name}")
-        target = Target(self.model, self.size.sampler, judge, progress)
+        target = Target(self.model, self.size.sampler, surrogate(), progress)
         return self.spec(**budget).run(target, self.goals(), rng=Rng(("perf",)))
 
     def goals(self) -> list[Goal]:

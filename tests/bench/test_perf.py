@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,21 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     assert "Not measured: Stable Diffusion" in page
     assert found["machine"]["threads"] == torch.get_num_threads()
     mini = found["models"]["miniature"]
-    rows = {row["attack"]: row for row in mini["throughput"]}
-    assert set(rows) == {"unlearn_diff_atk", "p4d", "concept_inversion", "ring_a_bell"}
-    assert len(rows) == len(mini["throughput"])  # on a CPU in one precision
-    assert re.search(r"ring.*bell \| float32 \|", page)
-    for row in rows.values():
-        assert row["dtype"] == "float32"
-        assert row["same_finds"] == row["prompts"] == row["prompts_alone"] == 2
-        assert row["work_ratio"] == pytest.approx(1.0, abs=0.1)
+    rows = mini["throughput"]
+    attacks = {"unlearn_diff_atk", "p4d", "concept_inversion", "ring_a_bell"}
+    both = ("float32", "bfloat16")
+    assert sorted((r["attack"], r["dtype"]) for r in rows) == sorted(product(attacks, both))
+    assert re.search(r"ring.*bell \| \d+ \| bfloat16 \|", page)
+    for row in rows:
+        assert row["prompts"] == row["prompts_alone"] == 2
+        if row["dtype"] == "float32":
+            assert row["same_finds"] == 2
+        # Only what is new is encoded in a batch of ring_a_bell.
+        least, most = (1.1, 4.0) if row["attack"] == "ring_a_bell" else (0.9, 1.1)
+        assert least < row["work_ratio"] < most
         assert row["reference"]["added_mb"] >= 0
+        for way in (row["reference"], row["batched"]):
+            assert 0 <= way["taken_for_the_concept"] <= way["looked_at"] == 2
     variants = [row["variant"] for row in mini["breakdown"]]
     names = [switch.name for switch in SWITCHES]
     assert variants[0] == "start"
@@ -182,6 +189,7 @@ def test_throughput_has_a_row_for_each_precision(model: TextToImage) -> None:
     assert [(r["attack"], r["dtype"]) for r in rows] == [
         ("ring_a_bell", "float32"), ("ring_a_bell", "bfloat16"),
     ]  # fmt: skip
+    assert rows[0]["reference"] == rows[1]["reference"]  # one at a time is in float32, for both
 
 
 @pytest.mark.parametrize("has_half", [True, False])
@@ -189,7 +197,7 @@ def test_half_precision_is_measured_where_the_device_has_it(
     monkeypatch: pytest.MonkeyPatch, has_half: bool
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **asked: has_half)
-    assert run._measured_in(CPU) == ("float32",)
+    assert run._measured_in(CPU) == ("float32", "bfloat16")
     found = run._measured_in(torch.device("cuda"))
     assert found == (("float32", "bfloat16") if has_half else ("float32",))
 
