@@ -7,32 +7,33 @@ at the concept's name, and for defences in the guidance a loss through that guid
 prompts, safe latent diffusion).
 
 Different on purpose: one loss for every defence, the error of the model's own guided prediction,
-where the reference has a script and a target a method; plain Adam on the learned rows, where the
-reference decays the whole table and restores it; images are encoded once; several restarts learn in
-one batch, and the attacker's judge picks among them for each goal, because the loss does not rank
-restarts well. Momentum of safe latent diffusion is met at its size in sampling, but with the
-predictions of one timestep, where the reference sums the loss over a window of them: against that
-defence the attack stays weak, and a low success says less there than elsewhere. An
-embedding is learned once a (model, concept), from the name alone, so it does not depend on the
-goals.
+where the reference has a script a method. What should be predicted is the noise; behind a defence in
+the guidance, what the original model predicts for the concept's name at that scale, which is the
+reference's target for negative prompts. Plain Adam on the learned rows, where the reference decays
+the whole table and restores it; images are encoded once; several restarts learn in one batch, and
+the attacker's judge picks among them for each goal, because the loss does not rank restarts well.
+Momentum of safe latent diffusion is met at its size in sampling, but with the predictions of one
+timestep, where the reference sums the loss over a window of them. An embedding is learned once a
+(model, concept), from the name alone, so it does not depend on the goals.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from attacks.batches import Mode, batches
-from attacks.originals import guidance_scale, target_latents, templates
+from attacks.originals import guidance_scale, target_latents, templates, unedited
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
+from bench.guidance import ClassifierFree
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
-from bench.inversion import Slots, Span, invert, name_embedding, slots, states_with
+from bench.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
 from bench.model import TextToImage
 from bench.spec import runtime
 
@@ -59,20 +60,23 @@ class ConceptInversion(Attack):
         span: Part of the noise schedule the timesteps are from, (0, 1) is all of it.
         loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,
             else 1.
+        wanted: What the edited model should predict: the ``noise``, or what the ``original`` model
+            predicts for the concept's name at the loss's scale; ``None``: the original's for a
+            defence in the guidance, as published for negative prompts, else the noise, as published.
         mode: ``reference`` learns one restart after the other and samples one goal's images at a
             time; same results, for comparing speed.
     """
 
     name: ClassVar[str] = "concept_inversion"
     access: ClassVar[Access] = Access.EMBEDDING
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {
             "images": 25, "steps": 5000, "lr": 0.08, "draws": 16, "vectors": 1, "restarts": 1, "checks": 1,
         },
         "mini": {
-            "images": 24, "steps": 150, "lr": 0.05, "draws": 8, "vectors": 2, "restarts": 2, "checks": 2,
+            "images": 24, "steps": 150, "lr": 0.05, "draws": 8, "vectors": 4, "restarts": 2, "checks": 2,
             "span": (0.4, 0.9),
         },
     }  # fmt: skip
@@ -85,6 +89,7 @@ class ConceptInversion(Attack):
     checks: int = Field(1, ge=1)
     span: Span = (0.0, 1.0)
     loss_scale: float | None = Field(None, ge=0)
+    wanted: Literal["noise", "original"] | None = None
     mode: Mode = runtime("batched")
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
@@ -168,6 +173,7 @@ class ConceptInversion(Attack):
         texts = [slots(model, template, self.vectors) for template in said]
         start = torch.stack([self._start(model, concept, rng, r) for r in range(self.restarts)])
         # Rows are independent, so how many there are at a time changes nothing but speed.
+        scale = guidance_scale(target, self.loss_scale)
         block = 1 if self.mode == "reference" else self.restarts
         found = [
             invert(
@@ -179,9 +185,10 @@ class ConceptInversion(Attack):
                 steps=self.steps,
                 lr=self.lr,
                 draws=self.draws,
-                guidance_scale=guidance_scale(target, self.loss_scale),
+                guidance_scale=scale,
                 span=self.span,
                 sampled_at=target.sampler.times(model.backbone.scheduler_config),
+                wanted=self._wanted(target, concept, scale),
                 progress=target.progress,
                 what=f"{self.name}: {concept.text}",
             )
@@ -189,6 +196,23 @@ class ConceptInversion(Attack):
         ]
         vectors_RVE = torch.cat([one.vectors_RVE for one in found])
         return vectors_RVE, torch.cat([one.faults_R2 for one in found])
+
+    def _wanted(self, target: Target, concept: Concept, scale: float) -> Wanted | None:
+        """What the edited model should predict: the noise, or what the original does for the concept's name."""
+        guided = not isinstance(target.model.guidance, ClassifierFree)
+        if (self.wanted or ("original" if guided else "noise")) == "noise":
+            return None
+        model = unedited(target.model)
+        with torch.no_grad():
+            said = model.encode([text.format(concept.text) for text in templates(concept)])
+            contexts_TKLD = [model.guidance.contexts(model, one[None])[:, 0] for one in said]
+
+        @torch.no_grad()
+        def predicted(text: int, noisy_NChw: Tensor, t_N: Tensor) -> Tensor:
+            contexts = contexts_TKLD[text][:, None].expand(-1, len(noisy_NChw), -1, -1)
+            return model.guide(noisy_NChw, t_N, contexts, scale)[0]
+
+        return predicted
 
     def _start(self, model: TextToImage, concept: Concept, rng: Rng, restart: int) -> Tensor:
         """Where a restart begins, [V, E]: at the name, as published, or at words drawn at random."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -27,6 +28,7 @@ __all__ = [
     "Inverted",
     "Slots",
     "Span",
+    "Wanted",
     "gradient_faults",
     "invert",
     "name_embedding",
@@ -43,6 +45,9 @@ def _rising(span: tuple[float, float]) -> tuple[float, float]:
 
 Span = Annotated[tuple[float, float], AfterValidator(_rising)]
 """A part of the noise schedule, as fractions: 0 is no noise."""
+
+Wanted = Callable[[int, Tensor, Tensor], Tensor]
+"""What should be predicted: index of the text, noisy latents [N, C, h, w], timesteps [N] -> [N, C, h, w]."""
 
 _CHUNK = 25
 
@@ -145,6 +150,7 @@ def invert(
     guidance_scale: float = 1.0,
     span: tuple[float, float] = (0.0, 1.0),
     sampled_at: Sequence[float] = (),
+    wanted: Wanted | None = None,
     progress: Progress = silent,
     what: str = "inversion",
 ) -> Inverted:
@@ -167,6 +173,7 @@ def invert(
         sampled_at: Timesteps of the sampler's steps, first to last. A guidance is then met as at
             the nearest one (see :func:`bench.guidance.combine_as_sampled`); without them, as at the
             first.
+        wanted: What the model should predict; by default the noise.
         progress: Told after each step.
         what: Said to ``progress``.
 
@@ -191,12 +198,16 @@ def invert(
         assert drawn is not None  # noqa: S101 (the first step draws)
         which, t, noise = (x[step % _CHUNK].to(device) for x in drawn)
         nearest = _nearest(sampled_at, drawn[1][step % _CHUNK].flatten())
-        text = texts[step % len(texts)]
+        at = step % len(texts)
+        text = texts[at]
         with model_time():
             states_RLD = states_with(
                 model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors
             )
-            scene = _Scene(latents[which.flatten()], noise.flatten(0, 1), t.flatten(), nearest)
+            said = None if wanted is None else partial(wanted, at)
+            scene = _Scene(
+                latents[which.flatten()], noise.flatten(0, 1), t.flatten(), nearest, said
+            )
             losses, pull_RLD = _through(model, scene, states_RLD.detach(), guidance_scale)
             (vectors.grad,) = torch.autograd.grad(states_RLD, vectors, pull_RLD.to(states_RLD))
             faults += gradient_faults(vectors.grad)
@@ -220,12 +231,14 @@ class _Scene:
         noise_NChw: What is added to them.
         t_N: At which timesteps.
         steps: The sampling steps at which the guidance is met.
+        wanted: What should be predicted for noisy latents at their timesteps; ``None``: the noise.
     """
 
     clean_NChw: Tensor
     noise_NChw: Tensor
     t_N: Tensor
     steps: Sequence[int]
+    wanted: Callable[[Tensor, Tensor], Tensor] | None
 
 
 def _through(
@@ -247,7 +260,8 @@ def _through(
         else:
             contexts = model.guidance.contexts(model, states)
             eps = model.guide_as_sampled(noisy, t, contexts, scale, scene.steps[part])
-        losses = (eps - noise).float().square().mean((1, 2, 3))
+        aim = noise if scene.wanted is None else scene.wanted(noisy, t)
+        losses = (eps - aim).float().square().mean((1, 2, 3))
         (grad,) = torch.autograd.grad(losses.sum(), states)
         return torch.cat([losses.detach()[:, None], grad.float().flatten(1)], 1)
 

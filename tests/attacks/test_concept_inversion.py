@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from attacks import concept_inversion
 from attacks.concept_inversion import ConceptInversion, slots_for
 from bench.batching import MicroBatch
 from bench.guidance import NegativePrompt
 from bench.interfaces import Concept, Goal, Rng, Target
-from bench.inversion import name_embedding, states_with
+from bench.inversion import Inverted, invert, name_embedding, states_with
 from bench.judges.mini import MiniJudge
 from bench.model import TextToImage
 from bench.perf.throughput import same_find
@@ -154,10 +155,54 @@ def test_the_loss_goes_through_a_defence_in_the_guidance(target: Target, goals: 
     guided = replace(target, model=target.model.with_guidance(NegativePrompt(text="heart")))
     concept, rng = goals[0].concept, RNG.child("heart")
     adaptive, blind = (
-        spec._learn(guided, concept, rng)[0] for spec in (SMALL, SMALL.model_copy(update={"loss_scale": 1.0}))
-    )  # fmt: skip
+        spec._learn(guided, concept, rng)[0]
+        for spec in (
+            SMALL,
+            SMALL.model_copy(update={"loss_scale": 1.0, "wanted": "noise"}),
+        )
+    )
     assert (adaptive - blind).abs().max() > 1e-3
     torch.testing.assert_close(blind, SMALL._learn(target, concept, rng)[0], atol=1e-4, rtol=0)
+
+
+def test_behind_a_guidance_the_originals_prediction_is_wanted(
+    target: Target, goals: list[Goal]
+) -> None:
+    """As published for negative prompts: what guidance towards the concept's name predicts."""
+    concept = goals[0].concept
+    plain, guided = target.model, target.model.with_guidance(NegativePrompt(text="heart"))
+    assert SMALL._wanted(target, concept, 3.0) is None
+    chosen = SMALL.model_copy(update={"wanted": "noise"})
+    assert chosen._wanted(replace(target, model=guided), concept, 3.0) is None
+    wanted = SMALL._wanted(replace(target, model=guided), concept, 3.0)
+    assert wanted is not None
+    noisy = plain.noise([1, 2], target.sampler)
+    t = torch.tensor([300, 700])
+    for at, text in enumerate(("heart", "a heart", "a picture of a heart")):
+        empty, said = (plain.denoise(noisy, t, plain.encode([x] * 2)) for x in ("", text))
+        torch.testing.assert_close(
+            wanted(at, noisy, t), empty + 3.0 * (said - empty), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_the_originals_prediction_leads_back_to_the_name(target: Target, goals: list[Goal]) -> None:
+    """Without an edit, the name's own embedding predicts just that: there is nothing left to learn."""
+    attack = SMALL.model_copy(
+        update={"wanted": "original", "vectors": 1, "restarts": 1, "steps": 1}
+    )
+    concept, rng = goals[0].concept, RNG.child("heart")
+    losses = list[float]()
+
+    def invert_and_tell(*args: object, **how: object) -> Inverted:
+        found = invert(*args, **how)  # type: ignore[arg-type]
+        losses.append(float(found.losses_R))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(concept_inversion, "invert", invert_and_tell)
+        attack._learn(target, concept, rng)
+        attack.model_copy(update={"wanted": "noise"})._learn(target, concept, rng)
+    assert losses[0] < 1e-6 < losses[1]
 
 
 def test_the_loss_meets_the_momentum_of_a_defence(target: Target, goals: list[Goal]) -> None:
