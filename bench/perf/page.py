@@ -72,7 +72,7 @@ def _throughput(rows: Iterable[Mapping[str, Any]]) -> str:
                 f"{r['batched']['prompts_per_hour']:.0f}",
                 f"{r['ratio']:.2f}",
                 f"{r['work_ratio']:.3f}",
-                f"{r['same_finds']} of {r['prompts_alone']}",
+                f"{r['same_finds']} of {r['compared']}",
                 _taken(r["reference"]),
                 _taken(r["batched"]),
                 _memory(r["reference"]),

@@ -49,7 +49,11 @@ def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> Iterator[dict
                 "batched": _figures(took[dtype], size.goals),
             }
             rates = {name: row["prompts_per_hour"] for name, row in figures.items()}
-            pairs = zip(one.result, took[dtype].result, strict=False)
+            pairs = [
+                pair
+                for runs in zip(one.results, took[dtype].results, strict=True)
+                for pair in zip(*runs, strict=False)
+            ]
             yield {
                 "attack": attack,
                 "dtype": dtype,
@@ -60,6 +64,7 @@ def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> Iterator[dict
                 "ratio": rates["batched"] / rates["reference"],
                 "work_ratio": flops["reference"] / flops["batched"],
                 "same_finds": sum(same_find(a, b) for a, b in pairs),
+                "compared": len(pairs),
             }
 
 
@@ -75,7 +80,8 @@ def same_find(one: Candidate, other: Candidate) -> bool:
 
 def _figures(took: Measured, prompts: int) -> dict[str, Any]:
     bar = surrogate().threshold
-    views = [find.own_score for find in took.result if find.own_score is not None]
+    finds = [find for run in took.results for find in run]
+    views = [find.own_score for find in finds if find.own_score is not None]
     return {
         "seconds": list(took.seconds),
         "prompts_per_hour": 3600 * prompts / took.median,

@@ -39,13 +39,13 @@ class Measured:
         seconds: One a repeat.
         peak_mb: Peak memory in MiB: of the device on a GPU, of the process on a CPU.
         added_mb: The same above what was held before, which is the models and the libraries.
-        result: What the last run returned.
+        results: What the runs returned, one a repeat.
     """
 
     seconds: tuple[float, ...]
     peak_mb: float
     added_mb: float
-    result: Any
+    results: tuple[Any, ...]
 
     @property
     def median(self) -> float:
@@ -79,7 +79,7 @@ def measure(jobs: Mapping[str, Job], repeats: int, device: torch.device) -> dict
             tuple(run.seconds for run in done),
             max(run.peak_mb for run in done),
             max(run.added_mb for run in done),
-            done[-1].result,
+            tuple(run.result for run in done),
         )
         for name, done in runs.items()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import count
 from typing import Any, Final, Literal
 
 import torch
@@ -90,7 +91,7 @@ _MINI: Final = Size(
     goals=12, steps=48, block=24, often=8, repeats=3, sampler=Sampler(), matrix=2048,
     attacks={
         **{name: {"preset": "mini"} for name in ("unlearn_diff_atk", "p4d", "concept_inversion")},
-        "ring_a_bell": {"preset": "mini", "generations": 24, "keep": "nothing"},
+        "ring_a_bell": {"preset": "mini", "keep": "nothing"},
     },
     compile_limit=600.0,
 )  # fmt: skip
@@ -192,15 +193,20 @@ class Workload:
         return spec
 
     def job(self) -> Job:
-        """The attack as a piece of work to time."""
+        """The attack as a piece of work to time; a repeat draws otherwise, but as any other job's."""
+        repeats = count()
         one = self.fields.get("mode") == "reference"
         warm = replace(self, size=replace(self.size, goals=1)) if one else self
-        return Job(run=lambda: self.run(), warm=lambda: warm.run(steps=1, iterations=1))
+        return Job(
+            run=lambda: self.run(repeat=next(repeats)), warm=lambda: warm.run(steps=1, iterations=1)
+        )
 
-    def run(self, progress: Progress = silent, **budget: Any) -> list[Candidate]:
-        """Runs the attack."""
+    def run(
+        self, progress: Progress = silent, *, repeat: int = 0, **budget: Any
+    ) -> list[Candidate]:
+        """Runs the attack; a ``repeat`` has draws of its own."""
         target = Target(self.model, self.size.sampler, surrogate(), progress)
-        return self.spec(**budget).run(target, self.goals(), rng=Rng(("perf",)))
+        return self.spec(**budget).run(target, self.goals(), rng=Rng(("perf", repeat)))
 
     def goals(self) -> list[Goal]:
         """The prompts that are attacked."""

@@ -157,6 +157,14 @@ def test_the_reference_is_the_same_attack_one_by_one(model: TextToImage) -> None
         assert [goal.id for goal in alone.goals()] == [goal.id for goal in work.goals()]
 
 
+def test_repeats_draw_otherwise_and_both_modes_the_same(model: TextToImage) -> None:
+    work = Workload(model, size_of("miniature", quick=True), "unlearn_diff_atk")
+    one_way, other_way = (job.job() for job in (work, reference(work)))
+    found = [[[c.prompt for c in job.run()] for _ in range(3)] for job in (one_way, other_way)]
+    assert found[0] == found[1]
+    assert len({tuple(prompts) for prompts in found[0]}) > 1
+
+
 def test_the_reference_has_fewer_goals_where_each_takes_as_long(model: TextToImage) -> None:
     size = replace(size_of("miniature", quick=True), goals=6, alone=2)
     goals = {name: len(reference(Workload(model, size, name)).goals()) for name in size.attacks}
