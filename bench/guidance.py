@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from bench.spec import Spec
@@ -64,24 +65,35 @@ class ClassifierFree(Guidance):
 
 
 class NegativePrompt(Guidance):
-    """The concept takes the empty prompt's place: ``eps(n) + s (eps(c) - eps(n))``. No effect at scale 1.
+    """Away from a text: ``e_w + s (e(c) - e_w)`` with ``e_w = e(0) + w (e(n) - e(0))``. No effect at scale 1.
+
+    At weight 1 the text takes the empty prompt's place, which is what users call a negative prompt.
+    Any other makes the empty prompt's branch a third one: written out, ``e(0) + s (e(c) - e(0)) -
+    (s - 1) w (e(n) - e(0))``, the negation of Composable Diffusion (Liu et al., ECCV 2022, arXiv
+    2206.01714).
 
     Attributes:
         text: The negative prompt.
+        weight: w; 0 is plain guidance.
     """
 
     name: ClassVar[str] = "negative_prompt"
     text: str
+    weight: float = Field(1.0, ge=0)
 
     def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
-        """The negative prompt and the prompt."""
-        return _pair(model, self.text, states_BLD)
+        """The empty prompt unless the weight is 1, the negative prompt, and the prompt."""
+        pair = _pair(model, self.text, states_BLD)
+        return pair if self.weight == 1 else torch.cat([_pair(model, "", states_BLD)[:1], pair])
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """See the class."""
-        return torch.lerp(eps_KBChw[0], eps_KBChw[1], scale), None
+        away, prompt = eps_KBChw[-2], eps_KBChw[-1]
+        if self.weight != 1:
+            away = torch.lerp(eps_KBChw[0], away, self.weight)
+        return torch.lerp(away, prompt, scale), None
 
 
 def combine_as_sampled(

@@ -1,14 +1,17 @@
 """Negative prompt: the concept takes the empty prompt's place in classifier-free guidance.
 
 Reproduced: the practice of users, as evaluated by Pham et al. 2023 (arXiv 2308.01508): no weight is
-    changed.
+    changed. With a ``weight``, the negation of Composable Diffusion (Liu et al., ECCV 2022, arXiv
+    2206.01714); see :class:`bench.guidance.NegativePrompt`.
 Bypassed by: turning guidance off, or a sampler that does not apply it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from bench.guidance import NegativePrompt
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
@@ -20,13 +23,20 @@ __all__ = ["NegativePromptErasure"]
 class NegativePromptErasure(Erasure):
     """Guides away from the concepts' names.
 
+    Presets:
+        mini: for the miniature, whose small guidance scale gives a plain negative prompt little to
+            subtract.
+
     Attributes:
+        weight: How much is subtracted, as a multiple of a plain negative prompt's.
         separator: Between the names of several concepts.
     """
 
     name: ClassVar[str] = "negative_prompt"
     slots: ClassVar[frozenset[Slot]] = frozenset({"guidance"})
     bypassed_by: ClassVar[tuple[str, ...]] = ("guidance off",)
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"mini": {"weight": 1.5}}
+    weight: float = Field(1.0, ge=0)
     separator: str = ", "
 
     def erase(
@@ -38,6 +48,5 @@ class NegativePromptErasure(Erasure):
         progress: Progress = silent,
     ) -> TextToImage:
         """The model with another guidance."""
-        return model.with_guidance(
-            NegativePrompt(text=self.separator.join(c.text for c in concepts))
-        )
+        text = self.separator.join(c.text for c in concepts)
+        return model.with_guidance(NegativePrompt(text=text, weight=self.weight))

@@ -69,6 +69,35 @@ def test_a_negative_prompt_names_the_concepts(model: TextToImage) -> None:
     assert not one.filters
 
 
+def test_a_weighted_negative_prompt_is_composable_diffusions_negation(model: TextToImage) -> None:
+    edited = NegativePromptErasure(weight=1.5).erase(model, [STAR], rng=RNG)
+    assert NegativePromptErasure.preset("mini").weight != 1
+    x, states = model.noise([3], Sampler()), model.encode(["a red star"])
+    empty, star, said = (
+        model.denoise(x, 500, model.encode([t])) for t in ("", "star", "a red star")
+    )
+    for scale in (0.0, 1.0, 3.0):
+        out, memory = edited.guide(x, 500, edited.guidance.contexts(edited, states), scale)
+        wanted = empty + scale * (said - empty) - (scale - 1) * 1.5 * (star - empty)
+        torch.testing.assert_close(out, wanted, atol=1e-4, rtol=1e-4)
+        assert memory is None
+    # Its plain form costs no third branch, and nearly the same weight is nearly the same guidance.
+    near, plain = (NegativePrompt(text="star", weight=w) for w in (1.0001, 1.0))
+    branches = [len(guidance.contexts(model, states)) for guidance in (near, plain)]
+    assert branches == [3, 2]
+    guided = [
+        model.with_guidance(g).guide(x, 500, g.contexts(model, states), 3.0)[0]
+        for g in (near, plain)
+    ]
+    torch.testing.assert_close(*guided, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan")])
+def test_a_weight_that_makes_no_sense_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight"):
+        NegativePromptErasure(weight=weight)
+
+
 def test_a_negative_prompt_does_nothing_without_guidance(model: TextToImage) -> None:
     negative = NegativePromptErasure().erase(model, [STAR], rng=RNG)
     off = Sampler(steps=2, guidance_scale=1.0)
