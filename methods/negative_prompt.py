@@ -35,7 +35,7 @@ class NegativePromptErasure(Erasure):
     name: ClassVar[str] = "negative_prompt"
     slots: ClassVar[frozenset[Slot]] = frozenset({"guidance"})
     bypassed_by: ClassVar[tuple[str, ...]] = ("guidance off",)
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"mini": {"weight": 1.5}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"mini": {"weight": 2.0}}
     weight: float = Field(1.0, ge=0)
     separator: str = ", "
 
