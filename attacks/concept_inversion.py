@@ -8,13 +8,16 @@ prompts, safe latent diffusion).
 
 Different on purpose: one loss for every defence, the error of the model's own guided prediction,
 where the reference has a script a method. What should be predicted is the noise; behind a defence in
-the guidance, what the original model predicts for the concept's name at that scale, which is the
-reference's target for negative prompts. Plain Adam on the learned rows, where the reference decays
-the whole table and restores it; images are encoded once; several restarts learn in one batch, and
-the attacker's judge picks among them for each goal, because the loss does not rank restarts well.
-Momentum of safe latent diffusion is met at its size in sampling, but with the predictions of one
-timestep, where the reference sums the loss over a window of them. An embedding is learned once a
-(model, concept), from the name alone, so it does not depend on the goals.
+the guidance, what guidance towards the concept predicts, as in the reference's scripts for negative
+prompts and safe latent diffusion, but by the original model for the concept's name in generic
+prompts, where the reference says the name alone. Plain Adam on the learned rows, where the reference
+decays the whole table and restores it; images are encoded once; several restarts learn in one batch,
+and the attacker's judge picks among them for each goal, because the loss does not rank restarts
+well. Momentum of safe latent diffusion is met at its size in sampling, but with the predictions of
+one timestep, where the reference gathers it over a window of them and takes the loss at the last:
+against that defence the attack stays weak, and a low success says less there than elsewhere. An
+embedding is learned once a (model, concept), from the name alone, so it does not depend on the
+goals.
 """
 
 from __future__ import annotations
@@ -28,10 +31,9 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.batches import Mode, batches
-from attacks.originals import guidance_scale, target_latents, templates, unedited
+from attacks.originals import guidance_scale, guided, target_latents, templates, unedited
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
-from bench.guidance import ClassifierFree
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
 from bench.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
 from bench.model import TextToImage
@@ -62,7 +64,7 @@ class ConceptInversion(Attack):
             else 1.
         wanted: What the edited model should predict: the ``noise``, or what the ``original`` model
             predicts for the concept's name at the loss's scale; ``None``: the original's for a
-            defence in the guidance, as published for negative prompts, else the noise, as published.
+            defence in the guidance, else the noise, as published.
         mode: ``reference`` learns one restart after the other and samples one goal's images at a
             time; same results, for comparing speed.
     """
@@ -172,8 +174,9 @@ class ConceptInversion(Attack):
         latents = target_latents(target, prompts, seeds)
         texts = [slots(model, template, self.vectors) for template in said]
         start = torch.stack([self._start(model, concept, rng, r) for r in range(self.restarts)])
-        # Rows are independent, so how many there are at a time changes nothing but speed.
         scale = guidance_scale(target, self.loss_scale)
+        wanted = self._wanted(target, concept, scale)
+        # Rows are independent, so how many there are at a time changes nothing but speed.
         block = 1 if self.mode == "reference" else self.restarts
         found = [
             invert(
@@ -188,7 +191,7 @@ class ConceptInversion(Attack):
                 guidance_scale=scale,
                 span=self.span,
                 sampled_at=target.sampler.times(model.backbone.scheduler_config),
-                wanted=self._wanted(target, concept, scale),
+                wanted=wanted,
                 progress=target.progress,
                 what=f"{self.name}: {concept.text}",
             )
@@ -199,8 +202,7 @@ class ConceptInversion(Attack):
 
     def _wanted(self, target: Target, concept: Concept, scale: float) -> Wanted | None:
         """What the edited model should predict: the noise, or what the original does for the concept's name."""
-        guided = not isinstance(target.model.guidance, ClassifierFree)
-        if (self.wanted or ("original" if guided else "noise")) == "noise":
+        if (self.wanted or ("original" if guided(target) else "noise")) == "noise":
             return None
         model = unedited(target.model)
         with torch.no_grad():

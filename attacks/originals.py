@@ -1,8 +1,9 @@
 """What an attacker knows of the original model: target images, and how to compare with it.
 
-The access is stated once, here: these attacks may *sample* the unedited model (and P4D may call its
-UNet). Erasures are published as changes of a public model, so an attacker has it; the same is
-assumed by UnlearnDiffAtk, P4D and concept inversion. No attack reads the edit from it.
+The access is stated once, here: these attacks may *sample* the unedited model, and P4D, and concept
+inversion behind a defence in the guidance, may call its UNet. Erasures are published as changes of a
+public model, so an attacker has it; the same is assumed by UnlearnDiffAtk, P4D and concept
+inversion. No attack reads the edit from it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench.sampler import Sampler
 
 __all__ = [
     "guidance_scale",
+    "guided",
     "step_of",
     "target_latents",
     "templates",
@@ -56,6 +58,11 @@ def target_latents(target: Target, prompts: Sequence[str], seeds: Sequence[int])
     return model.micro.map(len(images), lambda rows: model.to_latents(images[rows])).float()
 
 
+def guided(target: Target) -> bool:
+    """Whether a defence acts in the guidance."""
+    return not isinstance(target.model.guidance, ClassifierFree)
+
+
 def guidance_scale(target: Target, given: float | None) -> float:
     """The scale an attack's loss is taken at.
 
@@ -66,8 +73,7 @@ def guidance_scale(target: Target, given: float | None) -> float:
     """
     if given is not None:
         return given
-    plain = isinstance(target.model.guidance, ClassifierFree)
-    return 1.0 if plain else target.sampler.guidance_scale
+    return target.sampler.guidance_scale if guided(target) else 1.0
 
 
 def step_of(target: Target, t: int) -> int:

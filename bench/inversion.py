@@ -261,7 +261,7 @@ def _through(
             contexts = model.guidance.contexts(model, states)
             eps = model.guide_as_sampled(noisy, t, contexts, scale, scene.steps[part])
         aim = noise if scene.wanted is None else scene.wanted(noisy, t)
-        losses = (eps - aim).float().square().mean((1, 2, 3))
+        losses = (eps.float() - aim.float()).square().mean((1, 2, 3))
         (grad,) = torch.autograd.grad(losses.sum(), states)
         return torch.cat([losses.detach()[:, None], grad.float().flatten(1)], 1)
 

@@ -30,6 +30,7 @@ from bench.digest import digest_of
 from bench.filters import Filter, blanked_by, refused_by
 from bench.guidance import ClassifierFree, Guidance, combine_as_sampled
 from bench.interfaces import Progress, Slot, silent
+from bench.on_cpu import unsuit
 from bench.rng import normal_rows
 from bench.sampler import Sampler
 
@@ -420,6 +421,7 @@ class TextToImage:
         parts = {
             name: deepcopy(getattr(self.backbone, name)) for name in ("unet", "text_encoder", "vae")
         }
+        unsuit(**parts)
         with torch.no_grad():
             for name, value in self.weights.items():
                 part, _, rest = name.partition(".")

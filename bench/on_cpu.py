@@ -2,7 +2,8 @@
 
 torch 2.15 on two cores: fused attention is slow where there are few keys, and its backward pass in
 bfloat16 is slower than in float32; so is bfloat16's group norm. Products of matrices are fast in
-both. What it gives is in ``tvc-bench perf``; a GPU's kernels are left alone.
+both. ``make perf ARGS="-k gradient_through"`` times a step with and without; a GPU's kernels are
+left alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CpuAttention", "Float32GroupNorm", "suit_cpu"]
+__all__ = ["CpuAttention", "Float32GroupNorm", "suit_cpu", "unsuit"]
 
-# More keys than these: the table of scores is large, and the fused kernel is the faster one.
-_KEYS: Final = {torch.float32: 80, torch.bfloat16: 1024}
+# More keys than these: the table of scores is large, and in float32 the fused kernel is the faster
+# one. On the miniature's layers, of 16 to 256 keys; 77 is a prompt of Stable Diffusion.
+_KEYS: Final = {torch.float32: 80, torch.bfloat16: 256}
 
 
 class CpuAttention:
@@ -36,7 +38,11 @@ class CpuAttention:
     ) -> Tensor:
         """A diffusers attention processor: states [B, N, C] for states [B, N, C] and a context [B, L, D]."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        few = context.ndim == 3 and context.shape[1] <= _KEYS.get(context.dtype, 0)
+        few = (
+            context.device.type == "cpu"
+            and context.ndim == 3
+            and context.shape[1] <= _KEYS.get(context.dtype, 0)
+        )
         kernel = self._plain if few else self._fused
         out: Tensor = kernel(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         return out
@@ -69,3 +75,13 @@ def suit_cpu(unet: Any, vae: Any, text_encoder: Any) -> None:
             # The class alone: the parameters are the module's own.
             if type(module) is nn.GroupNorm:
                 module.__class__ = Float32GroupNorm
+
+
+def unsuit(unet: Any, vae: Any, text_encoder: Any) -> None:
+    """Undoes :func:`suit_cpu`: the networks are computed as their libraries do."""
+    unet.set_attn_processor(AttnProcessor2_0())
+    text_encoder.set_attn_implementation("sdpa")
+    for network in (unet, vae):
+        for module in network.modules():
+            if isinstance(module, Float32GroupNorm):
+                object.__setattr__(module, "__class__", nn.GroupNorm)

@@ -21,7 +21,7 @@ def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> Iterator[dict
     """Rows, one an attack and a precision of the batch, each attack's when it is measured.
 
     One at a time is in float32, as published. Each row says whether it was the same attack: FLOPs of
-    a small run one by one over those in a batch (1 is the same work), how many of the finds agree,
+    a small run one by one over those in a batch, both in float32 (1 is the same work), how many of the finds agree,
     and how many finds the attacker's judge takes for the concept in either mode.
 
     Args:

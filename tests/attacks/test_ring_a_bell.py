@@ -94,8 +94,11 @@ def test_reference_mode_has_the_same_generations(target: Target, goals: list[Goa
     """All of each population, not only its best."""
     for generations in (0, 1, 3):
         spec = SMALL.model_copy(update={"generations": generations})
-        together = spec._search(target, goals, RNG)
-        assert together == [spec._search(target, [goal], RNG)[0] for goal in goals]
+        together, alone = (
+            spec._search(target, goals, RNG),
+            spec.model_copy(update={"mode": "reference"}),
+        )
+        assert together == [alone._search(target, [goal], RNG)[0] for goal in goals]
 
 
 def test_only_new_prompts_are_encoded() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
-from bench.interfaces import Concept, Rng
+from attacks.concept_inversion import ConceptInversion
+from bench.guidance import NegativePrompt
+from bench.interfaces import Concept, Rng, Target
+from bench.judges.mini import MiniJudge
 from bench.model import TextToImage, load_model
 from bench.on_cpu import CpuAttention, Float32GroupNorm
 from bench.rng import generator_for
+from bench.sampler import Sampler
 from methods.uce import UCE
 
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -54,7 +59,7 @@ def test_attention_and_its_gradients_are_the_fused_kernels(
         (77, torch.float32, True),
         (256, torch.float32, False),
         (256, torch.bfloat16, True),
-        (4096, torch.bfloat16, False),
+        (1024, torch.bfloat16, False),
         (32, torch.float16, False),
     ],
 )
@@ -145,3 +150,38 @@ def test_an_edit_reaches_what_was_changed(
     noisy, states = draw(1, *model.latent_shape).bfloat16(), halved.encode(["a star"])
     seen = [one.denoise(noisy, 400, states) for one in (halved, *edits)]
     assert all(not torch.equal(a, b) for a, b in pairwise(seen))
+
+
+def kernels(networks: Any) -> tuple[set[type], set[type], str]:
+    """The kinds of attention and of group norms, and the text encoder's attention."""
+    modules = [*networks.unet.modules(), *networks.vae.modules()]
+    return (
+        {type(p) for p in networks.unet.attn_processors.values()},
+        {type(m) for m in modules if isinstance(m, nn.GroupNorm)},
+        networks.text_encoder.config._attn_implementation,
+    )
+
+
+def test_what_is_changed_in_which_precision(model: TextToImage, halved: TextToImage) -> None:
+    full, half = (kernels(one.backbone) for one in (model, halved))
+    assert full == ({CpuAttention}, {nn.GroupNorm}, "sdpa")
+    assert half == ({CpuAttention}, {Float32GroupNorm}, "eager")
+
+
+def test_an_exported_pipeline_is_the_libraries_own(halved: TextToImage) -> None:
+    assert kernels(halved.to_diffusers()) == ({AttnProcessor2_0}, {nn.GroupNorm}, "sdpa")
+    assert kernels(halved.backbone) == ({CpuAttention}, {Float32GroupNorm}, "eager")  # a copy
+
+
+def test_concept_inversion_through_a_guidance_in_bfloat16(
+    halved: TextToImage, concepts: dict[str, Concept], tiny_sampler: Sampler
+) -> None:
+    attack = ConceptInversion(images=2, steps=2, draws=2, restarts=1)
+    guided = halved.with_guidance(NegativePrompt(text="star", weight=2.0))
+    target = Target(guided, tiny_sampler, MiniJudge())
+    learned, faults = attack._learn(target, concepts["star"], Rng(("t",)))
+    assert learned.dtype == torch.float32
+    assert learned.isfinite().all()
+    assert faults.tolist() == [[0, 0]]
+    start = attack._start(halved, concepts["star"], Rng(("t",)), 0)
+    assert (learned[0] - start).abs().max() > 1e-3

@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.digest import digest_of
 from bench.interfaces import Rng
 from bench.model import TextToImage, load_model
+from bench.on_cpu import unsuit
 from bench.plan import bare, make_plan
 from bench.rng import generator_for
 from bench.sampler import Sampler
@@ -109,12 +110,16 @@ def test_find_of_1000_entries_again(benchmark: BenchmarkFixture, store: Path) ->
     assert benchmark(find) == 1000
 
 
+@pytest.mark.parametrize("kernels", ["ours", "fused"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", [1, 12])
 def test_a_gradient_through_the_unet(
-    benchmark: BenchmarkFixture, rows: int, dtype: Literal["float32", "bfloat16"]
+    benchmark: BenchmarkFixture, rows: int, dtype: Literal["float32", "bfloat16"], kernels: str
 ) -> None:
+    """With what ``bench/on_cpu.py`` changes, and without."""
     one = load_model(dtype=dtype)
+    if kernels == "fused":
+        unsuit(one.backbone.unet, one.backbone.vae, one.backbone.text_encoder)
     states = one.encode(PROMPTS[:rows])
     noisy = one.noise(range(rows), Sampler()).to(one.backbone.dtype)
 
