@@ -63,7 +63,8 @@ def attacks_to_markdown(table: pd.DataFrame) -> str:
     if not len(lines):
         return ""
     every = len(lines)
-    lines = lines[lines["concept"] == ALL] if every > _MOST else lines
+    pooled = lines[lines["concept"] == ALL]  # none where there is one concept
+    lines = pooled if every > _MOST and len(pooled) else lines
     cells = pd.DataFrame(
         {
             "concept": lines["concept"],

@@ -124,6 +124,14 @@ def test_a_long_page_has_the_pooled_lines_alone() -> None:
     assert "single concepts" not in short
 
 
+def test_a_long_page_of_one_concept_has_all_its_lines() -> None:
+    """There are no pooled ones."""
+    trials = [t for i in range(61) for t in results(0.5, 2, method=f"m{i}")]
+    page = attacks_to_markdown(table_of(trials))
+    assert page.count("| pixel art | m") == 61
+    assert "single concepts" not in page
+
+
 def test_hostile_names_stay_in_their_cells() -> None:
     page = attacks_to_markdown(table_of(results(0.5, method=NASTY, attack="a|b")))
     assert page.splitlines()[2].replace(r"\|", "").count("|") == 10
