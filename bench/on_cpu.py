@@ -1,9 +1,9 @@
-"""What a CPU computes otherwise than torch's fused kernels, because it is faster: the same numbers, but for rounding.
+"""What a CPU computes in bfloat16 otherwise than torch's own kernels, because it is faster: the same, but for rounding.
 
-torch 2.15 on two cores: fused attention is slow where there are few keys, and its backward pass in
-bfloat16 is slower than in float32; so is bfloat16's group norm. Products of matrices are fast in
-both. ``make perf ARGS="-k gradient_through"`` times a step with and without; a GPU's kernels are
-left alone.
+torch 2.15 on two cores: the backward pass of fused attention is slower in bfloat16 than in float32,
+and so is its group norm; products of matrices are several times as fast. In float32 other kernels
+gave nothing. ``make perf ARGS="-k gradient_through"`` times a step with and without. A GPU's kernels
+are left alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from torch.nn import functional
 
 __all__ = ["CpuAttention", "Float32GroupNorm", "suit_cpu", "unsuit"]
 
-# More keys than these: the table of scores is large, and in float32 the fused kernel is the faster
-# one. On the miniature's layers, of 16 to 256 keys; 77 is a prompt of Stable Diffusion.
-_KEYS: Final = {torch.float32: 80, torch.bfloat16: 256}
+# More keys than these: the table of scores is large. The miniature's layers have 16 to 256.
+_KEYS: Final = 256
 
 
 class CpuAttention:
-    """Attention of a UNet: plain products where there are few keys, else torch's fused kernel."""
+    """Attention of a UNet: plain products in bfloat16 where there are few keys, else torch's fused kernel."""
 
     def __init__(self) -> None:
         self._plain, self._fused = AttnProcessor(), AttnProcessor2_0()
@@ -40,8 +39,9 @@ class CpuAttention:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         few = (
             context.device.type == "cpu"
+            and context.dtype == torch.bfloat16
             and context.ndim == 3
-            and context.shape[1] <= _KEYS.get(context.dtype, 0)
+            and context.shape[1] <= _KEYS
         )
         kernel = self._plain if few else self._fused
         out: Tensor = kernel(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
@@ -59,16 +59,16 @@ class Float32GroupNorm(nn.GroupNorm):
 
 
 def suit_cpu(unet: Any, vae: Any, text_encoder: Any) -> None:
-    """Changes how networks that are on a CPU are computed; their parameters and names stay.
+    """Changes how networks that are on a CPU in bfloat16 are computed; their parameters and names stay.
 
     Args:
         unet: ``UNet2DConditionModel``.
         vae: ``AutoencoderKL``.
         text_encoder: ``CLIPTextModel``.
     """
-    unet.set_attn_processor(CpuAttention())
     if next(iter(unet.parameters())).dtype != torch.bfloat16:
         return
+    unet.set_attn_processor(CpuAttention())
     text_encoder.set_attn_implementation("eager")
     for network in (unet, vae):
         for module in network.modules():

@@ -56,8 +56,7 @@ def test_attention_and_its_gradients_are_the_fused_kernels(
 @pytest.mark.parametrize(
     ("keys", "dtype", "plain"),
     [
-        (77, torch.float32, True),
-        (256, torch.float32, False),
+        (77, torch.float32, False),
         (256, torch.bfloat16, True),
         (1024, torch.bfloat16, False),
         (32, torch.float16, False),
@@ -101,21 +100,6 @@ def test_a_bfloat16_group_norm_is_the_float32_one_rounded() -> None:
     out = norm(values)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, exact(values.float()).to(torch.bfloat16))
-
-
-def test_a_loaded_model_predicts_what_the_libraries_modules_predict(model: TextToImage) -> None:
-    unet = model.backbone.unet
-    states, noisy = model.encode(["a red star", "a fish"]), draw(2, *model.latent_shape)
-    ours = model.denoise(noisy, 400, states)
-    processors = unet.attn_processors
-    assert {type(one) for one in processors.values()} == {CpuAttention}
-    try:
-        unet.set_attn_processor(AttnProcessor2_0())
-        wanted = model.denoise(noisy, 400, states)
-    finally:
-        unet.set_attn_processor(processors)
-    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
-    assert not torch.equal(ours, wanted)  # the kernels do differ
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +148,7 @@ def kernels(networks: Any) -> tuple[set[type], set[type], str]:
 
 def test_what_is_changed_in_which_precision(model: TextToImage, halved: TextToImage) -> None:
     full, half = (kernels(one.backbone) for one in (model, halved))
-    assert full == ({CpuAttention}, {nn.GroupNorm}, "sdpa")
+    assert full == ({AttnProcessor2_0}, {nn.GroupNorm}, "sdpa")
     assert half == ({CpuAttention}, {Float32GroupNorm}, "eager")
 
 
