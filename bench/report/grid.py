@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.report.plots import INK, MUTED, style
+from bench.report.text import wrapped
 
 __all__ = ["grid"]
 
@@ -54,7 +54,7 @@ def grid(
         threshold: A score from here on frames the picture in red.
     """
     cell = _PER_CELL * (_SIDE + _GAP) - _GAP
-    names = [_wrapped(name, 18) for name in methods]
+    names = [wrapped(name, 18) for name in methods]
     left = 40 + 17 * max((len(part) for name in names for part in name.split("\n")), default=0)
     width = max(left + len(attacks) * (cell + _PAD), 900)
     height = _TOP + len(methods) * (_SIDE + _PAD) + _BOTTOM
@@ -163,7 +163,3 @@ def _text(figure: Figure, x: float, y: float, text: str, *, size: float, align: 
         zorder=4,
         parse_math=False,
     )
-
-
-def _wrapped(name: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(name, width)) or name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 import pandas as pd
 from rich import box
@@ -12,7 +13,15 @@ from rich.text import Text
 
 from bench.report.tables import ALL, BASE, PLAIN, in_order
 
-__all__ = ["attacks_to_markdown", "console", "markdown_text", "slug", "to_latex", "to_markdown"]
+__all__ = [
+    "attacks_to_markdown",
+    "console",
+    "markdown_text",
+    "slug",
+    "to_latex",
+    "to_markdown",
+    "wrapped",
+]
 
 _NONE = "–"
 _MOST = 60  # lines of attacks a page can have
@@ -141,6 +150,12 @@ def markdown_text(value: object) -> str:
 def slug(name: str) -> str:
     """A name for a file: ``[a-z0-9_]+``."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "_"
+
+
+def wrapped(name: str, width: int) -> str:
+    """A name on lines of at most ``width``; its preset and its fields begin new ones where it is longer."""
+    parts = re.split(r"(?=[\[(])", name) if len(name) > width else [name]
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, width)) or name
 
 
 def _cells(table: pd.DataFrame, judge: str) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from matplotlib.patches import Rectangle
 from bench.report.plots import DPI, INK, MUTED, Status, stamp, style
 from bench.report.schema import TRANSFER, TRIALS, check, conform
 from bench.report.tables import ALL, BASE, FLOOR, rates
+from bench.report.text import wrapped
 
 __all__ = ["heat_map", "matrix"]
 
@@ -79,7 +79,7 @@ def heat_map(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fi
     pooled = table[(table["judge"] == judge) & (table["concept"] == ALL)]
     attacks = list(dict.fromkeys(pooled["attack"]))
     methods = _ranked([*pooled["source"], *pooled["target"]])
-    names = [_wrapped(name) for name in methods]
+    names = [wrapped(name, _WRAP) for name in methods]
     longest = max((len(part) for name in names for part in name.split("\n")), default=0)
     wide = max(len(methods), 3) * _SIDE + longest * _LETTER + 0.5
     high = max(len(methods), 3) * _SIDE + longest * _LETTER * 0.75 + 0.8
@@ -142,12 +142,6 @@ def _panel(
             axes.add_patch(box)
             box.set_clip_on(False)
     return image
-
-
-def _wrapped(name: str) -> str:
-    """The name on lines that fit, its fields below it."""
-    apart = name.replace("(", " (", 1) if len(name) > _WRAP else name
-    return "\n".join(textwrap.wrap(apart, _WRAP)) or name
 
 
 def _ranked(methods: Iterable[str]) -> list[str]:

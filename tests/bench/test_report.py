@@ -22,7 +22,7 @@ from bench.report import plots, schema
 from bench.report.grid import Picture, grid
 from bench.report.schema import EDITS, TABLE, TRIALS, UTILITY, Schema, SchemaError
 from bench.report.tables import ALL, summarise, worst_case
-from bench.report.text import console, markdown_text, slug, to_latex, to_markdown
+from bench.report.text import console, markdown_text, slug, to_latex, to_markdown, wrapped
 from bench.report.write import Report, write_report
 from bench.stats import proportion
 
@@ -600,3 +600,17 @@ def test_the_page_says_what_made_it_and_counts_a_lost_image_once(tmp_path: Path)
     for part in ("tvc-bench run tiny", "c0ffeec0ffee", "**PARTIAL**", "scatter.png", "table.tex"):
         assert part in page
     assert "![Samples for pixel art](grid-pixel_art.png)" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("uce[repo-2023]", ["uce[repo-2023]"]),
+        ("negative_prompt[mini]", ["negative_prompt", "[mini]"]),
+        ("esd[mini](lr=0.0005)", ["esd", "[mini]", "(lr=0.0005)"]),
+        ("x" * 40, ["x" * 18, "x" * 18, "x" * 4]),
+        ("", [""]),
+    ],
+)
+def test_a_long_name_breaks_before_its_preset(name: str, lines: list[str]) -> None:
+    assert wrapped(name, 18).split("\n") == lines
