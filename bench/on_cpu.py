@@ -78,7 +78,9 @@ def suit_cpu(unet: Any, vae: Any, text_encoder: Any) -> None:
 
 
 def unsuit(unet: Any, vae: Any, text_encoder: Any) -> None:
-    """Undoes :func:`suit_cpu`: the networks are computed as their libraries do."""
+    """Undoes :func:`suit_cpu`, where it changed anything: the networks are computed as their libraries do."""
+    if not any(isinstance(one, CpuAttention) for one in unet.attn_processors.values()):
+        return
     unet.set_attn_processor(AttnProcessor2_0())
     text_encoder.set_attn_implementation("sdpa")
     for network in (unet, vae):
