@@ -31,7 +31,8 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.batches import Mode, batches
-from attacks.originals import guidance_scale, guided, target_latents, templates, unedited
+from attacks.originals import guidance_scale, target_latents, templates, unedited
+from attacks.prompt_search import predict
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
@@ -202,17 +203,17 @@ class ConceptInversion(Attack):
 
     def _wanted(self, target: Target, concept: Concept, scale: float) -> Wanted | None:
         """What the edited model should predict: the noise, or what the original does for the concept's name."""
-        if (self.wanted or ("original" if guided(target) else "noise")) == "noise":
+        usual = "original" if "guidance" in target.model.slots else "noise"
+        if (self.wanted or usual) == "noise":
             return None
         model = unedited(target.model)
         with torch.no_grad():
-            said = model.encode([text.format(concept.text) for text in templates(concept)])
-            contexts_TKLD = [model.guidance.contexts(model, one[None])[:, 0] for one in said]
+            said_TLD = model.encode([text.format(concept.text) for text in templates(concept)])
 
         @torch.no_grad()
         def predicted(text: int, noisy_NChw: Tensor, t_N: Tensor) -> Tensor:
-            contexts = contexts_TKLD[text][:, None].expand(-1, len(noisy_NChw), -1, -1)
-            return model.guide(noisy_NChw, t_N, contexts, scale)[0]
+            states_NLD = said_TLD[text].expand(len(noisy_NChw), -1, -1)
+            return predict(model, noisy_NChw, t_N, states_NLD, scale, 0)
 
         return predicted
 

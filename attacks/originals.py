@@ -23,7 +23,6 @@ from bench.sampler import Sampler
 
 __all__ = [
     "guidance_scale",
-    "guided",
     "step_of",
     "target_latents",
     "templates",
@@ -58,11 +57,6 @@ def target_latents(target: Target, prompts: Sequence[str], seeds: Sequence[int])
     return model.micro.map(len(images), lambda rows: model.to_latents(images[rows])).float()
 
 
-def guided(target: Target) -> bool:
-    """Whether a defence acts in the guidance."""
-    return not isinstance(target.model.guidance, ClassifierFree)
-
-
 def guidance_scale(target: Target, given: float | None) -> float:
     """The scale an attack's loss is taken at.
 
@@ -73,7 +67,7 @@ def guidance_scale(target: Target, given: float | None) -> float:
     """
     if given is not None:
         return given
-    return target.sampler.guidance_scale if guided(target) else 1.0
+    return target.sampler.guidance_scale if "guidance" in target.model.slots else 1.0
 
 
 def step_of(target: Target, t: int) -> int:

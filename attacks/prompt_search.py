@@ -62,7 +62,12 @@ class Scene:
 
 
 def predict(
-    model: TextToImage, noisy_BChw: Tensor, t: int, states_BLD: Tensor, scale: float, step: int
+    model: TextToImage,
+    noisy_BChw: Tensor,
+    t: Tensor | int,
+    states_BLD: Tensor,
+    scale: float,
+    step: int,
 ) -> Tensor:
     """The noise the model predicts, through its own guidance unless that is none at this scale.
 

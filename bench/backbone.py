@@ -198,8 +198,7 @@ def load_backbone(
     for module in (pipe.unet, pipe.vae):
         module.to(device=device, memory_format=torch.channels_last)
     pipe.text_encoder.to(device)
-    if torch.device(device).type == "cpu":
-        suit_cpu(pipe.unet, pipe.vae, pipe.text_encoder)
+    suit_cpu(pipe.unet, pipe.vae, pipe.text_encoder)
     backbone = Backbone(
         tokenizer=pipe.tokenizer,
         text_encoder=pipe.text_encoder,

@@ -19,7 +19,7 @@ from bench.spec import Spec
 if TYPE_CHECKING:
     from bench.model import TextToImage
 
-__all__ = ["ClassifierFree", "Guidance", "NegativePrompt", "combine_as_sampled"]
+__all__ = ["ClassifierFree", "Guidance", "NegativePrompt", "combine_as_sampled", "contexts_of"]
 
 
 class Guidance(Spec, ABC):
@@ -55,7 +55,7 @@ class ClassifierFree(Guidance):
 
     def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
         """The empty prompt and the prompt."""
-        return _pair(model, "", states_BLD)
+        return contexts_of(model, ("",), states_BLD)
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
@@ -83,8 +83,8 @@ class NegativePrompt(Guidance):
 
     def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
         """The empty prompt unless the weight is 1, the negative prompt, and the prompt."""
-        pair = _pair(model, self.text, states_BLD)
-        return pair if self.weight == 1 else torch.cat([_pair(model, "", states_BLD)[:1], pair])
+        texts = (self.text,) if self.weight == 1 else ("", self.text)
+        return contexts_of(model, texts, states_BLD)
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
@@ -123,7 +123,8 @@ def combine_as_sampled(
     return out
 
 
-def _pair(model: TextToImage, text: str, states_BLD: Tensor) -> Tensor:
+def contexts_of(model: TextToImage, texts: Sequence[str], states_BLD: Tensor) -> Tensor:
+    """Branches [K + 1, B, L, D]: K texts, the same for all rows and without gradients, and the prompts'."""
     with torch.no_grad():
-        other = model.encode([text])
-    return torch.stack([other.expand_as(states_BLD), states_BLD])
+        others_KLD = model.encode(texts)
+    return torch.stack([*(other.expand_as(states_BLD) for other in others_KLD), states_BLD])

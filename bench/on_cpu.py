@@ -8,6 +8,7 @@ are left alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -59,22 +60,19 @@ class Float32GroupNorm(nn.GroupNorm):
 
 
 def suit_cpu(unet: Any, vae: Any, text_encoder: Any) -> None:
-    """Changes how networks that are on a CPU in bfloat16 are computed; their parameters and names stay.
+    """Changes how networks are computed that are on a CPU in bfloat16, and no others; their parameters and names stay.
 
     Args:
         unet: ``UNet2DConditionModel``.
         vae: ``AutoencoderKL``.
         text_encoder: ``CLIPTextModel``.
     """
-    if next(iter(unet.parameters())).dtype != torch.bfloat16:
+    weight = next(iter(unet.parameters()))
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return
     unet.set_attn_processor(CpuAttention())
     text_encoder.set_attn_implementation("eager")
-    for network in (unet, vae):
-        for module in network.modules():
-            # The class alone: the parameters are the module's own.
-            if type(module) is nn.GroupNorm:
-                module.__class__ = Float32GroupNorm
+    _turn((unet, vae), nn.GroupNorm, Float32GroupNorm)
 
 
 def unsuit(unet: Any, vae: Any, text_encoder: Any) -> None:
@@ -83,7 +81,12 @@ def unsuit(unet: Any, vae: Any, text_encoder: Any) -> None:
         return
     unet.set_attn_processor(AttnProcessor2_0())
     text_encoder.set_attn_implementation("sdpa")
-    for network in (unet, vae):
+    _turn((unet, vae), Float32GroupNorm, nn.GroupNorm)
+
+
+def _turn(networks: Iterable[nn.Module], old: type[nn.Module], new: type[nn.Module]) -> None:
+    """Changes the class of modules, and nothing else of them: the parameters stay their own."""
+    for network in networks:
         for module in network.modules():
-            if isinstance(module, Float32GroupNorm):
-                object.__setattr__(module, "__class__", nn.GroupNorm)
+            if type(module) is old:
+                module.__class__ = new

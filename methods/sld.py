@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.guidance import Guidance
+from bench.guidance import Guidance, contexts_of
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
 
@@ -57,10 +57,7 @@ class SafeLatentGuidance(Guidance):
 
     def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
         """The empty prompt, the concept, and the prompt."""
-        with torch.no_grad():
-            others_KLD = model.encode(["", self.text])
-        empty, away = (state.expand_as(states_BLD) for state in others_KLD)
-        return torch.stack([empty, away, states_BLD])
+        return contexts_of(model, ("", self.text), states_BLD)
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None

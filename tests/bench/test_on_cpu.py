@@ -79,11 +79,12 @@ def test_few_keys_are_multiplied_and_many_are_fused(
     assert used == ["AttnProcessor" if plain else "AttnProcessor2_0"]
 
 
-def test_a_mask_is_obeyed() -> None:
+@pytest.mark.parametrize("dtype", NEAR)
+def test_a_mask_is_obeyed(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    layer = Attention(32, 32, heads=4, dim_head=8)
-    states, context = draw(2, 9, 32), draw(2, 5, 32)
-    mask = torch.tensor([0.0, 0.0, -1e9, 0.0, -1e9]).expand(2, 1, 5)
+    layer = Attention(32, 32, heads=4, dim_head=8).to(dtype)
+    states, context = draw(2, 9, 32, dtype=dtype), draw(2, 5, 32, dtype=dtype)
+    mask = torch.tensor([0.0, 0.0, -1e9, 0.0, -1e9], dtype=dtype).expand(2, 1, 5)
     layer.set_processor(CpuAttention())
     seen = layer(states, context, attention_mask=mask)
     torch.testing.assert_close(seen, layer(states, context[:, [0, 1, 3]]))
