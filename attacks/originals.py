@@ -53,7 +53,7 @@ def target_latents(target: Target, prompts: Sequence[str], seeds: Sequence[int])
         seeds: One a prompt.
     """
     model = unedited(target.model)
-    images = model.sample(prompts, seeds, target.sampler).images_B3HW
+    images = model.sample(prompts, seeds, target.sampler).all_finite().images_B3HW
     return model.micro.map(len(images), lambda rows: model.to_latents(images[rows])).float()
 
 

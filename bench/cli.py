@@ -141,6 +141,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
                 "suite": made.suite.name,
                 "out": str(done.folder),
                 **outcome.as_json(),
+                "errors": done.found.errors,
                 "table": _rows(done.table),
                 "flags": _rows(done.flags),
             }
@@ -158,7 +159,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
             out.print(
                 f"damaged, set aside and computed again: {line}", markup=False, soft_wrap=True
             )
-    return 1 if outcome.failed else 0
+    return 1 if outcome.failed or done.found.errors else 0
 
 
 @app.command
@@ -176,13 +177,14 @@ def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = No
                 "suite": made.suite.name,
                 "out": str(done.folder),
                 "missing": done.found.missing,
+                "errors": done.found.errors,
                 "table": _rows(done.table),
                 "flags": _rows(done.flags),
             }
         )
     else:
         _show(done)
-    return 1 if done.found.failed else 0
+    return 1 if done.found.failed or done.found.errors else 0
 
 
 @app.command
@@ -374,6 +376,8 @@ def _show(report: Published) -> None:
     out.print(console_flags(report.flags))
     for name in sorted(p.name for p in report.folder.iterdir()):
         out.print(f"  {report.folder / name}", markup=False, highlight=False, soft_wrap=True)
+    for line in report.found.errors:
+        out.print(f"errors: {line}", markup=False, highlight=False, soft_wrap=True)
     if missing := report.found.missing:
         out.print(f"{len(missing)} cells are not computed yet: run the suite", markup=False)
 

@@ -37,6 +37,8 @@ class Results:
         scores: The same for the scores of record.
         candidates: What the attacks found that are no controls.
         missing: Titles of cells that are neither there nor failed: the run is not finished.
+        failed: Titles of cells that failed.
+        errors: Of cells that are there, a line per reason why rows have the status ``error``.
         seconds: Time spent computing the cells, inside models and in all.
     """
 
@@ -49,6 +51,7 @@ class Results:
     candidates: list[Found] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
 
 
@@ -72,13 +75,16 @@ def collect(plan: Plan, store: Store) -> Results:
         cells[cell.kind, cell.digest] = _spent(plan, cell, timing)
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
         if cell.kind == "trial":
-            rows = pd.read_parquet(entry.file("rows.parquet"))
+            rows = _rows(entry)
+            _note_errors(rows, cell, out)
             attack = store.find("attack", cell.parents["attack"])
             found: Any = [] if attack is None else attack.read_json("candidates.json")
             trials.append(_trial(plan, with_traces(rows, found), cell))
             _pictures(plan, entry, cell, out)
         elif cell.kind == "utility":
-            utility.append(_utility(pd.read_parquet(entry.file("rows.parquet")), cell))
+            rows = _rows(entry)
+            _note_errors(rows, cell, out)
+            utility.append(_utility(rows, cell))
         elif cell.kind == "edit":
             edits.append(_edit(entry, cell))
         elif cell.attack is not None and not _is_control(cell.attack):
@@ -89,6 +95,18 @@ def collect(plan: Plan, store: Store) -> Results:
     out.cells = conform(pd.DataFrame(list(cells.values()), columns=CELLS.names), CELLS)
     out.missing = sorted(set(out.missing))
     return out
+
+
+def _rows(entry: Entry) -> pd.DataFrame:
+    """The rows of a trial or utility cell; those of older stores kept no reasons, and had none."""
+    rows = pd.read_parquet(entry.file("rows.parquet"))
+    return rows if "reason" in rows else rows.assign(reason="")
+
+
+def _note_errors(rows: pd.DataFrame, cell: Cell, out: Results) -> None:
+    lost = rows.loc[rows["status"] == "error", "reason"].value_counts()
+    for reason, n in sorted(lost.items(), key=lambda item: str(item[0])):
+        out.errors.append(f"{cell.title}: {n} of {len(rows)} rows: {reason}")
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -186,6 +204,7 @@ def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
                 ],
                 "image_seed": np.arange(len(goals), dtype=np.int64) % cell.images,
                 "status": "error",
+                "reason": "the cell failed",
                 "own_score": np.float32("nan"),
                 "queries": np.int32(0),
                 **dict.fromkeys(_TRACE),

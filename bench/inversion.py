@@ -179,6 +179,9 @@ def invert(
 
     Returns:
         The rows, and their losses.
+
+    Raises:
+        FloatingPointError: a row is not finite at the end: Adam never forgets such a gradient.
     """
     device = model.backbone.device
     rows, per_row = len(start_RVE), latents_NChw.shape[1:]
@@ -219,6 +222,11 @@ def invert(
             tail, tailing = tail + losses, tailing + 1
         spend(gradient_steps=1)
         progress(step + 1, steps, what)
+    if lost := int((~vectors.isfinite().flatten(1).all(1)).sum()):
+        raise FloatingPointError(
+            f"{what}: {lost} of {rows} embeddings are not finite after {steps} steps; the model's "
+            "predictions overflow, or the learning rate is too large"
+        )
     return Inverted(vectors.detach(), (tail / max(1, tailing)).cpu(), faults.cpu())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -36,7 +37,7 @@ from bench.sampler import Sampler
 
 __all__ = ["Samples", "Status", "TextToImage", "load_model"]
 
-Status = Literal["ok", "refused", "blanked"]
+Status = Literal["ok", "refused", "blanked", "error"]
 
 _EDIT = "edit.json"
 _WEIGHTS = "weights.safetensors"
@@ -48,11 +49,24 @@ class Samples:
 
     Attributes:
         images_B3HW: float32 in [0, 1] on the CPU; black where the status is not ``ok``.
-        status: One a row.
+        status: One per row; ``error`` where the latents or the image are not finite.
     """
 
     images_B3HW: Tensor
     status: tuple[Status, ...]
+
+    def all_finite(self) -> Samples:
+        """These samples, for a caller that cannot go on without every image.
+
+        Raises:
+            FloatingPointError: an image is not finite.
+        """
+        if lost := self.status.count("error"):
+            raise FloatingPointError(
+                f"expected finite images, but {lost} of {len(self.status)} hold NaN or infinity; "
+                "half precision may overflow: try float32, or a weaker edit"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,6 @@ class TextToImage:
     micro: MicroBatch = field(default_factory=lambda: MicroBatch(64), compare=False)
 
     # -- editing -----------------------------------------------------------------------------------
-    # --------------
 
     def with_weights(self, values: Mapping[str, Tensor]) -> TextToImage:
         """The same model with more parameters replaced.
@@ -128,7 +141,6 @@ class TextToImage:
         return self.weights[name] if name in self.weights else self.backbone.parameters[name]
 
     # -- forward -----------------------------------------------------------------------------------
-    # --------------
 
     def _call(self, part: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         prefix = part + "."
@@ -241,14 +253,16 @@ class TextToImage:
         ).unflatten(0, (branches, rows))
 
     def decode(self, latents_BChw: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of clean latents."""
+        """Images [B, 3, H, W] in [0, 1] of clean latents; NaN where the decoder's output is not finite."""
         config = self.backbone.vae.config
         shift = getattr(config, "shift_factor", None) or 0.0
         with model_time():
             image: Tensor = self.backbone.vae.decode(latents_BChw / config.scaling_factor + shift)[
                 0
             ]
-        return (image.float() / 2 + 0.5).clamp(0, 1)
+        image = image.float()
+        # Clamping would turn an infinity into a white pixel.
+        return (image / 2 + 0.5).clamp(0, 1).masked_fill(~image.isfinite(), math.nan)
 
     def to_latents(self, images_B3HW: Tensor) -> Tensor:
         """Scaled latents (posterior mean) of images in [0, 1]."""
@@ -260,7 +274,6 @@ class TextToImage:
         return (mean - shift) * config.scaling_factor
 
     # -- sampling ----------------------------------------------------------------------------------
-    # --------------
 
     def noise(self, seeds: Sequence[int], sampler: Sampler) -> Tensor:
         """Initial noise [B, C, h, w] on the CPU, one generator an image."""
@@ -332,11 +345,13 @@ class TextToImage:
             with model_time():
                 images[kept] = self.micro.map(len(kept), chunk)
             spend(images=len(kept))
-        blanked = blanked_by(self.filters, images) & ~refused
+        broken = ~images.isfinite().flatten(1).all(1)
+        images[broken] = 0  # filters look at images only
+        blanked = blanked_by(self.filters, images) & ~refused & ~broken
         images[blanked] = 0
         status = tuple[Status, ...](
-            "refused" if r else "blanked" if b else "ok"
-            for r, b in zip(refused.tolist(), blanked.tolist(), strict=True)
+            "refused" if r else "error" if e else "blanked" if b else "ok"
+            for r, e, b in zip(refused.tolist(), broken.tolist(), blanked.tolist(), strict=True)
         )
         return Samples(images, status)
 
@@ -362,7 +377,9 @@ class TextToImage:
             latents = scheduler.step(eps.float(), t, latents, **_generator(scheduler, generators))[
                 0
             ]
-        return self.decode(latents.to(dtype)).cpu()
+        # A decoder may hide what went wrong in one latent: its normalisation spreads it thin.
+        finite = latents.isfinite().flatten(1).all(1)[:, None, None, None]
+        return self.decode(latents.to(dtype)).masked_fill(~finite, math.nan).cpu()
 
     # -- in and out
     # ----------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def publish(
         "partial"
         if plan.partial or found.missing
         else "draft"
-        if origin["dirty"] or found.failed
+        if origin["dirty"] or found.failed or found.errors
         else "final"
     )
     name = plan.suite.name
@@ -108,6 +108,7 @@ def publish(
         "suite_digest": plan.suite.digest,
         "base": plan.base,
         "failed": found.failed,
+        "errors": found.errors,
         "missing": found.missing,
         "cell_seconds": round(total, 1),
         "share_outside_models": round(1 - inside / total, 4) if total else 0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.cost import counting
-from bench.interfaces import Candidate, Judge, Progress, Target, UtilityBatch
+from bench.interfaces import Candidate, Judge, Metric, Progress, Target, UtilityBatch
 from bench.memory import peak_megabytes, reset_peak
 from bench.minors import NoMinors, attack_goals, withhold
 from bench.model import Samples, TextToImage
@@ -79,7 +79,6 @@ def compute(work: Workspace, cell: Cell) -> Written:
 
 
 # -- edit ------------------------------------------------------------------------------------------
-# --------------
 
 
 def _edit(work: Workspace, cell: Cell) -> Written:
@@ -116,7 +115,6 @@ def _edit(work: Workspace, cell: Cell) -> Written:
 
 
 # -- attack ----------------------------------------------------------------------------------------
-# --------------
 
 
 def _attack(work: Workspace, cell: Cell) -> Written:
@@ -178,7 +176,6 @@ def _candidates(entry: Entry) -> list[Candidate]:
 
 
 # -- trial -----------------------------------------------------------------------------------------
-# --------------
 
 
 def _trial(work: Workspace, cell: Cell) -> Written:
@@ -206,6 +203,7 @@ def _trial(work: Workspace, cell: Cell) -> Written:
             "variant": [c.variant for c, _ in jobs],
             "image_seed": np.array(seeds, dtype=np.int64),
             "status": list(status),
+            "reason": _reasons(status),
             "own_score": np.array(
                 [np.nan if c.own_score is None else c.own_score for c, _ in jobs], dtype=np.float32
             ),
@@ -278,6 +276,9 @@ def _judged(
     scores = torch.full((len(frame), len(labels)), torch.nan)
     if bool(ok.any()):
         scores[ok] = judge.scores(shown[ok], cell.concept).float().cpu()
+    lost = (ok & ~scores.isfinite().all(1)).numpy()
+    scores[lost] = torch.nan
+    frame = _with_errors(frame, lost, f"the score of {judge.name} is not finite")
     long = frame.loc[frame.index.repeat(len(labels))].reset_index(drop=True)
     long["judge"] = judge.name
     long["label"] = list(labels) * len(frame)
@@ -288,7 +289,6 @@ def _judged(
 
 
 # -- utility ---------------------------------------------------------------------------------------
-# --------------
 
 
 def _utility_seeds(plan: Plan, cell: Cell) -> list[int]:
@@ -300,7 +300,7 @@ def _reference(work: Workspace, cell: Cell) -> Written:
     texts = [p.text for _, p in cell.prompts]
     out = work.base.sample(
         texts, _utility_seeds(work.plan, cell), work.plan.sampler, progress=work.progress
-    )
+    ).all_finite()
     pictures = _bytes(out.images_B3HW)
     return {"images": len(texts)}, lambda folder: np.savez_compressed(
         folder / "pictures.npz", images=pictures
@@ -321,29 +321,48 @@ def _utility(work: Workspace, cell: Cell) -> Written:
         base_images_B3HW=base,
         judge=plan.judges[0],
     )
-    frames = [
-        pd.DataFrame(
-            {
-                "prompt": texts,
-                "prompt_concept": [p.concept for _, p in cell.prompts],
-                "group": [g for g, _ in cell.prompts],
-                "image_seed": np.array(seeds, dtype=np.int64),
-                "metric": metric.name,
-                "value": metric.values(batch).float().cpu().numpy().astype(np.float32),
-                "status": list(out.status),
-            }
-        )
-        for metric in plan.metrics
-    ]
-    rows = pd.concat(frames, ignore_index=True)
+    frame = pd.DataFrame(
+        {
+            "prompt": texts,
+            "prompt_concept": [p.concept for _, p in cell.prompts],
+            "group": [g for g, _ in cell.prompts],
+            "image_seed": np.array(seeds, dtype=np.int64),
+            "status": list(out.status),
+            "reason": _reasons(out.status),
+        }
+    )
+    rows = pd.concat([_measured(frame, m, batch) for m in plan.metrics], ignore_index=True)
     record = {"images": len(texts), "metrics": [m.identity() for m in plan.metrics]}
     return record, lambda folder: rows.to_parquet(
         folder / "rows.parquet", compression="zstd", index=False
     )
 
 
-# -- images as bytes
-# ---------------------------------------------------------------------------------------------
+def _measured(frame: pd.DataFrame, metric: Metric, batch: UtilityBatch) -> pd.DataFrame:
+    values = metric.values(batch).float().cpu().numpy().astype(np.float32)
+    values = np.where(frame["status"] == "error", np.float32("nan"), values)
+    lost = (frame["status"] == "ok").to_numpy() & ~np.isfinite(values)
+    values[lost] = np.nan
+    frame = _with_errors(frame, lost, f"the value of {metric.name} is not finite")
+    return frame.assign(metric=metric.name, value=values)
+
+
+# -- what is not finite ----------------------------------------------------------------------------
+
+
+def _reasons(status: Sequence[str]) -> list[str]:
+    """Why a row has the status ``error``; empty for the others."""
+    return ["the latents or the image are not finite" if s == "error" else "" for s in status]
+
+
+def _with_errors(frame: pd.DataFrame, lost_B: np.ndarray[Any, Any], reason: str) -> pd.DataFrame:
+    """The rows, with the status ``error`` and its reason where something was lost."""
+    frame = frame.copy()
+    frame.loc[lost_B, ["status", "reason"]] = ["error", reason]
+    return frame
+
+
+# -- images as bytes -------------------------------------------------------------------------------
 
 
 def _bytes(images_B3HW: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

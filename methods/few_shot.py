@@ -162,7 +162,7 @@ class FewShot(Erasure):
         sampler = Sampler(steps=self.sampling_steps, guidance_scale=self.guidance_scale)
         said = [prompts[k % len(prompts)] for k in range(self.images)]
         seeds = [rng.seed(k) for k in range(self.images)]
-        images = model.sample(said, seeds, sampler).images_B3HW
+        images = model.sample(said, seeds, sampler).all_finite().images_B3HW
         flip = torch.rand(self.images, generator=rng.generator("flip")) < 0.5
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)
         return model.to_latents(images)

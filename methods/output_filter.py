@@ -259,7 +259,7 @@ class OutputFilter(Erasure):
             order = torch.randperm(len(prompts), generator=rng.generator("prompts", name)).tolist()
             drawn = [prompts[order[i % len(order)]] for i in range(self.images)]
             seeds = [rng.seed("image", name, i) for i in range(self.images)]
-            out = unfiltered.sample(drawn, seeds, sampler, progress=progress)
+            out = unfiltered.sample(drawn, seeds, sampler, progress=progress).all_finite()
             scores.append(draft.log_odds(out.images_B3HW))
         return scores
 

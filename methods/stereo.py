@@ -298,5 +298,5 @@ class Stereo(Erasure):
         prompts = [templates[k % len(templates)].format(concept.text) for k in range(self.images)]
         seeds = [rng.seed(k) for k in range(self.images)]
         sampler = Sampler(steps=self.image_steps, guidance_scale=self.image_guidance)
-        images = model.sample(prompts, seeds, sampler).images_B3HW
+        images = model.sample(prompts, seeds, sampler).all_finite().images_B3HW
         return model.to_latents(images).tensor_split(self.rounds)

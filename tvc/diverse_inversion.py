@@ -332,12 +332,16 @@ def induced(
         ]
     )
     which = [k % len(texts) for k in range(len(seeds))]
-    images = model.sample(
-        [concept.text] * (rows * len(seeds)),
-        list(seeds) * rows,
-        sampler,
-        states_BLD=states_TRLD[which].transpose(0, 1).flatten(0, 1),
-        progress=progress,
-    ).images_B3HW
+    images = (
+        model.sample(
+            [concept.text] * (rows * len(seeds)),
+            list(seeds) * rows,
+            sampler,
+            states_BLD=states_TRLD[which].transpose(0, 1).flatten(0, 1),
+            progress=progress,
+        )
+        .all_finite()
+        .images_B3HW
+    )
     scores = checker.scores(images.to(device), concept).amax(1).cpu()
     return (scores >= checker.threshold).view(rows, len(seeds))

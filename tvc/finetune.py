@@ -72,7 +72,9 @@ def concept_images(
             them.
     """
     seeds = [rng.seed("concept images", k) for k in range(n)]
-    images = model.sample([concept.text] * n, seeds, sampler, progress=progress).images_B3HW
+    images = (
+        model.sample([concept.text] * n, seeds, sampler, progress=progress).all_finite().images_B3HW
+    )
     scores = checker.scores(images.to(model.backbone.device), concept).amax(1)
     share = float((scores >= checker.threshold).float().mean())
     if share < _DRAWN:

@@ -302,7 +302,7 @@ def _neighbours(
     """The checker's scores for the concept where the model was asked for something else."""
     names = concept.neighbours or ("",)
     prompts = [prompt for name in names for prompt in in_contexts(name, contexts, len(seeds))]
-    images = model.sample(prompts, [*seeds] * len(names), sampler).images_B3HW
+    images = model.sample(prompts, [*seeds] * len(names), sampler).all_finite().images_B3HW
     return checker.scores(images.to(model.backbone.device), concept).amax(1).cpu()
 
 
@@ -318,7 +318,7 @@ def _stricter(
     """The checker with a threshold between its own and what the unedited model's images of the concept reach."""
     seeds = [rng.seed("own", k) for k in range(2 * how.samples)]
     prompts = in_contexts(concept.text, contexts, len(seeds))
-    images = base.sample(prompts, seeds, sampler).images_B3HW
+    images = base.sample(prompts, seeds, sampler).all_finite().images_B3HW
     scores = checker.scores(images.to(base.backbone.device), concept).amax(1)
     reached = scores.double().quantile(1 - how.sensitivity).clamp(max=1 - 1e-6)
     own = torch.tensor(checker.threshold, dtype=torch.float64)

@@ -142,7 +142,7 @@ class Retained:
                 text=name, family=concept.family, neighbours=(*others, concept.text)
             )
             prompts = in_contexts(name, self._contexts, len(self._seeds))
-            images = model.sample(prompts, self._seeds, self._sampler).images_B3HW
+            images = model.sample(prompts, self._seeds, self._sampler).all_finite().images_B3HW
             scores = self._checker.scores(images.to(self._device), neighbour).amax(1)
             seen = (scores >= self._checker.threshold).cpu()
             shows.append(seen & self._reads(images, prompts) if self._reader else seen)

@@ -144,9 +144,8 @@ def _generator_rows(
         draw = generator_for(_SEED, wording)
         scenes = sample_scenes(number, draw, held_out=True, empty_share=0.0)
         texts = captions(scenes, draw, wording=wording, drop=0.0)
-        images = model.sample(
-            texts, [seed_for(_SEED, wording, i) for i in range(number)], sampler
-        ).images_B3HW
+        drawn = model.sample(texts, [seed_for(_SEED, wording, i) for i in range(number)], sampler)
+        images = drawn.all_finite().images_B3HW
         probabilities = _predict(judge, images)
         found = _accuracies(probabilities, scenes)
         if wording == "name":

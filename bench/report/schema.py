@@ -245,10 +245,11 @@ _STATUS = Column(
     "status",
     _TEXT,
     "Whether there is a score: `refused` by the model's filter, or by the harness as a prompt about "
-    "minors, `blanked` by its image checker, `error` for one that was raised, `abstained` for a "
-    "judge that would not say.",
+    "minors, `blanked` by its image checker, `error` for one that was raised or for an image or "
+    "score that is not finite, `abstained` for a judge that would not say.",
     STATUSES,
 )
+_REASON = Column("reason", _TEXT, "Why the status is `error`; empty otherwise.")
 _EDIT = Column("edit_digest", _TEXT, "The edited model in the store.")
 
 _KEPT = ", if the attack keeps account"
@@ -276,6 +277,7 @@ TRIALS = Schema(
         Column("score", _F32, "The raw score; missing only where status is not ok.", (), True),
         Column("threshold", _F32, "A score from here on shows the label: the judge's."),
         _STATUS,
+        _REASON,
         Column("own_score", _F32, "The attack's own view of its success, if it looked.", (), True),
         Column(
             "own_threshold",
@@ -318,6 +320,7 @@ UTILITY = Schema(
         Column("metric", _TEXT, "`accuracy`, `clip_score`, `drift`, ..."),
         Column("value", _F32, "Its value; missing only where status is not ok.", (), True),
         _STATUS,
+        _REASON,
         _EDIT,
         Column("utility_digest", _TEXT, "The values in the store."),
     ),

@@ -40,12 +40,13 @@ class Report(NamedTuple):
 _KEYS = (
     *("judge", "method", "source"),
     *("concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
-    *("group", "image_seed", "metric", "label", "status", "image_sha256", "edit_digest"),
+    *("group", "image_seed", "metric", "label", "status", "reason", "image_sha256", "edit_digest"),
     *("attack_digest", "trial_digest", "utility_digest"),
 )
 _STATUS = {
     "final": "",
-    "draft": "> **DRAFT**: made from files that were not committed, or with failed cells. "
+    "draft": "> **DRAFT**: made from files that were not committed, or with failed cells or "
+    "rows that are not finite. "
     "Do not cite.\n\n",
     "partial": "> **PARTIAL**: not the whole suite (`--only`, `--limit`, or an unfinished run). "
     "Do not cite.\n\n",
@@ -223,6 +224,8 @@ def _page(
     if lost:
         attempted = int(record["attempted"].sum())
         lines.append(f"{lost} of {attempted} images were lost to errors or abstentions.\n\n")
+    errors = provenance.get("errors", ())
+    lines += [f"* {markdown_text(line)}\n" for line in errors] + ["\n"] * bool(errors)
     lines.append(
         "Files: [table.csv](table.csv) · [flags.csv](flags.csv) · [table.tex](table.tex) · "
         "[trials.parquet](trials.parquet) (a row an image, judge and label) · "

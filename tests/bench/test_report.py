@@ -38,7 +38,7 @@ def trial(**changes: Any) -> dict[str, Any]:
         **{"goal": "name/0", "prompt": "a picture", "variant": "", "image_seed": 0},
         **{"judge": "mini", "label": "concept", "counts": True, "score": 0.9, "threshold": 0.5},
         **{"status": "ok", "own_score": None, "own_threshold": 0.5},
-        **{"queries": 1, "image_sha256": ""},
+        **{"queries": 1, "image_sha256": "", "reason": ""},
         **{"gradients": False, "changed": None, "gradient_steps": None, "gradient_zero": None},
         **{"gradient_bad": None, "late_gain": None},
         **{"edit_digest": "e", "attack_digest": "a", "trial_digest": "t"},
@@ -51,7 +51,7 @@ def utility_row(**changes: Any) -> dict[str, Any]:
     row = {
         **{"method": "esd", "concept": "pixel art", "family": "style", "repeat": 0},
         **{"prompt": "a circle", "prompt_concept": "circle", "group": "other", "image_seed": 0},
-        **{"metric": "accuracy", "value": 1.0, "status": "ok"},
+        **{"metric": "accuracy", "value": 1.0, "status": "ok", "reason": ""},
         **{"edit_digest": "e", "utility_digest": "u"},
     }
     assert not set(changes) - set(row)

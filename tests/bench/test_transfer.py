@@ -210,7 +210,7 @@ def trial(source: str, target: str, **changes: Any) -> dict[str, Any]:
         **{"goal": "name/0", "prompt": "a picture", "variant": "", "image_seed": 0},
         **{"judge": "mini", "label": "concept", "counts": True, "score": 0.9, "threshold": 0.5},
         **{"status": "ok", "own_score": None, "own_threshold": 0.5},
-        **{"queries": 1, "image_sha256": ""},
+        **{"queries": 1, "image_sha256": "", "reason": ""},
         **{"gradients": False, "changed": None, "gradient_steps": None, "gradient_zero": None},
         **{"gradient_bad": None, "late_gain": None},
         **{"edit_digest": target, "attack_digest": source, "trial_digest": source + target},

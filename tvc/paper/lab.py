@@ -240,7 +240,7 @@ class Lab:
         images = model.sample(
             [self.concept.text] * (len(states_BLD) * len(seeds)), list(seeds) * len(states_BLD), self.sampler,
             states_BLD=states_BLD.repeat_interleave(len(seeds), 0),
-        ).images_B3HW  # fmt: skip
+        ).all_finite().images_B3HW  # fmt: skip
         return self._seen(images, self.concept).view(len(states_BLD), len(seeds))
 
     # -- helpers -----------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ class Lab:
 
     def _shows(self, model: TextToImage, prompts: Sequence[str]) -> list[bool]:
         seeds = [self.rng.seed("judged", k) for k in range(len(prompts))]
-        images = model.sample(prompts, seeds, self.sampler).images_B3HW
+        images = model.sample(prompts, seeds, self.sampler).all_finite().images_B3HW
         return [bool(x) for x in self._seen(images, self.concept)]
 
     def _accuracy(self, model: TextToImage) -> list[bool]:
@@ -283,7 +283,9 @@ class Lab:
             if self.concept.text not in p.mentions
         ][: self.sizes.utility]
         seeds = [self.rng.seed("utility", k) for k in range(len(asked))]
-        images = model.sample([text for text, _ in asked], seeds, self.sampler).images_B3HW
+        images = (
+            model.sample([text for text, _ in asked], seeds, self.sampler).all_finite().images_B3HW
+        )
         seen = torch.zeros(len(asked), dtype=torch.bool)
         for other in self._others:
             rows = [i for i, (_, c) in enumerate(asked) if c.text == other.text]
