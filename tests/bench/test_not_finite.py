@@ -110,9 +110,11 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the classes above buildable in a suite, as if a file of the repository held them."""
     build = registry.build
     mine = {cls.name: cls for cls in (Broken, Unsure, Infinite)}
-    monkeypatch.setattr(
-        registry, "build", lambda kind, entry: mine[entry]() if isinstance(entry, str) and entry in mine else build(kind, entry)
-    )  # fmt: skip
+
+    def made(kind: registry.Kind, entry: Any) -> Any:
+        return mine[entry]() if isinstance(entry, str) and entry in mine else build(kind, entry)
+
+    monkeypatch.setattr(registry, "build", made)
 
 
 def run(base: TextToImage, root: Path, **changes: Any) -> tuple[Plan, Outcome, Results]:
