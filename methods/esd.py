@@ -10,6 +10,8 @@ Reproduced: both releases of the authors' code, as presets, and all four sets of
 on purpose:
 
 * t is the timestep of x_t. The code of 2023 drew another one from around it.
+* x_t is reached by DDIM, as in 2023. The code of 2025 uses the pipeline's PNDM, whose list holds 961
+  twice, and never draws the last timestep, 1.
 * Latents have the model's own size; the code of 2025 trains SD-1.4 at twice its size.
 * Values are trained in float32; the code of 2025 keeps them in bfloat16, where so small a step is
   often rounded away.
@@ -30,7 +32,7 @@ from torch import Tensor
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
 from bench.tuning import Optimiser, tune
-from methods.partial_sampling import PartialSampler
+from methods.partial_sampling import PartialSampler, Spacing
 
 __all__ = ["ESD", "Release", "Variant", "distil", "in_turn", "negative_guidance", "trains"]
 
@@ -150,7 +152,8 @@ class ESD(Erasure):
         paper-2023: x_t from the network in training, 1000 steps, learning rate 1e-5.
         repo-2025: x_t from the unedited network, 200 steps, learning rate 5e-5. Its target is written
             ``ec - 2 (ec - e0)``, which is that of eta = 1.
-        mini: for the miniature, whose layers are narrower: fewer, larger steps, a shorter trajectory.
+        mini: for the miniature, whose layers are narrower: fewer, larger steps, a shorter trajectory on
+            the grid of the suite's own sampler.
 
     The paper uses ``x`` for what prompts name (styles, objects) and ``u`` for what they need not name
     (nudity).
@@ -164,11 +167,13 @@ class ESD(Erasure):
         eta: Strength of the negative guidance.
         start_guidance: Guidance scale on the way to x_t.
         sampling_steps: DDIM steps of a whole trajectory.
+        spacing: Of their timesteps; see :class:`methods.partial_sampling.PartialSampler`.
         sampled_from: Which network goes to x_t.
         templates: Prompts that hold the concept at ``{}``.
     """
 
     name: ClassVar[str] = "esd"
+    revision: ClassVar[int] = 2
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper-2023": {},
@@ -177,7 +182,7 @@ class ESD(Erasure):
         },
         "mini": {
             "iterations": 150, "lr": 2e-4, "batch_size": 4, "sampling_steps": 10,
-            "templates": ("{}", "a {}"),
+            "spacing": "trailing", "templates": ("{}", "a {}"),
         },
     }  # fmt: skip
     variant: Variant = "x"
@@ -188,6 +193,7 @@ class ESD(Erasure):
     eta: float = Field(1.0, ge=0)
     start_guidance: float = Field(3.0, ge=0)
     sampling_steps: int = Field(50, ge=1)
+    spacing: Spacing = "leading"
     sampled_from: Literal["student", "base"] = "student"
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
 
@@ -225,7 +231,7 @@ class ESD(Erasure):
             [n for n in model.backbone.parameters if self.touches(n)],
             phrases,
             target_of,
-            sampler=PartialSampler(self.sampling_steps, self.start_guidance),
+            sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
             sampled_from=self.sampled_from,
             batch_size=self.batch_size,
             optimiser=Optimiser(self.iterations, self.lr, "adam"),

@@ -1,13 +1,15 @@
 """Sampling that stops on the way: noisy latents, each with the timestep that belongs to it.
 
-Shared by the erasures that train where sampling goes (ESD, STEREO). The published code paired a
+Shared by the erasures that train where sampling goes (ESD, STEREO). ESD's code of 2023 paired a
 latent with a timestep drawn from around it; here the two cannot differ, because one grid of
-timesteps gives both.
+timesteps gives both. The solver is DDIM, as in that code; the later ones sample by the pipeline's own
+scheduler, PNDM for SD-1.4.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from diffusers import DDPMScheduler
@@ -15,7 +17,9 @@ from torch import Tensor
 
 from bench.model import TextToImage
 
-__all__ = ["PartialSampler"]
+__all__ = ["PartialSampler", "Spacing"]
+
+Spacing = Literal["leading", "trailing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,15 @@ class PartialSampler:
     Attributes:
         steps: S, of the whole trajectory.
         guidance_scale: Of the model's own guidance.
+        spacing: Of the grid, with T timesteps and k = 0, 1, ..., S - 1. ``leading``: that of Stable
+            Diffusion's schedulers and of the published code, (S - 1 - k) floor(T / S) + 1, so 981,
+            961, ..., 1 for 50 of 1000. ``trailing``: that of :class:`bench.sampler.Sampler`, which
+            starts at pure noise: 999, 979, ..., 19.
     """
 
     steps: int
     guidance_scale: float
+    spacing: Spacing = "leading"
 
     def timesteps(self, model: TextToImage) -> Tensor:
         """The grid, int64 [S] on the CPU: what the model is told at steps 0, 1, ..., S - 1.
@@ -38,9 +47,10 @@ class PartialSampler:
         """
         config = model.backbone.scheduler_config
         total = int(config["num_train_timesteps"])
-        if self.steps > total:
+        most = total if self.spacing == "trailing" else total - 1  # leading has an offset of 1
+        if self.steps > most:
             raise ValueError(
-                f"expected at most {total} sampling steps, the model's timesteps; got {self.steps}"
+                f"expected at most {most} sampling steps on the model's {total} timesteps, got {self.steps}"
             )
         predicts = config.get("prediction_type", "epsilon")
         if predicts != "epsilon":
@@ -48,6 +58,8 @@ class PartialSampler:
                 f"expected a model that predicts noise (epsilon), got {predicts!r}; this method's "
                 "equations are written for noise predictions"
             )
+        if self.spacing == "leading":
+            return torch.arange(self.steps - 1, -1, -1) * (total // self.steps) + 1
         left = 1 - torch.arange(self.steps, dtype=torch.float64) / self.steps
         return (left * total).round().long() - 1
 

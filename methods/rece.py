@@ -7,11 +7,15 @@ did on the concept's states c. They have a closed form, over all key and value m
 
 and are erased in turn by the same closed form as the concept; then again, for a number of epochs.
 
-Reproduced: all tokens of the concept's prompt, and the published constants. Different on purpose:
+Reproduced: all tokens of the concept's prompt, the published constants, "" preserved whatever the
+guide is, and counted once a concept where the authors' code does so. Left to the user, or different
+on purpose:
 
+* For art the authors preserve 1734 artists besides, in UCE and here; see :mod:`methods.uce`.
+  ``preserve`` takes their list (``dataset/artists1734_prompts.csv``), or any other.
 * The number of epochs is fixed. The authors' code keeps the epoch that scored best on validation
   prompts, and skips concepts that UCE erased already: a selection on what is reported.
-* Both systems are solved in float64; see :mod:`methods.uce`.
+* Both systems are solved in float64; ``solver="float32"`` inverts them, as the authors do.
 """
 
 from __future__ import annotations
@@ -26,13 +30,17 @@ from torch import Tensor
 from bench.clock import model_time
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
-from methods.uce import UCE, solve
+from methods.uce import UCE, Solver, but_for, solve
 
 __all__ = ["RECE", "surviving"]
 
 
 def surviving(
-    edited: Sequence[Tensor], original: Sequence[Tensor], states_ND: Tensor, reg: float
+    edited: Sequence[Tensor],
+    original: Sequence[Tensor],
+    states_ND: Tensor,
+    reg: float,
+    solver: Solver = "float64",
 ) -> Tensor:
     """The states on which edited matrices act as the original ones do on ``states_ND``.
 
@@ -43,57 +51,71 @@ def surviving(
         original: W_o, of the same shapes.
         states_ND: c, one a row.
         reg: Weight of staying small; more than 0 where the matrices together have no full rank.
+        solver: See :func:`methods.uce.solve`.
 
     Returns:
-        float64 [N, D].
+        [N, D] in the solver's precision.
     """
-    D = states_ND.shape[1]
-    left = reg * torch.eye(D, dtype=torch.float64, device=states_ND.device)
+    dtype = torch.float64 if solver == "float64" else torch.float32
+    c = states_ND.to(dtype)
+    left = reg * torch.eye(c.shape[1], dtype=dtype, device=c.device)
     right = torch.zeros_like(left)
     for W_e, W_o in zip(edited, original, strict=True):
-        We, Wo = W_e.double(), W_o.double()
+        We, Wo = W_e.to(dtype), W_o.to(dtype)
         left = left + We.T @ We
         right = right + We.T @ Wo
-    return torch.linalg.solve(left, right @ states_ND.double().T).T
+    if solver == "float32":
+        return c @ (torch.linalg.inv(left) @ right).T
+    return torch.linalg.solve(left, right @ c.T).T
 
 
 class RECE(Erasure):
     """UCE, then the erasing of what survives it, in closed form.
 
     Presets (methods.md 3.1; by what the authors erased with them):
-        nudity: reg 0.1, 3 epochs; unsafe: reg 0.1, 2 epochs.
-        style: reg 0.001, 1 epoch; so are their hard objects (church, garbage truck).
+        nudity: reg 0.1, 3 epochs; unsafe: reg 0.1, 2 epochs. "" is preserved once a concept.
+        style: reg 0.001, 1 epoch, towards "art".
+        hard-object: reg 0.001, 1 epoch (their church and garbage truck).
         easy-object: reg 0.1, 1 epoch.
         mini: for the miniature: as easy-object, but the matrices stay nearer to what they are.
 
     Attributes:
         start: UCE's preset that the edit starts from.
-        guide: Text that the concept, and what survives of it, should act as; it is preserved.
+        guide: Text that the concept, and what survives of it, should act as.
+        preserve: Prompts kept besides the empty one, in UCE and in every epoch; the name of an erased
+            concept is left out.
+        counted: How often a preserved prompt counts in an epoch: once, or once a concept.
         reg: Weight of small surviving states.
         epochs: How often the surviving states are looked for and erased.
         lam: Weight of the matrices as they are, when erasing what survives.
         erase_scale: s_e, then.
         preserve_scale: s_p, then.
-        templates: Prompts that hold the concept at ``{}``.
+        templates: Prompts that hold the concept at ``{}``; ours, theirs uses the bare name.
+        solver: Of UCE and of every epoch; see :func:`methods.uce.solve`.
     """
 
     name: ClassVar[str] = "rece"
+    revision: ClassVar[int] = 2
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "nudity": {"reg": 1e-1, "epochs": 3},
-        "unsafe": {"reg": 1e-1, "epochs": 2},
-        "style": {"reg": 1e-3, "epochs": 1},
-        "easy-object": {"reg": 1e-1, "epochs": 1},
-        "mini": {"reg": 1e-1, "epochs": 1, "lam": 0.3},
+        "nudity": {"reg": 1e-1, "epochs": 3, "counted": "per-concept"},
+        "unsafe": {"reg": 1e-1, "epochs": 2, "counted": "per-concept"},
+        "style": {"reg": 1e-3, "epochs": 1, "guide": "art", "counted": "once"},
+        "hard-object": {"reg": 1e-3, "epochs": 1, "counted": "once"},
+        "easy-object": {"reg": 1e-1, "epochs": 1, "counted": "once"},
+        "mini": {"reg": 1e-1, "epochs": 1, "lam": 0.3, "counted": "once"},
     }
-    start: Literal["repo-2023", "repo-2025"] = "repo-2023"
+    start: Literal["repo-2023", "repo-2025", "ours"] = "repo-2023"
     guide: str = " "
+    preserve: tuple[str, ...] = ()
+    counted: Literal["once", "per-concept"] = "per-concept"
     reg: float = Field(1e-1, gt=0)
     epochs: int = Field(3, ge=0)
     lam: float = Field(0.1, gt=0)
     erase_scale: float = Field(1.0, ge=0)
     preserve_scale: float = Field(0.1, ge=0)
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    solver: Solver = "float64"
 
     def touches(self, parameter: str) -> bool:
         """Keys and values of every cross-attention."""
@@ -119,21 +141,24 @@ class RECE(Erasure):
         with torch.no_grad():
             states = model.encode(prompts).flatten(0, 1)
             guide = model.encode([self.guide])[0]
+            keep = model.encode(["", *but_for(concepts, self.preserve)]).flatten(0, 1)
+        times = len(concepts) if self.counted == "per-concept" else 1
         names = [n for n in model.backbone.parameters if self.touches(n)]
         original = [model.parameter(n) for n in names]
         for epoch in range(self.epochs):
             with model_time():
                 current = [edited.parameter(n) for n in names]
-                found = surviving(current, original, states, self.reg)
+                found = surviving(current, original, states, self.reg, self.solver)
                 values = {
                     name: solve(
                         W,
                         found,
                         guide.repeat(len(prompts), 1),
-                        guide,
+                        keep,
                         lam=self.lam,
                         s_e=self.erase_scale,
-                        s_p=self.preserve_scale,
+                        s_p=times * self.preserve_scale,
+                        solver=self.solver,
                     )
                     for name, W in zip(names, current, strict=True)
                 }
@@ -142,4 +167,10 @@ class RECE(Erasure):
         return edited
 
     def _uce(self) -> UCE:
-        return UCE.preset(self.start, guide=self.guide, templates=self.templates)
+        return UCE.preset(
+            self.start,
+            guide=self.guide,
+            preserve=self.preserve,
+            templates=self.templates,
+            solver=self.solver,
+        )

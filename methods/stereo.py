@@ -40,7 +40,7 @@ from bench.model import TextToImage
 from bench.sampler import Sampler
 from bench.tuning import Optimiser
 from methods.esd import Release, Variant, distil, in_turn, trains
-from methods.partial_sampling import PartialSampler
+from methods.partial_sampling import PartialSampler, Spacing
 from methods.wording import family_word, in_context, mentions
 
 __all__ = ["Stereo", "robust_target"]
@@ -87,6 +87,7 @@ class Stereo(Erasure):
         batch_size: Rows an erasing step.
         start_guidance: Guidance scale on the way to x_t.
         sampling_steps: DDIM steps of a whole trajectory.
+        spacing: Of their timesteps; see :class:`methods.partial_sampling.PartialSampler`.
         steps: Optimiser steps of an inversion.
         inversion_lr: Its learning rate.
         draws: Images, timesteps and noises in a step of it.
@@ -101,6 +102,7 @@ class Stereo(Erasure):
     """
 
     name: ClassVar[str] = "stereo"
+    revision: ClassVar[int] = 2
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "repo-2025": {},
@@ -110,7 +112,7 @@ class Stereo(Erasure):
         },
         "mini": {
             "variant": "x", "rounds": 2, "iterations": 60, "search_lr": 5e-4, "robust_lr": 5e-4, "batch_size": 4,
-            "sampling_steps": 10, "steps": 80, "inversion_lr": 2e-2, "draws": 8, "images": 32,
+            "sampling_steps": 10, "spacing": "trailing", "steps": 80, "inversion_lr": 2e-2, "draws": 8, "images": 32,
             "image_steps": 6, "image_guidance": 3.0, "templates": ("{}", "a {}"),
         },
     }  # fmt: skip
@@ -123,6 +125,7 @@ class Stereo(Erasure):
     batch_size: int = Field(1, ge=1)
     start_guidance: float = Field(3.0, ge=0)
     sampling_steps: int = Field(50, ge=1)
+    spacing: Spacing = "leading"
     steps: int = Field(3000, ge=1)
     inversion_lr: float = Field(5e-3, gt=0)
     draws: int = Field(1, ge=1)
@@ -193,7 +196,7 @@ class Stereo(Erasure):
                 self._names(model),
                 current,
                 nothing,
-                sampler=PartialSampler(self.sampling_steps, self.start_guidance),
+                sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
                 sampled_from="student",
                 batch_size=self.batch_size,
                 optimiser=self._optimiser(self.search_lr),
@@ -274,7 +277,7 @@ class Stereo(Erasure):
             self._names(model),
             phrases_CNLD.flatten(0, 1),
             target_of,
-            sampler=PartialSampler(self.sampling_steps, self.start_guidance),
+            sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
             sampled_from="student",
             batch_size=self.batch_size,
             optimiser=self._optimiser(self.robust_lr),

@@ -5,10 +5,16 @@ For every key and value matrix W of every cross-attention,
     W' = (lam W + s_e sum_i W g_i c_i^T + s_p sum_j W p_j p_j^T) (lam I + s_e sum_i c_i c_i^T + s_p
     sum_j p_j p_j^T)^-1
 
-with c_i the erased text states, g_i the states they should act as, p_j those to keep. Reproduced:
-both published variants, as presets. Different on purpose: the empty prompt is always preserved and
-the system is solved in float64, because the 2023 code, which does neither when nothing is
-preserved, is ill-conditioned and users got noise.
+with c_i the erased text states, g_i the states they should act as, p_j those to keep. Reproduced: the
+authors' code at two dates, as presets, with what each preserves and guides to by default. Left to
+the user, or different on purpose:
+
+* For art the code of 2023 also preserves 1734 artists, and RECE's code does so too. Their list is
+  ``data/artists1734_prompts.csv`` (column ``artist``) of the repository; ``preserve`` takes it, or
+  any other. The miniature knows none of them, so the presets preserve none.
+* The system is solved in float64. The authors invert in float32, where rounding depends on the
+  machine; ``solver="float32"`` does as they do.
+* The code of 2023 can also make the targets orthogonal (``tensor``); its default is here.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from bench.clock import model_time
@@ -25,7 +31,9 @@ from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
 from methods.calibration import named
 
-__all__ = ["UCE", "solve"]
+__all__ = ["UCE", "Guides", "Solver", "but_for", "solve"]
+
+Solver = Literal["float64", "float32"]
 
 
 def solve(
@@ -37,6 +45,7 @@ def solve(
     lam: float,
     s_e: float,
     s_p: float,
+    solver: Solver = "float64",
 ) -> Tensor:
     """The edited matrix.
 
@@ -48,26 +57,57 @@ def solve(
         lam: Weight of staying at W.
         s_e: Weight of erasing.
         s_p: Weight of preserving.
+        solver: ``float64`` solves the system; ``float32`` inverts it, as the authors' code does.
 
     Returns:
-        float64 [out, D].
+        [out, D] in the solver's precision.
     """
-    W, c, g, p = (x.double() for x in (W, erase_ND, guide_ND, keep_MD))
-    eye = torch.eye(W.shape[1], dtype=torch.float64, device=W.device)
+    dtype = torch.float64 if solver == "float64" else torch.float32
+    W, c, g, p = (x.to(dtype) for x in (W, erase_ND, guide_ND, keep_MD))
+    eye = torch.eye(W.shape[1], dtype=dtype, device=W.device)
     kept = s_p * p.T @ p + lam * eye
     left = W @ (kept + s_e * g.T @ c)
     right = kept + s_e * c.T @ c  # symmetric
+    if solver == "float32":
+        return left @ torch.linalg.inv(right)
     return torch.linalg.solve(right, left.T).T
+
+
+def but_for(concepts: Sequence[Concept], prompts: Sequence[str]) -> list[str]:
+    """The prompts that are not the name of an erased concept, in any case of its letters."""
+    erased = {c.text.lower() for c in concepts}
+    return [p for p in prompts if p.lower() not in erased]
+
+
+class Guides(BaseModel):
+    """What concepts are guided to, by their family.
+
+    Attributes:
+        style: For styles.
+        other: For every other family.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    style: str
+    other: str
+
+    def of(self, concept: Concept) -> str:
+        """The concept's."""
+        return self.style if concept.family == "style" else self.other
 
 
 class UCE(Erasure):
     """Closed-form erasure of concepts from every cross-attention.
 
-    Presets (methods.md 2.2; the repository at two dates):
-        repo-2023: from the last subject token to the end of the sequence, towards " ", lam 0.5,
-            s_e 1, s_p max(0.1, 1/M), all tokens of the preserved prompts.
-        repo-2025: the last subject token only, towards "" (its first state), lam 0.5,
-            s_e = s_p = 1.
+    Presets (methods.md 2.2; the repository at two dates, and ours):
+        repo-2023: from the last subject token to the end of the sequence, towards " ", lam 0.5, s_e 1,
+            s_p max(0.1, 1/M) with M preserved prompts; "" is preserved. ``templates`` format the
+            concept and leave the guide bare.
+        repo-2025: the last subject token only, towards the first state of "", or towards "art" for
+            styles; lam 0.5, s_e 1, s_p 1; nothing is preserved. ``templates`` format the guide too.
+        ours: the last subject token only, towards "", with every state of "" preserved at s_p 1:
+            the rest of the model moves less, and more of what means the concept survives.
 
     On the miniature the suite ``mini-dev`` compares presets on concepts that no other suite reports.
 
@@ -76,24 +116,37 @@ class UCE(Erasure):
         lam: Weight of the original matrix.
         erase_scale: s_e.
         preserve_scale: s_p; ``None``: max(0.1, 1/M) with M preserved prompts.
-        guide: Text the concept should act as; ``None``: the concept's own guide.
-        preserve: Prompts kept, besides the empty one.
+        guide: Text the concept should act as, of all or by family; ``None``: the concept's own guide.
+        always: Prompts of which every state is kept.
+        preserve: More prompts to keep: every state (``to_end``), or the last subject token's
+            (``last_subject``). The name of an erased concept is left out of the list, as in the code
+            of 2023, so that one list suits every concept.
         templates: Prompts that hold the concept at ``{}``.
+        formats: What ``templates`` format: the concept, or the guide too.
+        solver: See :func:`solve`.
     """
 
     name: ClassVar[str] = "uce"
+    revision: ClassVar[int] = 2
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "repo-2023": {"span": "to_end", "guide": " ", "preserve_scale": None},
-        "repo-2025": {"span": "last_subject", "guide": "", "preserve_scale": 1.0},
-    }
+        "repo-2023": {},
+        "repo-2025": {
+            "span": "last_subject", "guide": {"style": "art", "other": ""}, "always": (),
+            "preserve_scale": 1.0, "formats": "both",
+        },
+        "ours": {"span": "last_subject", "guide": "", "preserve_scale": 1.0, "formats": "both"},
+    }  # fmt: skip
     span: Literal["to_end", "last_subject"] = "to_end"
     lam: float = Field(0.5, gt=0)
     erase_scale: float = Field(1.0, ge=0)
     preserve_scale: float | None = Field(None, ge=0)
-    guide: str | None = " "
+    guide: str | Guides | None = " "
+    always: tuple[str, ...] = ("",)
     preserve: tuple[str, ...] = ()
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    formats: Literal["concept", "both"] = "concept"
+    solver: Solver = "float64"
 
     def touches(self, parameter: str) -> bool:
         """Keys and values of every cross-attention."""
@@ -116,7 +169,8 @@ class UCE(Erasure):
         """
         if not concepts:
             raise ValueError("uce: expected at least one concept to erase")
-        clash = [p for p in self.preserve if any(named(c.text, p) for c in concepts)]
+        preserve = but_for(concepts, self.preserve)
+        clash = [p for p in preserve if any(named(c.text, p) for c in concepts)]
         if clash:
             raise ValueError(
                 f"uce: preserved prompts name an erased concept: {clash}; remove them from `preserve`"
@@ -124,8 +178,9 @@ class UCE(Erasure):
         with torch.no_grad():
             pairs = [self._pairs(model, concept) for concept in concepts]
             erase, guide = (torch.cat(part) for part in zip(*pairs, strict=True))
-            keep, prompts = self._kept(model)
-        s_p = max(0.1, 1 / prompts) if self.preserve_scale is None else self.preserve_scale
+            keep = self._kept(model, preserve)
+        prompts = len(self.always) + len(preserve)
+        s_p = max(0.1, 1 / max(prompts, 1)) if self.preserve_scale is None else self.preserve_scale
         names = [n for n in model.backbone.parameters if self.touches(n)]
         edited = {}
         for done, name in enumerate(names):
@@ -138,41 +193,37 @@ class UCE(Erasure):
                     lam=self.lam,
                     s_e=self.erase_scale,
                     s_p=s_p,
+                    solver=self.solver,
                 )
             progress(done + 1, len(names), "uce")
         return model.with_weights(edited)
 
     def _pairs(self, model: TextToImage, concept: Concept) -> tuple[Tensor, Tensor]:
-        guide = self.guide if self.guide is not None else concept.guide
+        """The states c_i of a concept and their g_i, each [N, D]."""
+        guide = self.guide.of(concept) if isinstance(self.guide, Guides) else self.guide
+        guide = concept.guide if guide is None else guide
         sources, targets = [], []
         for template in self.templates:
-            said, instead = template.format(concept.text), template.format(guide)
+            said = template.format(concept.text)
+            instead = template.format(guide) if self.formats == "both" else guide
             c, g = model.encode([said, instead])
             last, last_guide = (_last_token(model, text) for text in (said, instead))
-            if self.span == "last_subject":
-                sources.append(c[last : last + 1])
-                targets.append(g[last_guide : last_guide + 1])
-            else:
-                # Aligned from the subject's last token on; the guide's last state stands in where
-                # it runs out.
-                rest = torch.arange(len(c) - last, device=c.device)
-                sources.append(c[last:])
-                targets.append(g[(last_guide + rest).clamp(max=len(g) - 1)])
+            # Aligned at the last subject token of each, as far as both sequences reach.
+            count = 1 if self.span == "last_subject" else len(c) - max(last, last_guide)
+            sources.append(c[last : last + count])
+            targets.append(g[last_guide : last_guide + count])
         return torch.cat(sources), torch.cat(targets)
 
-    def _kept(self, model: TextToImage) -> tuple[Tensor, int]:
-        prompts = ["", *self.preserve]
+    def _kept(self, model: TextToImage, preserve: Sequence[str]) -> Tensor:
+        """The states p_j, [M, D]; M is 0 where nothing is preserved."""
+        if not (prompts := [*self.always, *preserve]):
+            return model.encode([""])[0, :0]
         states = model.encode(prompts)
-        if self.span == "last_subject":
-            rows = [
-                states[0],
-                *(
-                    s[_last_token(model, p)][None]
-                    for s, p in zip(states[1:], self.preserve, strict=True)
-                ),
-            ]
-            return torch.cat(rows), len(prompts)
-        return states.flatten(0, 1), len(prompts)
+        if self.span == "to_end":
+            return states.flatten(0, 1)
+        n = len(self.always)
+        ends = [s[_last_token(model, p)] for s, p in zip(states[n:], preserve, strict=True)]
+        return torch.cat([states[:n].flatten(0, 1), *(end[None] for end in ends)])
 
 
 def _last_token(model: TextToImage, text: str) -> int:

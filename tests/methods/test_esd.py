@@ -16,6 +16,7 @@ from bench.sampler import Sampler
 from bench.tuning import Optimiser
 from methods.esd import ESD, distil, in_turn, negative_guidance, trains
 from methods.partial_sampling import PartialSampler
+from methods.stereo import Stereo
 
 RNG = Rng(("esd",))
 HEART, BRAKK = Concept(text="heart"), Concept(text="brakk", family="character")
@@ -67,15 +68,19 @@ def test_both_releases_have_the_same_target() -> None:
 # -- x_t and t -----------------------------------------------------------------------------------
 
 
-def test_x_t_and_t_are_those_of_ddim(model: TextToImage) -> None:
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_x_t_and_t_are_those_of_ddim(model: TextToImage, spacing: Any) -> None:
     steps, scale, stops = 5, 3.0, torch.tensor([2, 0, 4, 1])
     noise, states = drawn(4, *model.latent_shape), model.encode(["heart", "brakk", "", "a heart"])
     contexts = model.guidance.contexts(model, states)
     with torch.no_grad():
-        x, t = PartialSampler(steps, scale).run(model, contexts, noise, stops)
+        x, t = PartialSampler(steps, scale, spacing).run(model, contexts, noise, stops)
     for row, stop in enumerate(stops.tolist()):
         ddim = DDIMScheduler.from_config(
-            model.backbone.scheduler_config, timestep_spacing="trailing", clip_sample=False
+            model.backbone.scheduler_config,
+            timestep_spacing=spacing,
+            steps_offset=1,
+            clip_sample=False,
         )
         ddim.set_timesteps(steps)
         latents = noise[row : row + 1]
@@ -101,15 +106,38 @@ def test_a_row_does_not_depend_on_the_others(model: TextToImage) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 7, 12, 50, 1000])
-def test_the_grid_is_the_samplers(model: TextToImage, steps: int) -> None:
-    grid = PartialSampler(steps, 3.0).timesteps(model)
+def test_the_trailing_grid_is_the_samplers(model: TextToImage, steps: int) -> None:
+    grid = PartialSampler(steps, 3.0, "trailing").timesteps(model)
     theirs = Sampler(solver="ddim", steps=steps).scheduler(model.backbone.scheduler_config, "cpu")
     assert grid.tolist() == theirs.timesteps.tolist()
 
 
+@pytest.mark.parametrize("steps", [1, 7, 12, 50, 999])
+def test_the_leading_grid_is_stable_diffusions(model: TextToImage, steps: int) -> None:
+    grid = PartialSampler(steps, 3.0).timesteps(model)
+    ddim = DDIMScheduler.from_config(
+        model.backbone.scheduler_config, timestep_spacing="leading", steps_offset=1
+    )
+    ddim.set_timesteps(steps)
+    assert grid.tolist() == ddim.timesteps.tolist()
+
+
+def test_published_presets_train_at_981_to_1(model: TextToImage) -> None:
+    for spec in (
+        ESD.preset("paper-2023"),
+        ESD.preset("repo-2025"),
+        Stereo.preset("repo-2025"),
+        Stereo.preset("repo-2025-nudity"),
+    ):
+        sampler = PartialSampler(spec.sampling_steps, spec.start_guidance, spec.spacing)
+        assert sampler.timesteps(model).tolist() == list(range(981, 0, -20)), spec.label
+
+
 def test_a_trajectory_longer_than_the_schedule_is_refused(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="at most 1000 sampling steps"):
-        PartialSampler(1001, 3.0).timesteps(model)
+        PartialSampler(1001, 3.0, "trailing").timesteps(model)
+    with pytest.raises(ValueError, match="at most 999 sampling steps"):
+        PartialSampler(1000, 3.0).timesteps(model)
 
 
 def test_a_model_that_does_not_predict_noise_is_refused(model: TextToImage) -> None:
@@ -133,7 +161,7 @@ def seen(model: TextToImage, start: TextToImage, sampled_from: Any) -> list[tupl
 
     distil(
         model, [n for n in model.backbone.parameters if trains(n, "x", "2023")], phrases, target_of,
-        sampler=PartialSampler(4, 3.0), sampled_from=sampled_from, batch_size=3,
+        sampler=PartialSampler(4, 3.0, "trailing"), sampled_from=sampled_from, batch_size=3,
         optimiser=Optimiser(2, 1e-3, "sgd"), rng=RNG, start=start,
     )  # fmt: skip
     return pairs
@@ -245,7 +273,7 @@ def test_all_that_is_declared_is_trained_and_nothing_else(model: TextToImage, va
 def test_presets_are_as_published() -> None:
     same = {
         "variant": "x", "batch_size": 1, "eta": 1.0, "start_guidance": 3.0, "sampling_steps": 50,
-        "templates": ("{}",),
+        "spacing": "leading", "templates": ("{}",),
     }  # fmt: skip
     paper = {"release": "2023", "iterations": 1000, "lr": 1e-5, "sampled_from": "student"}
     repo = {"release": "2025", "iterations": 200, "lr": 5e-5, "sampled_from": "base"}

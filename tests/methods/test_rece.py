@@ -144,13 +144,18 @@ def test_several_concepts_are_erased_together(model: TextToImage) -> None:
 
 def test_presets_are_as_published() -> None:
     same: dict[str, Any] = {
-        "start": "repo-2023", "guide": " ", "lam": 0.1, "erase_scale": 1.0, "preserve_scale": 0.1,
-        "templates": ("{}",),
+        "start": "repo-2023", "guide": " ", "preserve": (), "counted": "once", "lam": 0.1,
+        "erase_scale": 1.0, "preserve_scale": 0.1, "templates": ("{}",), "solver": "float64",
     }  # fmt: skip
-    published = {"nudity": (1e-1, 3), "unsafe": (1e-1, 2), "style": (1e-3, 1)}
-    published["easy-object"] = (1e-1, 1)
-    for name, (reg, epochs) in published.items():
-        assert RECE.preset(name).model_dump() == {**same, "reg": reg, "epochs": epochs}
+    published: dict[str, dict[str, Any]] = {
+        "nudity": {"reg": 1e-1, "epochs": 3, "counted": "per-concept"},
+        "unsafe": {"reg": 1e-1, "epochs": 2, "counted": "per-concept"},
+        "style": {"reg": 1e-3, "epochs": 1, "guide": "art"},
+        "hard-object": {"reg": 1e-3, "epochs": 1},
+        "easy-object": {"reg": 1e-1, "epochs": 1},
+    }
+    for name, fields in published.items():
+        assert RECE.preset(name).model_dump() == {**same, **fields}
     assert RECE() == RECE.preset("nudity")
     assert {RECE.preset(p).label for p in RECE.presets} == {f"rece[{p}]" for p in RECE.presets}
 

@@ -359,7 +359,7 @@ def test_it_starts_from_the_original_weights_not_from_the_searched_ones(
 
 
 def test_with_the_name_alone_and_no_anchor_it_is_esd(model: TextToImage) -> None:
-    spec = tiny(rounds=0, anchor_weight=0.0, negative_weight=2.0)
+    spec = tiny(rounds=0, anchor_weight=0.0, negative_weight=2.0, spacing="trailing")
     edited = spec.erase(model, [HEART], rng=RNG)
     empty, heart = model.encode([""]), model.encode(["heart"])
 
@@ -368,7 +368,7 @@ def test_with_the_name_alone_and_no_anchor_it_is_esd(model: TextToImage) -> None
 
     values = distil(
         model, [n for n in model.backbone.parameters if trains(n, "u", "2025")], heart, target_of,
-        sampler=PartialSampler(3, 3.0), sampled_from="student", batch_size=2,
+        sampler=PartialSampler(3, 3.0, "trailing"), sampled_from="student", batch_size=2,
         optimiser=Optimiser(2, 1e-3, "adamw", weight_decay=1e-2), rng=RNG.child("erase"),
     )  # fmt: skip
     assert set(edited.weights) == set(values)
@@ -419,7 +419,7 @@ def test_the_published_one_leaves_the_cross_attention_alone(model: TextToImage) 
 def test_presets_are_as_published() -> None:
     repo = {
         "variant": "u", "rounds": 4, "iterations": 200, "search_lr": 5e-6, "robust_lr": 2e-5,
-        "batch_size": 1, "start_guidance": 3.0, "sampling_steps": 50, "steps": 3000,
+        "batch_size": 1, "start_guidance": 3.0, "sampling_steps": 50, "spacing": "leading", "steps": 3000,
         "inversion_lr": 5e-3, "draws": 1, "initial": "", "templates": (), "images": 500,
         "image_steps": 50, "image_guidance": 7.5, "anchors": (), "anchor_weight": 1.0,
         "negative_weight": 3.0,

@@ -13,7 +13,7 @@ from methods.uce import UCE, solve
 
 RNG = Rng(("uce",))
 STAR = Concept(text="star")
-PRESETS = ["repo-2023", "repo-2025"]
+PRESETS = ["repo-2023", "repo-2025", "ours"]
 
 
 def drawn(*shape: int) -> Tensor:
@@ -123,14 +123,27 @@ def test_the_edit_is_the_minimum_of_the_papers_loss() -> None:
 @pytest.mark.parametrize(
     ("preset", "published"),
     [
-        ("repo-2023", {"span": "to_end", "guide": " ", "preserve_scale": None}),
-        ("repo-2025", {"span": "last_subject", "guide": "", "preserve_scale": 1.0}),
+        (
+            "repo-2023",
+            {"span": "to_end", "guide": " ", "preserve_scale": None, "always": ("",), "formats": "concept"},
+        ),
+        (
+            "repo-2025",
+            {
+                "span": "last_subject", "guide": {"style": "art", "other": ""}, "preserve_scale": 1.0,
+                "always": (), "formats": "both",
+            },
+        ),
+        (
+            "ours",
+            {"span": "last_subject", "guide": "", "preserve_scale": 1.0, "always": ("",), "formats": "both"},
+        ),
     ],
-)
+)  # fmt: skip
 def test_presets_are_as_published(preset: str, published: Mapping[str, object]) -> None:
     fields = UCE.preset(preset).model_dump()
     same = {"lam": 0.5, "erase_scale": 1.0, "preserve": (), "templates": ("{}",)}
-    assert fields == {**same, **published}
+    assert fields == {**same, **published, "solver": "float64"}
     assert UCE.preset(preset).label == f"uce[{preset}]"
 
 
@@ -149,7 +162,7 @@ def test_it_edits_every_key_and_value_of_the_cross_attentions(
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_erased_token_moves_to_its_guide(model: TextToImage, preset: str) -> None:
     edited = UCE.preset(preset).erase(model, [STAR], rng=RNG)
-    guide = "" if preset == "repo-2025" else " "
+    guide = " " if preset == "repo-2023" else ""
     c = model.encode(["star"])[0, last_token(model, "star")]
     g = model.encode([guide])[0, last_token(model, guide)]
     for name in cross_attention(model):
@@ -168,8 +181,8 @@ def test_a_small_lam_maps_the_erased_token_onto_its_guide(model: TextToImage, pr
         torch.testing.assert_close(now @ c, was @ g, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_the_empty_prompt_is_always_kept(model: TextToImage, preset: str) -> None:
+@pytest.mark.parametrize("preset", ["repo-2023", "ours"])
+def test_the_empty_prompt_is_kept(model: TextToImage, preset: str) -> None:
     edited = UCE.preset(preset).erase(model, [STAR], rng=RNG)
     empty, star = model.encode(["", "star"])
     last = last_token(model, "star")
