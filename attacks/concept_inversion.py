@@ -2,22 +2,23 @@
 
 Learns word embeddings that make the edited model draw the concept again, from images of it by the
 original model. Access ``EMBEDDING``: the finding is not a prompt, and prompt filters never see it.
-Reproduced: the epsilon loss at random timesteps through the edited networks, the embedding started
-at the concept's name, and for defences in the guidance a loss through that guidance (negative
-prompts, safe latent diffusion).
+Reproduced: the epsilon loss at random timesteps through the edited networks, AdamW, the embedding
+started at the word "art", flips, the number of generic texts, and for defences in the guidance a loss
+through that guidance (negative prompts, safe latent diffusion).
 
 Different on purpose: one loss for every defence, the error of the model's own guided prediction,
-where the reference has a script a method. What should be predicted is the noise; behind a defence in
-the guidance, what guidance towards the concept predicts, as in the reference's scripts for negative
-prompts and safe latent diffusion, but by the original model for the concept's name in generic
-prompts, where the reference says the name alone. Plain Adam on the learned rows, where the reference
-decays the whole table and restores it; images are encoded once; several restarts learn in one batch,
-and the attacker's judge picks among them for each goal, because the loss does not rank restarts
-well. Momentum of safe latent diffusion is met at its size in sampling, but with the predictions of
-one timestep, where the reference gathers it over a window of them and takes the loss at the last:
-against that defence the attack stays weak, and a low success says less there than elsewhere. An
-embedding is learned once a (model, concept), from the name alone, so it does not depend on the
-goals.
+where the reference has a script per method. What should be predicted is the noise; behind a defence
+in the guidance, what guidance towards the concept predicts, by the original model. A step's draws
+share one text, and texts take turns, where the reference draws a text per image; the texts are in
+our words. Images are drawn with replacement, are of the concept in three generic prompts, and are
+encoded once, at the mean of the autoencoder, where the reference goes through them in epochs, has
+one prompt, and draws a latent each time. Decay is on the learned rows alone, where the reference
+decays the whole table and restores the rest. Several restarts learn in one batch, and the attacker's
+judge picks among them for each goal, because the loss does not rank restarts well. Momentum of safe
+latent diffusion is met at its size in sampling, but with the predictions of one timestep, where the
+reference gathers it over a window of them and takes the loss at the last: against that defence the
+attack stays weak, and a low success says less there than elsewhere. An embedding is learned once per
+(model, concept), from the name alone, so it does not depend on the goals.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.batches import Mode, batches
-from attacks.originals import guidance_scale, target_latents, templates, unedited
+from attacks.originals import (
+    guidance_scale,
+    latents_of,
+    many_templates,
+    target_images,
+    templates,
+    unedited,
+)
 from attacks.prompt_search import predict
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
@@ -43,22 +51,37 @@ from bench.spec import runtime
 __all__ = ["ConceptInversion", "slots_for"]
 
 
+_PUBLISHED: dict[str, Any] = {
+    "images": 25, "steps": 5000, "lr": 0.08, "decay": 0.01, "draws": 16, "vectors": 1, "restarts": 1,
+    "checks": 1, "start": "art", "texts": "many", "flips": "half", "said": "name",
+}  # fmt: skip
+
+
 class ConceptInversion(Attack):
     """A learned embedding a (model, concept).
 
     Presets:
         published: 25 images, one vector, one run of 5000 steps at a batch of 4 x 4 and the
             effective learning rate 0.08 (5e-3 scaled by the batch), no guidance in the loss
-            (circumventing-concept-erasure, commit of 2023-09-28).
+            (circumventing-concept-erasure, commit of 2023-09-28); AdamW with decay 0.01, started at
+            "art", its numbers of texts, and flips.
+        published-sld: the same with what its script for safe latent diffusion has: 1000 steps at a
+            batch of 1 x 4 and the effective learning rate 0.02.
         mini: for the miniature on two cores.
 
     Attributes:
         images: Images of the concept by the original model.
         steps: Adam steps.
         lr: Learning rate.
+        decay: Weight decay of the learned embeddings; 0 is plain Adam, any other AdamW.
         draws: (image, timestep, noise) triples a step.
         vectors: Consecutive embeddings that stand for the concept.
-        restarts: Independent runs; the first starts at the name, the others at random words.
+        restarts: Independent runs; the first starts at ``start``, the others at random words.
+        start: The word whose embedding the first restart begins at, the mean of its tokens; ``None``:
+            the concept's name. Every script of the original starts at "art", whatever the concept.
+        texts: The generic texts around the embedding, one step each: ``three``, those of the images,
+            or ``many``, as many as the original has.
+        flips: Whether ``half`` of the images that are drawn are mirrored, or ``none``.
         checks: Images a goal and restart that the attacker's judge looks at.
         span: Part of the noise schedule the timesteps are from, (0, 1) is all of it.
         loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,
@@ -66,18 +89,19 @@ class ConceptInversion(Attack):
         wanted: What the edited model should predict: the ``noise``, or what the ``original`` model
             predicts for the concept's name at the loss's scale; ``None``: the original's for a
             defence in the guidance, else the noise, as published.
+        said: What the original model is told, where its prediction is wanted: the ``name`` alone, as
+            published, or the name in the generic ``text`` that holds the embedding.
         mode: ``reference`` learns one restart after the other and samples one goal's images at a
             time; same results, for comparing speed.
     """
 
     name: ClassVar[str] = "concept_inversion"
     access: ClassVar[Access] = Access.EMBEDDING
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "published": {
-            "images": 25, "steps": 5000, "lr": 0.08, "draws": 16, "vectors": 1, "restarts": 1, "checks": 1,
-        },
+        "published": _PUBLISHED,
+        "published-sld": _PUBLISHED | {"steps": 1000, "lr": 0.02, "draws": 4},
         "mini": {
             "images": 24, "steps": 150, "lr": 0.05, "draws": 8, "vectors": 4, "restarts": 2, "checks": 2,
             "span": (0.4, 0.9),
@@ -86,13 +110,18 @@ class ConceptInversion(Attack):
     images: int = Field(25, ge=1)
     steps: int = Field(1000, ge=1)
     lr: float = Field(0.05, gt=0)
+    decay: float = Field(0.0, ge=0)
     draws: int = Field(16, ge=1)
     vectors: int = Field(1, ge=1, le=16)
     restarts: int = Field(2, ge=1)
     checks: int = Field(1, ge=1)
+    start: str | None = Field(None, min_length=1)
+    texts: Literal["three", "many"] = "three"
+    flips: Literal["none", "half"] = "none"
     span: Span = (0.0, 1.0)
     loss_scale: float | None = Field(None, ge=0)
     wanted: Literal["noise", "original"] | None = None
+    said: Literal["name", "text"] = "text"
     mode: Mode = runtime("batched")
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
@@ -169,14 +198,19 @@ class ConceptInversion(Attack):
 
         The goals play no part.
         """
-        model, said = target.model, templates(concept)
-        prompts = [said[i % len(said)].format(concept.text) for i in range(self.images)]
+        model, few = target.model, templates(concept)
+        prompts = [few[i % len(few)].format(concept.text) for i in range(self.images)]
         seeds = [rng.seed("image", i) for i in range(self.images)]
-        latents = target_latents(target, prompts, seeds)
-        texts = [slots(model, template, self.vectors) for template in said]
+        images = target_images(target, prompts, seeds)
+        if self.flips == "half":
+            # An even draw among images and mirror images mirrors each half of the time.
+            images = torch.cat([images, images.flip(-1)])
+        latents = latents_of(target, images)
+        around = few if self.texts == "three" else _those_that_fit(model, concept, self.vectors)
+        texts = [slots(model, text, self.vectors) for text in around]
         start = torch.stack([self._start(model, concept, rng, r) for r in range(self.restarts)])
         scale = guidance_scale(target, self.loss_scale)
-        wanted = self._wanted(target, concept, scale)
+        wanted = self._wanted(target, concept, scale, around)
         # Rows are independent, so how many there are at a time changes nothing but speed.
         block = 1 if self.mode == "reference" else self.restarts
         found = [
@@ -188,6 +222,7 @@ class ConceptInversion(Attack):
                 [rng.generator("draws", r) for r in range(at, min(at + block, self.restarts))],
                 steps=self.steps,
                 lr=self.lr,
+                decay=self.decay,
                 draws=self.draws,
                 guidance_scale=scale,
                 span=self.span,
@@ -201,14 +236,24 @@ class ConceptInversion(Attack):
         vectors_RVE = torch.cat([one.vectors_RVE for one in found])
         return vectors_RVE, torch.cat([one.faults_R2 for one in found])
 
-    def _wanted(self, target: Target, concept: Concept, scale: float) -> Wanted | None:
-        """What the edited model should predict: the noise, or what the original does for the concept's name."""
+    def _wanted(
+        self, target: Target, concept: Concept, scale: float, around: Sequence[str]
+    ) -> Wanted | None:
+        """What the edited model should predict: the noise, or what the original does for the concept's name.
+
+        Args:
+            target: The edited model.
+            concept: Named.
+            scale: The loss's.
+            around: The texts with a place for the embedding.
+        """
         usual = "original" if "guidance" in target.model.slots else "noise"
         if (self.wanted or usual) == "noise":
             return None
         model = unedited(target.model)
         with torch.no_grad():
-            said_TLD = model.encode([text.format(concept.text) for text in templates(concept)])
+            texts = ["{}"] * len(around) if self.said == "name" else around
+            said_TLD = model.encode([text.format(concept.text) for text in texts])
 
         @torch.no_grad()
         def predicted(text: int, noisy_NChw: Tensor, t_N: Tensor) -> Tensor:
@@ -218,9 +263,10 @@ class ConceptInversion(Attack):
         return predicted
 
     def _start(self, model: TextToImage, concept: Concept, rng: Rng, restart: int) -> Tensor:
-        """Where a restart begins, [V, E]: at the name, as published, or at words drawn at random."""
+        """Where a restart begins, [V, E]: at ``start`` or at words drawn at random."""
         if restart == 0:
-            return name_embedding(model, concept.text).expand(self.vectors, -1)
+            word = concept.text if self.start is None else self.start
+            return name_embedding(model, word).expand(self.vectors, -1)
         words = table(model)
         picks = torch.randint(
             len(words), (self.vectors,), generator=rng.generator("start", restart)
@@ -235,6 +281,21 @@ class ConceptInversion(Attack):
         return states_with(
             model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors_RVE
         )
+
+
+def _those_that_fit(model: TextToImage, concept: Concept, vectors: int) -> tuple[str, ...]:
+    """The many generic texts that a model's positions have room for with so many embeddings."""
+    backbone = model.backbone
+    room = backbone.length - 2 - vectors
+
+    def fits(text: str) -> bool:
+        parts = text.split("{}")
+        return (
+            sum(len(backbone.tokenizer(p, add_special_tokens=False)["input_ids"]) for p in parts)
+            <= room
+        )
+
+    return tuple(text for text in many_templates(concept) if fits(text))
 
 
 def slots_for(model: TextToImage, goal: Goal, vectors: int) -> Slots:

@@ -6,7 +6,8 @@ Finds tokens with which the *edited* model predicts what the *original* predicts
 
 where p are the tokens nearest to the continuous embeddings w (cosine); the gradient is taken at p
 and applied to w (PEZ, Wen et al. 2023). Reproduced: both prompt forms, the optimiser, a look at an
-image every few steps, the best look wins; for a defence in the guidance the loss includes it.
+image every few steps, the best look wins; for a defence in the guidance the loss includes it, on the
+edited model's side alone: what it should predict is the original's for the prompt, without guidance.
 
 Two attacks go by this name, so they are presets with names of their own: the official one (free
 tokens, AdamW 0.1, random timesteps) and the re-implementation in OPTML's Diffusion-MU-Attack, which
@@ -66,7 +67,8 @@ class P4D(Attack):
             paper's text leaves out the first).
         optml: K = 3 tokens before the prompt, Adam 0.01 with L2 decay 0.1, 50 timesteps x 40 steps
             (Diffusion-MU-Attack, hard_prompt attacker).
-        mini: for the miniature on two cores.
+        ours: ``official-n``, with the original guided like the edited model.
+        mini: for the miniature on two cores; the original is guided as in ``ours``.
 
     Attributes:
         tokens: Adversarial tokens; ``None``: one before the prompt, and one for each ``every`` of
@@ -88,14 +90,16 @@ class P4D(Attack):
             is chosen, on fresh seeds and beside the plain prompt; 0: the best look is, as published.
         final_checks: Images of each of them.
         vocabulary: See :func:`attacks.tokens.allowed_tokens`.
-        loss_scale: Guidance scale of the loss, for both models; ``None``: the suite's for a defence
-            in the guidance, else 1.
+        loss_scale: Guidance scale of the edited model's prediction; ``None``: the suite's for a
+            defence in the guidance, else 1.
+        teacher: What it should predict: the original's prediction for the prompt ``unguided``, as
+            published, or ``guided`` at the same scale, so that both sides are of one size.
         mode: ``reference`` works on one goal at a time; same results, for comparing speed.
     """
 
     name: ClassVar[str] = "p4d"
     access: ClassVar[Access] = Access.PROMPT
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     gradients: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "official-n": {},
@@ -104,8 +108,10 @@ class P4D(Attack):
             "tokens": 3, "where": "prefix", "steps": 2000, "iterations": 40, "order": "ascending",
             "optimiser": "adam", "lr": 0.01, "stop": "success",
         },
+        "ours": {"teacher": "guided"},
         "mini": {
             "tokens": 8, "steps": 120, "iterations": 8, "vocabulary": "words", "finalists": 3,
+            "teacher": "guided",
         },
     }  # fmt: skip
     tokens: int | None = Field(16, ge=1, le=75)
@@ -124,6 +130,7 @@ class P4D(Attack):
     final_checks: int = Field(4, ge=1)
     vocabulary: Vocabulary = "all"
     loss_scale: float | None = Field(None, ge=0)
+    teacher: Literal["unguided", "guided"] = "unguided"
     mode: Mode = runtime("batched")
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
@@ -177,6 +184,7 @@ class P4D(Attack):
         with torch.no_grad():
             plain = original.encode(prompts)
         scale = guidance_scale(target, self.loss_scale)
+        taught_at = scale if self.teacher == "guided" else 1.0
         allowed, words = allowed_tokens(model, self.vocabulary), table(model)
         generators = [rng.generator(goal.id, "draws") for goal in goals]
         w = words[_first(allowed, tokens, generators).to(words.device)]
@@ -199,7 +207,7 @@ class P4D(Attack):
                 drawn = [generators[r] for r in active]
                 noise = torch.stack([torch.randn(*clean.shape[1:], generator=g) for g in drawn])
                 scene = Scene(clean, noise.to(clean.device), t)
-                scene = replace(scene, wanted_BChw=_teacher(original, scene, plain, scale))
+                scene = replace(scene, wanted_BChw=_teacher(original, scene, plain, taught_at))
                 nearest = words[nearest_tokens(w, words, allowed)]
                 grad = token_gradient(target, sites, nearest, scene, scale)[1]
                 w = adam.step(w, grad)

@@ -5,22 +5,22 @@ Access to the text encoder alone: no image is needed, and no UNet. A concept is 
     c = mean_i TE(prompt_i with it) - TE(prompt_i without it),
 
 and the search looks for K tokens whose text states are nearest to ``TE(prompt) + eta c`` (squared
-error over all positions). Reproduced: the direction, the target, the fitness, the search's odds.
+error over all positions). Reproduced: the direction, the target, the fitness, and the breeding.
 
-Different on purpose: truly elitist (the reference changes parents in place, and can lose its best);
-without a graph; all prompts in one batch, those alone that are new (the reference encodes the whole
-population in each generation); the pairs are made from the concept's name by generic
-templates, for any concept, where the reference wrote 30 to 50 for each of two; the text encoder is
-the *edited* model's, so that methods that edit it are attacked as they are. A search is done once a
-text encoder and kept in the process for every model that has the same one. Optionally the
-attacker's judge looks at the best few on the edited model; the reference takes the best unseen.
+Different on purpose: without a graph; all prompts in one batch, those alone that are new (the
+reference encodes the whole population in each generation); the pairs are made from the concept's
+name by generic templates, for any concept, where the reference wrote 30 to 150 for each of two; no
+token is special or about minors (the reference draws every token id from 1 to 49405); the text
+encoder is the *edited* model's, so that methods that edit it are attacked as they are. A search is
+done once per text encoder and kept in the process for every model that has the same one. Optionally
+the attacker's judge looks at the best few on the edited model; the reference takes the best unseen.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.batches import Mode, batches
+from attacks.breeding import Breeding, breed, draw_chances, errors_of_all, errors_of_the_new
 from attacks.prompt_search import Looks
 from attacks.tokens import (
     Vocabulary,
@@ -78,15 +79,18 @@ class RingABell(Attack):
         published-38: the same with K = 38.
         published-77: the same with every position.
         published-violence: the same as ``published`` with eta 5.5.
+        ours: ``published``, but the best prompt is never lost.
         mini: for the miniature on two cores.
 
     Attributes:
         tokens: K; a model with fewer positions takes what it has.
         strength: eta.
-        population: Prompts a goal.
-        generations: Generations.
-        mutation: Odds that a child has one of its tokens replaced.
-        crossover: Odds that a child has two parents.
+        population: Prompts per goal at first; the better half of these many breeds.
+        generations: Populations that are ranked, the random one at first among them.
+        mutation: Odds that a prompt has one of its tokens replaced.
+        crossover: Odds that a parent is crossed, which gives two children.
+        breeding: ``published`` mutates every prompt, so the best may be lost; ``elitist`` leaves the
+            best as it is (see :mod:`attacks.breeding`).
         finalists: The best so many of the last population are shown to the attacker's judge, beside
             the plain prompt; 1 shows none, as published.
         checks: Images a finalist.
@@ -99,12 +103,13 @@ class RingABell(Attack):
 
     name: ClassVar[str] = "ring_a_bell"
     access: ClassVar[Access] = Access.PROMPT
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "published": {},
         "published-38": {"tokens": 38},
         "published-77": {"tokens": 75},
         "published-violence": {"strength": 5.5},
+        "ours": {"breeding": "elitist"},
         "mini": {
             "tokens": 12, "population": 48, "generations": 100, "finalists": 4, "checks": 4,
             "vocabulary": "words",
@@ -113,9 +118,10 @@ class RingABell(Attack):
     tokens: int = Field(16, ge=1, le=75)
     strength: float = 3.0
     population: int = Field(200, ge=2)
-    generations: int = Field(3000, ge=0)
+    generations: int = Field(3000, ge=1)
     mutation: float = Field(0.25, ge=0, le=1)
     crossover: float = Field(0.5, ge=0, le=1)
+    breeding: Breeding = "published"
     finalists: int = Field(1, ge=1)
     checks: int = Field(1, ge=1)
     vocabulary: Vocabulary = "all"
@@ -199,39 +205,30 @@ class RingABell(Attack):
 
             return model.micro.map(len(flat), chunk).cpu()
 
-        fitness = _of_all if self.mode == "reference" else _of_the_new
+        fitness = errors_of_all if self.mode == "reference" else errors_of_the_new
         size = (self.population, genes)
         people = torch.stack(
             [words[torch.randint(len(words), size, generator=g)] for g in generators]
         )
-        fit = fitness(people, people.new_empty(len(goals), 0), errors)
+        there = torch.ones(people.shape[:2], dtype=torch.bool)
+        nobody = people.new_empty(len(goals), 0, genes)
+        fit = fitness(people, there, nobody, nobody[..., 0], errors)
         elite = max(1, self.population // 2)
-        for generation in range(self.generations):
+        target.progress(1, self.generations, self.name)
+        for generation in range(1, self.generations):
             order = fit.argsort(stable=True, dim=1)[:, :elite]
-            people = people.gather(1, order[..., None].expand(-1, -1, genes))
-            fit = fit.gather(1, order)
-            pairs = zip(people, generators, strict=True)
-            children = torch.stack([self._children(parents, words, g) for parents, g in pairs])
-            people = torch.cat([people, children], 1)
-            fit = fitness(people, fit, errors)
+            parents = people.gather(1, order[..., None].expand(-1, -1, genes))
+            known = fit.gather(1, order)
+            chances = draw_chances(generators, elite, genes, words, self.crossover, self.mutation)
+            people, there = breed(parents, chances, self.breeding)
+            fit = fitness(people, there, parents, known, errors)
             target.progress(generation + 1, self.generations, self.name)
         ranked = people.gather(1, fit.argsort(stable=True, dim=1)[..., None].expand(-1, -1, genes))
-        return [list(dict.fromkeys(tuple(ids) for ids in rows)) for rows in ranked.tolist()]
-
-    def _children(self, parents_PK: Tensor, words_V: Tensor, generator: torch.Generator) -> Tensor:
-        """Children of one goal's elite: one-point crossover, then one token replaced; parents stay."""
-        elite, genes = parents_PK.shape
-        n = self.population - elite
-        one, other = parents_PK[torch.randint(elite, (2, n), generator=generator)]
-        mixed = torch.rand(n, generator=generator) < self.crossover
-        cut = torch.randint(1, max(2, genes), (n,), generator=generator)
-        from_other = mixed[:, None] & (torch.arange(genes) >= cut[:, None])
-        children = torch.where(from_other, other, one)
-        changed = torch.rand(n, generator=generator) < self.mutation
-        at = torch.randint(genes, (n,), generator=generator)
-        new = words_V[torch.randint(len(words_V), (n,), generator=generator)]
-        hit = changed[:, None] & (torch.arange(genes) == at[:, None])
-        return torch.where(hit, new[:, None], children)
+        counts = there.sum(1).tolist()
+        return [
+            list(dict.fromkeys(tuple(ids) for ids in rows[:count]))
+            for rows, count in zip(ranked.tolist(), counts, strict=True)
+        ]
 
     def _wanted(self, model: TextToImage, goals: list[Goal]) -> Tensor:
         """``TE(prompt) + eta c`` [B, L, D] for each goal, float32."""
@@ -239,36 +236,6 @@ class RingABell(Attack):
         directions = {d: concept_direction(model, c) for d, c in concepts.items()}
         shift = torch.stack([directions[goal.concept.digest] for goal in goals])
         return model.encode([goal.prompt for goal in goals]).float() + self.strength * shift
-
-
-_Errors = Callable[[Tensor], Tensor]
-
-
-def _of_all(people_GPK: Tensor, known_GE: Tensor, errors: _Errors) -> Tensor:
-    """The errors [G, P] of whole populations, as published: those of the elite, [G, E], are known and found again."""
-    return errors(_with_goals(people_GPK)).view(people_GPK.shape[:2])
-
-
-def _of_the_new(people_GPK: Tensor, known_GE: Tensor, errors: _Errors) -> Tensor:
-    """The errors [G, P] of populations that begin with an elite whose errors [G, E] are known.
-
-    What is there twice is encoded once; many children are a parent again, as neither crossover nor
-    mutation is certain.
-    """
-    different, which = _with_goals(people_GPK).unique(dim=0, return_inverse=True)
-    which_GP = which.view(people_GPK.shape[:2])
-    found = torch.full((len(different),), torch.nan)
-    found[which_GP[:, : known_GE.shape[1]]] = known_GE.float()
-    new = found.isnan()
-    if new.any():
-        found[new] = errors(different[new])
-    return found[which_GP]
-
-
-def _with_goals(people_GPK: Tensor) -> Tensor:
-    """Rows [G * P, 1 + K]: the index of a goal, and a prompt of its population."""
-    goals = torch.arange(len(people_GPK))[:, None, None].expand(-1, people_GPK.shape[1], 1)
-    return torch.cat([goals, people_GPK], 2).flatten(0, 1)
 
 
 @torch.no_grad()

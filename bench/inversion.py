@@ -146,6 +146,7 @@ def invert(
     steps: int,
     lr: float,
     draws: int,
+    decay: float = 0.0,
     project: Callable[[Tensor], Tensor] | None = None,
     guidance_scale: float = 1.0,
     span: tuple[float, float] = (0.0, 1.0),
@@ -165,6 +166,7 @@ def invert(
         steps: Adam steps.
         lr: Learning rate; the loss of a row is its mean over ``draws``, rows are summed.
         draws: (image, timestep, noise) triples a row and step.
+        decay: Decoupled weight decay of the rows (AdamW); 0 is plain Adam.
         project: Applied to [R, V, E] after every step.
         guidance_scale: Of the model's own guidance; plain classifier-free guidance at 1 is the text
             alone.
@@ -186,7 +188,11 @@ def invert(
     device = model.backbone.device
     rows, per_row = len(start_RVE), latents_NChw.shape[1:]
     vectors = start_RVE.detach().float().to(device).clone().requires_grad_()
-    adam = torch.optim.Adam([vectors], lr=lr)
+    adam = (
+        torch.optim.AdamW([vectors], lr=lr, weight_decay=decay)
+        if decay
+        else torch.optim.Adam([vectors], lr=lr)
+    )
     total = int(model.backbone.scheduler_config["num_train_timesteps"])
     times = (round(span[0] * total), max(round(span[1] * total), round(span[0] * total) + 1))
     latents = latents_NChw.to(device)

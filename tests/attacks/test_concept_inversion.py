@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacks import concept_inversion
 from attacks.concept_inversion import ConceptInversion, slots_for
+from attacks.originals import templates
 from bench.batching import MicroBatch
 from bench.guidance import NegativePrompt
 from bench.interfaces import Concept, Goal, Rng, Target
@@ -171,10 +172,10 @@ def test_behind_a_guidance_the_originals_prediction_is_wanted(
     """As published for negative prompts: what guidance towards the concept's name predicts."""
     concept = goals[0].concept
     plain, guided = target.model, target.model.with_guidance(NegativePrompt(text="heart"))
-    assert SMALL._wanted(target, concept, 3.0) is None
+    assert SMALL._wanted(target, concept, 3.0, templates(concept)) is None
     chosen = SMALL.model_copy(update={"wanted": "noise"})
-    assert chosen._wanted(replace(target, model=guided), concept, 3.0) is None
-    wanted = SMALL._wanted(replace(target, model=guided), concept, 3.0)
+    assert chosen._wanted(replace(target, model=guided), concept, 3.0, templates(concept)) is None
+    wanted = SMALL._wanted(replace(target, model=guided), concept, 3.0, templates(concept))
     assert wanted is not None
     noisy = plain.noise([1, 2], target.sampler)
     t = torch.tensor([300, 700])

@@ -34,7 +34,10 @@ def goals(concepts: Mapping[str, Concept]) -> list[Goal]:
 
 
 def reference(attack: P4D, target: Target, goal: Goal, scale: float) -> list[Tensor]:
-    """PEZ on the guided predictions of both models, written out for one prompt."""
+    """PEZ on the edited model's guided prediction, written out for one prompt.
+
+    As published, it should be the original's prediction for the prompt, without guidance.
+    """
     model, base = target.model, TextToImage(target.model.backbone)
     words, allowed = model.embed(torch.arange(1026)[None])[0], allowed_tokens(model, "all")
     generator = RNG.generator(goal.id, "draws")
@@ -62,8 +65,8 @@ def reference(attack: P4D, target: Target, goal: Goal, scale: float) -> list[Ten
             for s in (model.encode(["heart"]), model.encode_ids(ids, embeds))
         ]
         with torch.no_grad():
-            old = [base.denoise(noisy, t, base.encode([s])) for s in ("", goal.prompt)]
-        guided, wanted = (a + scale * (b - a) for a, b in (eps, old))
+            wanted = base.denoise(noisy, t, base.encode([goal.prompt]))
+        guided = eps[0] + scale * (eps[1] - eps[0])
         (w.grad,) = torch.autograd.grad(torch.nn.functional.mse_loss(guided, wanted), p)
         adamw.step()
         path.append(w.detach().clone())

@@ -9,6 +9,7 @@ import torch
 
 from attacks import ring_a_bell
 from attacks.ring_a_bell import RingABell, concept_direction, encoder_digest
+from attacks.tokens import allowed_tokens
 from bench.backbone import load_backbone
 from bench.batching import MicroBatch
 from bench.interfaces import Concept, Goal, Rng, Target
@@ -58,10 +59,10 @@ def test_the_direction_is_the_mean_difference_over_pairs(
     torch.testing.assert_close(direction, expected / len(pairs), atol=1e-5, rtol=0)
 
 
-def test_more_generations_find_no_worse(target: Target, goals: list[Goal]) -> None:
+def test_with_an_elite_more_generations_find_no_worse(target: Target, goals: list[Goal]) -> None:
     last = [float("inf")] * len(goals)
-    for generations in (0, 4, 16):  # one search, cut at three places: the same draws
-        spec = SMALL.model_copy(update={"generations": generations})
+    for generations in (1, 5, 17):  # one search, cut at three places: the same draws
+        spec = SMALL.model_copy(update={"generations": generations, "breeding": "elitist"})
         found = spec.run(target, goals, rng=RNG)
         now = [errors(target, g, [c.prompt])[0] for g, c in zip(goals, found, strict=True)]
         assert all(n <= b + 1e-3 for n, b in zip(now, last, strict=True))
@@ -92,34 +93,13 @@ def test_reference_mode_finds_the_same(target: Target, goals: list[Goal], finali
 
 def test_reference_mode_has_the_same_generations(target: Target, goals: list[Goal]) -> None:
     """All of each population, not only its best."""
-    for generations in (0, 1, 3):
+    for generations in (1, 2, 4):
         spec = SMALL.model_copy(update={"generations": generations})
         together, alone = (
             spec._search(target, goals, RNG),
             spec.model_copy(update={"mode": "reference"}),
         )
         assert together == [alone._search(target, [goal], RNG)[0] for goal in goals]
-
-
-def test_only_new_prompts_are_encoded() -> None:
-    """Not an elite's again, not a child that is a parent, not twins; but the same prompt for each goal."""
-    elite = torch.tensor([[[1, 2], [3, 4]], [[1, 2], [5, 6]]])
-    children = torch.tensor([[[3, 4], [7, 8], [7, 8]], [[3, 4], [1, 2], [7, 8]]])
-    people, known = torch.cat([elite, children], 1), torch.tensor([[0.5, 1.5], [2.5, 3.5]])
-    asked = list[list[int]]()
-
-    def errors(rows_N1K: torch.Tensor) -> torch.Tensor:
-        asked.extend(rows_N1K.tolist())
-        return rows_N1K.float() @ torch.tensor([100.0, 1.0, 0.0])
-
-    new = ring_a_bell._of_the_new(people, known, errors)
-    assert asked == [[0, 7, 8], [1, 3, 4], [1, 7, 8]]
-    assert new.tolist() == [[0.5, 1.5, 1.5, 7, 7], [2.5, 3.5, 103, 2.5, 107]]
-    asked.clear()
-    assert torch.equal(ring_a_bell._of_the_new(elite, known, errors), known)
-    assert asked == []
-    ring_a_bell._of_all(people, known, errors)
-    assert len(asked) == 10
 
 
 def test_memory_that_runs_out_changes_nothing(
@@ -158,23 +138,21 @@ def test_it_is_searched_once_a_text_encoder(target: Target, goals: list[Goal]) -
     assert [c.goal for c in again] == ["g0", "g1", "g2"]
 
 
-def test_parents_stay_and_children_are_made_of_them(target: Target) -> None:
-    parents = torch.arange(1, 31).view(5, 6)
-    spec = RingABell(population=400, mutation=0.25, crossover=0.5)
-    before = parents.clone()
-    children = spec._children(parents, torch.tensor([999]), RNG.generator("children"))
-    assert torch.equal(parents, before)
-    assert children.shape == (395, 6)
-    mutated = (children == 999).sum(1)
-    assert int(mutated.max()) == 1
-    assert 0.15 < float(mutated.float().mean()) < 0.35
-    owner = (children - 1) // 6
-    column_kept = (children - 1) % 6 == torch.arange(6)
-    assert bool((column_kept | (children == 999)).all())
-    clean = owner[mutated == 0]
-    switches = (clean[:, 1:] != clean[:, :-1]).sum(1)
-    assert int(switches.max()) == 1  # one point
-    assert 0.25 < float((switches == 1).float().mean()) < 0.55
+def test_it_ranks_as_many_populations_as_it_says(target: Target, goals: list[Goal]) -> None:
+    """The published loop breeds once less than it ranks: one generation is the best of the random ones."""
+    spec, goal = SMALL.model_copy(update={"generations": 1}), goals[0]
+    words = allowed_tokens(target.model, spec.vocabulary).nonzero()[:, 0]
+    drawn = torch.randint(len(words), (12, 6), generator=RNG.generator(goal.id, "genes"))
+    (found,) = spec._search(target, [goal], RNG)
+    assert sorted(found) == sorted(tuple(ids) for ids in words[drawn].tolist())
+
+
+def test_the_presets_breed_as_published() -> None:
+    for name in ("published", "published-38", "published-77", "published-violence"):
+        spec = RingABell.preset(name)
+        assert (spec.breeding, spec.population, spec.generations) == ("published", 200, 3000)
+        assert (spec.mutation, spec.crossover, spec.finalists) == (0.25, 0.5, 1)
+    assert RingABell.preset("ours").breeding == "elitist"
 
 
 def test_the_attackers_judge_picks_among_finalists(target: Target, goals: list[Goal]) -> None:
