@@ -12,14 +12,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bench.guidance import ClassifierFree
 from bench.interfaces import Concept, Target
+from bench.lazy import no_grad, torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "guidance_scale",
@@ -43,7 +45,7 @@ def templates(concept: Concept) -> tuple[str, ...]:
     return _STYLE if concept.family == "style" else _THING
 
 
-@torch.no_grad()
+@no_grad
 def target_latents(target: Target, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """Clean latents [B, C, h, w] of the original model's images, on the model's device.
 

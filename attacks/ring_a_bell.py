@@ -21,11 +21,9 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from attacks.batches import Mode, batches
 from attacks.prompt_search import Looks
@@ -39,8 +37,12 @@ from attacks.tokens import (
 )
 from bench.digest import digest_of
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.lazy import no_grad, torch
 from bench.model import TextToImage
 from bench.spec import runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["RingABell", "concept_direction", "encoder_digest"]
 
@@ -176,7 +178,7 @@ class RingABell(Attack):
             _found.popitem(last=False)
         return finals
 
-    @torch.no_grad()
+    @no_grad
     def _search(self, target: Target, goals: list[Goal], rng: Rng) -> list[list[tuple[int, ...]]]:
         model, device = target.model, target.model.backbone.device
         genes = min(self.tokens, model.backbone.length - 2)
@@ -241,7 +243,7 @@ class RingABell(Attack):
         return model.encode([goal.prompt for goal in goals]).float() + self.strength * shift
 
 
-_Errors = Callable[[Tensor], Tensor]
+_Errors: TypeAlias = "Callable[[Tensor], Tensor]"
 
 
 def _of_all(people_GPK: Tensor, known_GE: Tensor, errors: _Errors) -> Tensor:
@@ -271,7 +273,7 @@ def _with_goals(people_GPK: Tensor) -> Tensor:
     return torch.cat([goals, people_GPK], 2).flatten(0, 1)
 
 
-@torch.no_grad()
+@no_grad
 def concept_direction(model: TextToImage, concept: Concept) -> Tensor:
     """The mean difference [L, D] of text states with and without the concept, over generic prompts."""
     pairs = _STYLE_PAIRS if concept.family == "style" else _THING_PAIRS
