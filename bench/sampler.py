@@ -1,21 +1,43 @@
-"""The suite's sampler: solver, steps, guidance scale. It belongs to the suite, never to a method."""
+"""The suite's sampler: solver, steps, guidance scale. It belongs to the suite, never to a method or a base."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
-import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from pydantic import Field
 
 from bench.spec import Spec
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "noise_schedule"]
+
+_OF_THE_BASE: Final = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
+
+
+def noise_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a saved scheduler that belong to the model: how noise was added, and what the network predicts.
+
+    The rest says how somebody liked to sample (Karras sigmas, thresholding, an offset of the steps):
+    the suite decides that, so two bases with the same networks give the same images.
+
+    Args:
+        config: A base's scheduler configuration, as saved.
+    """
+    return {key: config[key] for key in _OF_THE_BASE if key in config}
 
 
 class Sampler(Spec):
     """How images are sampled.
+
+    Of the base's own scheduler only the noise schedule is taken; see :func:`noise_schedule`.
 
     Attributes:
         solver: ``dpmpp`` is DPM-Solver++(2M) (Lu et al. 2022), deterministic; ``ddim``; ``euler``.
@@ -26,6 +48,7 @@ class Sampler(Spec):
 
     kind: ClassVar[str] = "sampler"
     name: ClassVar[str] = "sampler"
+    revision: ClassVar[int] = 2  # 1 let the base's saved options choose timesteps and thresholds
     solver: Literal["dpmpp", "ddim", "euler"] = "dpmpp"
     steps: int = Field(6, ge=1, le=1000)
     guidance_scale: float = Field(3.0, ge=0.0)
@@ -33,23 +56,27 @@ class Sampler(Spec):
 
     def times(self, config: Mapping[str, Any]) -> list[float]:
         """The timesteps of the steps, first to last, on a model's noise schedule."""
-        timesteps = self.scheduler(config, "cpu").timesteps
-        times: list[float] = torch.as_tensor(timesteps, dtype=torch.float64).tolist()
-        return times
+        timesteps: list[float] = self.scheduler(config, "cpu").timesteps.double().tolist()
+        return timesteps
 
     def scheduler(self, config: Mapping[str, Any], device: Any) -> Any:
         """A fresh diffusers scheduler with the model's noise schedule, ready for ``steps`` steps."""
+        # Here, because diffusers takes seconds to import and a plan needs none of it.
+        from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+
+        schedule = noise_schedule(config)
         match self.solver:
             case "dpmpp":
-                made = DPMSolverMultistepScheduler.from_config(
-                    config, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing",
+                made = DPMSolverMultistepScheduler(
+                    **schedule, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing",
                     final_sigmas_type="zero", lower_order_final=True,
                 )  # fmt: skip
             case "ddim":
-                made = DDIMScheduler.from_config(
-                    config, timestep_spacing="trailing", clip_sample=False
-                )
+                # Stable Diffusion's last step ends at its first noise level, not at none.
+                made = DDIMScheduler(
+                    **schedule, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False,
+                )  # fmt: skip
             case "euler":
-                made = EulerDiscreteScheduler.from_config(config, timestep_spacing="trailing")
+                made = EulerDiscreteScheduler(**schedule, timestep_spacing="trailing")
         made.set_timesteps(self.steps, device=device)
         return made
