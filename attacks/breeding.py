@@ -13,17 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import torch
-from torch import Tensor
+from bench.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Breeding", "Chances", "breed", "draw_chances", "errors_of_all", "errors_of_the_new"]
 
 Breeding = Literal["published", "elitist"]
 """``published`` mutates every prompt, and may lose its best; ``elitist`` leaves the best as it is."""
 
-Errors = Callable[[Tensor], Tensor]
+Errors: TypeAlias = "Callable[[Tensor], Tensor]"
 """The errors [N] of rows [N, 1 + K]: the index of a goal, and K tokens."""
 
 _ROOM = 3  # a parent and its two children

@@ -25,11 +25,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from attacks.batches import Mode, batches
 from attacks.originals import (
@@ -45,8 +43,12 @@ from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
 from bench.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
+from bench.lazy import no_grad, torch
 from bench.model import TextToImage
 from bench.spec import runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ConceptInversion", "slots_for"]
 
@@ -273,7 +275,7 @@ class ConceptInversion(Attack):
         )
         return words[picks.to(words.device)]
 
-    @torch.no_grad()
+    @no_grad
     def _states(self, model: TextToImage, goal: Goal, vectors_RVE: Tensor) -> Tensor:
         """The goal's text with each restart's embeddings in it, [R, L, D]."""
         text = slots_for(model, goal, self.vectors)

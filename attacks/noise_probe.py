@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
 
 from attacks.search import score_images
 from attacks.tokens import refuse_minors
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.lazy import torch
 
 __all__ = ["NoiseProbe"]
 

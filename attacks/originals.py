@@ -12,14 +12,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bench.guidance import ClassifierFree
 from bench.interfaces import Concept, Target
+from bench.lazy import no_grad, torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "guidance_scale",
@@ -71,7 +73,7 @@ def many_templates(concept: Concept) -> tuple[str, ...]:
     return _MANY_STYLES if concept.family == "style" else _MANY_THINGS
 
 
-@torch.no_grad()
+@no_grad
 def target_images(target: Target, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """The original model's images [B, 3, H, W].
 
@@ -84,7 +86,7 @@ def target_images(target: Target, prompts: Sequence[str], seeds: Sequence[int]) 
     return out.all_finite().images_B3HW
 
 
-@torch.no_grad()
+@no_grad
 def latents_of(target: Target, images_B3HW: Tensor) -> Tensor:
     """Clean latents [B, C, h, w] of images by the original model's autoencoder, on the model's device."""
     model = unedited(target.model)

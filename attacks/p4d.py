@@ -23,11 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from attacks.batches import Mode
 from attacks.originals import guidance_scale, target_latents, unedited
@@ -51,8 +49,12 @@ from attacks.tokens import (
 )
 from bench.clock import model_time
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.lazy import no_grad, torch
 from bench.model import TextToImage
 from bench.spec import runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["P4D"]
 
@@ -225,7 +227,7 @@ def _first(allowed_V: Tensor, tokens: int, generators: Sequence[torch.Generator]
     )
 
 
-@torch.no_grad()
+@no_grad
 def _teacher(original: TextToImage, scene: Scene, states_BLD: Tensor, scale: float) -> Tensor:
     """What the original model predicts for the plain prompts, [B, C, h, w]."""
 

@@ -8,13 +8,15 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from bench.errors import UsageError, shown
+from bench.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PromptRow", "read_prompts", "read_tensors", "tensors_file"]
 

@@ -11,10 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from attacks.originals import step_of
 from attacks.search import score_images
@@ -24,8 +21,12 @@ from bench.cost import spend
 from bench.guidance import ClassifierFree
 from bench.interfaces import Candidate, Goal, Rng, Target, Trace
 from bench.inversion import Span, gradient_faults, states_with
+from bench.lazy import torch
 from bench.model import TextToImage
 from bench.tuning import noised
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Looks", "RowAdam", "Scene", "Schedule", "Span", "predict", "token_gradient"]
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from attacks.prompt_file import PromptRow, read_prompts, read_tensors, tensors_file
 from bench.digest import file_sha256
 from bench.errors import UsageError, shown
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
 from bench.minors import about_minors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Prompts"]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 
 from attacks.search import score_images
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.lazy import torch
 
 __all__ = ["RandomTokens"]
 

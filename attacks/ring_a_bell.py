@@ -21,11 +21,9 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from attacks.batches import Mode, batches
 from attacks.breeding import Breeding, breed, draw_chances, errors_of_all, errors_of_the_new
@@ -40,8 +38,12 @@ from attacks.tokens import (
 )
 from bench.digest import digest_of
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.lazy import no_grad, torch
 from bench.model import TextToImage
 from bench.spec import runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["RingABell", "concept_direction", "encoder_digest"]
 
@@ -182,7 +184,7 @@ class RingABell(Attack):
             _found.popitem(last=False)
         return finals
 
-    @torch.no_grad()
+    @no_grad
     def _search(self, target: Target, goals: list[Goal], rng: Rng) -> list[list[tuple[int, ...]]]:
         model, device = target.model, target.model.backbone.device
         genes = min(self.tokens, model.backbone.length - 2)
@@ -238,7 +240,7 @@ class RingABell(Attack):
         return model.encode([goal.prompt for goal in goals]).float() + self.strength * shift
 
 
-@torch.no_grad()
+@no_grad
 def concept_direction(model: TextToImage, concept: Concept) -> Tensor:
     """The mean difference [L, D] of text states with and without the concept, over generic prompts."""
     pairs = _STYLE_PAIRS if concept.family == "style" else _THING_PAIRS

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
+from bench.lazy import torch
 from bench.minors import about_minors, refuse_minors
 from bench.model import TextToImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "Placement",

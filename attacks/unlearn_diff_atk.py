@@ -22,11 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from attacks.batches import Mode, batches
 from attacks.originals import guidance_scale, target_latents
@@ -43,7 +41,11 @@ from attacks.tokens import (
     table,
 )
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.lazy import torch
 from bench.spec import runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["UnlearnDiffAtk"]
 

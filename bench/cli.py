@@ -313,6 +313,8 @@ def check(*, folder: Path | None = None, json_: Json = False, device: Device = "
 
 
 def _device(name: str) -> str:
+    if name == "cpu":
+        return name  # there always is one: torch need not be asked
     import torch
 
     if name != "auto":

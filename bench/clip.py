@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.clock import model_time
 from bench.errors import UsageError
+from bench.lazy import F, torch
 from bench.mini.paths import clip_folder
 from bench.spec import content
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Clip", "Preprocess", "check_source", "clip_files", "load_clip"]
 

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
+from bench.lazy import torch
 from bench.spec import Spec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.model import TextToImage
 
 __all__ = ["Filter", "ImageFilter", "PromptFilter"]

@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from bench.lazy import torch
 from bench.spec import Spec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.model import TextToImage
 
 __all__ = ["ClassifierFree", "Guidance", "NegativePrompt", "combine_as_sampled", "contexts_of"]

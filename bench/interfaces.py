@@ -12,13 +12,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-import torch
-from torch import Tensor
-
+from bench.lazy import torch
 from bench.rng import seed_for
 from bench.spec import Spec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.model import TextToImage
     from bench.sampler import Sampler
 

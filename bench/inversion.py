@@ -11,18 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import torch
 from pydantic import AfterValidator
-from torch import Tensor
 
 from bench.clock import model_time
 from bench.cost import spend
 from bench.guidance import ClassifierFree
 from bench.interfaces import Progress, silent
+from bench.lazy import torch
 from bench.model import TextToImage
 from bench.tuning import noised
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "Inverted",
@@ -46,7 +48,7 @@ def _rising(span: tuple[float, float]) -> tuple[float, float]:
 Span = Annotated[tuple[float, float], AfterValidator(_rising)]
 """A part of the noise schedule, as fractions: 0 is no noise."""
 
-Wanted = Callable[[int, Tensor, Tensor], Tensor]
+Wanted: TypeAlias = "Callable[[int, Tensor, Tensor], Tensor]"
 """What should be predicted: index of the text, noisy latents [N, C, h, w], timesteps [N] -> [N, C, h, w]."""
 
 _CHUNK = 25

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from bench import registry
 from bench.errors import UsageError
-from bench.spec import Spec
+
+if TYPE_CHECKING:
+    from bench import registry
+    from bench.spec import Spec
 
 __all__ = ["Listed", "listing"]
 
@@ -28,9 +30,14 @@ def listing(what: Listed, store: Path) -> list[dict[str, str]]:
         case "store":
             return _entries(store)
         case _:
-            kind = cast("registry.Kind", what.removesuffix("s"))
-            specs = {n: registry.get(kind, n) for n in registry.names(kind)}
-            return [{"name": n, "about": _about(c)} for n, c in specs.items()]
+            return _plugins(cast("registry.Kind", what.removesuffix("s")))
+
+
+def _plugins(kind: registry.Kind) -> list[dict[str, str]]:
+    from bench import registry
+
+    specs = {n: registry.get(kind, n) for n in registry.names(kind)}
+    return [{"name": n, "about": _about(c)} for n, c in specs.items()]
 
 
 def _suites() -> list[dict[str, str]]:

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
-import torch
-from torch import Tensor
-
 from bench.errors import UsageError, shown
 from bench.filters import PromptFilter
 from bench.interfaces import Attack, Candidate, Goal, Rng, Target
+from bench.lazy import torch
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.model import TextToImage
 
 __all__ = ["WITHHELD", "NoMinors", "about_minors", "attack_goals", "refuse_minors", "withhold"]

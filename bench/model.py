@@ -15,15 +15,10 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.func import functional_call
 
-from bench.backbone import Backbone, load_backbone
 from bench.batching import MicroBatch
 from bench.clock import model_time
 from bench.cost import spend
@@ -31,9 +26,14 @@ from bench.digest import digest_of
 from bench.filters import Filter, blanked_by, refused_by
 from bench.guidance import ClassifierFree, Guidance, combine_as_sampled
 from bench.interfaces import Progress, Slot, silent
-from bench.on_cpu import unsuit
+from bench.lazy import no_grad, torch
 from bench.rng import normal_rows
 from bench.sampler import Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bench.backbone import Backbone
 
 __all__ = ["Samples", "Status", "TextToImage", "load_model"]
 
@@ -146,7 +146,11 @@ class TextToImage:
         prefix = part + "."
         mine = {n.removeprefix(prefix): w for n, w in self.weights.items() if n.startswith(prefix)}
         with model_time():
-            return functional_call(module, mine, args, kwargs) if mine else module(*args, **kwargs)
+            return (
+                torch.func.functional_call(module, mine, args, kwargs)
+                if mine
+                else module(*args, **kwargs)
+            )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -282,7 +286,7 @@ class TextToImage:
             height = width = sampler.size // self.backbone.latent_scale
         return normal_rows((channels, height, width), seeds)
 
-    @torch.no_grad()
+    @no_grad
     def sample(
         self,
         prompts: Sequence[str],
@@ -398,6 +402,8 @@ class TextToImage:
 
     def save_edit(self, folder: Path) -> None:
         """Writes the three slots: ``weights.safetensors`` and ``edit.json``."""
+        from safetensors.torch import save_file
+
         tensors = {n: w.detach().cpu().contiguous() for n, w in self.weights.items()}
         save_file(tensors, folder / _WEIGHTS, metadata={"base": self.backbone.digest})
         (folder / _EDIT).write_text(
@@ -428,6 +434,8 @@ class TextToImage:
             ValueError: the edit lives in guidance or filters, which such a pipeline cannot hold.
         """
         from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        from bench.on_cpu import unsuit
 
         extra = sorted(self.slots - {"weights"})
         if extra:
@@ -463,6 +471,8 @@ def load_model(
     compile: bool = False,
 ) -> TextToImage:
     """The unedited model; see :func:`bench.backbone.load_backbone` for the arguments and errors."""
+    from bench.backbone import load_backbone
+
     backbone = load_backbone(source, revision=revision, dtype=dtype, device=device, compile=compile)
     return TextToImage(backbone, micro=MicroBatch(micro_batch))
 

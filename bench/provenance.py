@@ -7,11 +7,12 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from bench.lazy import torch
 
-from bench.model import TextToImage
+if TYPE_CHECKING:
+    from bench.model import TextToImage
 
 __all__ = ["commit", "provenance"]
 

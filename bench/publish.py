@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pandas as pd
-
-from bench.collect import Results, collect
 from bench.plan import Plan
 from bench.provenance import commit
-from bench.report.plots import Status
-from bench.report.write import write_report
 from bench.store import Store
 from bench.suite import load_suite, suite_names
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.collect import Results
+    from bench.report.plots import Status
     from bench.runner import Outcome
 
 __all__ = ["Asked", "Published", "publish"]
@@ -88,6 +87,10 @@ def publish(
             or those of the shipped suite of that name.
         outcome: Of the run that filled the store, if there was one just now.
     """
+    # Tables and plots load pandas and matplotlib; a plan says how it was asked for without them.
+    from bench.collect import collect
+    from bench.report.write import write_report
+
     found = collect(plan, store)
     origin = commit()
     status: Status = (

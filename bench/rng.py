@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
+from bench.lazy import torch
 
 __all__ = ["generator_for", "initial_values", "normal_rows", "seed_for"]
 

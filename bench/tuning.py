@@ -10,15 +10,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.clock import model_time
 from bench.cost import spend
 from bench.interfaces import Progress, silent
+from bench.lazy import torch
 from bench.model import TextToImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Optimiser", "noised", "timesteps", "tune"]
 
@@ -104,7 +105,7 @@ def tune(
                 engine.zero_grad(set_to_none=True)
                 loss.backward()
                 if optimiser.clip:
-                    nn.utils.clip_grad_norm_(leaves.values(), optimiser.clip)
+                    torch.nn.utils.clip_grad_norm_(leaves.values(), optimiser.clip)
                 engine.step()
                 if averages:
                     decay = (1 + step) / (10 + step)

@@ -12,10 +12,12 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bench.interfaces import Concept
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["THINGS", "named", "normalised", "threshold_at", "unnamed_prompts"]
 

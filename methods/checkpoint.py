@@ -15,19 +15,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from bench.digest import digest_of, file_sha256
 from bench.errors import UsageError
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import torch
 from bench.model import TextToImage
 from bench.spec import runtime
 from methods.lora import is_lora, merged, within
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Checkpoint"]
 

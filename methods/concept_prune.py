@@ -20,17 +20,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from bench.cost import spend
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import F, no_grad, torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ConceptPrune", "importance", "skilled"]
 
@@ -195,7 +196,7 @@ class ConceptPrune(Erasure):
         before, after = scene[: place.start()], scene[place.end() :]
         return f"a {before}{after}".rstrip(), f"a {before}{place[1] or text} {after}".rstrip()
 
-    @torch.no_grad()
+    @no_grad
     def _squares(
         self, model: TextToImage, names: Sequence[str], prompts: Sequence[str], seeds: Sequence[int]
     ) -> list[Tensor]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import torch
 from bench.model import TextToImage
 
 __all__ = ["Destroyed"]

@@ -22,24 +22,25 @@ on purpose:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import F, torch
 from bench.model import TextToImage
 from bench.tuning import Optimiser, tune
 from methods.partial_sampling import PartialSampler, Spacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ESD", "Release", "Variant", "distil", "in_turn", "negative_guidance", "trains"]
 
 Variant = Literal["x", "x-strict", "u", "all"]
 Release = Literal["2023", "2025"]
 
-TargetOf = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+TargetOf: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], Tensor]"
 
 
 def negative_guidance(empty_BChw: Tensor, concept_BChw: Tensor, eta: float) -> Tensor:

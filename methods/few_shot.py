@@ -22,19 +22,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import F, torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from bench.tuning import Optimiser, noised, timesteps, tune
 from methods.esd import in_turn
 from methods.wording import mentions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["FewShot"]
 

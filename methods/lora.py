@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError
 from bench.model import TextToImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["is_lora", "merged", "within"]
 

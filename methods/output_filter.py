@@ -20,22 +20,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
-from safetensors.torch import load_file
-from torch import Tensor
 
 from bench.clip import Preprocess, check_source, clip_files, load_clip
 from bench.clock import model_time
 from bench.digest import file_sha256
 from bench.filters import ImageFilter
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import F, torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from methods.calibration import THINGS, named, threshold_at, unnamed_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ClipChecker", "OutputFilter", "SafetyChecker"]
 
@@ -307,6 +307,7 @@ def _weights_of(folder: Path) -> Path:
 
 @lru_cache(maxsize=2)
 def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], Tensor]:
+    from safetensors.torch import load_file
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     path = _weights_of(folder)

@@ -9,13 +9,13 @@ scheduler, PNDM for SD-1.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from diffusers import DDPMScheduler
-from torch import Tensor
-
+from bench.lazy import torch
 from bench.model import TextToImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PartialSampler", "Spacing"]
 
@@ -78,6 +78,8 @@ class PartialSampler:
             float32 latents x_t [B, C, h, w] and their t, int64 [B], both on the model's device: t is
             what the model would be told next.
         """
+        from diffusers import DDPMScheduler
+
         device, dtype = model.backbone.device, model.backbone.dtype
         grid = self.timesteps(model)
         alphas = DDPMScheduler.from_config(model.backbone.scheduler_config).alphas_cumprod[grid]

@@ -16,17 +16,18 @@ weights without the filter, which changes none of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from bench.filters import Filter, PromptFilter
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import F, no_grad, torch
 from bench.model import TextToImage
 from methods.calibration import named, normalised, threshold_at, unnamed_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["EmbeddingBlacklist", "KeywordBlacklist", "PromptFilterErasure"]
 
@@ -189,7 +190,7 @@ def _phrases(prompt: str, longest: int) -> list[str]:
     ]
 
 
-@torch.no_grad()
+@no_grad
 def _centred(model: TextToImage, texts: Sequence[str]) -> Tensor:
     """States at the end of texts less the empty text's, float64 [B, D] on the CPU."""
     (empty_D,) = _end_states(model, [""])

@@ -21,16 +21,18 @@ on purpose:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from bench.clock import model_time
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import torch
 from bench.model import TextToImage
 from methods.uce import UCE, Solver, but_for, solve
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["RECE", "surviving"]
 

@@ -19,15 +19,17 @@ is counted in steps, as published, but the suite owns the sampler: the published
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from bench.guidance import Guidance, contexts_of
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import torch
 from bench.model import TextToImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["SLD", "SafeLatentGuidance"]
 

@@ -28,20 +28,22 @@ there as a projected guidance, which at its published eta cancels to e0. Differe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.inversion import invert, name_embedding, slots, states_with
+from bench.lazy import torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from bench.tuning import Optimiser
 from methods.esd import Release, Variant, distil, in_turn, trains
 from methods.partial_sampling import PartialSampler, Spacing
 from methods.wording import family_word, in_context, mentions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Stereo", "robust_target"]
 

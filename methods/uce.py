@@ -20,16 +20,18 @@ the user, or different on purpose:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from bench.clock import model_time
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.lazy import torch
 from bench.model import TextToImage
 from methods.calibration import named
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["UCE", "Guides", "Solver", "but_for", "solve"]
 

@@ -14,19 +14,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from bench.digest import canonical_json
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.inversion import Slots, invert, name_embedding, slots, states_with
+from bench.lazy import F, no_grad, torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PRESETS", "DiverseInversion", "InversionSet", "bins", "diverse_inversion", "projected"]
 
@@ -118,6 +118,8 @@ class InversionSet:
 
     def save(self, path: Path) -> None:
         """Writes safetensors."""
+        from safetensors.torch import save_file
+
         tensors = {
             k: getattr(self, k).contiguous()
             for k in ("vectors_RVE", "losses_R", "cosines_R", "bins_R2", "rates_R")
@@ -309,7 +311,7 @@ def induction_rates(
     return shown.float().mean(1)
 
 
-@torch.no_grad()
+@no_grad
 def induced(
     model: TextToImage,
     concept: Concept,

@@ -9,16 +9,17 @@ constant of the ``mini`` preset is ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Final, Literal
 
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
+from bench.lazy import torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from bench.tuning import Optimiser, noised, timesteps, tune
 from tvc.task_vector import TaskVector
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PRESETS", "FineTune", "concept_images", "fine_tune"]
 

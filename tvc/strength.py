@@ -13,19 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from scipy.stats import binom
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.inversion import name_embedding, slots
+from bench.lazy import F, torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.contexts import BARE, in_contexts
 from tvc.diverse_inversion import InversionSet, induced
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "Estimate",
@@ -126,6 +125,8 @@ def chance_level(floor: float, rows: int, samples: int, confidence: float) -> fl
     Returns:
         A multiple of ``1 / samples``; 0 for a checker without false alarms.
     """
+    from scipy.stats import binom
+
     return float(binom.ppf(confidence ** (1 / rows), samples, floor)) / samples if floor else 0.0
 
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
+from bench.lazy import torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from tvc.contexts import BARE, in_contexts
 from tvc.diverse_inversion import InversionSet
 from tvc.strength import Estimate, Strength, estimate, strongest
 from tvc.task_vector import TaskVector, block_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["SUBSETS", "Ranked", "Retained", "named_subset", "rank_subsets", "subset_names"]
 

@@ -9,14 +9,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from bench.lazy import torch
 from bench.model import TextToImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["TaskVector", "block_of", "subtract_in_place"]
 
@@ -130,6 +131,8 @@ class TaskVector:
 
     def save(self, path: Path, **about: Any) -> None:
         """Writes safetensors with the base's digest; ``about`` goes into the header as JSON."""
+        from safetensors.torch import save_file
+
         header = {"format": _FORMAT, "base": self.base, "about": json.dumps(about)}
         part = path.with_name(path.name + ".part")
         save_file({n: d.contiguous() for n, d in self.deltas.items()}, part, metadata=header)

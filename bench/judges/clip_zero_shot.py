@@ -7,14 +7,16 @@ depends on which. The alternatives are therefore part of its identity.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import field_validator
-from torch import Tensor
 
 from bench.clip import check_source, clip_files, load_clip
 from bench.interfaces import Concept, Judge
+from bench.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ClipZeroShot"]
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.clock import model_time
 from bench.errors import unknown
 from bench.interfaces import Concept, Judge
-from bench.mini.judge_net import JudgeNet, load_judge
+from bench.lazy import torch
 from bench.mini.paths import judge_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.mini.judge_net import JudgeNet
 
 __all__ = ["MiniJudge"]
 
@@ -93,6 +95,8 @@ class MiniJudge(Judge):
 
 @lru_cache(maxsize=4)
 def _load(folder: Path, device: str) -> JudgeNet:
+    from bench.mini.judge_net import load_judge
+
     with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
         return load_judge(folder).to(device).requires_grad_(False)
 

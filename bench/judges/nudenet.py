@@ -18,15 +18,15 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bench.clock import model_time
 from bench.digest import file_sha256
 from bench.interfaces import Concept, Judge
+from bench.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["LABELS", "LABEL_SETS", "LabelSet", "NudeNetJudge"]
 

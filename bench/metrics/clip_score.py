@@ -7,12 +7,13 @@ and negative values are kept.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.clip import check_source, clip_files, load_clip
 from bench.interfaces import Metric, UtilityBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ClipScore"]
 

@@ -7,12 +7,13 @@ leaves the image as it was, pixel by pixel.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.clip import check_source, clip_files, load_clip
 from bench.interfaces import Metric, UtilityBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Drift"]
 

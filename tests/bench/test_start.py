@@ -1,0 +1,93 @@
+"""What a command loads before it works: help nothing heavy, lists and plans no network's library."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import lazy
+from bench.lazy import no_grad
+
+ROOT = Path(__file__).parents[2]
+LISTS = ("methods", "attacks", "judges", "metrics", "suites", "concepts", "store")
+LIBRARIES = frozenset(
+    {
+        *("accelerate", "diffusers", "huggingface_hub", "jinja2", "matplotlib", "nudenet"),
+        *("onnxruntime", "open_clip", "pandas", "pyarrow", "scipy", "tokenizers", "torch"),
+        *("torchvision", "transformers"),
+    }
+)
+COMMANDS = """
+import json, sys
+from bench.cli import main
+for command in json.loads(sys.argv[1]):
+    try:
+        main(command)
+    except SystemExit as end:
+        assert not end.code, command
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+PLAN = """
+import json, sys
+from bench.mini.paths import model_folder
+from bench.plan import make_plan
+from bench.suite import load_suite, suite_names
+for name in suite_names():
+    made = make_plan(load_suite(name), "0" * 64, folder=model_folder())
+    made.check_base(model_folder())
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+def loaded(code: str, *commands: Sequence[str]) -> set[str]:
+    """The top packages that a process of its own has loaded at its end."""
+    words = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = set(json.loads(done.stderr.splitlines()[-1]))
+    assert "bench" in names, "the probe sees modules"
+    return names
+
+
+def test_help_loads_no_library_of_networks_tables_or_specs() -> None:
+    assert not loaded(COMMANDS, ["--help"]) & (LIBRARIES | {"numpy", "pydantic", "yaml"})
+
+
+def test_lists_and_verify_load_no_library(tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path))
+    lists = [("ls", what, *store) for what in LISTS]
+    assert not loaded(COMMANDS, *lists, ("verify", *store)) & LIBRARIES
+
+
+def test_the_plan_of_every_shipped_suite_is_made_without_a_library() -> None:
+    assert not loaded(PLAN) & LIBRARIES
+
+
+@pytest.mark.xfail(reason="plan loads all networks to learn a digest", strict=True)
+def test_plan_loads_no_library(tmp_path: Path) -> None:
+    assert not loaded(COMMANDS, ("plan", "mini-quick", "--store", str(tmp_path))) & LIBRARIES
+
+
+def test_torch_by_way_of_bench_lazy_is_torch() -> None:
+    assert lazy.torch.Tensor is torch.Tensor
+    assert lazy.F.relu is torch.nn.functional.relu
+    with pytest.raises(AttributeError, match="nosuch"):
+        _ = lazy.torch.nosuch
+
+
+def test_no_grad_is_that_of_torch() -> None:
+    @no_grad
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        """Two."""
+        assert not torch.is_grad_enabled()
+        return x * 2
+
+    assert not twice(torch.ones(1, requires_grad=True)).requires_grad
+    assert torch.is_grad_enabled()
+    assert (twice.__name__, twice.__doc__) == ("twice", "Two.")
