@@ -7,14 +7,15 @@ Keys that are not named here are left to those classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.base_json import read_object
+from bench.base_layers import unet_tensors, vae_tensors
 from bench.errors import UsageError, from_pydantic, shown
 from bench.weight_files import Tensor
 
@@ -53,6 +54,10 @@ _CHANNELS: Final = {8: "an image to edit", 9: "inpainting", 5: "a depth map", 7:
 
 _Width = Annotated[int, Field(ge=1, le=2**16)]
 _Count = Annotated[int, Field(ge=1, le=128)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_Activation = Literal["silu", "swish", "mish", "gelu", "relu"]
+_Item = TypeVar("_Item")
+_Blocks = Annotated[list[_Item], Field(min_length=1, max_length=8)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +89,43 @@ class _UNet(_Config):
     sample_size: Annotated[int, Field(ge=1, le=4096)]
     in_channels: _Width = 4
     out_channels: _Width = 4
-    block_out_channels: Annotated[list[_Width], Field(min_length=1, max_length=8)] = [
-        320,
-        640,
-        1280,
-        1280,
+    down_block_types: _Blocks[Literal["CrossAttnDownBlock2D", "DownBlock2D"]] = [
+        *["CrossAttnDownBlock2D"] * 3,
+        "DownBlock2D",
     ]
-    layers_per_block: _Count | list[_Count] = 2
-    transformer_layers_per_block: _Count | list[_Count] = 1
+    mid_block_type: Literal["UNetMidBlock2DCrossAttn"] | None = "UNetMidBlock2DCrossAttn"
+    up_block_types: _Blocks[Literal["CrossAttnUpBlock2D", "UpBlock2D"]] = [
+        "UpBlock2D",
+        *["CrossAttnUpBlock2D"] * 3,
+    ]
+    block_out_channels: _Blocks[_Width] = [320, 640, 1280, 1280]
+    layers_per_block: _Count | _Blocks[_Count] = 2
+    transformer_layers_per_block: _Count | _Blocks[_Count] = 1
+    attention_head_dim: _Count | _Blocks[_Count] = 8
+    num_attention_heads: _Count | _Blocks[_Count] | None = None
     cross_attention_dim: _Width = 1280
-    norm_num_groups: _Width | None = 32
+    norm_num_groups: _Width = 32
+    norm_eps: _Share = 1e-5
+    dropout: _Share = 0.0
     conv_in_kernel: _Count = 3
+    act_fn: _Activation = "silu"
+    flip_sin_to_cos: bool = True
+    freq_shift: Annotated[float, Field(ge=-1000, le=1000)] = 0
+    use_linear_projection: bool = False
 
 
 class _Vae(_Config):
     latent_channels: _Width = 4
-    in_channels: Annotated[int, Field(ge=3, le=3)] = 3
-    out_channels: Annotated[int, Field(ge=3, le=3)] = 3
-    block_out_channels: Annotated[list[_Width], Field(min_length=1, max_length=8)] = [64]
+    in_channels: Literal[3] = 3
+    out_channels: Literal[3] = 3
+    down_block_types: _Blocks[Literal["DownEncoderBlock2D"]] = ["DownEncoderBlock2D"]
+    up_block_types: _Blocks[Literal["UpDecoderBlock2D"]] = ["UpDecoderBlock2D"]
+    block_out_channels: _Blocks[_Width] = [64]
     layers_per_block: _Count = 1
     norm_num_groups: _Width = 32
-    scaling_factor: Annotated[float, Field(gt=0, lt=1e6, allow_inf_nan=False)] = 0.18215
+    act_fn: _Activation = "silu"
+    scaling_factor: Annotated[float, Field(gt=0, lt=1e6)] = 0.18215
+    shift_factor: Annotated[float, Field(gt=-1e6, lt=1e6)] | None = None
 
 
 class _Text(_Config):
@@ -114,6 +135,10 @@ class _Text(_Config):
     num_attention_heads: _Count = 8
     max_position_embeddings: Annotated[int, Field(ge=3, le=4096)] = 77
     vocab_size: Annotated[int, Field(ge=3, le=2**24)] = 49408
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: _Share = 1e-5
+    attention_dropout: _Share = 0.0
+    eos_token_id: Annotated[int, Field(ge=0, lt=2**24)] | None = 49407
 
 
 class _Scheduler(_Config):
@@ -214,8 +239,8 @@ def check_sizes(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> Si
             f"{text.hidden_size}, got {unet.cross_attention_dim}"
         )
     _check_text(text, tensors["text_encoder"], paths["text_encoder"])
-    _check_blocks(unet, tensors["unet"], paths["unet"])
-    _check_layers(vae.layers_per_block, tensors["vae"], paths["vae"])
+    _check_unet(unet, tensors["unet"], paths["unet"])
+    _check_vae(vae, tensors["vae"], paths["vae"])
     side = _side(unet.sample_size, raw["unet"])
     return Sizes(
         latent_channels=vae.latent_channels,
@@ -325,9 +350,27 @@ def _check_text(text: _Text, tensors: Mapping[str, Tensor], path: Path) -> None:
     _check_shapes(shapes, plain, path)
 
 
-def _check_blocks(unet: _UNet, tensors: Mapping[str, Tensor], path: Path) -> None:
-    kernel = (unet.conv_in_kernel, unet.conv_in_kernel)
+def _check_unet(unet: _UNet, tensors: Mapping[str, Tensor], path: Path) -> None:
     widths = unet.block_out_channels
+    _check_lengths(
+        len(widths),
+        path,
+        {
+            "down_block_types": unet.down_block_types,
+            "up_block_types": unet.up_block_types,
+            "layers_per_block": unet.layers_per_block,
+            "transformer_layers_per_block": unet.transformer_layers_per_block,
+            "attention_head_dim": unet.attention_head_dim,
+            "num_attention_heads": unet.num_attention_heads,
+        },
+    )
+    _check_groups(widths, unet.norm_num_groups, path)
+    names = unet_tensors(
+        unet.down_block_types, unet.up_block_types, unet.mid_block_type, unet.layers_per_block,
+        unet.transformer_layers_per_block,
+    )  # fmt: skip
+    _check_names(names, tensors, path)
+    kernel = (unet.conv_in_kernel, unet.conv_in_kernel)
     shapes: dict[str, tuple[int, ...]] = {
         "conv_in.weight": (widths[0], unet.in_channels, *kernel),
         "time_embedding.linear_1.weight": (4 * widths[0], widths[0]),
@@ -336,22 +379,51 @@ def _check_blocks(unet: _UNet, tensors: Mapping[str, Tensor], path: Path) -> Non
         before = widths[max(0, block - 1)]
         shapes[f"down_blocks.{block}.resnets.0.conv1.weight"] = (width, before, 3, 3)
     _check_shapes(shapes, tensors, path)
-    for tall in (unet.layers_per_block, unet.transformer_layers_per_block):
-        _check_layers(max(tall, default=1) if isinstance(tall, list) else tall, tensors, path)
 
 
-def _check_layers(count: int, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses more layers than there can be in the files, before any is made."""
-    if count > len(tensors):
-        raise UsageError(f"{path}: {count} layers, but the weights hold {len(tensors)} tensors")
+def _check_vae(vae: _Vae, tensors: Mapping[str, Tensor], path: Path) -> None:
+    widths = vae.block_out_channels
+    kinds = {"down_block_types": vae.down_block_types, "up_block_types": vae.up_block_types}
+    _check_lengths(len(widths), path, kinds)
+    _check_groups(widths, vae.norm_num_groups, path)
+    _check_names(vae_tensors(len(widths), vae.layers_per_block), tensors, path)
+    shapes: dict[str, tuple[int, ...]] = {
+        "encoder.conv_in.weight": (widths[0], vae.in_channels, 3, 3),
+        "decoder.conv_in.weight": (widths[-1], vae.latent_channels, 3, 3),
+        "decoder.conv_out.weight": (vae.out_channels, widths[0], 3, 3),
+    }
+    for block, width in enumerate(widths):
+        before = widths[max(0, block - 1)]
+        shapes[f"encoder.down_blocks.{block}.resnets.0.conv1.weight"] = (width, before, 3, 3)
+    _check_shapes(shapes, tensors, path)
+
+
+def _check_lengths(blocks: int, path: Path, fields: Mapping[str, Any]) -> None:
+    for key, value in fields.items():
+        if isinstance(value, list) and len(value) != blocks:
+            raise UsageError(
+                f"{path}: {key}: expected {blocks} items, as block_out_channels has, got {len(value)}"
+            )
+
+
+def _check_groups(widths: Sequence[int], groups: int, path: Path) -> None:
+    if odd := [width for width in widths if width % groups]:
+        raise UsageError(
+            f"{path}: norm_num_groups: expected a divisor of {odd[0]} in block_out_channels, got {groups}"
+        )
+
+
+def _check_names(names: Iterable[str], tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name in names:  # it ends at the first, however many layers the file asks for
+        if name not in tensors:
+            raise UsageError(f"{path.parent}: the weights lack {name}, which {path.name} asks for")
 
 
 def _check_shapes(
     shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path
 ) -> None:
+    _check_names(shapes, tensors, path)
     for name, shape in shapes.items():
-        if name not in tensors:
-            raise UsageError(f"{path.parent}: the weights lack {name}, which {path.name} asks for")
         if (found := tensors[name].shape) != shape:
             raise UsageError(
                 f"{path.parent}: {name} has the shape {found}, and {path.name} asks for {shape}"

@@ -159,7 +159,7 @@ def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None
     assert said.code == 0
     assert set(said.data) == {
         *("suite", "out", "computed", "cached", "failed", "seconds", "model_seconds"),
-        *("overhead", "set_aside", "table", "flags"),
+        *("overhead", "set_aside", "self_check", "table", "flags"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
     assert said.data["out"] == "results/tiny"
