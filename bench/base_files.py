@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.base_configs import (
-    Sizes,
-    check_index,
-    check_scheduler,
-    check_sizes,
-    check_tokenizer,
-)
+from bench.base_configs import check_scheduler
+from bench.base_index import check_index
 from bench.base_json import read_object
+from bench.base_sizes import Sizes, check_sizes
+from bench.base_tokenizer import check_tokenizer
 from bench.base_weights import find_weights
 from bench.digest import digest_of
 from bench.errors import UsageError, shown
@@ -153,7 +150,7 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
     prediction_type = check_scheduler(folder / "scheduler")
     weights = {part: find_weights(folder / part) for part in ("text_encoder", "unet", "vae")}
     sizes = check_sizes(folder, {part: found.tensors for part, found in weights.items()})
-    check_tokenizer(folder / "tokenizer", sizes)
+    check_tokenizer(folder / "tokenizer", sizes.words)
     for path in files:
         if (problem := scan(path).problem) is not None:
             raise UsageError(f"{path} {problem}")

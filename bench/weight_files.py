@@ -123,6 +123,9 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], bytes]:
         raise _UnsoundError(f"has a header that is no JSON: {error}") from error
     if not isinstance(items, dict):
         raise _UnsoundError("has a header that is no JSON object")
+    about = items.get("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(one, str) for one in about.values()):
+        raise _UnsoundError(f"has a header whose __metadata__ is no text by name: {shown(about)}")
     named = {name: _tensor(name, item) for name, item in items.items() if name != "__metadata__"}
     tensors = dict(sorted(named.items(), key=lambda item: (item[1].begin, item[1].end)))
     end = 0

@@ -227,7 +227,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "width": (changed(UNET_CONFIG, cross_attention_dim=768),
               "cross_attention_dim: expected the width of the text encoder's states, 128, got 768"),
     "many layers": (changed(UNET_CONFIG, layers_per_block=10**9), "layers_per_block"),
-    "wrong blocks": (changed(UNET_CONFIG, block_out_channels=[32, 96, 161]), "has the shape .* asks for"),
+    "wrong blocks": (changed(UNET_CONFIG, block_out_channels=[32, 96, 176]), "has the shape .* asks for"),
     "v": (changed(SCHEDULER, prediction_type="v_prediction"),
           "expected epsilon, got 'v_prediction'.*not supported yet"),
     "odd prediction": (changed(SCHEDULER, prediction_type=["epsilon"]), "prediction_type: expected"),
@@ -244,10 +244,17 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "minus inf": (poisoned(WEIGHTS[0], b"\x00\xfc"), "holds numbers that are not finite"),
     "lfs": (holding(WEIGHTS[2], b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n"),
             "is a Git LFS pointer, not the weights; run git lfs pull"),
+    "metadata": (lambda folder: put(folder / WEIGHTS[0], Raw({"__metadata__": {"a": 1}}, b"").whole),
+                 "whose __metadata__ is no text by name"),
     "empty": (holding(WEIGHTS[0], b""), "is no safetensors file"),
     "a header alone": (holding(WEIGHTS[0], b"\x08\0\0\0\0\0\0\0{"), "is cut short"),
     "a page": (holding(WEIGHTS[0], b"<!DOCTYPE html>" * 100), "is no safetensors file"),
     "no weights": (without(WEIGHTS[2]), "unet holds no weights; expected safetensors"),
+    "half a unet": (lacking(WEIGHTS[2], "mid_block.resnets.0.conv2.weight"), "lack mid_block.resnets.0.conv2.weight"),
+    "half a decoder": (lacking(WEIGHTS[1], "decoder.conv_in.bias"), "lack decoder.conv_in.bias"),
+    "odd activation": (changed(UNET_CONFIG, act_fn="no such function"), "act_fn: expected"),
+    "few block types": (changed(UNET_CONFIG, up_block_types=["UpBlock2D"]), "up_block_types: expected 3 items"),
+    "groups": (changed("vae/config.json", norm_num_groups=7), "norm_num_groups: expected a divisor of 24"),
     "no tensor": (lacking(WEIGHTS[0], "final_layer_norm.bias"), "lack final_layer_norm.bias"),
     "no tokenizer": (without("tokenizer/tokenizer.json"),
                      "tokenizer is incomplete: expected tokenizer.json, or vocab.json and merges.txt"),
@@ -322,6 +329,19 @@ def test_a_path_that_cannot_be_is_refused(source: str) -> None:
         local_folder(source)
 
 
+def test_a_base_that_one_may_not_read_is_refused(folder: Path) -> None:
+    folder.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:  # who may read everything
+            os.seteuid(65534)
+        with pytest.raises(UsageError, match="Permission denied"):
+            inspect_base(str(folder))
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
+
+
 def test_a_folders_own_python_is_never_run(folder: Path, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     for part in ("", "unet", "vae", "scheduler", "tokenizer", "text_encoder"):
@@ -334,17 +354,16 @@ def test_a_folders_own_python_is_never_run(folder: Path, tmp_path: Path) -> None
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("tensor", ["conv_norm_out.bias", "mid_block.resnets.0.conv2.weight"])
-def test_a_tensor_that_the_headers_cannot_miss_is_missed_when_it_loads(
-    tensor: str, folder: Path
-) -> None:
+def test_a_tensor_that_the_headers_cannot_miss_is_missed_when_it_loads(folder: Path) -> None:
+    tensor = "down_blocks.1.resnets.0.conv_shortcut.weight"
     lacking(WEIGHTS[2], tensor)(folder)
+    inspect_base(str(folder))
     with pytest.raises(UsageError, match=rf"unet: the weights lack '{tensor}'"):
         load_backbone(str(folder))
 
 
 def test_what_the_libraries_cannot_load_is_one_line(folder: Path) -> None:
-    changed(UNET_CONFIG, act_fn="no such function")(folder)
+    changed(UNET_CONFIG, time_embedding_type="no such type")(folder)
     with pytest.raises(UsageError, match="could not be loaded: ") as error:
         load_backbone(str(folder))
     assert str(error.value).isprintable()
