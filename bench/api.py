@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from bench import registry
-from bench.backbone import load_backbone
+from bench.backbone import load_inspected
+from bench.base_files import inspect_base
 from bench.batching import MicroBatch
 from bench.collect import collect
 from bench.errors import UsageError
@@ -164,11 +165,11 @@ def evaluate(
     loaded = load_suite(suite)
     if methods:
         loaded = loaded.with_(methods=[*loaded.model_dump()["methods"], *methods])
-    backbone = load_backbone(
-        loaded.base, revision=loaded.revision, dtype=loaded.dtype, device=device
-    )
+    files = inspect_base(loaded.base, revision=loaded.revision)
+    plan = make_plan(loaded, files.digest, folder=files.folder, only=only, limit=limit)
+    plan.check_base(files.folder)
+    backbone = load_inspected(files, dtype=loaded.dtype, device=device)
     base = TextToImage(backbone, micro=MicroBatch(micro_batch))
-    plan = make_plan(loaded, backbone.digest, folder=backbone.folder, only=only, limit=limit)
     ledger = Store(Path(store))
     outcome = run_plan(plan, ledger, base, Watcher())
     if outcome.failed:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from bench.digest import digest_of, file_sha256
-from bench.errors import UsageError
-from bench.mini.paths import model_folder
+from bench.base_files import BaseFiles, in_one_line, inspect_base
+from bench.errors import UsageError, shown
 from bench.on_cpu import suit_cpu
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["Backbone", "load_backbone", "load_inspected"]
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 _KINDS = 256  # of calls that are compiled, before the rest runs as it is: a suite has many edits
-_SUMS = "SHA256SUMS"
-_PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -108,39 +108,15 @@ class Backbone:
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
 
-def _check_sums(folder: Path) -> None:
-    """Refuses a folder whose ``SHA256SUMS`` do not match."""
-    for line in (folder / _SUMS).read_text().splitlines():
-        digest, _, name = line.partition("  ")
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
-            raise UsageError(f"{folder / _SUMS} names {name!r}, which is not a file of that folder")
-        if file_sha256(path) != digest:
-            raise UsageError(
-                f"{path} is damaged: its SHA-256 is not the one in {_SUMS}; restore the file"
-            )
-
-
-def _digest(folder: Path) -> str:
-    files = sorted(p for part in _PARTS for p in (folder / part).rglob("*") if p.is_file())
-    wanted = {
-        p.relative_to(folder).as_posix(): file_sha256(p) for p in files if p.suffix in _HASHED
-    }
-    return digest_of(wanted)
-
-
-_HASHED = {".json", ".safetensors", ".txt"}
-
-
 def load_backbone(
     source: str,
     *,
     revision: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: Dtype = "float32",
     device: str = "cpu",
     compile: bool = False,
 ) -> Backbone:
-    """Loads a pipeline.
+    """Loads a pipeline: :func:`bench.base_files.inspect_base`, then :func:`load_inspected`.
 
     Args:
         source: ``miniature``, a local diffusers folder, or a hub id (which needs ``revision``, a
@@ -152,49 +128,31 @@ def load_backbone(
 
     Raises:
         UsageError: nothing usable there: no such folder, pickled weights only, damaged files,
-            missing parts.
+            missing parts, another kind of model.
     """
-    folder = model_folder() if source == "miniature" else Path(source).expanduser()
-    if not folder.is_dir():
-        if revision is None:
-            raise UsageError(
-                f"base {source!r}: no such folder; a hub id needs a revision (a commit), e.g. "
-                f"base: CompVis/stable-diffusion-v1-4, revision: <40 hex digits>"
-            )
-        folder = Path(
-            snapshot_download(
-                source, revision=revision, allow_patterns=["*.json", "*.txt", "*.safetensors"]
-            )
-        )
-    if not (folder / "model_index.json").is_file():
-        raise UsageError(
-            f"base {source!r}: {folder} has no model_index.json; expected a diffusers pipeline folder"
-        )
-    if (folder / _SUMS).is_file():
-        _check_sums(folder)
-    index = json.loads((folder / "model_index.json").read_text())
-    missing = [part for part in _PARTS if part not in index or not (folder / part).is_dir()]
-    if missing:
-        raise UsageError(
-            f"base {source!r}: {folder} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline"
-        )
+    files = inspect_base(source, revision=revision)
+    return load_inspected(files, dtype=dtype, device=device, compile=compile)
+
+
+def load_inspected(
+    files: BaseFiles, *, dtype: Dtype = "float32", device: str = "cpu", compile: bool = False
+) -> Backbone:
+    """Loads the networks of a base that was inspected.
+
+    Args:
+        files: From :func:`bench.base_files.inspect_base`.
+        dtype: Precision of all networks.
+        device: A torch device.
+        compile: See :meth:`Backbone.compile_networks`.
+
+    Raises:
+        UsageError: the libraries cannot load it, or its weights are not those that its
+            configurations ask for.
+    """
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder,
-            dtype=_DTYPES[dtype],
-            use_safetensors=True,
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"base {source!r}: {reason} (only safetensors are read; convert pickled weights)"
-        ) from error
+    with _told(files.source):
+        pipe = _pipeline(files, _DTYPES[dtype])
     for module in (pipe.unet, pipe.vae):
         module.to(device=device, memory_format=torch.channels_last)
     pipe.text_encoder.to(device)
@@ -205,9 +163,65 @@ def load_backbone(
         unet=pipe.unet,
         vae=pipe.vae,
         scheduler_config=dict(pipe.scheduler.config),
-        digest=_digest(folder),
-        folder=folder,
+        digest=files.digest,
+        folder=files.folder,
     )
     if compile:
         backbone.compile_networks()
     return backbone
+
+
+@contextmanager
+def _told(source: str) -> Iterator[None]:
+    """Turns whatever the libraries raise over a folder's files into one line."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"base {shown(source)}: {error}") from error
+    except torch.OutOfMemoryError:
+        raise  # not the folder's fault
+    except Exception as error:  # they raise dozens of kinds, and promise none
+        raise UsageError(
+            f"base {shown(source)}: could not be loaded: {in_one_line(error)}"
+        ) from error
+
+
+def _pipeline(files: BaseFiles, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """The parts, each by the class that the inspection allowed: nothing in the folder names what is imported."""
+    networks = {
+        part: _network(kind, files, part, dtype)
+        for part, kind in (
+            ("unet", UNet2DConditionModel),
+            ("vae", AutoencoderKL),
+            ("text_encoder", CLIPTextModel),
+        )
+    }
+    scheduler = getattr(diffusers, files.classes["scheduler"])
+    return StableDiffusionPipeline(
+        **networks,
+        tokenizer=CLIPTokenizer.from_pretrained(files.folder / "tokenizer", local_files_only=True),
+        scheduler=scheduler.from_pretrained(files.folder / "scheduler", local_files_only=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _network(kind: Any, files: BaseFiles, part: str, dtype: torch.dtype) -> Any:
+    folder = files.folder / part
+    network, told = kind.from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=files.variants[part],
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    # The libraries fill in random numbers where the files have none.
+    for wrong, reason in (("missing_keys", "lack"), ("mismatched_keys", "have another shape of")):
+        if names := sorted(map(str, told.get(wrong) or ())):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UsageError(f"{folder}: the weights {reason} {shown(names[0])}{more}")
+    if told.get("error_msgs"):
+        raise UsageError(f"{folder}: {in_one_line(ValueError(told['error_msgs'][0]))}")
+    return network

@@ -23,7 +23,7 @@ from bench.listing import Listed, listing
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.model import TextToImage
+    from bench.base_files import BaseFiles
     from bench.plan import Plan
     from bench.publish import Asked, Published
     from bench.suite import Suite
@@ -119,14 +119,19 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False, store: StoreArg = _STORE,
         out_: Out = None, json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
+    from bench.backbone import load_inspected
+    from bench.batching import MicroBatch
+    from bench.model import TextToImage
     from bench.progress import watcher_for
     from bench.publish import publish
     from bench.runner import run_plan
     from bench.store import Store
 
-    base, made, asked = _plan(
-        suite, only, limit, seed, device=device, batch_size=batch_size, compiled=compile_
-    )
+    files, made, asked = _plan(suite, only, limit, seed)
+    where = _device(device)
+    micro = MicroBatch(_batch(batch_size, where))
+    backbone = load_inspected(files, dtype=made.suite.dtype, device=where, compile=compile_)
+    base = TextToImage(backbone, micro=micro)
     ledger = Store(store)
     ledger.clean_tmp()
     watcher = watcher_for(err if json_ else out)
@@ -333,14 +338,9 @@ def _plan(
     only: tuple[str, ...],
     limit: int | None,
     seed: int | None,
-    *,
-    device: str = "cpu",
-    batch_size: str = "auto",
-    compiled: bool = False,
-) -> tuple[TextToImage, Plan, Asked]:
-    from bench.backbone import load_backbone
-    from bench.batching import MicroBatch
-    from bench.model import TextToImage
+) -> tuple[BaseFiles, Plan, Asked]:
+    """The base's files, the plan of a suite, and what was asked for; no network is loaded."""
+    from bench.base_files import inspect_base
     from bench.plan import make_plan
     from bench.publish import Asked
     from bench.suite import load_suite
@@ -351,14 +351,9 @@ def _plan(
     other = None if seed == suite.seed else seed
     if other is not None:
         suite = suite.with_(seed=other)
-    where = _device(device)
-    size = _batch(batch_size, where)
-    backbone = load_backbone(
-        suite.base, revision=suite.revision, dtype=suite.dtype, device=where, compile=compiled
-    )
-    base = TextToImage(backbone, micro=MicroBatch(size))
-    plan = make_plan(suite, backbone.digest, folder=backbone.folder, only=only, limit=limit)
-    plan.check_base(backbone.folder)  # what a run would refuse is not planned
+    base = inspect_base(suite.base, revision=suite.revision)
+    plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
+    plan.check_base(base.folder)  # what a run would refuse is not planned
     return base, plan, Asked(source, only, limit, other)
 
 

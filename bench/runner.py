@@ -14,6 +14,7 @@ from bench.memory import peak_megabytes, reset_peak
 from bench.model import TextToImage
 from bench.plan import Cell, Plan
 from bench.provenance import provenance
+from bench.self_check import SelfCheck, self_check
 from bench.stages import Workspace, compute
 from bench.store import Store
 
@@ -52,6 +53,7 @@ class Outcome:
         seconds: Wall-clock time.
         model_seconds: Of it, inside models.
         set_aside: Damaged entries that were found and put into quarantine.
+        self_check: What the look at the base saw; ``None`` where nothing was to be computed.
     """
 
     computed: int = 0
@@ -60,6 +62,7 @@ class Outcome:
     seconds: float = 0.0
     model_seconds: float = 0.0
     set_aside: list[str] = field(default_factory=list)
+    self_check: SelfCheck | None = None
 
     @property
     def overhead(self) -> float:
@@ -76,6 +79,7 @@ class Outcome:
             "model_seconds": round(self.model_seconds, 3),
             "overhead": round(self.overhead, 4),
             "set_aside": self.set_aside,
+            "self_check": self.self_check and self.self_check.as_json(),
         }
 
 
@@ -101,7 +105,7 @@ def run_plan(
 
     Raises:
         ValueError: the model is not the one the plan was made for.
-        UsageError: a part of the suite does not suit the base.
+        UsageError: a part of the suite does not suit the base, or the base is broken.
     """
     if base.backbone.digest != plan.base:
         raise ValueError(
@@ -119,6 +123,8 @@ def run_plan(
     unique = list({(c.kind, c.digest): c for c in plan.cells}.values())
     todo = [c for c in unique if store.find(c.kind, c.digest) is None]
     outcome.cached = len(unique) - len(todo)
+    if todo:
+        outcome.self_check = self_check(base, plan.sampler)
     watcher.begin(len(todo), len(unique))
     work = Workspace(plan, store, base, watcher.step)
     origin = provenance(base)

@@ -33,6 +33,7 @@ from bench.sampler import Sampler
 from bench.store import Store
 from bench.suite import load_suite, suite_names
 from methods.checkpoint import Checkpoint
+from tests.fuzz.bases import linked_base
 
 ROOT = Path(__file__).parents[2]
 TINY = """\
@@ -116,6 +117,20 @@ def fresh(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("command", ["plan", "run", "report"])
+def test_a_base_that_no_run_can_use_is_one_line(command: str, fresh: Path) -> None:
+    base = linked_base(fresh / "base")
+    (base / "concepts.json").symlink_to(model_folder() / "concepts.json")
+    path = base / "scheduler/scheduler_config.json"
+    path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
+    (fresh / "tiny.yaml").write_text(TINY + "base: base\n")
+    said = call(command, "tiny.yaml", at=fresh)
+    assert said.code == 2
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert re.search(r"^error: base '.*prediction_type: expected epsilon, got 'v_pred", line)
+
+
 # --- run
 
 
@@ -159,7 +174,7 @@ def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None
     assert said.code == 0
     assert set(said.data) == {
         *("suite", "out", "computed", "cached", "failed", "seconds", "model_seconds"),
-        *("overhead", "set_aside", "table", "flags"),
+        *("overhead", "set_aside", "self_check", "table", "flags"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
     assert said.data["out"] == "results/tiny"

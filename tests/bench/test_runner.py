@@ -312,6 +312,7 @@ def test_an_interrupt_ends_the_run_between_cells(miniature: TextToImage, tmp_pat
     assert run_plan(plan, store, miniature).as_json() | {"seconds": 0} == {
         **run_plan(plan, store, miniature).as_json(), "seconds": 0, "computed": 3, "cached": 2,
         "model_seconds": pytest.approx(0, abs=60), "overhead": pytest.approx(0.5, abs=0.5),
+        "self_check": {"text_spread": pytest.approx(1, abs=1), "image_spread": pytest.approx(0.5, abs=0.5)},
     }  # fmt: skip
 
 

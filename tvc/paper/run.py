@@ -12,11 +12,14 @@ from typing import Any, Final
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bench.backbone import load_inspected
+from bench.base_files import inspect_base
 from bench.digest import write_atomic
 from bench.errors import UsageError, unknown
 from bench.interfaces import Concept, Erasure, Judge
-from bench.model import TextToImage, load_model
+from bench.model import TextToImage
 from bench.report.plots import save
+from bench.self_check import self_check
 from bench.suite import Suite, load_suite
 from tvc.method import TaskVectorErasure
 from tvc.paper import claims, figures
@@ -111,7 +114,8 @@ def study_of(
         device: A torch device.
 
     Raises:
-        UsageError: the suite has no task vector, not that concept, or no CLIP for its base.
+        UsageError: the suite has no task vector, not that concept, or no CLIP for its base; or the
+            base cannot be used.
     """
     methods = suite.method_specs()
     vectors = [m for m in methods if isinstance(m, TaskVectorErasure)]
@@ -124,8 +128,10 @@ def study_of(
     known = {**suite.known_concepts(), **{c.text: c for c in suite.concept_specs()}}
     method = vectors[0].model_copy(update=_TINY) if quick else vectors[0]
     utility = suite.utility.neighbours + suite.utility.others
-    model = load_model(suite.base, revision=suite.revision, dtype=suite.dtype, device=device)
-    method.check_base(model.backbone.folder)
+    files = inspect_base(suite.base, revision=suite.revision)
+    method.check_base(files.folder)
+    model = TextToImage(load_inspected(files, dtype=suite.dtype, device=device))
+    self_check(model, suite.sampler_spec())
     return Study(
         model=model,
         known=known,
