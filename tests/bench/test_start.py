@@ -69,7 +69,6 @@ def test_the_plan_of_every_shipped_suite_is_made_without_a_library() -> None:
     assert not loaded(PLAN) & LIBRARIES
 
 
-@pytest.mark.xfail(reason="plan loads all networks to learn a digest", strict=True)
 def test_plan_loads_no_library(tmp_path: Path) -> None:
     assert not loaded(COMMANDS, ("plan", "mini-quick", "--store", str(tmp_path))) & LIBRARIES
 
