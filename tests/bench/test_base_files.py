@@ -95,7 +95,7 @@ def sharded(name: str, middle: str = "") -> Change:
         (folder / f"{name}.safetensors").unlink()
         stem = Path(name).name
         halves = raw.names[::2], raw.names[1::2]
-        shards = {}
+        shards: dict[str, str] = {}
         for number, names in enumerate(halves, start=1):
             file = f"{stem}{middle}-{number:05d}-of-00002.safetensors"
             put((folder / name).with_name(file), raw.only(list(names)).whole)
