@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from bench.base_json import read_object
 from bench.errors import UsageError, from_pydantic, shown
@@ -23,6 +23,12 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 _Activation = Literal["silu", "swish", "mish", "gelu", "relu"]
 _Item = TypeVar("_Item")
 _Blocks = Annotated[list[_Item], Field(min_length=1, max_length=8)]
+_ONE, _EACH = "for all blocks", "block by block"
+_PerBlock = Annotated[
+    Annotated[_Count, Tag(_ONE)] | Annotated[_Blocks[_Count], Tag(_EACH)],
+    Discriminator(lambda value: _EACH if isinstance(value, list) else _ONE),
+]
+"""A number for all blocks, or a list of one for each: what is wrong is said of what was meant."""
 
 
 class _Config(BaseModel):
@@ -36,19 +42,23 @@ class UNetConfig(_Config):
     in_channels: _Width = 4
     out_channels: _Width = 4
     down_block_types: _Blocks[Literal["CrossAttnDownBlock2D", "DownBlock2D"]] = [
-        *["CrossAttnDownBlock2D"] * 3,
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
         "DownBlock2D",
     ]
     mid_block_type: Literal["UNetMidBlock2DCrossAttn"] | None = "UNetMidBlock2DCrossAttn"
     up_block_types: _Blocks[Literal["CrossAttnUpBlock2D", "UpBlock2D"]] = [
         "UpBlock2D",
-        *["CrossAttnUpBlock2D"] * 3,
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
     ]
     block_out_channels: _Blocks[_Width] = [320, 640, 1280, 1280]
-    layers_per_block: _Count | _Blocks[_Count] = 2
-    transformer_layers_per_block: _Count | _Blocks[_Count] = 1
-    attention_head_dim: _Count | _Blocks[_Count] = 8
-    num_attention_heads: _Count | _Blocks[_Count] | None = None
+    layers_per_block: _PerBlock = 2
+    transformer_layers_per_block: _PerBlock = 1
+    attention_head_dim: _PerBlock = 8
+    num_attention_heads: _PerBlock | None = None
     cross_attention_dim: _Width = 1280
     norm_num_groups: _Width = 32
     norm_eps: _Share = 1e-5
@@ -114,7 +124,9 @@ def validated(kind: type[_Model], data: Mapping[str, Any], path: Path) -> _Model
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise UsageError(f"{path}: {from_pydantic(error, kind)}") from error
+        told = from_pydantic(error, kind)
+        at = tuple(place for place in told.at if place not in (_ONE, _EACH))
+        raise UsageError(f"{path}: {UsageError(told.message, at=at)}") from error
 
 
 def check_scheduler(folder: Path) -> str:

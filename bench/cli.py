@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.base_files import BaseFiles
+    from bench.model import TextToImage
     from bench.plan import Plan
     from bench.publish import Asked, Published
     from bench.suite import Suite
@@ -119,19 +120,13 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False, store: StoreArg = _STORE,
         out_: Out = None, json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
-    from bench.backbone import load_inspected
-    from bench.batching import MicroBatch
-    from bench.model import TextToImage
     from bench.progress import watcher_for
     from bench.publish import publish
     from bench.runner import run_plan
     from bench.store import Store
 
     files, made, asked = _plan(suite, only, limit, seed)
-    where = _device(device)
-    micro = MicroBatch(_batch(batch_size, where))
-    backbone = load_inspected(files, dtype=made.suite.dtype, device=where, compile=compile_)
-    base = TextToImage(backbone, micro=micro)
+    base = _loaded(files, made, device=device, batch_size=batch_size, compiled=compile_)
     ledger = Store(store)
     ledger.clean_tmp()
     watcher = watcher_for(err if json_ else out)
@@ -355,6 +350,20 @@ def _plan(
     plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
     plan.check_base(base.folder)  # what a run would refuse is not planned
     return base, plan, Asked(source, only, limit, other)
+
+
+def _loaded(
+    files: BaseFiles, plan: Plan, *, device: str, batch_size: str, compiled: bool
+) -> TextToImage:
+    """The unedited model of a plan."""
+    from bench.backbone import load_inspected
+    from bench.batching import MicroBatch
+    from bench.model import TextToImage
+
+    where = _device(device)
+    micro = MicroBatch(_batch(batch_size, where))
+    backbone = load_inspected(files, dtype=plan.suite.dtype, device=where, compile=compiled)
+    return TextToImage(backbone, micro=micro)
 
 
 def _batch(text: str, device: str) -> int:

@@ -95,7 +95,7 @@ def sharded(name: str, middle: str = "") -> Change:
         (folder / f"{name}.safetensors").unlink()
         stem = Path(name).name
         halves = raw.names[::2], raw.names[1::2]
-        shards = {}
+        shards: dict[str, str] = {}
         for number, names in enumerate(halves, start=1):
             file = f"{stem}{middle}-{number:05d}-of-00002.safetensors"
             put((folder / name).with_name(file), raw.only(list(names)).whole)
@@ -226,7 +226,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "huge size": (changed(UNET_CONFIG, sample_size=10**30), "sample_size: expected"),
     "width": (changed(UNET_CONFIG, cross_attention_dim=768),
               "cross_attention_dim: expected the width of the text encoder's states, 128, got 768"),
-    "many layers": (changed(UNET_CONFIG, layers_per_block=10**9), "layers_per_block"),
+    "many layers": (changed(UNET_CONFIG, layers_per_block=10**9), "layers_per_block: expected .* 128, got 10"),
+    "odd layers": (changed(UNET_CONFIG, layers_per_block=[1, "x", 1]), r"layers_per_block\[1\]: expected .*got 'x'"),
+    "few layers": (changed(UNET_CONFIG, layers_per_block=[1]), "layers_per_block: expected 3 items"),
     "wrong blocks": (changed(UNET_CONFIG, block_out_channels=[32, 96, 176]), "has the shape .* asks for"),
     "v": (changed(SCHEDULER, prediction_type="v_prediction"),
           "expected epsilon, got 'v_prediction'.*not supported yet"),

@@ -643,7 +643,8 @@ def test_the_batch_is_as_large_as_the_device_is_used_to(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_networks_are_compiled_where_it_is_asked_for(asked: bool) -> None:
-    base, _, _ = cli._plan("mini-quick", (), None, None, compiled=asked)
+    files, made, _ = cli._plan("mini-quick", (), None, None)
+    base = cli._loaded(files, made, device="cpu", batch_size="auto", compiled=asked)
     assert base.backbone.compiled == asked
     networks = (base.backbone.unet, base.backbone.vae.decoder)
     assert [n._compiled_call_impl is not None for n in networks] == [asked, asked]
