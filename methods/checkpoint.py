@@ -2,44 +2,57 @@
 
 Read are: a diffusers pipeline folder (its ``unet`` and ``text_encoder``, both or what it has of
 them, and nothing else), the folder or the safetensors file of one of them, and a LoRA in the key
-styles of PEFT, diffusers (new and old) and kohya. Nothing in a file is executed or unpickled, and
-nothing is taken on trust: names, shapes and values are compared with the base, and what does not
-fit is refused in one line.
+styles of PEFT, diffusers (new and old) and kohya. The files may hold the changed parameters alone
+(``names: some``: every release of ESD and UCE), or differences to be added (``values: difference``).
+
+Nothing in a file is executed or unpickled, and nothing is taken on trust. What the headers say,
+names, shapes, precisions and metadata, is compared with the base when a plan is made. So are the
+values of files up to 512 MiB; those of larger ones are read in the run, before anything is sampled,
+and only a sample of them, which tells differences from values, in the plan. What does not fit is
+refused in one line.
 
 The concepts play no part: what is erased is what the file's author erased. Which base the file was
-made from cannot be checked beyond names and shapes; that is the user's to know.
+made from cannot be checked beyond names, shapes and what its metadata say; that is the user's to
+know.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from safetensors import SafetensorError, safe_open
 
-from bench.digest import digest_of, file_sha256
+from bench.digest import file_sha256
 from bench.errors import UsageError
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import torch
 from bench.model import TextToImage
-from bench.spec import runtime
-from methods.lora import is_lora, merged, within
+from bench.spec import content, runtime
+from methods.checkpoint_base import Base
+from methods.checkpoint_files import (
+    PARTS,
+    Network,
+    content_of,
+    files_of,
+    is_there,
+    networks,
+    refuse_odd_numbers,
+)
+from methods.checkpoint_kinds import refuse_foreign
+from methods.checkpoint_names import names_of
+from methods.checkpoint_values import alike, refuse_the_other_kind
+from methods.lora import Layer, is_lora, layers, merged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Checkpoint"]
 
-_PARTS = ("unet", "text_encoder")
-_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-_CONVERT = (
-    "it can run code when it is read: convert it where that is no harm, with save_pretrained(..., "
-    "safe_serialization=True) or safetensors.torch.save_file, and give the .safetensors"
-)
-_VARIANTS = (".fp16.", ".bf16.", ".non_ema.")
+_CHEAP = 512 * 2**20  # bytes whose values are read when a plan is made: under two seconds
+_Laid = dict[str, Callable[[], Tensor]]
 
 
 class Checkpoint(Erasure):
@@ -51,9 +64,11 @@ class Checkpoint(Erasure):
         path: A safetensors file or a folder; see the module. Required.
         sha256: Of the content; taken from the file when it is not given. With it given, the file
             is needed only where the edit is made, and must have it.
-        scale: Strength of a LoRA; whole models have 1.
+        scale: Strength of a LoRA or of differences; whole parameters have 1. From -100 to 100.
         names: ``all``: the file must hold every parameter of a network; ``some``: it may hold the
-            changed ones alone, as several methods save them.
+            changed ones alone, as every release of ESD and UCE does.
+        values: ``absolute``: the parameters themselves; ``difference``: what is to be added to the
+            base's. The wrong one is refused by the values.
     """
 
     name: ClassVar[str] = "checkpoint"
@@ -62,26 +77,58 @@ class Checkpoint(Erasure):
     needs: ClassVar[tuple[str, ...]] = ("path",)
     path: str = runtime("")
     sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
-    scale: float = 1.0
+    scale: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
     names: Literal["all", "some"] = "all"
+    values: Literal["absolute", "difference"] = "absolute"
 
     @model_validator(mode="before")
     @classmethod
     def _know_the_content(cls, fields: Any) -> Any:
         if isinstance(fields, dict) and isinstance(fields.get("path"), str) and fields["path"]:
             if not fields.get("sha256"):
-                return {**fields, "sha256": _content(_files(fields["path"]))}
+                return {**fields, "sha256": content_of(files_of(fields["path"]))}
         return fields
 
     @property
     def label(self) -> str:
         """The file's name and the beginning of its sha256, which tells namesakes apart."""
         extra = [] if self.scale == 1 else [f"scale={self.scale:g}"]
+        extra += [] if self.values == "absolute" else [self.values]
         return f"checkpoint({', '.join([Path(self.path).name, self.sha256[:8], *extra])})"
 
     def touches(self, parameter: str) -> bool:
         """Every parameter of the UNet and the text encoder."""
-        return parameter.startswith(tuple(f"{part}." for part in _PARTS))
+        return parameter.startswith(tuple(f"{part}." for part in PARTS))
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses what its file tells without a run: all but the values of a file above 512 MiB.
+
+        A file that is not there is left to the run: where the edit is made already, nothing needs
+        it. The base's values are taken in float32; in a suite of another precision the run tells
+        whether anything of the edit is left.
+
+        Args:
+            folder: The base's pipeline folder; without one, the file is checked by itself.
+
+        Raises:
+            UsageError: the file is not what was expected, or does not suit the base.
+        """
+        with _called(self.name):
+            if not self.path or not is_there(self.path):
+                return
+            found = self._networks(content)
+            cheap = sum(network.size for network in found) <= _CHEAP
+            base = None if folder is None else Base.of_folder(folder)
+            if base is None:
+                for network in found:
+                    refuse_foreign(network, None)
+                    refuse_odd_numbers(network)
+                    for name in network.tensors if cheap else ():
+                        network.value(name)
+                return
+            laid = self._laid(base, found)
+            if cheap and not sum(1 for _ in self._edited(base, laid)):
+                raise self._no_edit()
 
     def erase(
         self,
@@ -94,206 +141,118 @@ class Checkpoint(Erasure):
         """The model with the parameters of the file that differ from its own.
 
         Raises:
-            ValueError: the file is not there, or not what was expected.
+            UsageError: the file is not there, or not what was expected.
         """
-        if not self.path:
-            raise UsageError("checkpoint: expected the path of an edited model as `path`, got none")
-        files = _files(self.path)
-        if (found := _content(files)) != self.sha256:
-            raise UsageError(
-                f"checkpoint: expected {self.path} with sha256 {self.sha256[:12]}, got "
-                f"{found[:12]}: it has changed; restore it or correct `sha256`"
-            )
-        edited: dict[str, Tensor] = {}
-        for part, paths in files.items():
-            tensors, about = _read(paths)
-            if is_lora(tensors):
-                values = merged(model, tensors, about, scale=self.scale, origin=self.path)
-            else:
-                values = self._whole(model, part, tensors)
-            edited |= _changed(model, values)
-            progress(1, 1, "checkpoint")
-        if not edited:
-            raise UsageError(
-                f"checkpoint: expected an edited model, got the base itself: no parameter in "
-                f"{self.path} differs from it; check that it is the edited file"
-            )
-        return model.with_weights(edited)
+        with _called(self.name):
+            if not self.path:
+                raise UsageError("expected the path of an edited model as `path`, got none")
+            base = Base.of_model(model)
+            edited: dict[str, Tensor] = {}
+            for name, value in self._edited(base, self._laid(base, self._networks(file_sha256))):
+                own = model.parameter(name).dtype
+                if not bool(value.to(own).isfinite().all()):
+                    raise UsageError(
+                        f"expected values that {own} can hold, got larger ones in {name} of "
+                        f"{self.path}; run the suite in float32"
+                    )
+                edited[name] = value
+            progress(1, 1, self.name)
+            if not edited:
+                raise self._no_edit()
+            return model.with_weights(edited)
 
-    def _whole(
-        self, model: TextToImage, part: str, tensors: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """``component.name`` -> value of a file that holds parameters."""
-        if self.scale != 1:
+    def _networks(self, digest: Callable[[Path], str]) -> list[Network]:
+        files = files_of(self.path)
+        if (found := content_of(files, digest)) != self.sha256:
             raise UsageError(
-                f"checkpoint: expected a LoRA to scale by {self.scale:g}, got whole parameters in "
+                f"expected {self.path} with sha256 {self.sha256[:12]}, got {found[:12]}: it has "
+                "changed; restore it or correct `sha256`"
+            )
+        return networks(files, self.path)
+
+    def _laid(self, base: Base, found: Sequence[Network]) -> _Laid:
+        """``component.name`` of what the files hold, and what reads its new value.
+
+        Raises:
+            UsageError: names, shapes, metadata or settings are not what was expected.
+        """
+        laid: _Laid = {}
+        for network in found:
+            refuse_foreign(network, base.text_width)
+            refuse_odd_numbers(network)
+            adapter = is_lora(network.tensors)
+            one = (self._adapter if adapter else self._whole)(base, network)
+            if twice := sorted(one.keys() & laid.keys()):
+                raise UsageError(
+                    f"expected each parameter once, got {twice[0]} in two files of {self.path}; "
+                    "give one of them"
+                )
+            laid |= one
+        return laid
+
+    def _adapter(self, base: Base, network: Network) -> _Laid:
+        if self.values == "difference":
+            raise UsageError(
+                f"expected differences of parameters, got a LoRA in {self.path}; leave `values` out"
+            )
+
+        def number(name: str) -> float:
+            return float(network.value(name))
+
+        def value(layer: Layer) -> Tensor:
+            halves = network.value(layer.down), network.value(layer.up)
+            return merged(base.value(layer.parameter), *halves, self.scale * layer.strength)
+
+        found = layers(base.shapes, network.shapes, network.about, number, origin=self.path)
+        return {layer.parameter: partial(value, layer) for layer in found}
+
+    def _whole(self, base: Base, network: Network) -> _Laid:
+        if self.scale != 1 and self.values == "absolute":
+            raise UsageError(
+                f"expected a LoRA to scale by {self.scale:g}, got whole parameters in "
                 f"{self.path}; leave `scale` out"
             )
-        known = model.backbone.parameters
-        part = part or _part_of(known, tensors, self.path)
-        values, extra = {}, []
-        for name, value in tensors.items():
-            if name.endswith("position_ids"):
-                continue  # a table of 0, 1, 2, ... that older versions stored
-            if (found := within(known, part, name)) is None:
-                extra.append(name)
-            else:
-                values[found] = value
-        missing = [n for n in known if n.startswith(f"{part}.") and n not in values]
-        for what, names in (("more than", extra), ("not all of", missing)):
-            if names and (names is extra or self.names == "all"):
-                hint = " or set `names: some`" if names is missing else ""
-                raise UsageError(
-                    f"checkpoint: expected the parameters of the base's {part}, got {what} these in "
-                    f"{self.path}: {len(names)}, e.g. {', '.join(sorted(names)[:3])}; give the model "
-                    f"that it was made from as base{hint}"
-                )
-        for name, value in values.items():
-            if value.shape != known[name].shape:
-                raise UsageError(
-                    f"checkpoint: expected {name} of shape {tuple(known[name].shape)}, got "
-                    f"{tuple(value.shape)} in {self.path}; give the model that it was made from as "
-                    "base"
-                )
-        return values
-
-
-def _changed(model: TextToImage, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The values that differ from the model's by more than the rounding of the file or of the model."""
-    changed = {}
-    for name, value in values.items():
-        if not value.is_floating_point() or not bool(value.isfinite().all()):
+        names, missing = names_of(base.shapes, network)
+        lacking = missing if self.names == "all" else []
+        refuse_the_other_kind(base, network, names, self.values, lacking=bool(lacking))
+        if lacking:
             raise UsageError(
-                f"checkpoint: expected finite numbers, got others in {name}; the file is damaged, or "
-                "its training diverged"
+                f"expected the parameters of the base's {lacking[0].partition('.')[0]}, got not all "
+                f"of these in {self.path}: {len(lacking)}, e.g. {', '.join(sorted(lacking)[:3])}; "
+                "give the model that it was made from as base, or set `names: some`"
             )
-        if not _alike(model.parameter(name).cpu(), value):
-            changed[name] = value
-    return changed
 
+        def added(full: str, name: str) -> Tensor:
+            own = base.value(full).double()
+            return (own + self.scale * network.value(name).double()).float()
 
-def _alike(mine: Tensor, theirs: Tensor) -> bool:
-    """Whether two tensors may be one, stored in the precision of each."""
-    coarse, fine = sorted((mine, theirs), key=lambda w: torch.finfo(w.dtype).eps, reverse=True)
-    if torch.equal(fine.to(coarse.dtype), coarse):
-        return True
-    if coarse.dtype == fine.dtype or fine.element_size() >= 4:
-        return False
-    # Both are rounded, and what was rounded twice may lie a step from what was rounded once: each
-    # is within half its own spacing of the value that both are of.
-    spacings = (
-        torch.finfo(w.dtype).eps * w.double().abs().clamp(min=torch.finfo(w.dtype).tiny)
-        for w in (coarse, fine)
-    )
-    return bool(((coarse.double() - fine.double()).abs() <= sum(spacings) / 2).all())
+        if self.values == "difference":
+            return {full: partial(added, full, name) for full, name in names.items()}
+        return {full: partial(network.value, name) for full, name in names.items()}
 
+    def _edited(self, base: Base, laid: _Laid) -> Iterator[tuple[str, Tensor]]:
+        """What differs from the base by more than the rounding of the file or of the base."""
+        for name, read in laid.items():
+            value = read()
+            if not bool(value.isfinite().all()):
+                raise UsageError(
+                    f"expected finite numbers, got others in {name} with {self.path} added; lower "
+                    "`scale`, or fetch the file again"
+                )
+            if not alike(base.value(name), value):
+                yield name, value
 
-def _part_of(known: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str) -> str:
-    """Which network most of the names belong to."""
-    counts = {p: sum(within(known, p, name) is not None for name in tensors) for p in _PARTS}
-    part = max(counts, key=lambda p: counts[p])
-    if not counts[part]:
-        raise UsageError(
-            f"checkpoint: expected parameters of the base's {' or '.join(_PARTS)}, or a LoRA, got "
-            f"other names in {path}, e.g. {', '.join(sorted(tensors)[:3]) or 'none'}; convert the "
-            "file to diffusers' names"
+    def _no_edit(self) -> UsageError:
+        return UsageError(
+            f"expected an edited model, got the base itself: no parameter in {self.path} differs "
+            "from it; check that it is the edited file"
         )
-    return part
 
 
-# -- files ---------------------------------------------------------------------------------------
-
-
-def _files(path: str) -> dict[str, list[Path]]:
-    """The files to read, by component; under "" where their names must tell.
-
-    Raises:
-        UsageError: there are none, or one of the networks is pickled or lacks its weights.
-    """
-    where = Path(path).expanduser()
-    if where.is_file():
-        if where.suffix in _PICKLED:
-            raise UsageError(f"checkpoint: expected safetensors, got the pickle {path}; {_CONVERT}")
-        if where.suffix != ".safetensors":
-            raise UsageError(
-                f"checkpoint: expected a .safetensors file or a folder, got {path}; convert it"
-            )
-        return {"": [where]}
-    if not where.is_dir():
-        raise UsageError(
-            f"checkpoint: expected a file or a folder, got {path}, which is not there; nothing is "
-            "downloaded: fetch it first"
-        )
-    parts = {part: _weights(where / part) for part in _PARTS if (where / part).is_dir()}
-    found = parts or {"": _weights(where)}
-    # A network that cannot be read may be the one that was edited: the other alone is half an edit.
-    unread = [where / part for part, files in found.items() if not files]
-    pickled = [p for folder in unread for p in sorted(folder.rglob("*")) if p.suffix in _PICKLED]
-    pickled += [where / f"{part}{end}" for part in _PARTS for end in sorted(_PICKLED)]
-    readable = next((part for part, files in found.items() if files), "")
-    instead = f"; or give {where / readable}, if that alone was edited" if readable else ""
-    if there := [p.relative_to(where) for p in pickled if p.is_file()]:
-        raise UsageError(
-            f"checkpoint: expected safetensors, got the pickle {there[0]} in {path}; "
-            f"{_CONVERT}{instead}"
-        )
-    if unread:
-        wanted = f"{path}, its unet or its text_encoder" if unread == [where] else str(unread[0])
-        hint = instead or "; give the folder of a diffusers pipeline or of one of these"
-        raise UsageError(f"checkpoint: expected safetensors in {wanted}, got none{hint}")
-    return found
-
-
-def _weights(folder: Path) -> list[Path]:
-    """The safetensors of a folder; a copy in another precision only where there is no other."""
-    files = sorted(folder.glob("*.safetensors"))
-    return [f for f in files if not any(v in f.name for v in _VARIANTS)] or files
-
-
-def _content(files: Mapping[str, Sequence[Path]]) -> str:
-    """sha256 of a file, or of what the files of a folder are called and hold."""
-    if list(files) == [""] and len(files[""]) == 1 and not _settings(files[""][0]):
-        return file_sha256(files[""][0])
-    read = [(part, p) for part, paths in files.items() for p in (*paths, *_settings(paths[0]))]
-    return digest_of({f"{part}/{p.name}": file_sha256(p) for part, p in read})
-
-
-def _settings(weights: Path) -> list[Path]:
-    """PEFT's own settings, which hold the strength of its adapter."""
-    beside = weights.with_name("adapter_config.json")
-    return [beside] if weights.name == "adapter_model.safetensors" and beside.is_file() else []
-
-
-def _read(paths: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors, and what is said about them."""
-    tensors: dict[str, Tensor] = {}
-    about: dict[str, Any] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                about |= _json((file.metadata() or {}).get("lora_adapter_metadata", "{}"), path)
-                for name in file.keys():
-                    if name in tensors:
-                        raise UsageError(
-                            f"checkpoint: expected each name once, got {name} again in {path}; "
-                            "remove one of the files"
-                        )
-                    tensors[name] = file.get_tensor(name)
-        except SafetensorError as error:
-            raise UsageError(
-                f"checkpoint: expected safetensors, got {path}, which cannot be read ({error}); "
-                "fetch it again"
-            ) from error
-    for path in _settings(paths[0]):
-        about |= _json(path.read_text(encoding="utf-8"), path)
-    return tensors, about
-
-
-def _json(text: str, path: Path) -> dict[str, Any]:
+@contextmanager
+def _called(name: str) -> Iterator[None]:
+    """Has errors begin with the method's name, once."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UsageError(
-            f"checkpoint: expected JSON about the LoRA in {path}, got {error}"
-        ) from error
-    return value if isinstance(value, dict) else {}
+        yield
+    except UsageError as error:
+        raise error.below(name) from error
