@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 _CHEAP = 512 * 2**20  # bytes whose values are read when a plan is made: under two seconds
-_Laid = dict[str, Callable[[], Tensor]]
+_Laid: TypeAlias = "dict[str, Callable[[], Tensor]]"
 
 
 class Checkpoint(Erasure):
