@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from bench.files import only_regular
+
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Stamp: TypeAlias = Mapping[str, tuple[int, int, int, int]]
 
@@ -69,8 +71,13 @@ def digest_of(value: object) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Returns the sha256 of a file's bytes: 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    """Returns the sha256 of a file's bytes: 64 hexadecimal digits.
+
+    Raises:
+        UsageError: if it is a folder, a FIFO, a device or a socket.
+        OSError: if it is not there or cannot be read.
+    """
+    with only_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
