@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.interfaces import Concept, Metric, UtilityBatch
+from bench.interfaces import Concept, Judge, Metric, UtilityBatch
 
 __all__ = ["Accuracy"]
 
@@ -16,6 +17,11 @@ class Accuracy(Metric):
     """1 where the judge sees the concept that the prompt asks for, else 0."""
 
     name: ClassVar[str] = "accuracy"
+
+    def check_judge(self, judge: Judge, concepts: Sequence[Concept]) -> None:
+        """Refuses a judge that cannot see what the utility prompts ask for."""
+        for concept in concepts:
+            judge.check_concept(concept)
 
     def values(self, batch: UtilityBatch) -> Tensor:
         """Calls the judge once a concept.
