@@ -113,7 +113,7 @@ def _sound(kind: str, random: Random) -> bytes:
 
 
 def _text(random: Random) -> str:
-    if random.random() < 0.1:
+    if random.random() < 0.02:
         return random.choice(_VALUES)
     return " ".join(random.choices(_WORDS, k=random.randrange(1, 6)))
 
@@ -121,17 +121,17 @@ def _text(random: Random) -> str:
 def _record(kind: str, row: list[str], random: Random) -> dict[str, Any]:
     record: dict[str, Any] = {
         "prompt": row[0],
-        "concept": random.choice(("star", "fish", "", None)),
+        "concept": random.choice(("star", "fish", "", "", None)),
     }
     if kind != "jsonl":
         record |= {"goal": row[1], "attack": "p4d", "method": "uce", "own_score": 0.5, "queries": 4}
         named = kind == "candidates.jsonl"
-        record["states"] = random.choice(("one", "lost", None) if named else (True, False))
+        record["states"] = random.choice(("one", "one", "one", None) if named else (True, False))
         record["latents"] = random.choice(("two", None) if named else (True, False))
-    if random.random() < 0.1:
-        values = (None, 7, [], {}, True, -1e308, "\ud800", 10**400)
+    if random.random() < 0.03:
+        values: tuple[Any, ...] = (None, 7, [], {}, True, -1e308, "\ud800", 10**400)
         record[random.choice(list(record))] = random.choice(values)
-    if random.random() < 0.1:
+    if random.random() < 0.03:
         del record[random.choice(list(record))]
     return record
 
