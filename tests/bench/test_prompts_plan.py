@@ -171,7 +171,11 @@ def test_a_judge_that_cannot_see_a_concept_is_refused(
 def test_a_judge_that_sees_the_concept_but_not_the_utility_prompts_is_refused() -> None:
     sets = {"name": ["a nude person"]}
     nudity = {"text": "nudity", "family": "nudity", "prompts": sets, "neighbours": ["star"]}
-    about = {"concepts": [nudity], "judges": ["nudenet"], "utility": {"neighbours": 1, "others": 0}}
+    about: dict[str, Any] = {
+        "concepts": [nudity],
+        "judges": ["nudenet"],
+        "utility": {"neighbours": 1, "others": 0},
+    }
     only = {"only": ["seed_search", "none"]}
     with pytest.raises(UsageError, match=r"metric accuracy, .*: nudenet.* cannot see 'star'"):
         planned(small(**about), **only)
