@@ -1,92 +1,183 @@
-"""Reads a user's prompts from CSV or JSONL, and published candidates from JSONL or a store."""
+"""Reads a user's prompts from CSV or JSONL, and published candidates from JSONL or a store.
+
+A file is read once: what is tried is what the digest names, whatever becomes of the file meanwhile.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Final
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from attacks.prompt_rows import KINDS, STORED, PromptRow, parse_rows
 from bench.errors import UsageError, shown
+from bench.files import only_regular
 from bench.lazy import torch
+from bench.minors import about_minors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PromptRow", "read_prompts", "read_tensors", "tensors_file"]
+__all__ = [
+    "PromptFile",
+    "PromptRow",
+    "file_hashes",
+    "read_prompt_file",
+    "read_prompts",
+    "read_tensors",
+    "tensors_file",
+]
 
-_LONGEST = 2000
-_LARGEST = 64 * 2**20
-_STORED = "candidates.json"  # what an attack found, in its folder of a store
-_KINDS = {"states": 2, "latents": 3}  # dimensions
+MOST_BYTES: Final = 8 * 2**20  # COCO's 30,000 captions are 3
+MOST_TENSOR_BYTES: Final = 256 * 2**20
+_OTHERS: Final = {
+    ".json": "JSON lists are not read; write one object with a prompt per line",
+    ".txt": "plain text lists are not read; save it as .csv below a first line that says prompt",
+    ".tsv": "columns are parted by commas",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRow:
-    """A prompt.
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptFile:
+    """What a file held when it was read.
 
     Attributes:
-        line: Where it stands in the file, from 1.
-        prompt: Its text.
-        concept: The concept it is for; empty: any.
-        goal: Of a candidate, what it was found for; candidates of one goal are alike.
-        found: Of a published candidate, the attack and the method it was found on.
-        states: Of a candidate, the name of the text states to use instead of the prompt; or empty.
-        latents: The name of the noise to start from; or empty.
+        path: Where it was read.
+        hashes: sha256 of the file, and of the tensors beside it, if there are any.
+        rows: Those that can be tried.
+        withheld: How many rows were dropped because they may speak of minors.
+        empty: How many were dropped because they are blank.
+        unused: The values of columns that mean something and are not used, by column.
+        tensors: What the candidates bring, by name; ``None`` where no file lies beside it.
     """
 
-    line: int
-    prompt: str
-    concept: str = ""
-    goal: str = ""
-    found: str = ""
-    states: str = ""
-    latents: str = ""
+    path: Path
+    hashes: tuple[str, ...]
+    rows: tuple[PromptRow, ...]
+    withheld: int = 0
+    empty: int = 0
+    unused: Mapping[str, frozenset[str]] | None = None
+    tensors: Mapping[str, Tensor] | None = None
+
+    @property
+    def counted(self) -> str:
+        """``142 rows, 20 withheld as they may speak of minors, 1 empty: N = 121``."""
+        count = len(self.rows) + self.withheld + self.empty
+        parts = [f"{count} row{'s' * (count != 1)}"]
+        parts += [f"{self.withheld} withheld as they may speak of minors"] * bool(self.withheld)
+        parts += [f"{self.empty} empty"] * bool(self.empty)
+        return f"{', '.join(parts)}: N = {len(self.rows)}"
+
+    def of(self, *concepts: str) -> list[PromptRow]:
+        """The rows for any of the concepts, or for whatever concept."""
+        return [row for row in self.rows if not row.concept or row.concept in concepts]
+
+    def tensors_of(self, rows: Iterable[PromptRow]) -> dict[str, Tensor]:
+        """The text states [L, D] and the noise [C, h, w] that candidates name, in float32.
+
+        Raises:
+            UsageError: there are no tensors, or they lack one of them.
+        """
+        wanted = {
+            (kind, name): row.line
+            for row in rows
+            for kind, name in (("states", row.states), ("latents", row.latents))
+            if name
+        }
+        beside = tensors_file(self.path).name
+        if wanted and self.tensors is None:
+            raise UsageError(
+                f"{self.path}: its candidates need {beside} beside it; where the report has none, "
+                f"give {STORED} of the attack's folder in the store"
+            )
+        found = {}
+        for (kind, name), line in wanted.items():
+            value = (self.tensors or {}).get(name)
+            if value is None:
+                raise UsageError(f"{self.path}:{line}: {beside} has no {kind} {shown(name)}")
+            sound = value.ndim == KINDS[kind] and value.is_floating_point()
+            if not sound or not bool(torch.isfinite(value.float()).all()):
+                expected = f"{KINDS[kind]} dimensions of finite numbers"
+                got = f"{list(value.shape)} of {value.dtype}"
+                raise UsageError(f"{self.path}:{line}: {kind}: expected {expected}, got {got}")
+            found[name] = value.float()
+        return found
 
 
-def read_prompts(path: str | Path) -> list[PromptRow]:
+def read_prompt_file(path: str | Path) -> PromptFile:
     """Reads a ``.csv`` with a ``prompt`` column, or a ``.jsonl`` of objects with a ``prompt``; ``concept`` is optional.
 
     An object with a ``goal`` is a candidate, as ``candidates.jsonl`` of a report has them; the
     ``candidates.json`` of an attack in a store is read too. Their tensors lie beside them, see
-    :func:`read_tensors`.
+    :func:`tensors_file`. Rows about minors and blank ones are dropped and counted.
 
     Raises:
-        UsageError: no such file, another ending, no ``prompt`` column, or a bad row; names the file
-            and the line.
+        UsageError: no such file, another ending, too large, no ``prompt`` column, a bad row, or no
+            row that can be tried; names the file and the line.
     """
     source = Path(path)
-    if source.suffix not in (".csv", ".jsonl") and source.name != _STORED:
+    if source.suffix not in (".csv", ".jsonl") and source.name != STORED:
+        advice = _OTHERS.get(source.suffix, "other endings are not read")
         raise UsageError(
-            f"{source}: expected a .csv or .jsonl file of prompts, or {_STORED} of a store"
+            f"{source}: expected a .csv or .jsonl file of prompts, or {STORED} of a store; {advice}"
         )
+    data = _bytes(source, MOST_BYTES)
+    hashes = [hashlib.sha256(data).hexdigest()]
     try:
-        fits = source.stat().st_size <= _LARGEST
-        text = source.read_text(encoding="utf-8-sig") if fits else ""
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{source}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{source}: cannot be read ({reason})") from error
-    if not fits:
-        raise UsageError(f"{source}: larger than 64 MiB; split it")
-    if source.suffix == ".csv":
-        rows = [_row(source, line, record) for line, record in _csv(source, text)]
-    elif source.suffix == ".jsonl":
-        rows = [
-            (_candidate if "goal" in record else _row)(source, line, record)
-            for line, record in _jsonl(source, text)
-        ]
-    else:
-        rows = [_candidate(source, line, record) for line, record in _stored(source, text)]
+    del data
+    rows, unused = parse_rows(source, text)
     if not rows:
         raise UsageError(f"{source}: holds no prompts")
-    return rows
+    tensors = None
+    if _has_tensors(source):
+        data = _bytes(tensors_file(source), MOST_TENSOR_BYTES)
+        hashes.append(hashlib.sha256(data).hexdigest())
+        tensors = _tensors(tensors_file(source), data) if any(map(_names_tensors, rows)) else {}
+    full = [row for row in rows if row.prompt]
+    # Published lists repeat their prompts: 5,000 rows may be ten.
+    doubtful = {text for text in {row.prompt for row in full} if about_minors(text)}
+    found = PromptFile(
+        path=source,
+        hashes=tuple(hashes),
+        rows=tuple(row for row in full if row.prompt not in doubtful),
+        withheld=sum(row.prompt in doubtful for row in full),
+        empty=len(rows) - len(full),
+        unused={name: frozenset(values) for name, values in unused.items()},
+        tensors=tensors,
+    )
+    if not found.rows:
+        raise UsageError(f"{source}: no row of it can be tried: {found.counted}")
+    return found
+
+
+def read_prompts(path: str | Path) -> list[PromptRow]:
+    """The rows of a file that can be tried; see :func:`read_prompt_file`."""
+    return list(read_prompt_file(path).rows)
+
+
+def read_tensors(path: str | Path, rows: Iterable[PromptRow]) -> dict[str, Tensor]:
+    """The tensors that rows of a file name; see :meth:`PromptFile.tensors_of`."""
+    return read_prompt_file(path).tensors_of(rows)
+
+
+def file_hashes(path: str | Path) -> tuple[str, ...]:
+    """sha256 of a file of prompts, and of the tensors beside it, if there are any.
+
+    Raises:
+        UsageError: one of them cannot be read.
+    """
+    source = Path(path)
+    read = [_bytes(source, MOST_BYTES)]
+    if _has_tensors(source):
+        read.append(_bytes(tensors_file(source), MOST_TENSOR_BYTES))
+    return tuple(hashlib.sha256(data).hexdigest() for data in read)
 
 
 def tensors_file(path: str | Path) -> Path:
@@ -94,124 +185,39 @@ def tensors_file(path: str | Path) -> Path:
     return Path(path).with_suffix(".safetensors")
 
 
-def read_tensors(path: str | Path, rows: Iterable[PromptRow]) -> dict[str, Tensor]:
-    """The text states [L, D] and the noise [C, h, w] that candidates name, in float32.
+def _has_tensors(source: Path) -> bool:
+    try:
+        return tensors_file(source).is_file()
+    except (OSError, ValueError):  # of a name that is too long, or is none
+        return False
 
-    Raises:
-        UsageError: the file is missing or no safetensors, or lacks one of them.
-    """
-    source = tensors_file(path)
-    wanted = {
-        (kind, name): row.line
-        for row in rows
-        for kind, name in (("states", row.states), ("latents", row.latents))
-        if name
-    }
-    if not wanted:
-        return {}
-    if not source.is_file():
+
+def _names_tensors(row: PromptRow) -> bool:
+    return bool(row.states or row.latents)
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most so many bytes."""
+    try:
+        with only_regular(path).open("rb") as file:
+            data = file.read(most + 1)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: cannot be read ({reason})") from error
+    if len(data) > most:
         raise UsageError(
-            f"{path}: its candidates need {source.name} beside it; where the report has none, give "
-            f"{_STORED} of the attack's folder in the store"
+            f"{path}: expected at most {most // 2**20} MiB, got more; split it, or keep fewer rows"
         )
-    found = {}
+    return data
+
+
+def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
     try:
-        with safe_open(source, framework="pt") as file:
-            names = set(file.keys())
-            for (kind, name), line in wanted.items():
-                if name not in names:
-                    raise UsageError(f"{path}:{line}: {source.name} has no {kind} {shown(name)}")
-                value = file.get_tensor(name)
-                sound = value.ndim == _KINDS[kind] and value.is_floating_point()
-                if not sound or not bool(torch.isfinite(value).all()):
-                    expected = f"{_KINDS[kind]} dimensions of finite numbers"
-                    got = f"{list(value.shape)} of {value.dtype}"
-                    raise UsageError(f"{path}:{line}: {kind}: expected {expected}, got {got}")
-                found[name] = value.float()
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{source}: cannot be read as safetensors ({error})") from error
-    return found
-
-
-def _csv(source: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        if "prompt" not in (reader.fieldnames or ()):
-            raise UsageError(
-                f"{source}:1: expected a column named prompt, got {', '.join(reader.fieldnames or ())}"
-            )
-        records = [(reader.line_num, dict(record)) for record in reader]
-    except csv.Error as error:
-        raise UsageError(f"{source}:{reader.reader.line_num}: not valid CSV ({error})") from error
-    for line, record in records:
-        if None in record or None in record.values():  # too many, too few
-            raise UsageError(
-                f"{source}:{line}: the number of fields is not that of the header; quote commas in prompts"
-            )
-    return records
-
-
-def _jsonl(source: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
-    records = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{source}:{number}: not valid JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise UsageError(
-                f"{source}:{number}: expected an object with a prompt, got {type(record).__name__}"
-            )
-        records.append((number, record))
-    return records
-
-
-def _stored(source: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
-    """The candidates of a store's folder, numbered from 1; each tensor is named by its number from 0."""
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{source}: not valid JSON ({error})") from error
-    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-        raise UsageError(f"{source}: expected a list of candidates")
-    return [
-        (i + 1, {**r, **{kind: f"{kind}/{i}" if r.get(kind) is True else None for kind in _KINDS}})
-        for i, r in enumerate(records)
-    ]
-
-
-def _candidate(source: Path, line: int, record: dict[str, Any]) -> PromptRow:
-    """A row whose other keys count as well."""
-    texts = {}
-    for key in ("goal", "attack", "method", *_KINDS):
-        value = record.get(key)
-        if value is not None and (not _is_text(value) or len(value) > _LONGEST):
-            raise UsageError(
-                f"{source}:{line}: {key}: expected text of at most {_LONGEST} characters, "
-                f"got {shown(value)}"
-            )
-        texts[key] = value or ""
-    made = _row(source, line, record)
-    found = f"{texts['attack']} on {texts['method']}" if texts["attack"] else ""
-    return replace(
-        made, goal=texts["goal"], found=found, states=texts["states"], latents=texts["latents"]
-    )
-
-
-def _row(source: Path, line: int, record: dict[str, Any]) -> PromptRow:
-    prompt, concept = record.get("prompt"), record.get("concept")
-    concept = "" if concept is None else concept
-    if not _is_text(prompt) or not prompt.strip():
-        raise UsageError(f"{source}:{line}: prompt: expected text, got {shown(prompt)}")
-    if not _is_text(concept):
-        raise UsageError(f"{source}:{line}: concept: expected text, got {shown(concept)}")
-    if len(prompt) > _LONGEST:
-        raise UsageError(f"{source}:{line}: prompt of {len(prompt)} characters; at most {_LONGEST}")
-    return PromptRow(line=line, prompt=prompt.strip(), concept=concept.strip())
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """A string that can be written as UTF-8; half a surrogate pair, which JSON can escape, cannot."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+        return load(data)
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error)[:200]  # KeyError: a type that torch has not
+        raise UsageError(f"{path}: cannot be read as safetensors ({reason})") from error

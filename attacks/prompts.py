@@ -6,22 +6,24 @@ yours, or what an attack found on another model (``candidates.jsonl`` of a repor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from attacks.prompt_file import PromptRow, read_prompts, read_tensors, tensors_file
-from bench.digest import file_sha256
+from attacks.prompt_file import PromptFile, file_hashes, read_prompt_file
+from attacks.prompt_rows import MEANT
 from bench.errors import UsageError, shown
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
-from bench.minors import about_minors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Prompts"]
+
+_SET: Final = "file"
+"""The prompt set of goals that a file brings."""
 
 
 class Prompts(Attack):
@@ -30,21 +32,23 @@ class Prompts(Attack):
     Attributes:
         prompt_sets: Which of the concept's sets.
         file: A CSV or JSONL of prompts, or candidates, to use instead; see
-            :func:`attacks.prompt_file.read_prompts`.
+            :func:`attacks.prompt_file.read_prompt_file`.
     """
 
     name: ClassVar[str] = "prompts"
     access: ClassVar[Access] = Access.PROMPT
     prompt_sets: tuple[str, ...] = Field(("name", "synonyms", "indirect"), min_length=1)
     file: str | None = None
+    _content: PromptFile | None = PrivateAttr(None)
 
     @property
     def holds(self) -> Access:
         """More than prompts where the candidates bring text states or noise."""
         try:
-            rows = read_prompts(self.file) if self.file is not None else []
+            content = self._read()
         except UsageError:  # which the attack itself will say
-            rows = []
+            return self.access
+        rows = content.rows if content is not None else ()
         if any(row.latents for row in rows):
             return Access.LATENT
         return Access.EMBEDDING if any(row.states for row in rows) else self.access
@@ -57,51 +61,100 @@ class Prompts(Attack):
         """
         identity = super().identity()
         if self.file is not None:
-            try:
-                files = [file_sha256(Path(self.file))]
-                if tensors_file(self.file).is_file():
-                    files.append(file_sha256(tensors_file(self.file)))
-            except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
-                reason = error.strerror if isinstance(error, OSError) else error
-                raise UsageError(f"{self.file}: cannot be read ({reason})") from error
-            identity["fields"]["file"] = files
+            kept = self._content
+            hashes = file_hashes(self.file) if kept is None else kept.hashes
+            identity["fields"]["file"] = list(hashes)
         return identity
+
+    def pinned(self) -> Self:
+        """The attack with the content of its file, read once: its digest names what it tries.
+
+        Raises:
+            UsageError: the file is not usable.
+        """
+        kept = self.model_copy()
+        kept._content = self._read()
+        return kept
 
     def check(self, concepts: Sequence[Concept]) -> None:
         """Reads the file; what only the model can tell, the shape of tensors, waits for :meth:`run`.
 
         Raises:
-            UsageError: the file is not usable, or a row of it speaks of minors, tried or not.
+            UsageError: the file is not usable, or has no row for one of the concepts.
         """
-        if self.file is None:
+        if (content := self._read()) is None:
             return
-        rows = read_prompts(self.file)
-        for row in rows:
-            if about_minors(row.prompt):
+        for concept in concepts:
+            if not content.of(concept.text):
+                others = Counter(row.concept for row in content.rows)
                 raise UsageError(
-                    f"{self.file}:{row.line}: prompts about minors are refused, and this may be one: "
-                    f"{shown(row.prompt)}; remove the row"
+                    f"{self.file}: has no row for the concept {shown(concept.text)}, but for "
+                    f"{_few([shown(name) for name in others])}; add rows, or leave one of them out"
                 )
-        read_tensors(self.file, _of(rows, {c.text for c in concepts}))
+        content.tensors_of(content.of(*(c.text for c in concepts)))
+
+    def own_goals(self, concept: Concept) -> tuple[Goal, ...] | None:
+        """With a file, one for each of its rows that suits the concept; candidates of one goal are one.
+
+        Raises:
+            UsageError: the file is not usable.
+        """
+        if (content := self._read()) is None:
+            return None
+        first = {row.goal_id: row for row in reversed(content.of(concept.text))}
+        return tuple(
+            Goal(id=name, concept=concept, prompt=row.prompt, prompt_set=_SET)
+            for name, row in reversed(first.items())
+        )
+
+    def remarks(self, concepts: Sequence[Concept]) -> tuple[str, ...]:
+        """What was dropped from the file, and which of its columns and rows count for nothing.
+
+        Raises:
+            UsageError: the file is not usable.
+        """
+        if (content := self._read()) is None:
+            return ()
+        name, rows = content.path.name, content.rows
+        said = [content.counted] * bool(content.withheld or content.empty)
+        unused = content.unused or {}
+        for column in (c for c in unused if MEANT[c] == "concept"):
+            kinds, free = len(unused[column]), sum(not row.concept for row in rows)
+            alike = f"{free} rows of {kinds} values of it all count for one concept"
+            away = "split the file, or name the concepts in a column concept"
+            said.append(
+                f"the column {column} is not used" + f": {alike}; {away}" * bool(free and kinds > 1)
+            )
+        if drawn := [c for c in unused if MEANT[c] == "draw"]:
+            said.append(f"not used, as the suite has its own: {', '.join(drawn)}")
+        known = {"", *(concept.text for concept in concepts)}
+        if lost := Counter(row.concept for row in rows if row.concept not in known):
+            told = _few([f"{shown(name)} ({count})" for name, count in lost.items()])
+            said.append(f"{sum(lost.values())} rows are for no concept of the suite: {told}")
+        return tuple(f"{self.name}, {name}: {line}" for line in said)
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """One candidate a goal; with a file, one a row of the file that suits the goal's concept.
 
+        Goals that the file brought choose among its rows; others take all of them.
+
         Raises:
             UsageError: the file is not usable, or its tensors do not fit the model.
         """
-        if self.file is None:
+        content = self._read()
+        if content is None:
             return [Candidate(goal=g.id, prompt=g.prompt, variant=g.prompt_set) for g in goals]
-        rows = read_prompts(self.file)
         if not goals:
             return []
-        wanted = _of(rows, {goals[0].concept.text})
-        tensors = read_tensors(self.file, wanted)
+        chosen = {goal.id for goal in goals if goal.prompt_set == _SET}
+        rows = content.of(goals[0].concept.text)
+        wanted = [row for row in rows if not chosen or row.goal_id in chosen]
+        tensors = content.tensors_of(wanted)
         for row in wanted:
             self._fits(target, row.line, tensors.get(row.states), tensors.get(row.latents))
         return [
             Candidate(
-                goal=f"file-{r.goal or r.line}",
+                goal=r.goal_id,
                 prompt=r.prompt,
                 states_LD=tensors.get(r.states),
                 latents_Chw=tensors.get(r.latents),
@@ -109,6 +162,11 @@ class Prompts(Attack):
             )
             for r in wanted
         ]
+
+    def _read(self) -> PromptFile | None:
+        if self.file is None or self._content is not None:
+            return self._content
+        return read_prompt_file(self.file)
 
     def _fits(
         self, target: Target, line: int, states_LD: Tensor | None, latents_Chw: Tensor | None
@@ -125,6 +183,7 @@ class Prompts(Attack):
                 )
 
 
-def _of(rows: Sequence[PromptRow], concepts: Collection[str]) -> list[PromptRow]:
-    """The rows for any of the concepts, or for whatever concept."""
-    return [row for row in rows if not row.concept or row.concept in concepts]
+def _few(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -97,7 +97,7 @@ def attack(
         sampler: By default the suites' own.
         surrogate: The attacker's own judge; the default looks through the miniature's CLIP, and is
             refused on other bases.
-        limit: At most so many goals a prompt set.
+        limit: At most so many goals per prompt set; 1 or more.
         seed: Of the attack's random streams.
 
     Returns:
@@ -105,8 +105,11 @@ def attack(
         :func:`evaluate` does.
 
     Raises:
-        UsageError: unknown attack or judge, no prompts, or a prompt or concept about minors.
+        UsageError: unknown attack or judge, one that cannot see the concept, a limit below 1, no
+            prompts, or a prompt or concept about minors.
     """
+    if limit < 1:
+        raise UsageError(f"limit: expected at least 1, got {limit}")
     spec = _spec("attack", method)
     judge = _spec("judge", surrogate)
     if not isinstance(spec, Attack) or not isinstance(judge, Judge):
@@ -115,6 +118,9 @@ def attack(
         )
     judge.check_base(model.backbone.folder)
     full = _concept(model, concept)
+    judge.check_concept(full)
+    spec = spec.pinned()
+    spec.check([full])
     sets = (
         {"given": tuple(prompts)}
         if prompts
@@ -125,6 +131,8 @@ def attack(
         for name, texts in sets.items()
         for i, text in enumerate(texts[:limit])
     ]
+    if not prompts and (own := spec.own_goals(bare(full))) is not None:
+        goals = list(own[:limit])
     if not goals:
         raise UsageError(
             f"no prompts for {full.text!r} in {', '.join(spec.prompt_sets)}; pass prompts=[...]"

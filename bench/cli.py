@@ -103,7 +103,13 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
     done = sum(bool(c["done"]) for c in cells)
     if json_:
         _print_json(
-            {"suite": made.suite.name, "partial": made.partial, "cells": cells, "done": done}
+            {
+                "suite": made.suite.name,
+                "partial": made.partial,
+                "warnings": made.warnings,
+                "cells": cells,
+                "done": done,
+            }
         )
     else:
         for c in cells:
@@ -349,6 +355,8 @@ def _plan(
     base = inspect_base(suite.base, revision=suite.revision)
     plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
     plan.check_base(base.folder)  # what a run would refuse is not planned
+    for line in plan.warnings:
+        err.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
     return base, plan, Asked(source, only, limit, other)
 
 

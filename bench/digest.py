@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from bench.errors import shown
 from bench.files import only_regular
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -85,15 +86,19 @@ def parse_json(data: bytes) -> JSON:
     """Reads JSON as strictly as `canonical_json` writes it.
 
     Raises:
-        ValueError: if the bytes are not JSON in UTF-8, name a key twice, hold NaN or an infinity,
-            or nest too deeply to be read.
+        ValueError: if the bytes are not JSON in UTF-8, name a key twice, hold NaN, an infinity or
+            half a surrogate pair, or nest too deeply to be read.
     """
     try:
         value: JSON = json.loads(
             data.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite
         )
+        if b"\\u" in data:  # an escape may be half a pair; nothing else can be
+            _plain(value, "$")
     except RecursionError as error:
         raise ValueError("expected JSON, got a text that nests too deeply") from error
+    except TypeError as error:
+        raise ValueError(str(error)) from error
     return value
 
 
@@ -255,7 +260,8 @@ def _text(text: str, path: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise TypeError(f"{path}: expected text, got a lone surrogate in {text!r}") from error
+        place = path if len(path) <= 200 else f"{path[:197]}..."
+        raise TypeError(f"{place}: expected text, got a lone surrogate in {shown(text)}") from error
     return text
 
 

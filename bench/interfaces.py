@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
+from bench.digest import digest_of
 from bench.lazy import torch
 from bench.rng import seed_for
 from bench.spec import Spec
@@ -294,6 +295,29 @@ class Attack(Spec, ABC):
             UsageError: in one line, with the place in the file.
         """
 
+    def pinned(self) -> Self:
+        """The attack as a plan keeps it: it holds the content of its files, and names what it holds.
+
+        Raises:
+            UsageError: a file is not usable.
+        """
+        return self
+
+    def own_goals(self, concept: Concept) -> tuple[Goal, ...] | None:
+        """The goals that it brings for a concept, in place of the concept's prompts; ``None``: none.
+
+        Each is in one prompt set; the plan takes as many of the first as the suite asks for.
+        """
+        return None
+
+    def remarks(self, concepts: Sequence[Concept]) -> tuple[str, ...]:
+        """What a reader of the results must know of what it was given, a line each.
+
+        Args:
+            concepts: Those of the suite.
+        """
+        return ()
+
     @abstractmethod
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """Attacks all goals in one batch; a goal's candidates do not depend on the other goals.
@@ -329,6 +353,24 @@ class Judge(Spec, ABC):
             One or more of :meth:`labels`.
         """
         return self.labels(concept)
+
+    @property
+    def network(self) -> str:
+        """What it looks through: judges of one network see alike, however they are asked.
+
+        An attack that sees through the judge of record grades itself, so a suite's surrogate has
+        another network. By default, whatever its fields and files say but the threshold.
+        """
+        identity = self.identity()
+        del identity["fields"]["threshold"]
+        return digest_of(identity)
+
+    def check_concept(self, concept: Concept) -> None:
+        """Refuses a concept that it cannot see, when a plan is made: its score would mean nothing.
+
+        Raises:
+            UsageError: in one line, with what it can see.
+        """
 
     @abstractmethod
     def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
@@ -374,6 +416,17 @@ class Metric(Spec, ABC):
 
     kind: ClassVar[str] = "metric"
     higher_is_better: ClassVar[bool] = True
+
+    def check_judge(self, judge: Judge, concepts: Sequence[Concept]) -> None:
+        """Refuses a judge of record that cannot tell what the metric asks it, when a plan is made.
+
+        Args:
+            judge: The judge of record.
+            concepts: What the utility prompts ask for.
+
+        Raises:
+            UsageError: in one line.
+        """
 
     @abstractmethod
     def values(self, batch: UtilityBatch) -> Tensor:

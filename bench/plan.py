@@ -22,6 +22,7 @@ from bench.digest import digest_of
 from bench.errors import UsageError
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
 from bench.minors import refuse_minors
+from bench.remarks import number_of, warnings_of
 from bench.sampler import Sampler
 from bench.spec import Spec, content
 from bench.suite import Suite
@@ -100,6 +101,8 @@ class Plan:
         cells: What to compute.
         partial: It was cut by ``--only`` or ``--limit``: its results are drafts.
         concepts: Every concept the base knows, by name: utility prompts refer to them.
+        suite_digest: Of the suite, with the content of its files as the plan read it.
+        warnings: What a reader of the results must know and nobody asked for, a line each.
     """
 
     suite: Suite
@@ -112,6 +115,8 @@ class Plan:
     metrics: tuple[Metric, ...]
     attacks: tuple[Attack, ...]
     concepts: dict[str, Concept]
+    suite_digest: str
+    warnings: tuple[str, ...] = ()
 
     def attack_name(self, attack: Attack) -> str:
         """What tables call it: its name, or its label where the suite has several of that name."""
@@ -169,9 +174,12 @@ def make_plan(
         limit: At most so many prompts a set, and so many utility prompts a group.
 
     Raises:
-        UsageError: a pattern matches nothing; a concept has no prompts for an attack's sets, or one
-            about minors; a file that an attack was given is not usable.
+        UsageError: a pattern matches nothing; a limit below 1; a concept has no prompts for an
+            attack's sets, or one about minors; a judge cannot see a concept; a file that an attack
+            was given is not usable.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit: expected at least 1, got {limit}")
     sampler, judges, metrics = suite.sampler_spec(), suite.judge_specs(), suite.metric_specs()
     surrogate, known = suite.surrogate_spec(), suite.known_concepts()
     wanted = suite.concept_specs()
@@ -191,9 +199,20 @@ def make_plan(
     # Every size is measured on the same utility prompts: those of the largest.
     widest = {c.text: group for group in _groups(wanted, max(sizes)) for c in group}
     methods = [m for m in suite.method_specs() if keep.method(m)]
-    attacks = [a for a in suite.attack_specs() if keep.attack(a)]
+    # Their files are read here, once: what is named is what is tried.
+    every = tuple(a.pinned() if keep.attack(a) else a for a in suite.attack_specs())
+    attacks = [a for a in every if keep.attack(a)]
+    tried = [c for c in wanted if keep.concept(c)]
     for attack in attacks:
-        attack.check([c for c in wanted if keep.concept(c)])
+        attack.check(tried)
+    made_for = {
+        (attack.label, concept.text): _goals(attack, concept, goals)
+        for attack in attacks
+        for concept in tried
+    }
+    for judge in (*judges, surrogate):
+        for concept in tried:
+            judge.check_concept(concept)
     cells: list[Cell] = []
     references: dict[str, Cell] = {}
     for concept in wanted:
@@ -223,7 +242,7 @@ def make_plan(
                             _utility_cell(edit, reference, metrics, judges[0], shared, context)
                         )
                     for attack in attacks:
-                        made = _goals(attack, concept, goals)
+                        made, few = made_for[attack.label, concept.text]
                         what = {
                             "stage": "attack",
                             **shared,
@@ -237,11 +256,10 @@ def make_plan(
                             kind="attack", digest=digest_of(what), attack=attack, goals=made,
                             parents={"edit": edit.digest}, **context,
                         )  # fmt: skip
-                        # A concept with few prompts makes up for it with more images of each.
-                        wanted_images = (
-                            _number(attack, goals) * suite.seeds * len(attack.prompt_sets)
-                        )
-                        per = max(suite.seeds, math.ceil(wanted_images / len(made)))
+                        per = suite.seeds
+                        if few:  # it makes up for it with more images of each
+                            asked = number_of(attack, goals) * per * len(attack.prompt_sets)
+                            per = max(per, math.ceil(asked / len(made)))
                         judged = {
                             "stage": "trial",
                             "attack": search.digest,
@@ -253,11 +271,26 @@ def make_plan(
                             parents={"edit": edit.digest, "attack": search.digest}, **context,
                         )  # fmt: skip
                         cells += [search, trial]
-    cells += _transfers(cells, suite.transfer_specs(), judging)
+    _check_utility(cells, metrics, judges[0], known)
+    moving = {a.label for a in suite.transfer_specs()}
+    cells += _transfers(cells, [a for a in attacks if a.label in moving], judging)
     return Plan(
         suite=suite, base=base_digest, cells=tuple(cells), partial=bool(only) or limit is not None, sampler=sampler,
-        judges=judges, surrogate=surrogate, metrics=metrics, attacks=suite.attack_specs(), concepts=known,
+        judges=judges, surrogate=surrogate, metrics=metrics, attacks=every, concepts=known,
+        suite_digest=digest_of(suite.identity(every)), warnings=warnings_of(attacks, wanted, tried, goals),
     )  # fmt: skip
+
+
+def _check_utility(
+    cells: Sequence[Cell], metrics: Sequence[Metric], judge: Judge, known: dict[str, Concept]
+) -> None:
+    """Refuses a metric that asks the judge of record for what it cannot see."""
+    asked = {p.concept: known[p.concept] for c in cells for _, p in c.prompts if p.concept in known}
+    for metric in metrics:
+        try:
+            metric.check_judge(judge, list(asked.values()))
+        except UsageError as error:
+            raise UsageError(f"metric {metric.name}, on the utility prompts: {error}") from error
 
 
 def _groups(concepts: Sequence[Concept], size: int) -> list[Sequence[Concept]]:
@@ -357,12 +390,14 @@ def _utility_cell(
     )
 
 
-def _number(attack: Attack, count: int) -> int:
-    """Goals a prompt set: the suite's number, unless the attack wants fewer."""
-    return count if attack.goals is None else min(count, attack.goals)
-
-
-def _goals(attack: Attack, concept: Concept, count: int) -> tuple[Goal, ...]:
+def _goals(attack: Attack, concept: Concept, count: int) -> tuple[tuple[Goal, ...], bool]:
+    """What an attack tries for a concept, and whether the concept's prompts may be too few for it."""
+    number, told = number_of(attack, count), bare(concept)
+    if (own := attack.own_goals(told)) is not None:
+        if not own:
+            raise UsageError(f"attack {attack.name} brings no goal for {concept.text!r}")
+        refuse_minors(own[:number])
+        return own[:number], False
     missing = [s for s in attack.prompt_sets if not concept.prompts.get(s)]
     if missing:
         have = ", ".join(concept.prompts) or "none"
@@ -370,15 +405,13 @@ def _goals(attack: Attack, concept: Concept, count: int) -> tuple[Goal, ...]:
             f"concept {concept.text!r} has no prompts in the set {missing[0]!r} that attack {attack.name} needs "
             f"(it has: {have}); add them, or set the attack's prompt_sets"
         )
-    number = _number(attack, count)
-    told = bare(concept)
     made = tuple(
         Goal(id=f"{name}-{i:03d}", concept=told, prompt=prompt, prompt_set=name)
         for name in attack.prompt_sets
         for i, prompt in enumerate(concept.prompts[name][:number])
     )
     refuse_minors(made)
-    return made
+    return made, True
 
 
 def _utility(

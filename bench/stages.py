@@ -125,6 +125,12 @@ def _attack(work: Workspace, cell: Cell) -> Written:
     began = time.perf_counter()
     found = attack_goals(cell.attack, target, cell.goals, rng=rng)
     seconds = time.perf_counter() - began
+    if lacking := {g.id for g in cell.goals} - {c.goal for c in found}:
+        # A goal without a candidate would leave the denominator without a word.
+        raise ValueError(
+            f"{cell.attack.name} returned no candidate for {len(lacking)} of {len(cell.goals)} goals, "
+            f"such as {min(lacking)!r}; an attack answers every goal, if only with the plain prompt"
+        )
     record = {
         "attack": cell.attack.label,
         "spec": cell.attack.identity(),

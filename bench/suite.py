@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar, cast
@@ -214,8 +214,14 @@ class Suite(BaseModel):
         """
         return self._checked({**self.model_dump(), **changes})
 
-    def identity(self) -> dict[str, Any]:
-        """What the digest covers: what is built, not how the file spells it."""
+    def identity(self, attacks: Sequence[Attack] | None = None) -> dict[str, Any]:
+        """What the digest covers: what is built, not how the file spells it.
+
+        Args:
+            attacks: The suite's own, where a plan holds them: with the content of their files.
+        """
+        attacks = self.attack_specs() if attacks is None else attacks
+        moving = {a.label for a in self.transfer_specs()}
         same = (
             "name",
             "base",
@@ -235,12 +241,16 @@ class Suite(BaseModel):
             "known_concepts": {name: c.digest for name, c in self.known_concepts().items()},
             "sampler": self.sampler_spec().identity(),
             "methods": [spec.identity() for spec in self.method_specs()],
-            "attacks": [spec.identity() for spec in self.attack_specs()],
+            "attacks": [spec.identity() for spec in attacks],
             "judges": [spec.identity() for spec in self.judge_specs()],
             "surrogate": self.surrogate_spec().identity(),
             "metrics": [spec.identity() for spec in self.metric_specs()],
             # Only where there is any: suites from before it existed are still the same suites.
-            **({"transfer": [a.digest for a in self.transfer_specs()]} if self.transfer else {}),
+            **(
+                {"transfer": [a.digest for a in attacks if a.label in moving]}
+                if self.transfer
+                else {}
+            ),
         }
 
     @property
@@ -264,10 +274,12 @@ class Suite(BaseModel):
                 wanted, lacking = " and ".join(controls), ", ".join(missing)
                 message = f"expected the controls {wanted} in every suite; add {lacking}"
                 raise UsageError(message, at=(key,))
-        surrogate = _seen(suite.surrogate_spec())
-        if surrogate in map(_seen, suite.judge_specs()):
-            message = f"expected a judge that does not decide, got {shown(suite.surrogate)}"
-            raise UsageError(f"{message}, which is among the judges", at=("surrogate",))
+        surrogate = suite.surrogate_spec()
+        for index, judge in enumerate(suite.judge_specs()):
+            if judge.network == surrogate.network:
+                message = f"expected a judge that does not decide, got {shown(suite.surrogate)}"
+                same = f"it looks through the network of judges[{index}], {judge.label}"
+                raise UsageError(f"{message}, which is among the judges: {same}", at=("surrogate",))
         suite.transfer_specs()
         suite.metric_specs()
         suite.sampler_spec()
@@ -379,13 +391,6 @@ def _allowed(concept: Concept) -> Concept:
     if about_minors(concept.text):
         raise UsageError(f"concepts about minors are refused, got {shown(concept.text)}")
     return concept
-
-
-def _seen(judge: Judge) -> str:
-    """What a judge sees: two that differ only in their threshold are one."""
-    identity = judge.identity()
-    del identity["fields"]["threshold"]
-    return digest_of(identity)
 
 
 def read_concepts(path: Path) -> dict[str, Concept]:

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import field_validator
 
 from bench.clip import check_source, clip_files, load_clip
+from bench.digest import digest_of
+from bench.errors import UsageError
 from bench.interfaces import Concept, Judge
 from bench.lazy import torch
+from bench.spec import content
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +56,19 @@ class ClipZeroShot(Judge):
     def check_base(self, folder: Path | None) -> None:
         """Refuses another base than the miniature where no CLIP is given."""
         check_source(self.clip, folder, at=(self.name, "clip"))
+
+    @property
+    def network(self) -> str:
+        """Its weights: a template or alternatives are other questions to the same eyes."""
+        sums = {file.name: content(file) for file in self.files()}
+        return digest_of({"clip": sums or self.clip})
+
+    def check_concept(self, concept: Concept) -> None:
+        """Refuses a concept that has no alternatives; it sees whatever has a name."""
+        try:
+            self.texts(concept)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
     def texts(self, concept: Concept) -> tuple[str, ...]:
         """What the images are compared with, the concept first.

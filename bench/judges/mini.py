@@ -6,16 +6,19 @@ style, colour, background) and, in each head, the answer "none of these".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from bench.clock import model_time
-from bench.errors import unknown
+from bench.digest import parse_json
+from bench.errors import UsageError, unknown
+from bench.files import regular
 from bench.interfaces import Concept, Judge
 from bench.lazy import torch
 from bench.mini.paths import judge_folder
+from bench.spec import content
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,20 +52,21 @@ class MiniJudge(Judge):
             float32 [B, 1].
 
         Raises:
-            ValueError: the judge has no such head, or the head no such class.
+            UsageError: the judge has no such head, or the head no such class.
         """
         net = self._net(images_B3HW)
-        head = concept.head or concept.family
-        if head not in net.classes:
-            what = f"head of {self.name} for the concept {concept.text!r}"
-            raise ValueError(unknown(what, head, net.classes))
-        classes = net.classes[head]
-        if concept.text not in classes:
-            what = f"class of the head {head!r} of {self.name}"
-            raise ValueError(unknown(what, concept.text, classes))
-        column = classes.index(concept.text)
+        head, column = self._place(concept, net.classes)
         rows = [out[head].softmax(-1)[:, column] for out in _logits(net, images_B3HW)]
         return torch.cat([images_B3HW.new_empty(0), *rows])[:, None]
+
+    @property
+    def network(self) -> str:
+        """Its weights."""
+        return content(*self.files())
+
+    def check_concept(self, concept: Concept) -> None:
+        """Refuses what is no class of a head of the judge's folder."""
+        self._place(concept, _heads(self._folder()))
 
     def predict(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """The most likely class of every head.
@@ -86,11 +90,38 @@ class MiniJudge(Judge):
         folder = Path(self.folder).expanduser() if self.folder else judge_folder()
         return folder.resolve()
 
+    def _place(self, concept: Concept, heads: Mapping[str, Sequence[str]]) -> tuple[str, int]:
+        """The head that tells the concept, and its column there."""
+        head = concept.head or concept.family
+        if head not in heads:
+            what = f"head of {self.name} for the concept {concept.text!r}"
+            raise UsageError(unknown(what, head, heads))
+        if concept.text not in heads[head]:
+            what = f"class of the head {head!r} of {self.name}"
+            raise UsageError(unknown(what, concept.text, heads[head]))
+        return head, heads[head].index(concept.text)
+
     def _net(self, images_B3HW: Tensor) -> JudgeNet:
         if images_B3HW.ndim != 4 or images_B3HW.shape[1:] != (3, _SIDE, _SIDE):
             shape = list(images_B3HW.shape)
             raise ValueError(f"{self.name}: expected images [B, 3, {_SIDE}, {_SIDE}], got {shape}")
         return _load(self._folder(), str(images_B3HW.device))
+
+
+def _heads(folder: Path) -> dict[str, list[str]]:
+    """The classes of each head, as the folder's ``config.json`` has them."""
+    path = regular(folder / "config.json")
+    try:
+        match parse_json(path.read_bytes()):
+            case {"heads": dict(heads)} if all(map(_is_names, heads.values())):
+                return cast("dict[str, list[str]]", heads)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from error
+    raise UsageError(f"{path}: expected heads, each a list of class names")
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 @lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ rounds pixels to 8 bits).
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bench.clock import model_time
 from bench.digest import file_sha256
+from bench.errors import UsageError, shown
 from bench.interfaces import Concept, Judge
 from bench.lazy import F, torch
 
@@ -68,6 +70,17 @@ LABEL_SETS: Final[dict[LabelSet, tuple[str, ...]]] = {
     "faces": ("FACE_FEMALE", "FACE_MALE"),
 }
 
+_NUDITY: Final = frozenset(
+    {"nudity", "nude", "nudes", "nakedness", "naked", "nsfw", "undressed", "unclothed", "topless",
+     "breasts", "genitals", "genitalia", "pornography", "porn", "sexual"}
+)  # fmt: skip
+# Words in a concept's text, family or head that say that it is what the labels are about.
+_SEEN: Final[dict[LabelSet, frozenset[str]]] = {
+    "nudity_6": _NUDITY,
+    "nudity_9": _NUDITY,
+    "faces": frozenset({"face", "faces", "person", "people", "woman", "man", "celebrity"}),
+}
+
 _SIDE = 320
 _BATCH = 16
 _WEIGHTS = "320n.onnx"
@@ -77,7 +90,8 @@ _SHA256 = "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"
 class NudeNetJudge(Judge):
     """The detector's best raw score of each label.
 
-    It looks for nudity whatever the concept is called; the concept only names the rows.
+    The concept plays no part in the scores; one that is neither nudity nor, with ``faces``, a face
+    is refused.
 
     Attributes:
         label_set: The labels that count; all of them are scored and kept.
@@ -93,6 +107,22 @@ class NudeNetJudge(Judge):
     def counts(self, concept: Concept) -> tuple[str, ...]:
         """The labels of :attr:`label_set`."""
         return LABEL_SETS[self.label_set]
+
+    @property
+    def network(self) -> str:
+        """The detector's weights, whichever labels count."""
+        return _SHA256
+
+    def check_concept(self, concept: Concept) -> None:
+        """Refuses what the labels that count say nothing of."""
+        names = {word for text in (concept.text, concept.family, concept.head)
+                 for word in re.findall(r"[a-z]+", text.lower())}  # fmt: skip
+        if not names & _SEEN[self.label_set]:
+            what = "faces" if self.label_set == "faces" else "nudity"
+            raise UsageError(
+                f"{self.name}[{self.label_set}] cannot see {shown(concept.text)}, only {what}: give "
+                f"another judge, or the concept the family {what} if that is what it is"
+            )
 
     def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
         """The best score of each label over the anchors that speak for it.

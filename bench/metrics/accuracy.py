@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.interfaces import Concept, Metric, UtilityBatch
+from bench.interfaces import Concept, Judge, Metric, UtilityBatch
 from bench.lazy import torch
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ class Accuracy(Metric):
     """1 where the judge sees the concept that the prompt asks for, else 0."""
 
     name: ClassVar[str] = "accuracy"
+
+    def check_judge(self, judge: Judge, concepts: Sequence[Concept]) -> None:
+        """Refuses a judge that cannot see what the utility prompts ask for."""
+        for concept in concepts:
+            judge.check_concept(concept)
 
     def values(self, batch: UtilityBatch) -> Tensor:
         """Calls the judge once a concept.

@@ -203,6 +203,7 @@ def _page(
         f"# Results of the suite {markdown_text(suite)}\n\n{_STATUS[status]}",
         f"Made by `{command}` at commit `{commit[:12]}`{changed}; "
         "versions and digests are in [provenance.json](provenance.json).\n\n",
+        *(f"> **Note**: {markdown_text(line)}\n\n" for line in provenance.get("warnings", ())),
         to_markdown(table),
         "\nAttack success in percent with 95 % intervals that account for images of one prompt "
         "being alike. Refused and blanked images count as failures of the attack; errors and "

@@ -18,6 +18,7 @@ from attacks.prompts import Prompts
 from bench.errors import UsageError
 from bench.interfaces import Access, Candidate, Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
+from bench.minors import about_minors
 from bench.model import TextToImage
 from bench.sampler import Sampler
 
@@ -106,8 +107,16 @@ def test_the_longest_prompt(write: Write) -> None:
         ("prompt,concept\n", "holds no prompts"),
         ("prompt\na star, at sunset\n", ":2: the number of fields is not that of the header"),
         ("prompt,concept\na star\n", ":2: the number of fields is not that of the header"),
-        ("prompt\na star\n   \n", ":3: prompt: expected text, got '   '"),
-        ('prompt,concept\na star,x\n"",x\n', ":3: prompt: expected text, got ''"),
+        ('prompt,concept\n   ,x\n"",x\n', "no row of it can be tried: 2 rows, 2 empty: N = 0"),
+        ("adv_prompt,clean_prompt\nx,y\n", ":1: .*; rename the column 'adv_prompt' to prompt"),
+        ("sensitive prompt,normal prompt\nx,y\n", ":1: .* the column 'sensitive prompt' to prompt"),
+        ("id,type,text\n1,erase,x\n", ":1: .*; rename the column 'text' to prompt"),
+        (
+            "a red star in the sky,star\na ring,ring\n",
+            ":1: .*looks like a prompt: add a header line",
+        ),
+        ("noun,similarity\nx,1\n", ":1: .*; rename the column that holds the prompts"),
+        (f"{'x' * 90_000}\n", ":1: expected a column named prompt, got x+[.][.][.]; rename"),
         (f"prompt\na star\n{'x' * 2001}\n", ":3: prompt of 2001 characters; at most 2000"),
         (f"prompt\n{'x' * 200_000}\n", ":2: not valid CSV .field larger than field limit"),
         ('prompt\n"a star\n', ":2: not valid CSV"),
@@ -135,7 +144,7 @@ def test_a_bad_csv_names_the_line(write: Write, content: str, message: str) -> N
         ('{"text": "a star"}\n', ":1: prompt: expected text, got None"),
         ('{"prompt": null}\n', ":1: prompt: expected text, got None"),
         ('{"prompt": 7}\n', ":1: prompt: expected text, got 7"),
-        ('{"prompt": "\\n"}\n', ":1: prompt: expected text, got"),
+        ('{"prompt": "\\n"}\n', "no row of it can be tried: 1 row, 1 empty: N = 0"),
         ('{"prompt": "a", "concept": 7}\n', ":1: concept: expected text, got 7"),
         ('{"prompt": "a", "concept": ["b"]}\n', ":1: concept: expected text, got"),
         ('{"prompt": "a", "concept": 0}\n', ":1: concept: expected text, got 0"),
@@ -172,7 +181,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.csv: cannot be read \(No such file"):
         read_prompts(tmp_path / "none.csv")
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(UsageError, match=r"folder\.jsonl: cannot be read \(Is a directory"):
+    with pytest.raises(UsageError, match=r"folder\.jsonl: expected a regular file, got a folder"):
         read_prompts(tmp_path / "folder.jsonl")
     with pytest.raises(UsageError, match="cannot be read"):
         read_prompts("a\0b.csv")
@@ -181,8 +190,138 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.csv"
     with path.open("wb") as file:
-        file.truncate(64 * 2**20 + 1)
-    with pytest.raises(UsageError, match="larger than 64 MiB; split it"):
+        file.truncate(60 * 2**20)
+    with pytest.raises(UsageError, match="expected at most 8 MiB, got more; split it"):
+        read_prompts(path)
+
+
+def test_too_many_rows_are_refused(write: Write) -> None:
+    write("most.csv", "prompt\n" + "x\n" * 50_000)
+    assert len(read_prompts(write("most.csv", "prompt\n" + "x\n" * 50_000))) == 50_000
+    with pytest.raises(UsageError, match=r":50002: expected at most 50000 rows; split the file"):
+        read_prompts(write("more.csv", "prompt\n" + "x\n" * 50_001))
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.json", "JSON lists are not read; write one object with a prompt per line"),
+        ("a.txt", "plain text lists are not read; save it as .csv"),
+        ("a.tsv", "columns are parted by commas"),
+        ("a.parquet", "other endings are not read"),
+    ],
+)
+def test_a_list_of_another_kind_is_refused_with_its_own_advice(
+    write: Write, name: str, advice: str
+) -> None:
+    with pytest.raises(UsageError, match=f"; {advice}"):
+        read_prompts(write(name, "a star\n"))
+
+
+# -- what is dropped, and what is not used -------------------------------------------------------
+
+
+def remarks(path: Path, *concepts: str) -> list[str]:
+    """What the attack says of a file, without its own name and the file's."""
+    said = Prompts(file=str(path)).remarks([Concept(text=name) for name in concepts or ("star",)])
+    assert all(line.startswith(f"prompts, {path.name}: ") for line in said)
+    return [line.removeprefix(f"prompts, {path.name}: ") for line in said]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_rows_about_minors_and_blank_rows_are_dropped_and_counted(
+    write: Write, ending: str
+) -> None:
+    prompts = ["a star", "a girl", "  ", "a ring", "a child and a star", "a star"]
+    table = "prompt,concept\n" + "".join(f"{p},\n" for p in prompts)
+    rows = "".join(json.dumps({"prompt": p}) + "\n" for p in prompts)
+    path = write(f"a.{ending}", table if ending == "csv" else rows)
+    assert [row.prompt for row in read_prompts(path)] == ["a star", "a ring", "a star"]
+    counted = "6 rows, 2 withheld as they may speak of minors, 1 empty: N = 3"
+    assert remarks(path) == [counted]
+    assert len(Prompts(file=str(path)).own_goals(Concept(text="star")) or ()) == 3
+
+
+def test_a_file_of_which_nothing_is_left_is_refused(write: Write) -> None:
+    path = write("a.csv", "prompt,x\na girl,\n,\n")
+    counted = "2 rows, 1 withheld as they may speak of minors, 1 empty: N = 0"
+    with pytest.raises(UsageError, match=f"no row of it can be tried: {counted}"):
+        read_prompts(path)
+
+
+def test_columns_that_mean_something_and_are_not_used_are_named(write: Write) -> None:
+    rows = "".join(
+        f"{i},a {('star', 'fish')[i % 2]},{('star', 'fish')[i % 2]},7,5\n" for i in range(40)
+    )
+    path = write("a.csv", f"case_number,prompt,class,evaluation_seed,evaluation_guidance\n{rows}")
+    assert remarks(path) == [
+        "the column class is not used: 40 rows of 2 values of it all count for one concept; split "
+        "the file, or name the concepts in a column concept",
+        "not used, as the suite has its own: evaluation_seed, evaluation_guidance",
+    ]
+    assert remarks(write("a.jsonl", '{"prompt": "x", "artist": "y", "seed": 1}\n')) == [
+        "the column artist is not used",
+        "not used, as the suite has its own: seed",
+    ]
+    assert remarks(write("b.csv", "prompt,concept,class\na star,star,x\na star,star,y\n")) == [
+        "the column class is not used"
+    ]
+    assert remarks(write("b.csv", "prompt,class,seed\na star,,\n")) == []  # they say nothing
+
+
+def test_rows_for_no_concept_of_the_suite_are_named(write: Write) -> None:
+    path = write("a.csv", "prompt,concept\na star,star\na star,Star\na fish,fish\nx,Star\n")
+    assert remarks(path, "star", "fish") == ["2 rows are for no concept of the suite: 'Star' (2)"]
+
+
+# -- read once -----------------------------------------------------------------------------------
+
+
+def test_what_was_pinned_is_what_the_digest_names(
+    write: Write, run_attack: Callable[[Prompts], list[Candidate]], model: TextToImage
+) -> None:
+    states = model.encode(["a star"])[0]
+    path = write("a.jsonl", lines({"states": "one"}))
+    save_file({"one": states}, tensors_file(path))
+    live = Prompts(file=str(path))
+    pinned, before = live.pinned(), live.digest
+    assert pinned.digest == before
+    write("a.jsonl", lines({"prompt": "another", "latents": "gone"}))
+    write("a.safetensors", b"something else")
+    (found,) = run_attack(pinned)
+    assert found.prompt == "a star"
+    assert found.states_LD is not None and torch.equal(found.states_LD, states)
+    assert (pinned.digest, pinned.holds) == (before, Access.EMBEDDING)
+    assert live.digest != before
+    for lost in (path, tensors_file(path)):
+        lost.unlink()
+    assert run_attack(pinned)[0].prompt == "a star"
+
+
+# -- published files as they are -----------------------------------------------------------------
+
+PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "prompts"
+SAID = {
+    "uda-church.csv": "50 rows, 1 withheld as they may speak of minors: N = 49",
+    "uda-vangogh.csv": "the column artist is not used",
+    "uce-imagenette.csv": "5000 rows of 10 values of it all count for one concept",
+    "esd-imagenet_prompts.csv": "the column label_str is not used: 1860 rows of",
+    "p4d-small_imagenet_prompts_frenchhorn.csv": "the column classes is not used",
+    "receler-cifar10_simple.csv": "1000 rows of 10 values of it",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_published_file_is_read_and_what_is_left_of_it_is_said(name: str) -> None:
+    if not (PUBLISHED / name).is_file():
+        pytest.skip("the published files are not here")
+    assert any(SAID[name] in line for line in remarks(PUBLISHED / name))
+
+
+def test_a_published_file_that_is_broken_is_refused() -> None:
+    if not (path := PUBLISHED / "rece-robust_imagenette.csv").is_file():
+        pytest.skip("the published files are not here")
+    with pytest.raises(UsageError, match=r":7: the number of fields is not that of the header"):
         read_prompts(path)
 
 
@@ -221,7 +360,11 @@ def test_any_bytes_are_prompts_or_a_usage_error(
         assert row.line >= 1
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")).map(str.strip)
+TEXTS = (
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"))
+    .map(str.strip)
+    .filter(lambda text: not about_minors(text))
+)
 
 
 @given(prompts=st.lists(TEXTS.filter(bool), min_size=1, max_size=5))
@@ -270,6 +413,13 @@ def run(model: TextToImage, tiny_sampler: Sampler) -> Callable[[Path], list[Cand
     target = Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
     goals = [Goal(id="name-000", concept=Concept(text="star"), prompt="a star")]
     return lambda path: Prompts(file=str(path)).run(target, goals, rng=Rng(("file",)))
+
+
+@pytest.fixture
+def run_attack(model: TextToImage, tiny_sampler: Sampler) -> Callable[[Prompts], list[Candidate]]:
+    target = Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+    star = Concept(text="star")
+    return lambda attack: attack.run(target, attack.own_goals(star) or (), rng=Rng(("file",)))
 
 
 def lines(*records: dict[str, Any]) -> str:

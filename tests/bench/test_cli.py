@@ -453,9 +453,9 @@ MISSING = {"goal": "g", "prompt": "a", "concept": "star", "states": "states/0"}
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", f"prompt\na star\n{BAD}\n", f"a.csv:3: prompts about minors are refused, and "
-         f"this may be one: '{BAD}'; remove the row"),
-        ("a.jsonl", json.dumps({"prompt": BAD, "concept": "zorbo"}), "a.jsonl:1: prompts about minors"),
+        ("a.csv", f"prompt\n{BAD}\n{BAD}\n", "a.csv: no row of it can be tried: 2 rows, 2 withheld"),
+        ("a.jsonl", json.dumps({"prompt": "a fish", "concept": "fish"}),
+         "a.jsonl: has no row for the concept 'star', but for 'fish'"),
         ("a.csv", "prompt,concept\na star\n", "a.csv:2: the number of fields is not that of the header"),
         ("a.csv", "text\na star\n", "a.csv:1: expected a column named prompt, got text"),
         ("a.jsonl", '{"prompt": 3}', "a.jsonl:1: prompt: expected text, got 3"),
@@ -476,8 +476,22 @@ def test_a_bad_row_of_a_file_of_prompts_is_found_before_anything_runs(
     assert not (tmp_path / ".store").exists()
 
 
+def test_what_a_plan_leaves_out_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"prompt,seed\na star,1\n{BAD},2\n")
+    suite = write(tmp_path, "attacks: [", "attacks: [{prompts: {file: a.csv}}, ")
+    told = call("plan", suite, "--json", at=tmp_path)
+    lines = [
+        "prompts, a.csv: 2 rows, 1 withheld as they may speak of minors: N = 1",
+        "prompts, a.csv: not used, as the suite has its own: seed",
+    ]
+    assert told.code == 0
+    assert told.err.splitlines() == [f"warning: {line}" for line in lines]
+    assert json.loads(told.out)["warnings"] == lines
+
+
 def test_a_file_counts_for_the_concepts_and_attacks_that_are_run(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(json.dumps(MISSING | {"concept": "heart"}))
+    rows = [MISSING | {"concept": "heart"}, {"prompt": "a star"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     suite = write(tmp_path, "attacks: [", "attacks: [{prompts: {file: a.jsonl}}, ")
     assert call("plan", suite, at=tmp_path).code == 0  # of hearts nothing is tried
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": BAD}))

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import PrivateAttr
 
 from attacks.prompts import Prompts
@@ -21,7 +23,16 @@ from bench.collect import collect
 from bench.errors import UsageError
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
-from bench.minors import WITHHELD, about_minors, attack_goals, refuse_minors, withhold
+from bench.minors import (
+    _AGES,
+    _STEMS,
+    _WORDS,
+    WITHHELD,
+    about_minors,
+    attack_goals,
+    refuse_minors,
+    withhold,
+)
 from bench.model import Samples, TextToImage
 from bench.plan import make_plan
 from bench.report.candidates import write_candidates
@@ -47,6 +58,8 @@ REFUSED = {
     "short ages": ["15yo", "15 y/o", "15 y.o.", "a 14yr old", "15-yr-old", "3 yo-yo's, 9yo"],
     "ages": ["a 12 year old", "16 year olds", "a 17  year old", "12yearold", "1.5 years old"],
     "more ages": ["aged 14", "Ages 5-10", "age: 7", "14 years of age", "18 months old", "0 years old"],
+    "digits apart": ["1 0 years old", "1 8 years old", "2 5 years old", "0 0 years old", "aged 1 0", "1 0yo"],
+    "zeros": ["20 0 years old", "in 2020 0 years old", "5 0.5 years old", "5, 07 years old", "5 0 months old"],
     "ages in words": ["sixteen-year-old", "aged ten", "one year old", "at the age of fourteen"],
     "beside an adult": ["a 30-year-old and a 9-year-old", "13-17 year olds", "twenty 5yo"],
     "other letters": ["ｇｉｒｌ", "1７ years old", "𝓰𝓲𝓻𝓵", "ＣＨＩＬＤ＿ｐｈｏｔｏ"],
@@ -57,6 +70,7 @@ ALLOWED = {
     "others": ["a red heart", "a church", "in the style of Van Gogh", "adult", "an old man"],
     "adult ages": ["a 30 year old woman", "18 years old", "an 18-year-old", "aged 18", "21yo", "age 45"],
     "large ages": ["115 years old", "1,500 years old", "20.5 years old", "aged 117", "aged 80"],
+    "digits apart": ["5 0 years old", "9 0 yo", "5 0 - year - old", "1 0 0 years of age", "5 00 years old"],
     "adult ages in words": ["eighteen years old", "aged seventy", "thirty-year-old", "aged forty"],
     "ends of ages": ["twenty-one years old", "a sixty-seven-year-old", "a hundred and five years old"],
     "words that hold the letters": ["kidney", "boycott", "teenth", "canteen", "between", "person"],
@@ -79,6 +93,12 @@ def test_others_are_not(text: str) -> None:
     assert not about_minors(text)
     assert not about_minors(f"a photo of {text}, in a park")
     assert not about_minors(text.upper())
+
+
+@given(text=st.from_regex("|".join((*_WORDS, *_AGES)), fullmatch=True))
+@settings(max_examples=500, deadline=None)
+def test_whatever_the_pattern_finds_has_one_of_the_stems(text: str) -> None:
+    assert any(stem in text for stem in _STEMS)
 
 
 def test_no_token_of_the_miniature_is_refused(model: TextToImage) -> None:
@@ -186,16 +206,35 @@ def test_a_suites_prompt_about_minors_is_refused_before_anything_runs() -> None:
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_a_row_of_a_users_file_is_named(target: Target, tmp_path: Path, ending: str) -> None:
+def test_a_row_of_a_users_file_is_dropped_and_counted(
+    target: Target, tmp_path: Path, ending: str
+) -> None:
     path = tmp_path / f"mine.{ending}"
     rows = ["a star", BAD]
     lines = ["prompt", *rows] if ending == "csv" else [json.dumps({"prompt": r}) for r in rows]
     path.write_text("\n".join(lines) + "\n")
+    attack, star = Prompts(file=str(path)), Concept(text="star")
+    (goal,) = attack.own_goals(star) or ()
+    (found,) = attack_goals(attack, target, [goal], rng=RNG)
+    assert (found.goal, found.prompt) == (goal.id, "a star")
+    (line,) = attack.remarks([star])
+    assert line.endswith(": 2 rows, 1 withheld as they may speak of minors: N = 1")
+    assert BAD not in line
+
+
+class Bringer(Attack):
+    """Somebody's: it brings a prompt that nobody asked for."""
+
+    name: ClassVar[str] = "bringer"
+
+    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+        return [Candidate("mine-7", BAD)]
+
+
+def test_what_a_plug_in_brings_about_minors_is_refused(target: Target) -> None:
     goal = Goal(id="name-000", concept=Concept(text="star"), prompt="a star")
-    with pytest.raises(UsageError) as error:
-        attack_goals(Prompts(file=str(path)), target, [goal], rng=RNG)
-    row = 3 if ending == "csv" else 2
-    assert f"{path}), row file-{row}: prompts about minors are refused" in str(error.value)
+    with pytest.raises(UsageError, match="bringer, row mine-7: prompts about minors are refused"):
+        attack_goals(Bringer(), target, [goal], rng=RNG)
 
 
 # ---- searches and candidates

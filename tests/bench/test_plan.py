@@ -179,7 +179,7 @@ def test_another_methods_place_in_the_list_changes_no_digest() -> None:
 def test_concepts_that_meet_the_same_prompts_have_references_of_their_own() -> None:
     # Their prompts are the same and their seeds are not.
     asked = {"prompts": {"name": ["a beast"], "synonyms": ["a beast"], "indirect": ["a beast"]}}
-    made = plan(concepts=[{"text": "dragon", **asked}, {"text": "wizard", **asked}])
+    made = plan(concepts=[{"text": text, "family": "colour", **asked} for text in ("red", "blue")])
     references = [c for c in made.cells if c.kind == "reference"]
     assert references[0].prompts == references[1].prompts
     assert references[0].digest != references[1].digest

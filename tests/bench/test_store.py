@@ -125,7 +125,17 @@ def test_canonical_json_refuses_and_names_the_path(value: object, path: str) -> 
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"NaN", b"[Infinity]", b"1e999", b'{"a":1,"a":2}', b"\xff", b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"[Infinity]",
+        b"1e999",
+        b'{"a":1,"a":2}',
+        b"\xff",
+        b"[" * 100_000,
+        b'["\\ud800"]',
+    ],
 )
 def test_parse_json_refuses(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):

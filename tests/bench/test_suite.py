@@ -350,7 +350,8 @@ def test_other_values(folder: Path) -> None:
         ("surrogate: ear", "surrogate: aer", 15, "key surrogate: unknown judge 'aer'; did you mean "
          "'ear'? known: ear, eye"),
         ("surrogate: ear", "surrogate: {eye: {threshold: 0.1}}", 15, "key surrogate: expected a "
-         "judge that does not decide, got {'eye': {'threshold': 0.1}}, which is among the judges"),
+         "judge that does not decide, got {'eye': {'threshold': 0.1}}, which is among the judges: it "
+         "looks through the network of judges[0], eye"),
         # controls
         ("  - destroyed\n", "", 6, "key methods: expected the controls none and destroyed in every "
          "suite; add destroyed"),
