@@ -10,13 +10,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from attacks.prompt_file import PromptRow, read_prompts, read_tensors, tensors_file
 from bench.digest import file_sha256
 from bench.errors import UsageError, shown
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Goal, PromptSets, Rng, Target
 from bench.minors import about_minors
 
 __all__ = ["Prompts"]
@@ -33,7 +32,7 @@ class Prompts(Attack):
 
     name: ClassVar[str] = "prompts"
     access: ClassVar[Access] = Access.PROMPT
-    prompt_sets: tuple[str, ...] = Field(("name", "synonyms", "indirect"), min_length=1)
+    prompt_sets: PromptSets = ("name", "synonyms", "indirect")
     file: str | None = None
 
     @property

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["UsageError", "did_you_mean", "from_pydantic", "shown", "unknown"]
+__all__ = ["MOST_MESSAGE", "UsageError", "did_you_mean", "from_pydantic", "shown", "unknown"]
 
+MOST_MESSAGE: Final = 2000
+"""Characters of a message, at most: whoever reads it sees it in a terminal or a log."""
+
+_MOST_NAMES, _MOST_KNOWN = 1000, 1000
 _SHOULD = re.compile(r"^\w+ should (be |have |)")
 _TYPES = {
     "dict_type": "a mapping",
@@ -31,10 +35,12 @@ class UsageError(ValueError):
     """
 
     def __init__(self, message: str, *, at: tuple[str | int, ...] = ()) -> None:
-        self.message = message
+        self.message = _cut(message, MOST_MESSAGE)
         self.at = at
-        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).removeprefix(".")
-        line = f"{place}: {message}" if place else message
+        parts = (f"[{p}]" if isinstance(p, int) else f".{_cut(str(p), 100)}" for p in at)
+        place = "".join(parts).removeprefix(".")
+        line = f"{place}: {self.message}" if place else self.message
+        line = _cut(line, MOST_MESSAGE)
         super().__init__("".join(c if c.isprintable() else " " for c in line))
 
     def below(self, *path: str | int) -> UsageError:
@@ -44,20 +50,28 @@ class UsageError(ValueError):
 
 def shown(value: object) -> str:
     """``repr``, cut to what fits on a line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return _cut(repr(value[:60] if isinstance(value, str) else value), 60)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def unknown(what: str, word: object, known: Iterable[str]) -> str:
     """``unknown attack 'promts'; did you mean 'prompts'? known: prompts, random_tokens``."""
     names = sorted(known)
     meant = did_you_mean(word, names) or ";"
-    return f"unknown {what} {shown(word)}{meant} known: {', '.join(names) or 'none'}"
+    told = _cut(", ".join(_cut(name, 100) for name in names[:_MOST_NAMES]), _MOST_KNOWN)
+    return f"unknown {what} {shown(word)}{meant} known: {told or 'none'}"
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``; did you mean 'prompts'?``, or nothing where nothing is near."""
-    near = get_close_matches(word[:100], list(known)) if isinstance(word, str) else []
+    if not isinstance(word, str):
+        return ""
+    # Long words and long lists take minutes, and are no slip of the pen.
+    names = [name for name in known if len(name) <= 100][:_MOST_NAMES]
+    near = get_close_matches(word[:100], names)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
@@ -84,6 +98,8 @@ def from_pydantic(error: ValidationError, model: type[BaseModel]) -> UsageError:
             message = (
                 f"expected at least {count} item{'s'[: count != 1]}, got {context['actual_length']}"
             )
+        case "too_long":
+            message = f"expected at most {context['max_length']} items, got more"
         case "literal_error":
             known = re.findall(r"'([^']*)'", context["expected"])
             meant = did_you_mean(first["input"], known)

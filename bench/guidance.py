@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from bench.bounds import Weight
 from bench.spec import Spec
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class NegativePrompt(Guidance):
 
     name: ClassVar[str] = "negative_prompt"
     text: str
-    weight: float = Field(1.0, ge=0)
+    weight: Weight = 1.0
 
     def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
         """The empty prompt unless the weight is 1, the negative prompt, and the prompt."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Annotated
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from bench.clock import model_time
@@ -43,7 +43,8 @@ def _rising(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
-Span = Annotated[tuple[float, float], AfterValidator(_rising)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+Span = Annotated[tuple[_Share, _Share], AfterValidator(_rising)]
 """A part of the noise schedule, as fractions: 0 is no noise."""
 
 Wanted = Callable[[int, Tensor, Tensor], Tensor]

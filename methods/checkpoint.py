@@ -22,10 +22,12 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bench.bounds import Factor
 from bench.digest import digest_of, file_sha256
 from bench.errors import UsageError
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
+from bench.paths import expanded
 from bench.spec import runtime
 from methods.lora import is_lora, merged, within
 
@@ -60,7 +62,7 @@ class Checkpoint(Erasure):
     needs: ClassVar[tuple[str, ...]] = ("path",)
     path: str = runtime("")
     sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
-    scale: float = 1.0
+    scale: Factor = 1.0
     names: Literal["all", "some"] = "all"
 
     @model_validator(mode="before")
@@ -208,7 +210,7 @@ def _files(path: str) -> dict[str, list[Path]]:
     Raises:
         UsageError: there are none, or one of the networks is pickled or lacks its weights.
     """
-    where = Path(path).expanduser()
+    where = expanded(path)
     if where.is_file():
         if where.suffix in _PICKLED:
             raise UsageError(f"checkpoint: expected safetensors, got the pickle {path}; {_CONVERT}")

@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.bounds import MOST_STEPS, Weight
 from bench.clock import model_time
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
@@ -88,11 +89,11 @@ class RECE(Erasure):
     }
     start: Literal["repo-2023", "repo-2025"] = "repo-2023"
     guide: str = " "
-    reg: float = Field(1e-1, gt=0)
-    epochs: int = Field(3, ge=0)
-    lam: float = Field(0.1, gt=0)
-    erase_scale: float = Field(1.0, ge=0)
-    preserve_scale: float = Field(0.1, ge=0)
+    reg: float = Field(1e-1, gt=0, le=1e6)
+    epochs: int = Field(3, ge=0, le=MOST_STEPS)
+    lam: float = Field(0.1, gt=0, le=1e6)
+    erase_scale: Weight = 1.0
+    preserve_scale: Weight = 0.1
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
 
     def touches(self, parameter: str) -> bool:

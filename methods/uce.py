@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.bounds import Weight
 from bench.clock import model_time
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
@@ -88,9 +89,9 @@ class UCE(Erasure):
         "repo-2025": {"span": "last_subject", "guide": "", "preserve_scale": 1.0},
     }
     span: Literal["to_end", "last_subject"] = "to_end"
-    lam: float = Field(0.5, gt=0)
-    erase_scale: float = Field(1.0, ge=0)
-    preserve_scale: float | None = Field(None, ge=0)
+    lam: float = Field(0.5, gt=0, le=1e6)
+    erase_scale: Weight = 1.0
+    preserve_scale: Weight | None = None
     guide: str | None = " "
     preserve: tuple[str, ...] = ()
     templates: tuple[str, ...] = Field(("{}",), min_length=1)

@@ -19,6 +19,7 @@ from bench.errors import unknown
 from bench.interfaces import Concept, Judge
 from bench.mini.judge_net import JudgeNet, load_judge
 from bench.mini.paths import judge_folder
+from bench.paths import expanded
 
 __all__ = ["MiniJudge"]
 
@@ -81,7 +82,7 @@ class MiniJudge(Judge):
         return (self._folder() / "model.safetensors",)
 
     def _folder(self) -> Path:
-        folder = Path(self.folder).expanduser() if self.folder else judge_folder()
+        folder = expanded(self.folder) if self.folder else judge_folder()
         return folder.resolve()
 
     def _net(self, images_B3HW: Tensor) -> JudgeNet:
