@@ -22,7 +22,7 @@ from bench.runner import Watcher, run_plan
 from bench.sampler import Sampler
 from bench.spec import Spec
 from bench.store import Store
-from bench.suite import load_suite
+from bench.suite import Code, load_suite
 
 __all__ = ["attack", "concepts", "erase", "evaluate"]
 
@@ -141,6 +141,7 @@ def evaluate(
     limit: int | None = None,
     device: str = "cpu",
     micro_batch: int = 64,
+    code: Code = "installed",
 ) -> pd.DataFrame:
     """Runs a suite and returns its table.
 
@@ -153,6 +154,8 @@ def evaluate(
         limit: See ``tvc-bench run --limit``.
         device: A torch device.
         micro_batch: Images worked on at once.
+        code: ``named`` lets a YAML file of yours run the code that it names by ``module:Class``; it is
+            refused otherwise. ``methods`` are yours, and may name it in any case.
 
     Returns:
         The columns of ``docs/table.md``.
@@ -161,7 +164,7 @@ def evaluate(
         UsageError: the suite is not valid.
         RuntimeError: cells failed; the message names the first.
     """
-    loaded = load_suite(suite)
+    loaded = load_suite(suite, code=code)
     if methods:
         loaded = loaded.with_(methods=[*loaded.model_dump()["methods"], *methods])
     backbone = load_backbone(

@@ -15,7 +15,7 @@ from bench.provenance import commit
 from bench.report.plots import Status
 from bench.report.write import write_report
 from bench.store import Store
-from bench.suite import load_suite, suite_names
+from bench.suite import Code, load_suite, suite_names
 
 if TYPE_CHECKING:
     from bench.runner import Outcome
@@ -35,12 +35,14 @@ class Asked:
         only: The patterns of ``--only``.
         limit: That of ``--limit``.
         seed: One in place of the suite's own; ``None``: its own.
+        code: Whose code the suite may run.
     """
 
     source: str
     only: tuple[str, ...] = ()
     limit: int | None = None
     seed: int | None = None
+    code: Code = "installed"
 
     @property
     def command(self) -> str:
@@ -49,6 +51,7 @@ class Asked:
         words += [word for pattern in self.only for word in ("--only", pattern)]
         for name, value in (("--limit", self.limit), ("--seed", self.seed)):
             words += [name, str(value)] if value is not None else []
+        words += ["--allow-code"] if self.code == "named" else []
         return shlex.join(words)
 
 
