@@ -18,6 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.budget import check_budget
 from bench.digest import digest_of
 from bench.errors import UsageError
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
@@ -192,8 +193,15 @@ def make_plan(
     widest = {c.text: group for group in _groups(wanted, max(sizes)) for c in group}
     methods = [m for m in suite.method_specs() if keep.method(m)]
     attacks = [a for a in suite.attack_specs() if keep.attack(a)]
+    check_budget(suite, methods, attacks, filter(keep.concept, wanted), goals)
     for attack in attacks:
         attack.check([c for c in wanted if keep.concept(c)])
+    # Each is in thousands of cells: worked out once.
+    tried = {
+        (a.label, c.text): _goals(a, c, goals) for a in attacks for c in wanted if keep.concept(c)
+    }
+    attacking = {a.label: a.identity() for a in attacks}
+    seeing, measuring = surrogate.identity(), [m.identity() for m in metrics]
     cells: list[Cell] = []
     references: dict[str, Cell] = {}
     for concept in wanted:
@@ -220,18 +228,18 @@ def make_plan(
                     reference = references.get(concept.text)
                     if reference is not None:
                         cells.append(
-                            _utility_cell(edit, reference, metrics, judges[0], shared, context)
+                            _utility_cell(edit, reference, measuring, judging[0], shared, context)
                         )
                     for attack in attacks:
-                        made = _goals(attack, concept, goals)
+                        made = tried[attack.label, concept.text]
                         what = {
                             "stage": "attack",
                             **shared,
                             "edit": edit.digest,
-                            "attack": attack.identity(),
+                            "attack": attacking[attack.label],
                             "goals": [[g.id, g.prompt] for g in made],
                             "concept": bare(concept).identity(),
-                            "surrogate": surrogate.identity(),
+                            "surrogate": seeing,
                         }
                         search = Cell(
                             kind="attack", digest=digest_of(what), attack=attack, goals=made,
@@ -334,8 +342,8 @@ def _edit(
 def _utility_cell(
     edit: Cell,
     reference: Cell,
-    metrics: Sequence[Metric],
-    judge: Judge,
+    metrics: Sequence[dict[str, Any]],
+    judge: dict[str, Any],
     shared: dict[str, Any],
     context: dict[str, Any],
 ) -> Cell:
@@ -344,8 +352,8 @@ def _utility_cell(
         **shared,
         "edit": edit.digest,
         "reference": reference.digest,
-        "metrics": [m.identity() for m in metrics],
-        "judge": judge.identity(),
+        "metrics": metrics,
+        "judge": judge,
     }
     parents = {"edit": edit.digest, "reference": reference.digest}
     return Cell(
