@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from bench import registry
 from bench.backbone import load_backbone
 from bench.batching import MicroBatch
 from bench.collect import collect
-from bench.errors import UsageError
+from bench.errors import UsageError, from_pydantic
 from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target
 from bench.minors import attack_goals
 from bench.model import TextToImage
@@ -48,7 +49,12 @@ def concepts(model: TextToImage) -> dict[str, Concept]:
 def _concept(model: TextToImage, concept: str | Concept) -> Concept:
     if isinstance(concept, Concept):
         return concept
-    return concepts(model).get(concept) or Concept(text=concept)
+    if known := concepts(model).get(concept):
+        return known
+    try:
+        return Concept(text=concept)
+    except ValidationError as error:
+        raise from_pydantic(error, Concept) from error
 
 
 def erase(

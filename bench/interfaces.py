@@ -16,7 +16,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from bench.bounds import Number
+from bench.bounds import Count, Number
 from bench.errors import shown
 from bench.rng import seed_for
 from bench.spec import Spec
@@ -311,7 +311,7 @@ class Attack(Spec, ABC):
     gradients: ClassVar[bool] = False
     control: ClassVar[bool] = False
     prompt_sets: PromptSets = ("name",)
-    goals: int | None = Field(None, ge=1, le=100_000)
+    goals: Count | None = None
 
     @property
     def holds(self) -> Access:

@@ -28,6 +28,7 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 _MAX_DEPTH: Final = 16
 _MAX_NUMBER: Final = 100
+_MAX_VALUES: Final = 100_000
 _CONSTANTS: Final[dict[str, bool | None]] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -89,6 +90,7 @@ class _Reader:
         self.lines: dict[Place, int] = {(): 1}
         self._parser = _Parser(text)
         self._event: Any = None
+        self._values = 0
 
     @property
     def line(self) -> int:
@@ -114,6 +116,9 @@ class _Reader:
     def _value(self, at: Place) -> object:
         """The value that the current event begins; afterwards its last event is the current one."""
         self._refuse_what_is_not_plain(len(at))
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            _wrong(f"expected at most {_MAX_VALUES:,} values, got more", self._event)
         match self._event:
             case yaml.ScalarEvent():
                 return _scalar(self._event)

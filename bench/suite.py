@@ -86,8 +86,8 @@ class Utility(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    neighbours: int = Field(default=24, ge=0, le=100_000)
-    others: int = Field(default=48, ge=0, le=100_000)
+    neighbours: int = Field(default=24, ge=0, le=10_000)
+    others: int = Field(default=48, ge=0, le=10_000)
 
 
 class Suite(BaseModel):
@@ -132,7 +132,7 @@ class Suite(BaseModel):
     judges: Entries
     surrogate: Entry
     metrics: Entries
-    goals: int = Field(24, ge=1, le=100_000)
+    goals: Count = 24
     seeds: Count = 1
     utility: Utility = Field(default_factory=Utility)
     repeats: int = Field(1, ge=1, le=1000)

@@ -15,8 +15,8 @@ from bench.suite import load_suite, suite_names
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"seeds": 10_000, "goals": 100_000}, "images"),
-        ({"utility": {"neighbours": 100_000, "others": 100_000}, "repeats": 100}, "images"),
+        ({"seeds": 10_000, "goals": 10_000}, "images"),
+        ({"utility": {"neighbours": 10_000, "others": 10_000}, "repeats": 200}, "images"),
         ({"attacks": ["prompts", "seed_search", {"random_tokens": {"tries": 10_000}}], "goals": 10_000}, "images"),
         ({"repeats": 1000}, "cells"),
     ],
