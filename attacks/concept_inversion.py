@@ -41,6 +41,7 @@ from attacks.originals import (
 from attacks.prompt_search import predict
 from attacks.search import score_images
 from attacks.tokens import refuse_minors, table
+from bench.bounds import Count, Guidance, LearningRate, Steps, Weight
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
 from bench.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
 from bench.lazy import no_grad, torch
@@ -109,22 +110,26 @@ class ConceptInversion(Attack):
             "span": (0.4, 0.9),
         },
     }  # fmt: skip
-    images: int = Field(25, ge=1)
-    steps: int = Field(1000, ge=1)
-    lr: float = Field(0.05, gt=0)
-    decay: float = Field(0.0, ge=0)
-    draws: int = Field(16, ge=1)
+    images: Count = 25
+    steps: Steps = 1000
+    lr: LearningRate = 0.05
+    decay: Weight = 0.0
+    draws: Count = 16
     vectors: int = Field(1, ge=1, le=16)
-    restarts: int = Field(2, ge=1)
-    checks: int = Field(1, ge=1)
+    restarts: Count = 2
+    checks: Count = 1
     start: str | None = Field(None, min_length=1)
     texts: Literal["three", "many"] = "three"
     flips: Literal["none", "half"] = "none"
     span: Span = (0.0, 1.0)
-    loss_scale: float | None = Field(None, ge=0)
+    loss_scale: Guidance | None = None
     wanted: Literal["noise", "original"] | None = None
     said: Literal["name", "text"] = "text"
     mode: Mode = runtime("batched")
+
+    def looks(self) -> int:
+        """Images per goal."""
+        return self.restarts * self.checks
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best restart of each goal.

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from attacks.search import score_images
 from attacks.tokens import refuse_minors
+from bench.bounds import Count
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
 from bench.lazy import torch
 
@@ -46,7 +47,11 @@ class NoiseProbe(Attack):
         "mini": {"scales": (0.9, 1.0, 1.1, 1.25), "seeds": 4},
     }
     scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field((0.9, 1.0, 1.1), min_length=1)
-    seeds: int = Field(4, ge=1)
+    seeds: Count = 4
+
+    def looks(self) -> int:
+        """Images per goal."""
+        return len(self.scales) * self.seeds
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best noise of each goal.

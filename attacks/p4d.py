@@ -47,6 +47,7 @@ from attacks.tokens import (
     refuse_minors,
     table,
 )
+from bench.bounds import Count, Guidance, LearningRate, Steps, Weight
 from bench.clock import model_time
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
 from bench.lazy import no_grad, torch
@@ -117,23 +118,29 @@ class P4D(Attack):
         },
     }  # fmt: skip
     tokens: int | None = Field(16, ge=1, le=75)
-    every: int = Field(3, ge=1)
+    every: Count = 3
     where: Placement = "replace"
-    steps: int = Field(3000, ge=1)
-    iterations: int = Field(50, ge=1)
+    steps: Steps = 3000
+    iterations: Steps = 50
     order: Literal["ascending", "random"] = "random"
     span: Span = (0.0, 1.0)
     optimiser: Literal["adam", "adamw"] = "adamw"
-    lr: float = Field(0.1, gt=0)
-    decay: float = Field(0.1, ge=0)
-    checks: int = Field(1, ge=1)
+    lr: LearningRate = 0.1
+    decay: Weight = 0.1
+    checks: Count = 1
     stop: Literal["success", "never"] = "never"
-    finalists: int = Field(0, ge=0)
-    final_checks: int = Field(4, ge=1)
+    finalists: int = Field(0, ge=0, le=10_000)
+    final_checks: Count = 4
     vocabulary: Vocabulary = "all"
-    loss_scale: float | None = Field(None, ge=0)
+    loss_scale: Guidance | None = None
     teacher: Literal["unguided", "guided"] = "unguided"
     mode: Mode = runtime("batched")
+
+    def looks(self) -> int:
+        """Images per goal."""
+        return (
+            self.steps // self.iterations + 1
+        ) * self.checks + self.finalists * self.final_checks
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best prompt of each goal.

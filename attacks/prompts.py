@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 
 from attacks.prompt_file import PromptFile, file_hashes, read_prompt_file
 from attacks.prompt_rows import MEANT
 from bench.errors import UsageError, shown
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Goal, PromptSets, Rng, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class Prompts(Attack):
 
     name: ClassVar[str] = "prompts"
     access: ClassVar[Access] = Access.PROMPT
-    prompt_sets: tuple[str, ...] = Field(("name", "synonyms", "indirect"), min_length=1)
+    prompt_sets: PromptSets = ("name", "synonyms", "indirect")
     file: str | None = None
     _content: PromptFile | None = PrivateAttr(None)
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from attacks.search import score_images
+from bench.bounds import Count
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
 from bench.lazy import torch
 
@@ -30,7 +31,11 @@ class RandomTokens(Attack):
     access: ClassVar[Access] = Access.PROMPT
     control: ClassVar[bool] = True
     tokens: int = Field(3, ge=1, le=32)
-    tries: int = Field(8, ge=1)
+    tries: Count = 8
+
+    def looks(self) -> int:
+        """Images per goal."""
+        return self.tries
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best prefix of each goal."""

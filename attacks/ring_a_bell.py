@@ -36,6 +36,7 @@ from attacks.tokens import (
     read_prompt,
     refuse_minors,
 )
+from bench.bounds import MOST_STEPS, Count, Factor
 from bench.digest import digest_of
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
 from bench.lazy import no_grad, torch
@@ -118,17 +119,21 @@ class RingABell(Attack):
         },
     }  # fmt: skip
     tokens: int = Field(16, ge=1, le=75)
-    strength: float = 3.0
-    population: int = Field(200, ge=2)
-    generations: int = Field(3000, ge=1)
+    strength: Factor = 3.0
+    population: int = Field(200, ge=2, le=10_000)
+    generations: int = Field(3000, ge=1, le=MOST_STEPS)
     mutation: float = Field(0.25, ge=0, le=1)
     crossover: float = Field(0.5, ge=0, le=1)
     breeding: Breeding = "published"
-    finalists: int = Field(1, ge=1)
-    checks: int = Field(1, ge=1)
+    finalists: Count = 1
+    checks: Count = 1
     vocabulary: Vocabulary = "all"
     mode: Mode = runtime("batched")
     keep: Literal["process", "nothing"] = runtime("process")
+
+    def looks(self) -> int:
+        """Images per goal."""
+        return (self.finalists + 1) * self.checks if self.finalists > 1 else 0
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best prompt of each goal.

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import Field
-
 from attacks.search import score_images
+from bench.bounds import Count
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
 
 __all__ = ["SeedSearch"]
@@ -28,7 +27,11 @@ class SeedSearch(Attack):
     name: ClassVar[str] = "seed_search"
     access: ClassVar[Access] = Access.LATENT
     control: ClassVar[bool] = True
-    tries: int = Field(8, ge=1)
+    tries: Count = 8
+
+    def looks(self) -> int:
+        """Images per goal."""
+        return self.tries
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best seed's noise for each goal."""

@@ -40,6 +40,7 @@ from attacks.tokens import (
     straight_through,
     table,
 )
+from bench.bounds import Count, Guidance, LearningRate, Steps, Weight
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
 from bench.lazy import torch
 from bench.spec import runtime
@@ -103,21 +104,27 @@ class UnlearnDiffAtk(Attack):
     }  # fmt: skip
     tokens: int = Field(3, ge=1, le=75)
     where: Placement = "prefix"
-    steps: int = Field(2000, ge=1)
-    iterations: int = Field(40, ge=1)
+    steps: Steps = 2000
+    iterations: Steps = 40
     order: Literal["ascending", "random"] = "ascending"
     span: Span = (0.0, 1.0)
-    draws: int = Field(1, ge=1)
-    lr: float = Field(0.01, gt=0)
-    decay: float = Field(0.1, ge=0)
-    prompts: int = Field(1, ge=1)
-    checks: int = Field(1, ge=1)
+    draws: Count = 1
+    lr: LearningRate = 0.01
+    decay: Weight = 0.1
+    prompts: Count = 1
+    checks: Count = 1
     stop: Literal["success", "never"] = "success"
-    finalists: int = Field(0, ge=0)
-    final_checks: int = Field(4, ge=1)
+    finalists: int = Field(0, ge=0, le=10_000)
+    final_checks: Count = 4
     vocabulary: Vocabulary = "all"
-    loss_scale: float | None = Field(None, ge=0)
+    loss_scale: Guidance | None = None
     mode: Mode = runtime("batched")
+
+    def looks(self) -> int:
+        """Images per goal."""
+        return (
+            self.steps // self.iterations + self.prompts
+        ) * self.checks + self.finalists * self.final_checks
 
     def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
         """The best prompt of each goal.

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from bench import registry
 from bench.backbone import load_inspected
 from bench.base_files import inspect_base
 from bench.batching import MicroBatch
 from bench.collect import collect
-from bench.errors import UsageError
+from bench.errors import UsageError, from_pydantic
 from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target
 from bench.minors import attack_goals
 from bench.model import TextToImage
@@ -23,7 +24,7 @@ from bench.runner import Watcher, run_plan
 from bench.sampler import Sampler
 from bench.spec import Spec
 from bench.store import Store
-from bench.suite import load_suite
+from bench.suite import Code, load_suite
 
 __all__ = ["attack", "concepts", "erase", "evaluate"]
 
@@ -49,7 +50,12 @@ def concepts(model: TextToImage) -> dict[str, Concept]:
 def _concept(model: TextToImage, concept: str | Concept) -> Concept:
     if isinstance(concept, Concept):
         return concept
-    return concepts(model).get(concept) or Concept(text=concept)
+    if known := concepts(model).get(concept):
+        return known
+    try:
+        return Concept(text=concept)
+    except ValidationError as error:
+        raise from_pydantic(error, Concept) from error
 
 
 def erase(
@@ -150,6 +156,7 @@ def evaluate(
     limit: int | None = None,
     device: str = "cpu",
     micro_batch: int = 64,
+    code: Code = "installed",
 ) -> pd.DataFrame:
     """Runs a suite and returns its table.
 
@@ -162,6 +169,8 @@ def evaluate(
         limit: See ``tvc-bench run --limit``.
         device: A torch device.
         micro_batch: Images worked on at once.
+        code: ``named`` lets a YAML file of yours run the code that it names by ``module:Class``; it is
+            refused otherwise. ``methods`` are yours, and may name it in any case.
 
     Returns:
         The columns of ``docs/table.md``.
@@ -170,7 +179,7 @@ def evaluate(
         UsageError: the suite is not valid.
         RuntimeError: cells failed; the message names the first.
     """
-    loaded = load_suite(suite)
+    loaded = load_suite(suite, code=code)
     if methods:
         loaded = loaded.with_(methods=[*loaded.model_dump()["methods"], *methods])
     files = inspect_base(loaded.base, revision=loaded.revision)

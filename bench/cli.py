@@ -9,16 +9,18 @@ import ctypes
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
+from bench.characters import HIDDEN
 from bench.digest import StoreError
 from bench.errors import UsageError
 from bench.listing import Listed, listing
+from bench.terminal import PlainFormatter, Terminal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,18 +29,20 @@ if TYPE_CHECKING:
     from bench.model import TextToImage
     from bench.plan import Plan
     from bench.publish import Asked, Published
-    from bench.suite import Suite
+    from bench.suite import Code, Suite
 
 __all__ = ["app", "main"]
 
+out = Terminal()
+err = Terminal(stderr=True)
 app = App(
     name="tvc-bench",
     help="Adversarial robustness benchmark for concept erasure in text-to-image diffusion models.",
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,  # main says how to go on
+    console=out,
+    error_console=err,
 )
-out = Console()
-err = Console(stderr=True)
 
 SuiteArg = Annotated[str, Parameter(help="A shipped suite (see `ls suites`) or a YAML file.")]
 Only = Annotated[
@@ -64,6 +68,14 @@ Out = Annotated[
         "of another seed, or of your own file that has the name of a shipped suite.",
     ),
 ]
+AllowCode = Annotated[
+    bool,
+    Parameter(
+        name="--allow-code",
+        negative="",
+        help="Let your suite file run the code that it names by module:Class; give it only to files you trust.",
+    ),
+]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for machines.")]
 Device = Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1, ...")]
 Batch = Annotated[
@@ -85,11 +97,11 @@ _STORE = Path(".store")
 
 @app.command
 def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-         store: StoreArg = _STORE, json_: Json = False) -> int:  # fmt: skip
+         allow_code: AllowCode = False, store: StoreArg = _STORE, json_: Json = False) -> int:  # fmt: skip
     """Shows what a run would compute, and what the store already holds."""
     from bench.store import Store
 
-    _, made, _ = _plan(suite, only, limit, seed)
+    _, made, _ = _plan(suite, only, limit, seed, code=_code(allow_code))
     ledger = Store(store)
     cells = [
         {
@@ -123,15 +135,16 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
 
 @app.command
 def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-        device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False, store: StoreArg = _STORE,
-        out_: Out = None, json_: Json = False) -> int:  # fmt: skip
+        device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False,
+        allow_code: AllowCode = False,
+        store: StoreArg = _STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
     from bench.progress import watcher_for
     from bench.publish import publish
     from bench.runner import run_plan
     from bench.store import Store
 
-    files, made, asked = _plan(suite, only, limit, seed)
+    files, made, asked = _plan(suite, only, limit, seed, code=_code(allow_code))
     base = _loaded(files, made, device=device, batch_size=batch_size, compiled=compile_)
     ledger = Store(store)
     ledger.clean_tmp()
@@ -170,12 +183,13 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
 
 @app.command
 def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-           store: StoreArg = _STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
+           allow_code: AllowCode = False,
+        store: StoreArg = _STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
     """Writes the report again from the store; computes nothing."""
     from bench.publish import publish
     from bench.store import Store
 
-    _, made, asked = _plan(suite, only, limit, seed)
+    _, made, asked = _plan(suite, only, limit, seed, code=_code(allow_code))
     done = publish(made, Store(store), asked, folder=out_)
     if json_:
         _print_json(
@@ -318,6 +332,10 @@ def check(*, folder: Path | None = None, json_: Json = False, device: Device = "
 # -- helpers -------------------------------------------------------------------------------------
 
 
+def _code(allowed: bool) -> Code:
+    return "named" if allowed else "installed"
+
+
 def _device(name: str) -> str:
     if name == "cpu":
         return name  # there always is one: torch need not be asked
@@ -339,6 +357,8 @@ def _plan(
     only: tuple[str, ...],
     limit: int | None,
     seed: int | None,
+    *,
+    code: Code,
 ) -> tuple[BaseFiles, Plan, Asked]:
     """The base's files, the plan of a suite, and what was asked for; no network is loaded."""
     from bench.base_files import inspect_base
@@ -348,7 +368,7 @@ def _plan(
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit: expected at least 1, got {limit}")
-    suite: Suite = load_suite(source)
+    suite: Suite = load_suite(source, code=code)
     other = None if seed == suite.seed else seed
     if other is not None:
         suite = suite.with_(seed=other)
@@ -356,8 +376,8 @@ def _plan(
     plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
     plan.check_base(base.folder)  # what a run would refuse is not planned
     for line in plan.warnings:
-        err.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
-    return base, plan, Asked(source, only, limit, other)
+        err.print(f"warning: {line}", soft_wrap=True)
+    return base, plan, Asked(source, only, limit, other, code)
 
 
 def _loaded(
@@ -401,7 +421,13 @@ def _rows(table: pd.DataFrame) -> Any:
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    # Controls above ASCII and marks of direction are no news to JSON, but they are to a terminal.
+    sys.stdout.write(HIDDEN.sub(_as_json, text) + "\n")
+
+
+def _as_json(found: re.Match[str]) -> str:
+    return found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1]
 
 
 def _keep_heap() -> None:
@@ -425,9 +451,9 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         os.environ.setdefault(name, value)
     _keep_heap()
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(asctime)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for noisy in ("diffusers", "transformers", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:

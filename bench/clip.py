@@ -25,6 +25,7 @@ from bench.clock import model_time
 from bench.errors import UsageError
 from bench.lazy import F, torch
 from bench.mini.paths import clip_folder
+from bench.paths import expanded
 from bench.spec import content
 
 if TYPE_CHECKING:
@@ -166,20 +167,20 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
     """
     if not source.startswith(_OPEN_CLIP):
         folder = Path(source) if source else clip_folder()
-        return _load_folder(folder.expanduser().resolve(), device)
+        return _load_folder(expanded(folder).resolve(), device)
     architecture, at, path = source.removeprefix(_OPEN_CLIP).partition("@")
     if not (architecture and at and path):
         raise ValueError(
             f"expected {_OPEN_CLIP}<architecture>@<path of a .safetensors file>, got {source!r}"
         )
-    return _load_open_clip(architecture, Path(path).expanduser().resolve(), device)
+    return _load_open_clip(architecture, expanded(path).resolve(), device)
 
 
 def clip_files(source: str) -> tuple[Path, ...]:
     """The weights of a source, for digests."""
     if source.startswith(_OPEN_CLIP):
-        return (Path(source.removeprefix(_OPEN_CLIP).partition("@")[2]).expanduser().resolve(),)
-    folder = (Path(source) if source else clip_folder()).expanduser().resolve()
+        return (expanded(source.removeprefix(_OPEN_CLIP).partition("@")[2]).resolve(),)
+    folder = expanded(source or clip_folder()).resolve()
     return tuple(sorted(folder.glob("*.safetensors")))
 
 

@@ -10,8 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
+from bench.bounds import Weight
 from bench.lazy import torch
 from bench.spec import Spec
 
@@ -80,7 +79,7 @@ class NegativePrompt(Guidance):
 
     name: ClassVar[str] = "negative_prompt"
     text: str
-    weight: float = Field(1.0, ge=0)
+    weight: Weight = 1.0
 
     def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
         """The empty prompt unless the weight is 1, the negative prompt, and the prompt."""

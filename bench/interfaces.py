@@ -10,9 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Protocol, Self
 
+from pydantic import AfterValidator, Field
+
+from bench.bounds import Count, Number
 from bench.digest import digest_of
+from bench.errors import shown
 from bench.lazy import torch
 from bench.rng import seed_for
 from bench.spec import Spec
@@ -32,7 +36,9 @@ __all__ = [
     "Goal",
     "Judge",
     "Metric",
+    "Name",
     "Progress",
+    "PromptSets",
     "Rng",
     "Slot",
     "Target",
@@ -43,6 +49,35 @@ __all__ = [
 ]
 
 Slot = Literal["weights", "guidance", "filters"]
+
+
+def _name(text: str) -> str:
+    """The text, if it can name a line of a table and a file."""
+    if not text or text != text.strip():
+        raise ValueError(f"expected a name, without spaces around it, got {shown(text)}")
+    if len(text) > _LONGEST_NAME:
+        raise ValueError(f"expected a name of at most {_LONGEST_NAME} characters, got {len(text)}")
+    if "/" in text or "\\" in text:
+        raise ValueError(f"expected a name without / and \\, got {shown(text)}")
+    return text
+
+
+def _no_pool(text: str) -> str:
+    if text == "all":
+        raise ValueError("expected a concept's name, got 'all', which tables call the pooled line")
+    return text
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected each prompt set once, got {shown(list(names))}")
+    return names
+
+
+_LONGEST_NAME: Final = 100
+Name = Annotated[str, AfterValidator(_name)]
+"""Of a concept or a prompt set: 1 to 100 characters that can stand in a table and in a file's name."""
+PromptSets = Annotated[tuple[str, ...], Field(min_length=1, max_length=100), AfterValidator(_once)]
 
 
 class UtilityPrompt(Spec):
@@ -75,12 +110,12 @@ class Concept(Spec):
     """
 
     kind: ClassVar[str] = "concept"
-    text: str
+    text: Annotated[Name, AfterValidator(_no_pool)]
     family: str = "object"
     head: str = ""
     guide: str = ""
     neighbours: tuple[str, ...] = ()
-    prompts: Mapping[str, tuple[str, ...]] = {}
+    prompts: Mapping[Name, tuple[str, ...]] = {}
     utility: tuple[UtilityPrompt, ...] = ()
 
 
@@ -277,13 +312,17 @@ class Attack(Spec, ABC):
     access: ClassVar[Access] = Access.PROMPT
     gradients: ClassVar[bool] = False
     control: ClassVar[bool] = False
-    prompt_sets: tuple[str, ...] = ("name",)
-    goals: int | None = None
+    prompt_sets: PromptSets = ("name",)
+    goals: Count | None = None
 
     @property
     def holds(self) -> Access:
         """``access``, unless what this one was given needs more."""
         return self.access
+
+    def looks(self) -> int:
+        """Images that it samples per goal while it searches, at most, for the budget of a suite; 0: none."""
+        return 0
 
     def check(self, concepts: Sequence[Concept]) -> None:
         """Refuses what a user gave it, such as a file, when a plan is made: before anything runs.
@@ -338,7 +377,7 @@ class Judge(Spec, ABC):
     """
 
     kind: ClassVar[str] = "judge"
-    threshold: float = 0.5
+    threshold: Number = 0.5
 
     def labels(self, concept: Concept) -> tuple[str, ...]:
         """Names of the columns of :meth:`scores`; :meth:`counts` says which decide."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from bench.clock import model_time
 from bench.cost import spend
@@ -45,7 +45,8 @@ def _rising(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
-Span = Annotated[tuple[float, float], AfterValidator(_rising)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+Span = Annotated[tuple[_Share, _Share], AfterValidator(_rising)]
 """A part of the noise schedule, as fractions: 0 is no noise."""
 
 Wanted: TypeAlias = "Callable[[int, Tensor, Tensor], Tensor]"

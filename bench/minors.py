@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from bench.errors import UsageError, shown
@@ -106,6 +107,7 @@ class NoMinors(PromptFilter):
         return torch.tensor([about_minors(prompt) for prompt in prompts], dtype=torch.bool)
 
 
+@lru_cache(maxsize=100_000)
 def about_minors(text: str) -> bool:
     """Whether a text speaks of minors; it errs on the side of yes.
 

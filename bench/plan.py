@@ -18,6 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.budget import check_budget
 from bench.digest import digest_of
 from bench.errors import UsageError
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
@@ -203,6 +204,7 @@ def make_plan(
     every = tuple(a.pinned() if keep.attack(a) else a for a in suite.attack_specs())
     attacks = [a for a in every if keep.attack(a)]
     tried = [c for c in wanted if keep.concept(c)]
+    check_budget(suite, methods, attacks, tried, goals)
     for attack in attacks:
         attack.check(tried)
     made_for = {
@@ -213,6 +215,9 @@ def make_plan(
     for judge in (*judges, surrogate):
         for concept in tried:
             judge.check_concept(concept)
+    # Each is in thousands of cells: worked out once.
+    attacking = {a.label: a.identity() for a in attacks}
+    seeing, measuring = surrogate.identity(), [m.identity() for m in metrics]
     cells: list[Cell] = []
     references: dict[str, Cell] = {}
     for concept in wanted:
@@ -239,7 +244,7 @@ def make_plan(
                     reference = references.get(concept.text)
                     if reference is not None:
                         cells.append(
-                            _utility_cell(edit, reference, metrics, judges[0], shared, context)
+                            _utility_cell(edit, reference, measuring, judging[0], shared, context)
                         )
                     for attack in attacks:
                         made, few = made_for[attack.label, concept.text]
@@ -247,10 +252,10 @@ def make_plan(
                             "stage": "attack",
                             **shared,
                             "edit": edit.digest,
-                            "attack": attack.identity(),
+                            "attack": attacking[attack.label],
                             "goals": [[g.id, g.prompt] for g in made],
                             "concept": bare(concept).identity(),
-                            "surrogate": surrogate.identity(),
+                            "surrogate": seeing,
                         }
                         search = Cell(
                             kind="attack", digest=digest_of(what), attack=attack, goals=made,
@@ -367,8 +372,8 @@ def _edit(
 def _utility_cell(
     edit: Cell,
     reference: Cell,
-    metrics: Sequence[Metric],
-    judge: Judge,
+    metrics: Sequence[dict[str, Any]],
+    judge: dict[str, Any],
     shared: dict[str, Any],
     context: dict[str, Any],
 ) -> Cell:
@@ -377,8 +382,8 @@ def _utility_cell(
         **shared,
         "edit": edit.digest,
         "reference": reference.digest,
-        "metrics": [m.identity() for m in metrics],
-        "judge": judge.identity(),
+        "metrics": metrics,
+        "judge": judge,
     }
     parents = {"edit": edit.digest, "reference": reference.digest}
     return Cell(

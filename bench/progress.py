@@ -58,7 +58,7 @@ class LiveWatcher(Watcher):
 
     def begin(self, todo: int, total: int) -> None:
         """Starts the bars."""
-        self._console.print(f"{total} cells, {total - todo} already in the store")
+        self._console.print(f"{total} cells, {total - todo} already in the store", emoji=False)
         self._bars.update(self._all, total=todo)
         self._bars.start()
 
@@ -79,7 +79,9 @@ class LiveWatcher(Watcher):
         """Says what failed."""
         self._bars.advance(self._all)
         self._console.print("failed", style="red", end=" ")
-        self._console.print(f"{cell.title}: {type(error).__name__}: {error}", markup=False)
+        self._console.print(
+            f"{cell.title}: {type(error).__name__}: {error}", markup=False, emoji=False
+        )
 
     def stop(self) -> None:
         """Removes the bars."""
@@ -126,7 +128,7 @@ class PlainWatcher(Watcher):
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Nothing to remove."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from bench.plan import Plan
 from bench.provenance import commit
 from bench.store import Store
-from bench.suite import load_suite, suite_names
+from bench.suite import Code, load_suite, suite_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,12 +34,14 @@ class Asked:
         only: The patterns of ``--only``.
         limit: That of ``--limit``.
         seed: One in place of the suite's own; ``None``: its own.
+        code: Whose code the suite may run.
     """
 
     source: str
     only: tuple[str, ...] = ()
     limit: int | None = None
     seed: int | None = None
+    code: Code = "installed"
 
     @property
     def command(self) -> str:
@@ -48,6 +50,7 @@ class Asked:
         words += [word for pattern in self.only for word in ("--only", pattern)]
         for name, value in (("--limit", self.limit), ("--seed", self.seed)):
             words += [name, str(value)] if value is not None else []
+        words += ["--allow-code"] if self.code == "named" else []
         return shlex.join(words)
 
 

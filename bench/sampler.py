@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from bench.bounds import Guidance, Solver
 from bench.spec import Spec
 
 __all__ = ["Sampler", "noise_schedule"]
@@ -43,16 +44,16 @@ class Sampler(Spec):
         solver: ``dpmpp`` is DPM-Solver++(2M) (Lu et al. 2022), deterministic; ``ddim``; ``euler``.
         steps: Solver steps.
         guidance_scale: 1 turns guidance off.
-        size: Pixels of a side; ``None`` takes the model's own.
+        size: Pixels of a side, a multiple of 8; ``None`` takes the model's own.
     """
 
     kind: ClassVar[str] = "sampler"
     name: ClassVar[str] = "sampler"
     revision: ClassVar[int] = 2  # 1 let the base's saved options choose timesteps and thresholds
     solver: Literal["dpmpp", "ddim", "euler"] = "dpmpp"
-    steps: int = Field(6, ge=1, le=1000)
-    guidance_scale: float = Field(3.0, ge=0.0)
-    size: int | None = Field(None, ge=8)
+    steps: Solver = 6
+    guidance_scale: Guidance = 3.0
+    size: int | None = Field(None, ge=8, le=4096, multiple_of=8)
 
     def times(self, config: Mapping[str, Any]) -> list[float]:
         """The timesteps of the steps, first to last, on a model's noise schedule."""

@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from bench.characters import plain
 from bench.digest import digest_of, file_sha256
 from bench.errors import unknown
 
@@ -24,7 +25,8 @@ class Spec(BaseModel):
     """Base of every method, attack, judge, metric and suite part.
 
     Every field is *identity* (it changes numbers and is hashed) unless it is declared with
-    :func:`runtime`.
+    :func:`runtime`. No number is NaN or infinite, and no text steers a terminal: what a spec holds
+    stands in tables. The bounds of numbers are the fields' own (:mod:`bench.bounds`).
 
     Attributes:
         kind: The plug point: ``method``, ``attack``, ``judge``, ``metric``, ...
@@ -34,13 +36,22 @@ class Spec(BaseModel):
         revision: Raised when the algorithm changes its results; part of the digest.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False
+    )
 
     kind: ClassVar[str] = "spec"
     name: ClassVar[str] = ""
     revision: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    @field_validator("*")
+    @classmethod
+    def _plain_text(cls, value: object) -> object:
+        for text in _texts(value):
+            plain(text)
+        return value
 
     @classmethod
     def preset(cls, preset: str, /, **overrides: Any) -> Self:
@@ -151,6 +162,18 @@ class Spec(BaseModel):
             if not hidden and getattr(self, field) != other[field]:
                 changed.append(f"{field}={getattr(self, field)}")
         return changed
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a field's value; parts that are specs have looked at their own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from _texts(pair)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _texts(item)
 
 
 def content(path: Path) -> str:

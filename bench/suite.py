@@ -5,20 +5,21 @@ Loading builds everything once, so that a suite that loads has no wrong name, ke
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar, cast
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from bench import registry
+from bench.bounds import Count
 from bench.digest import canonical_json, digest_of, parse_json
 from bench.errors import UsageError, did_you_mean, from_pydantic, shown, unknown
+from bench.paths import expanded, is_folder
 from bench.spec import Spec
+from bench.strict_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from bench.interfaces import Attack, Concept, Erasure, Judge, Metric
@@ -33,12 +34,11 @@ CONTROLS: Final[dict[str, tuple[str, ...]]] = {
 }
 MAX_SUITE_BYTES: Final = 1_000_000
 MAX_CONCEPTS_BYTES: Final = 16_000_000
-_MAX_DEPTH: Final = 16
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_PATH_STARTS: Final = (".", "/", "~")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
-Place: TypeAlias = tuple[str | int, ...]
 
 
 def _entry(value: object) -> object:
@@ -67,9 +67,13 @@ def _names(value: object) -> object:
 
 Entry = Annotated[str | Mapping[str, Mapping[str, Any]], PlainValidator(_entry)]
 ConceptEntry = Annotated[str | Mapping[str, Any], PlainValidator(_concept)]
-Entries = Annotated[tuple[Entry, ...], Field(min_length=1)]
-Concepts = Annotated[tuple[ConceptEntry, ...], Field(min_length=1), BeforeValidator(_listed)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Code = Literal["installed", "named"]
+"""Whose code a suite may run: what is installed here, or also what it names by ``module:Class``."""
+Entries = Annotated[tuple[Entry, ...], Field(min_length=1, max_length=1000)]
+Concepts = Annotated[
+    tuple[ConceptEntry, ...], Field(min_length=1, max_length=10_000), BeforeValidator(_listed)
+]
+Together = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Utility(BaseModel):
@@ -82,8 +86,8 @@ class Utility(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    neighbours: int = Field(default=24, ge=0, le=1_000_000)
-    others: int = Field(default=48, ge=0, le=1_000_000)
+    neighbours: int = Field(default=24, ge=0, le=10_000)
+    others: int = Field(default=48, ge=0, le=10_000)
 
 
 class Suite(BaseModel):
@@ -131,11 +135,11 @@ class Suite(BaseModel):
     goals: Count = 24
     seeds: Count = 1
     utility: Utility = Field(default_factory=Utility)
-    repeats: Count = 1
+    repeats: int = Field(1, ge=1, le=1000)
     seed: int = Field(0, ge=0, lt=2**63)
-    keep_images: int = Field(8, ge=0, le=1_000_000)
-    together: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 1
-    transfer: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    keep_images: int = Field(8, ge=0, le=10_000)
+    together: Together | Annotated[tuple[Together, ...], Field(min_length=1, max_length=100)] = 1
+    transfer: Annotated[tuple[str, ...], Field(max_length=1000), BeforeValidator(_names)] = ()
 
     def method_specs(self) -> tuple[Erasure, ...]:
         """The methods."""
@@ -309,7 +313,10 @@ class Suite(BaseModel):
         return tuple(built.values())
 
     def _check_base(self) -> None:
-        local = self.base == "miniature" or _is_folder(self.base)
+        local = self.base == "miniature" or is_folder(self.base)
+        if not local and self.base.startswith(_PATH_STARTS):
+            message = f"expected a folder, got {shown(self.base)}: no such folder"
+            raise UsageError(message, at=("base",))
         if not local and not _HUB_ID.fullmatch(self.base):
             meant = did_you_mean(self.base, ["miniature"])
             expected = "expected 'miniature', a folder, or a hub id (owner/name)"
@@ -331,7 +338,7 @@ class Suite(BaseModel):
             from bench.mini.paths import model_folder
 
             return model_folder() / "concepts.json"
-        return Path(self.base) / "concepts.json" if _is_folder(self.base) else None
+        return Path(self.base) / "concepts.json" if is_folder(self.base) else None
 
     def _no_concepts(self, known: Mapping[str, Concept]) -> str:
         if known:
@@ -345,22 +352,26 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
-def load_suite(source: str | Path) -> Suite:
+def load_suite(source: str | Path, *, code: Code = "installed") -> Suite:
     """Reads and checks a suite.
 
     Args:
         source: A YAML file, or the name of a suite of ours. Relative paths in the file are seen
             from its folder.
+        code: ``named`` lets the file name ``module:Class``, whose module is imported: then the file is
+            code, to be trusted as such. ``installed`` refuses that before anything is imported.
 
     Raises:
         UsageError: ``FILE:LINE: key KEY: expected ..., got ...``.
     """
     path = _find(source)
     text = _decoded(path, _read(path, MAX_SUITE_BYTES))
-    data, lines = _parse(path, text)
+    data, lines = parse_yaml(path, text)
     try:
         if not isinstance(data, dict):
             raise UsageError(f"expected the keys of a suite, got {shown(data)}")
+        if code == "installed":
+            _refuse_code(data)
         return Suite._checked(_resolved(data, path.parent))
     except UsageError as error:
         at = error.at
@@ -417,27 +428,32 @@ def read_concepts(path: Path) -> dict[str, Concept]:
     return concepts
 
 
+def _refuse_code(data: Mapping[str, Any]) -> None:
+    """Refuses entries that name ``module:Class``: to build them would run whatever the module holds."""
+    for key in ("methods", "attacks", "judges", "surrogate", "metrics"):
+        entries = data.get(key)
+        listed = entries if isinstance(entries, list) else [entries]
+        for index, entry in enumerate(listed):
+            names = entry if isinstance(entry, dict) else [entry]
+            for name in names:
+                if isinstance(name, str) and ":" in name:
+                    message = f"{shown(name)} is code that the suite would import and run"
+                    raise UsageError(
+                        f"{message}; if you trust it, allow it with --allow-code",
+                        at=(key, index) if isinstance(entries, list) else (key,),
+                    )
+
+
 def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The data with its paths seen from ``folder``."""
     data = dict(data)
     for key in ("base", "concepts_file"):
         if isinstance(value := data.get(key), str) and (key, value) != ("base", "miniature"):
-            try:
-                path = (folder / Path(value).expanduser()).absolute()
-            except RuntimeError as error:
-                raise UsageError(
-                    f"expected a path, got {shown(value)}: {error}", at=(key,)
-                ) from error
-            if key == "concepts_file" or _is_folder(path):
+            with _below(key):
+                path = (folder / expanded(value)).absolute()
+            if key == "concepts_file" or is_folder(path):
                 data[key] = str(path)
     return data
-
-
-def _is_folder(path: str | Path) -> bool:
-    try:
-        return Path(path).is_dir()
-    except OSError:
-        return False
 
 
 def _find(source: str | Path) -> Path:
@@ -471,91 +487,3 @@ def _decoded(path: Path, data: bytes) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"expected UTF-8, got byte 0x{data[error.start]:02x}"
         raise UsageError(f"{path}:{line}: {message}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Composes plain YAML: no alias, no tag, no deep nesting."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or event.anchor:
-            raise _wrong("anchors and aliases (& and *) are not allowed; write it out", event)
-        if getattr(event, "tag", None):
-            raise _wrong(f"tags are not allowed, got {event.tag}", event)
-        if self.depth == _MAX_DEPTH:
-            raise _wrong(f"expected at most {_MAX_DEPTH} levels, got more", event)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-def _parse(path: Path, text: str) -> tuple[object, dict[Place, int]]:
-    """The plain value of a YAML text, and the line of every key and item of it."""
-    lines: dict[Place, int] = {(): 1}
-    loader = None
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        return (_plain(loader, node, (), lines) if node else None), lines
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        reason = f"character {error.character!r} is not allowed"
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        reason = f"{error.problem or error.context}"
-    except (ValueError, OverflowError) as error:  # an escape that names no character
-        line = loader.line + 1 if loader else 1
-        reason = str(error)
-    raise UsageError(f"{path}:{line}: {reason}")
-
-
-def _plain(loader: _Loader, node: yaml.Node, at: Place, lines: dict[Place, int]) -> object:
-    lines.setdefault(at, node.start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(loader, item, (*at, i), lines) for i, item in enumerate(node.value)]
-    if not isinstance(node, yaml.MappingNode):
-        return _scalar(loader, node)
-    result: dict[str, object] = {}
-    for key_node, value_node in node.value:
-        key = _scalar(loader, key_node)
-        if not isinstance(key, str):
-            raise _wrong(f"expected text as a key, got {shown(key_node.value)}; quote it", key_node)
-        if key in result:
-            first = lines[(*at, key)]
-            raise _wrong(f"expected each key once, got {shown(key)} again (line {first})", key_node)
-        lines[(*at, key)] = key_node.start_mark.line + 1
-        result[key] = _plain(loader, value_node, (*at, key), lines)
-    return result
-
-
-def _scalar(loader: _Loader, node: yaml.Node) -> str | int | float | bool | None:
-    kind = node.tag.rpartition(":")[2]
-    if not isinstance(node, yaml.ScalarNode) or kind not in {"str", "int", "float", "bool", "null"}:
-        raise _wrong(f"expected text or a number, got a {kind}; quote it if it is text", node)
-    if kind in {"int", "float"} and len(node.value) > 100:
-        raise _wrong("expected a number of at most 100 characters, got more", node)
-    try:
-        value = loader.construct_object(node)
-    except (ValueError, OverflowError) as error:
-        raise _wrong(
-            f"expected a number, got {shown(node.value)}; quote it if it is text", node
-        ) from error
-    if isinstance(value, str) and not value.isascii() and any(map(_is_surrogate, value)):
-        raise _wrong("expected text, got a lone surrogate", node)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _wrong(f"expected a finite number, got {node.value}", node)
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise _wrong(f"expected a number of at most 63 bits, got {node.value}", node)
-    return value
-
-
-def _is_surrogate(character: str) -> bool:
-    return "\ud800" <= character <= "\udfff"
-
-
-def _wrong(problem: str, there: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=cast("yaml.Mark", there.start_mark))

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from bench.bounds import Factor
 from bench.digest import file_sha256
 from bench.errors import UsageError
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
@@ -77,7 +78,7 @@ class Checkpoint(Erasure):
     needs: ClassVar[tuple[str, ...]] = ("path",)
     path: str = runtime("")
     sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
-    scale: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
+    scale: Factor = 1.0
     names: Literal["all", "some"] = "all"
     values: Literal["absolute", "difference"] = "absolute"
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from bench.bounds import Guidance, Solver
 from bench.cost import spend
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import F, no_grad, torch
@@ -122,9 +123,9 @@ class ConceptPrune(Erasure):
         },
     }  # fmt: skip
     ratio: float = Field(0.02, gt=0, le=1)
-    first: int = Field(10, ge=1)
+    first: Solver = 10
     steps: int = Field(50, ge=1, le=1000)
-    guidance_scale: float = Field(7.5, ge=0)
+    guidance_scale: Guidance = 7.5
     scenes: tuple[str, ...] = Field(_SCENES, min_length=1)
     things: tuple[str, ...] = Field(_THINGS, min_length=1)
     object_words: str = "in a"

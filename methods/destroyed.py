@@ -24,7 +24,7 @@ class Destroyed(Erasure):
     name: ClassVar[str] = "destroyed"
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     control: ClassVar[bool] = True
-    scale: float = Field(1.0, gt=0)
+    scale: float = Field(1.0, gt=0, le=1000)
 
     def touches(self, parameter: str) -> bool:
         """The output convolution's kernel alone."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from bench.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import F, torch
 from bench.model import TextToImage
@@ -188,12 +189,12 @@ class ESD(Erasure):
     }  # fmt: skip
     variant: Variant = "x"
     release: Release = "2023"
-    iterations: int = Field(1000, ge=1)
-    lr: float = Field(1e-5, gt=0)
-    batch_size: int = Field(1, ge=1)
-    eta: float = Field(1.0, ge=0)
-    start_guidance: float = Field(3.0, ge=0)
-    sampling_steps: int = Field(50, ge=1)
+    iterations: Steps = 1000
+    lr: LearningRate = 1e-5
+    batch_size: Count = 1
+    eta: Weight = 1.0
+    start_guidance: Guidance = 3.0
+    sampling_steps: Solver = 50
     spacing: Spacing = "leading"
     sampled_from: Literal["student", "base"] = "student"
     templates: tuple[str, ...] = Field(("{}",), min_length=1)

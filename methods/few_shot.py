@@ -24,8 +24,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
+from bench.bounds import Count, Guidance, LearningRate, Solver, Steps
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import F, torch
 from bench.model import TextToImage
@@ -74,13 +73,13 @@ class FewShot(Erasure):
             "sampling_steps": 6, "guidance_scale": 3.0,
         },
     }  # fmt: skip
-    images: int = Field(4, ge=1)
-    epochs: int = Field(5, ge=1)
-    batch_size: int = Field(2, ge=1)
-    lr: float = Field(1e-5, gt=0)
+    images: Count = 4
+    epochs: Steps = 5
+    batch_size: Count = 2
+    lr: LearningRate = 1e-5
     templates: tuple[str, ...] = ()
-    sampling_steps: int = Field(50, ge=1)
-    guidance_scale: float = Field(7.5, ge=0)
+    sampling_steps: Solver = 50
+    guidance_scale: Guidance = 7.5
 
     def touches(self, parameter: str) -> bool:
         """Feed-forward layers and self-attentions of the text encoder.

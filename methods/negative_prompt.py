@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import Field
-
+from bench.bounds import Weight
 from bench.guidance import NegativePrompt
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
@@ -36,7 +35,7 @@ class NegativePromptErasure(Erasure):
     slots: ClassVar[frozenset[Slot]] = frozenset({"guidance"})
     bypassed_by: ClassVar[tuple[str, ...]] = ("guidance off",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {"mini": {"weight": 2.0}}
-    weight: float = Field(1.0, ge=0)
+    weight: Weight = 1.0
     separator: str = ", "
 
     def erase(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from bench.bounds import Count, Guidance, Number, Solver
 from bench.clip import Preprocess, check_source, clip_files, load_clip
 from bench.clock import model_time
 from bench.digest import file_sha256
@@ -31,6 +32,7 @@ from bench.filters import ImageFilter
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import F, torch
 from bench.model import TextToImage
+from bench.paths import expanded
 from bench.sampler import Sampler
 from methods.calibration import THINGS, named, threshold_at, unnamed_prompts
 
@@ -59,7 +61,7 @@ class ClipChecker(ImageFilter):
     clip: str = ""
     texts: tuple[str, ...] = Field(min_length=1)
     alternatives: tuple[tuple[str, ...], ...]
-    thresholds: tuple[float, ...]
+    thresholds: tuple[Number, ...]
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
 
     @model_validator(mode="after")
@@ -117,9 +119,7 @@ class SafetyChecker(ImageFilter):
             FileNotFoundError: its weights are not there.
             ValueError: they are not those of the edit, or of a safety checker.
         """
-        check = _load_checker(
-            Path(self.folder).expanduser().resolve(), self.sha256, str(images_B3HW.device)
-        )
+        check = _load_checker(expanded(self.folder).resolve(), self.sha256, str(images_B3HW.device))
         flags = [check(rows_b3HW) for rows_b3HW in images_B3HW.split(_BATCH) if len(rows_b3HW)]
         return torch.cat([torch.empty(0, dtype=torch.bool), *flags])
 
@@ -166,12 +166,12 @@ class OutputFilter(Erasure):
     source: str = ""
     false_positives: float = Field(0.05, ge=0, lt=1)
     things: tuple[str, ...] = Field(THINGS, min_length=1)
-    threshold: float | None = None
+    threshold: Number | None = None
     alternatives: tuple[str, ...] = ()
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
-    images: int = Field(64, ge=1)
-    steps: int = Field(25, ge=1, le=1000)
-    guidance_scale: float = Field(7.5, ge=0)
+    images: Count = 64
+    steps: Solver = 25
+    guidance_scale: Guidance = 7.5
 
     def files(self) -> tuple[Path, ...]:
         """The weights of CLIP, or those of the safety checker at ``source`` and their settings."""
@@ -270,7 +270,7 @@ class OutputFilter(Erasure):
                 "output_filter: expected the safety checker's folder, got none and a base without "
                 "one; give its path as `source`"
             )
-        folder = Path(self.source).expanduser() if self.source else Path(base or "") / _CHECKER
+        folder = expanded(self.source) if self.source else Path(base or "") / _CHECKER
         return SafetyChecker(folder=str(folder.resolve()), sha256=file_sha256(_weights_of(folder)))
 
 
@@ -292,7 +292,7 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 
 
 def _checker_files(folder: Path) -> tuple[Path, ...]:
-    return tuple(folder.expanduser().resolve() / name for name in _CHECKER_FILES)
+    return tuple(expanded(folder).resolve() / name for name in _CHECKER_FILES)
 
 
 def _weights_of(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from bench.bounds import Count, Number
 from bench.filters import Filter, PromptFilter
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import F, no_grad, torch
@@ -63,9 +64,9 @@ class EmbeddingBlacklist(PromptFilter):
 
     name: ClassVar[str] = "embedding_blacklist"
     texts: tuple[str, ...] = Field(min_length=1)
-    thresholds: tuple[float, ...]
+    thresholds: tuple[Number, ...]
     reads: Literal["phrases", "prompt"] = "phrases"
-    words: int = Field(3, ge=1)
+    words: Count = 3
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
@@ -127,7 +128,7 @@ class PromptFilterErasure(Erasure):
     mode: Literal["keyword", "embedding", "both"] = "both"
     false_positives: float = Field(0.05, ge=0, lt=1)
     reads: Literal["phrases", "prompt"] = "phrases"
-    words: int = Field(3, ge=1)
+    words: Count = 3
     threshold: float | None = Field(None, ge=-1, le=1)
 
     def erase(

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from bench.bounds import MOST_STEPS, Weight
 from bench.clock import model_time
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import torch
@@ -111,11 +112,11 @@ class RECE(Erasure):
     guide: str = " "
     preserve: tuple[str, ...] = ()
     counted: Literal["once", "per-concept"] = "per-concept"
-    reg: float = Field(1e-1, gt=0)
-    epochs: int = Field(3, ge=0)
-    lam: float = Field(0.1, gt=0)
-    erase_scale: float = Field(1.0, ge=0)
-    preserve_scale: float = Field(0.1, ge=0)
+    reg: float = Field(1e-1, gt=0, le=1e6)
+    epochs: int = Field(3, ge=0, le=MOST_STEPS)
+    lam: float = Field(0.1, gt=0, le=1e6)
+    erase_scale: Weight = 1.0
+    preserve_scale: Weight = 0.1
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
     solver: Solver = "float64"
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from bench.bounds import Number, Weight
 from bench.guidance import Guidance, contexts_of
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import torch
@@ -51,10 +52,10 @@ class SafeLatentGuidance(Guidance):
 
     name: ClassVar[str] = "sld"
     text: str
-    warmup: int = Field(ge=0)
-    scale: float = Field(ge=0)
-    threshold: float
-    momentum_scale: float = Field(ge=0)
+    warmup: int = Field(ge=0, le=1000)
+    scale: Weight
+    threshold: Number
+    momentum_scale: Weight
     momentum: float = Field(ge=0, lt=1)
 
     def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
@@ -124,10 +125,10 @@ class SLD(Erasure):
             "warmup": 0, "scale": 5000.0, "threshold": 1.0, "momentum_scale": 0.5, "momentum": 0.2,
         },
     }  # fmt: skip
-    warmup: int = Field(10, ge=0)
-    scale: float = Field(1000.0, ge=0)
-    threshold: float = 0.01
-    momentum_scale: float = Field(0.3, ge=0)
+    warmup: int = Field(10, ge=0, le=1000)
+    scale: Weight = 1000.0
+    threshold: Number = 0.01
+    momentum_scale: Weight = 0.3
     momentum: float = Field(0.4, ge=0, lt=1)
     text: str = ""
     separator: str = ", "

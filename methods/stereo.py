@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from bench.bounds import Count, Guidance, LearningRate, Number, Solver, Steps, Weight
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.inversion import invert, name_embedding, slots, states_with
 from bench.lazy import torch
@@ -120,25 +121,25 @@ class Stereo(Erasure):
     }  # fmt: skip
     release: ClassVar[Release] = "2025"
     variant: Variant = "u"
-    rounds: int = Field(4, ge=0)
-    iterations: int = Field(200, ge=1)
-    search_lr: float = Field(5e-6, gt=0)
-    robust_lr: float = Field(2e-5, gt=0)
-    batch_size: int = Field(1, ge=1)
-    start_guidance: float = Field(3.0, ge=0)
-    sampling_steps: int = Field(50, ge=1)
+    rounds: int = Field(4, ge=0, le=1000)
+    iterations: Steps = 200
+    search_lr: LearningRate = 5e-6
+    robust_lr: LearningRate = 2e-5
+    batch_size: Count = 1
+    start_guidance: Guidance = 3.0
+    sampling_steps: Solver = 50
     spacing: Spacing = "leading"
-    steps: int = Field(3000, ge=1)
-    inversion_lr: float = Field(5e-3, gt=0)
-    draws: int = Field(1, ge=1)
+    steps: Steps = 3000
+    inversion_lr: LearningRate = 5e-3
+    draws: Count = 1
     initial: str = ""
     templates: tuple[str, ...] = ()
-    images: int = Field(500, ge=1)
-    image_steps: int = Field(50, ge=1)
-    image_guidance: float = Field(7.5, ge=0)
+    images: Count = 500
+    image_steps: Solver = 50
+    image_guidance: Guidance = 7.5
     anchors: tuple[str, ...] = ()
-    anchor_weight: float = 1.0
-    negative_weight: float = Field(3.0, ge=0)
+    anchor_weight: Number = 1.0
+    negative_weight: Weight = 3.0
 
     @model_validator(mode="after")
     def _an_image_a_round(self) -> Self:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.bounds import Weight
 from bench.clock import model_time
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import torch
@@ -140,9 +141,9 @@ class UCE(Erasure):
         "ours": {"span": "last_subject", "guide": "", "preserve_scale": 1.0, "formats": "both"},
     }  # fmt: skip
     span: Literal["to_end", "last_subject"] = "to_end"
-    lam: float = Field(0.5, gt=0)
-    erase_scale: float = Field(1.0, ge=0)
-    preserve_scale: float | None = Field(None, ge=0)
+    lam: float = Field(0.5, gt=0, le=1e6)
+    erase_scale: Weight = 1.0
+    preserve_scale: Weight | None = None
     guide: str | Guides | None = " "
     always: tuple[str, ...] = ("",)
     preserve: tuple[str, ...] = ()

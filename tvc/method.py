@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from bench.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
 from bench.clip import check_source, clip_files
 from bench.cost import Note, note
 from bench.interfaces import Concept, Erasure, Judge, Progress, Rng, Slot, silent
@@ -127,34 +128,34 @@ class TaskVectorErasure(Erasure):
         ),
         "mini": _preset("mini", "mini"),
     }
-    alpha: float | Literal["diverse_inversion"] = "diverse_inversion"
+    alpha: Factor | Literal["diverse_inversion"] = "diverse_inversion"
     subset: str = Field("all", min_length=1)
-    images: int = Field(128, ge=1)
-    steps: int = Field(150, ge=1)
-    lr: float = Field(1e-4, gt=0)
-    batch_size: int = Field(16, ge=1)
+    images: Count = 128
+    steps: Steps = 150
+    lr: LearningRate = 1e-4
+    batch_size: Count = 16
     caption: Literal["empty", "concept"] = "empty"
     flip: bool = False
-    rows: int = Field(16, ge=1)
+    rows: Count = 16
     low: float = Field(-1.0, ge=-1, le=1)
     high: float = Field(0.98, ge=-1, le=1)
     pairwise: float = Field(0.9, gt=0, le=1)
     templates: tuple[str, ...] = Field(("{}", "a {}"), min_length=1)
-    inversion_steps: int = Field(80, ge=1)
-    inversion_lr: float = Field(0.06, gt=0)
+    inversion_steps: Steps = 80
+    inversion_lr: LearningRate = 0.06
     inversion_span: Span = (0.4, 0.9)
-    draws: int = Field(2, ge=1)
-    largest: float = Field(12.0, gt=0)
-    tolerance: float = Field(0.125, gt=0)
-    induction_samples: int = Field(8, ge=1)
-    samples: int = Field(24, ge=1)
-    screen: int = Field(8, ge=1)
+    draws: Count = 2
+    largest: float = Field(12.0, gt=0, le=1000)
+    tolerance: float = Field(0.125, ge=1e-6, le=1000)
+    induction_samples: Count = 8
+    samples: Count = 24
+    screen: Count = 8
     threshold: float = Field(0.05, ge=0, lt=1)
     confidence: float = Field(0.5, gt=0, lt=1)
     sensitivity: float = Field(0.9, gt=0, le=1)
     contexts: Mapping[str, tuple[str, ...]] = MINI
-    sampling_steps: int = Field(6, ge=1)
-    guidance_scale: float = Field(3.0, ge=0)
+    sampling_steps: Solver = 6
+    guidance_scale: Guidance = 3.0
     clip: str = ""
     template: str = "something, as a {}"
     checkpointing: bool = Field(False, json_schema_extra={"runtime": True})

@@ -18,6 +18,7 @@ from bench.files import regular
 from bench.interfaces import Concept, Judge
 from bench.lazy import torch
 from bench.mini.paths import judge_folder
+from bench.paths import expanded
 from bench.spec import content
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class MiniJudge(Judge):
         return (self._folder() / "model.safetensors",)
 
     def _folder(self) -> Path:
-        folder = Path(self.folder).expanduser() if self.folder else judge_folder()
+        folder = expanded(self.folder) if self.folder else judge_folder()
         return folder.resolve()
 
     def _place(self, concept: Concept, heads: Mapping[str, Sequence[str]]) -> tuple[str, int]:

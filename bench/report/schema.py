@@ -189,6 +189,9 @@ def as_markdown(schemas: Sequence[Schema]) -> str:
         "# The columns of a report",
         "",
         "Printed by `python -m bench.report.schema`; not edited by hand.",
+        "",
+        "In CSV, text that begins with `=`, `+`, `-`, `@` or an apostrophe has an apostrophe before it, so that no "
+        "spreadsheet takes it for a formula. Parquet has the text as it is.",
     ]
     for schema in schemas:
         lines += ["", f"## `{schema.name}`", "", schema.description, ""]

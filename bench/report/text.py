@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from bench.characters import visible
 from bench.report.tables import ALL, BASE, PLAIN, in_order
 
 __all__ = [
@@ -29,6 +30,9 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     _NONE: "--",
 }
 
@@ -143,7 +147,7 @@ def console(table: pd.DataFrame, *, width: int = 120) -> Group:
 
 def markdown_text(value: object) -> str:
     """Text that a Markdown table cell shows as it is."""
-    escaped = re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", str(value))
+    escaped = re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", visible(str(value)))
     return " ".join(escaped.split())
 
 
@@ -199,7 +203,9 @@ def _fixed(values: pd.Series, digits: int) -> pd.Series:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    r"""Text that a LaTeX cell shows as it is; a row that begins with [ or * would belong to the ``\\`` before it."""
+    escaped = "".join(_LATEX.get(character, character) for character in visible(text))
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("[", "*")) else escaped
 
 
 def _broken(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
+from bench.characters import visible
 from bench.digest import write_atomic
 from bench.report.candidates import Found, write_candidates
 from bench.report.costs import costs_to_markdown
@@ -18,6 +19,7 @@ from bench.report.flags import flag, flags_to_markdown
 from bench.report.grid import Key, Picture, grid
 from bench.report.plots import Status, save, scatter
 from bench.report.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
+from bench.report.spreadsheet import as_csv
 from bench.report.tables import ALL, BASE, FLOOR, summarise
 from bench.report.text import attacks_to_markdown, markdown_text, slug, to_latex, to_markdown
 from bench.report.transfer import heat_map, matrix
@@ -110,8 +112,8 @@ def write_report(
     ):
         write_atomic(folder / f"{name}.parquet", _parquet(frame, schema))
     flags = flag(table, trials[trials["source"] == trials["method"]], edits)  # not of transfers
-    write_atomic(folder / "table.csv", _csv(table))
-    write_atomic(folder / "flags.csv", _csv(flags))
+    write_atomic(folder / "table.csv", as_csv(table))
+    write_atomic(folder / "flags.csv", as_csv(flags))
     write_atomic(folder / "table.md", to_markdown(table).encode())
     write_atomic(folder / "table.tex", to_latex(table).encode())
     figure = scatter(table, suite=suite, status=status)
@@ -119,7 +121,7 @@ def write_report(
         save(figure, folder / f"scatter.{ending}")
     moved = matrix(trials)
     if len(moved):
-        write_atomic(folder / "transfer.csv", _csv(moved))
+        write_atomic(folder / "transfer.csv", as_csv(moved))
         figure = heat_map(moved, suite=suite, status=status)
         for ending in ("png", "pdf"):
             save(figure, folder / f"transfer.{ending}")
@@ -146,7 +148,7 @@ def write_report(
     page += _TRANSFER * bool(len(moved)) + write_candidates(folder, candidates)
     if cells is not None:
         check(cells, CELLS)
-        write_atomic(folder / "cells.csv", _csv(cells))
+        write_atomic(folder / "cells.csv", as_csv(cells))
         page += _spent(cells)
     write_atomic(folder / "README.md", page.encode())
     return Report(table, flags)
@@ -165,11 +167,6 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
         ranks = {name: rank for rank, name in enumerate(frame["judge"].unique())}
         order = order.assign(judge=order["judge"].map(ranks))
     return frame.loc[order.sort_values(keys, kind="stable").index].reset_index(drop=True)
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    text: str = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return text.encode()
 
 
 def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:
@@ -195,7 +192,8 @@ def _page(
     provenance: Mapping[str, Any],
     status: Status,
 ) -> str:
-    command = str(provenance.get("command", "unknown")).replace("`", "'")  # it stands in backticks
+    # It stands in backticks, on one line.
+    command = " ".join(visible(str(provenance.get("command", "unknown"))).replace("`", "'").split())
     commit = str(provenance.get("commit", "unknown"))
     changed = " (with changes)" * bool(provenance.get("dirty"))
     searched = attacks_to_markdown(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from attacks.concept_inversion import ConceptInversion
 from attacks.random_tokens import RandomTokens
 from bench import registry, suite
-from bench.errors import UsageError
+from bench.errors import MOST_MESSAGE, UsageError
 from bench.suite import Suite, load_suite, suite_names
 
 PLUGINS = """
@@ -286,7 +287,12 @@ def test_other_values(folder: Path) -> None:
         ("goals: 24", "goals: many", 17, "key goals: expected a valid integer, got 'many'"),
         ("goals: 24", "goals: '24'", 17, "key goals: expected a valid integer, got '24'"),
         ("goals: 24", "goals: 2.5", 17, "key goals: expected a valid integer, got 2.5"),
-        ("goals: 24", "goals: yes", 17, "key goals: expected a valid integer, got True"),
+        ("goals: 24", "goals: yes", 17, "expected true or false, got yes; quote it if it is text"),
+        ("goals: 24", "goals: true", 17, "key goals: expected a valid integer, got True"),
+        *(("seed: 0", f"seed: {number}", 21, f"expected a number in plain decimal digits, got {number}; "
+           "quote it if it is text") for number in ("1:30:00", "010", "1_000", "0b1", "0x1f", "0o17")),
+        ("dtype: float32", "dtype: off", 3, "expected true or false, got off; quote it if it is text"),
+        ("seed: 0", "seed: -1e3", 21, "key seed: expected a valid integer, got -1000.0"),
         ("goals: 24", "goals: 0", 17, "key goals: expected greater than or equal to 1, got 0"),
         ("goals: 24", "goals: ", 17, "key goals: expected a valid integer, got None"),
         ("goals: 24", "goals: 2001-01-01", 17, "expected text or a number, got a timestamp; quote "
@@ -330,9 +336,10 @@ def test_other_values(folder: Path) -> None:
          "preset of edit 'erly'; did you mean 'early'? known: early, late"),
         ("edit: {preset: early}", "edit:", 9, "key methods[2].edit: expected a mapping of fields, "
          "got None"),
-        ("edit: {preset: early}", "no_such.module:Edit", 9, "key methods[2]: cannot import plug-in "
-         "module no_such.module: ModuleNotFoundError: No module named 'no_such'; put its folder "
-         "on PYTHONPATH or install it"),
+        ("edit: {preset: early}", "no_such.module:Edit", 9, "key methods[2]: 'no_such.module:Edit' "
+         "is code that the suite would import and run; if you trust it, allow it with --allow-code"),
+        ("surrogate: ear", "surrogate: {'os:x': {}}", 15, "key surrogate: 'os:x' is code that the suite "
+         "would import and run; if you trust it, allow it with --allow-code"),
         ("  - edit: {preset: early}", "  - none: {}", 9, "key methods[2]: is 'none', as methods[0] "
          "is; change a field or drop one"),
         ("edit: {preset: early}", "edit: {batch: 1}\n  - edit: {batch: 2}", 10, "key methods[3]: "
@@ -394,15 +401,36 @@ def test_other_values(folder: Path) -> None:
         ("goals: 24", "<<: {goals: 24}", 17, "expected text or a number, got a merge; quote it if "
          "it is text"),
         ("goals: 24", f"goals: {'[' * 100_000}", 17, "expected at most 16 levels, got more"),
-        ("goals: 24", 'goals: "\\ud800"', 17, "expected text, got a lone surrogate"),
-        ("goals: 24", 'goals: "\\U00110000"', 17, "chr() arg not in range(0x110000)"),
+        ("goals: 24", 'goals: "\\ud800"', 17, "found invalid Unicode character escape code"),
+        ("goals: 24", 'goals: "\\U00110000"', 17, "found invalid Unicode character escape code"),
+        ("goals: 24", "goals: \x00", 17, "character 0 is not allowed"),
         ("goals: 24", "goals: \x07", 17, "character 7 is not allowed"),
-        ("goals: 24", "goals: [24", 18, "expected ',' or ']', but got ':'"),
-        ("goals: 24", "goals: 24\n---\nname: second", 18, "but found another document"),
-        ("goals: 24", "goals: 24: 25", 17, "mapping values are not allowed here"),
+        ("goals: 24", "goals: [24", 18, "did not find expected ',' or ']'"),
+        ("goals: 24", "goals: 24\n---\nname: second", 18, "expected one document, but found another "
+         "document"),
+        ("goals: 24", "goals: 24: 25", 17, "mapping values are not allowed in this "
+         "context"),
         ("goals: 24", "'go\x1b[2J': 24", 17, "character 27 is not allowed"),
-        ("goals: 24", '"go\\e\\n": 24', 17, "key go  : unknown key 'go\\x1b\\n'; known: "
-         f"{KNOWN}"),
+        ("goals: 24", '"go\\e\\n": 24', 17, "expected text on one line without control "
+         "characters and direction marks, got U+001B"),
+        ("[star, moon]", '["\\u202estar", moon]', 4, "expected text on one line without control "
+         "characters and direction marks, got U+202E"),
+        ("[star, moon]", f"[{{text: {'x' * 300}}}]", 4, "key concepts[0].text: expected a name of at most "
+         "100 characters, got 300"),
+        ("[star, moon]", "[{text: all}]", 4, "key concepts[0].text: expected a concept's name, got 'all', "
+         "which tables call the pooled line"),
+        ("[star, moon]", "[{text: a/b}]", 4, "key concepts[0].text: expected a name without / and \\, "
+         "got 'a/b'"),
+        ("[star, moon]", '[{text: ""}]', 4, "key concepts[0].text: expected a name, without spaces around "
+         "it, got ''"),
+        ("base: world", "base: ./nofolder", 2, "key base: expected a folder, got './nofolder': no such "
+         "folder"),
+        ("base: world", "base: /x/y", 2, "key base: expected a folder, got '/x/y': no such folder"),
+        ("base: world", "base: ~/x", 2, "key base: expected a folder, got '~/x': no such folder"),
+        ("base: world", "base: ~nosuchuser", 2, "key base: expected a path, got '~nosuchuser': Could not "
+         "determine home directory."),
+        ("seeds: 1", "seeds: 1000000", 18, "key seeds: expected less than or equal to 10000, got 1000000"),
+        ("steps: 12", "size: 9", 5, "key sampler.size: expected a multiple of 8, got 9"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_its_line(
@@ -547,6 +575,51 @@ def test_any_slip_of_the_pen_is_explained(folder: Path, at: int, cut: int, text:
 def test_any_value_is_explained(folder: Path, changes: dict[str, Any]) -> None:
     data = {**yaml.safe_load(SUITE), **changes}
     loads_or_explains(written(folder, yaml.safe_dump(data, allow_unicode=False)))
+
+
+def test_code_is_imported_only_where_it_is_allowed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "theirs_of_test_suite.py").write_text(
+        "from plugins_of_test_suite.all_kinds import Method\n"
+        "class Theirs(Method):\n    name = 'theirs'\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    path = written(folder, SUITE, ("edit: {preset: early}", "theirs_of_test_suite:Theirs"))
+    assert "--allow-code" in message_of(path)
+    assert "theirs_of_test_suite" not in sys.modules, "refused before anything is imported"
+    assert load_suite(path, code="named").method_specs()[2].name == "theirs"
+    del sys.modules["theirs_of_test_suite"]
+    path = written(folder, SUITE, ("edit: {preset: early}", "no_such.module:Edit"))
+    with pytest.raises(UsageError, match="cannot import plug-in module no_such"):
+        load_suite(path, code="named")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_other_encodings_are_refused(folder: Path, encoding: str) -> None:
+    (folder / "suite.yaml").write_bytes(SUITE.encode(encoding))
+    assert re.search("expected UTF-8|character 0 is not allowed", message_of(folder / "suite.yaml"))
+
+
+def test_a_mark_of_byte_order_and_other_ends_of_lines_are_read(folder: Path) -> None:
+    digest = load_suite(written(folder, SUITE)).digest
+    text = "\ufeff" + SUITE.replace("\n", "\r\n")
+    assert load_suite(written(folder, text)).digest == digest
+
+
+def test_a_message_is_short_whatever_came(folder: Path) -> None:
+    long = "x" * 9_000
+    many = {f"{i} {long}"[:9_000]: {"text": f"concept {i}"} for i in range(200)}
+    (folder / "world" / "concepts.json").write_text(json.dumps(many))
+    for old, new in (
+        ("[star, moon]", f"[{long}]"),
+        ("goals: 24", f"{long}: 24"),
+        ("edit: {preset: early}", long),
+        ("edit: {preset: early}", f"edit: {{preset: {long}}}"),
+        ("edit: {preset: early}", f"edit: {{{long}: 1}}"),
+        ("dtype: float32", f"dtype: {long}"),
+    ):
+        assert len(message_of(written(folder, SUITE, (old, new)))) <= MOST_MESSAGE
 
 
 @pytest.mark.parametrize("name", suite_names())

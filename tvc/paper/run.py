@@ -19,6 +19,7 @@ from bench.errors import UsageError, unknown
 from bench.interfaces import Concept, Erasure, Judge
 from bench.model import TextToImage
 from bench.report.plots import save
+from bench.report.spreadsheet import as_csv
 from bench.self_check import self_check
 from bench.suite import Suite, load_suite
 from tvc.method import TaskVectorErasure
@@ -203,13 +204,13 @@ def reproduce(
     out.mkdir(parents=True, exist_ok=True)
     written, measured = [], {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()}
     for name, table in measured.items():
-        write_atomic(out / f"{name}.csv", _csv(table))
+        write_atomic(out / f"{name}.csv", as_csv(table, digits="%.4f"))
         figure = CLAIMS[name].draw(table)
         for suffix in ("png", "pdf"):
             save(figure, out / f"{name}.{suffix}")
         written += [out / f"{name}.{suffix}" for suffix in ("csv", "png", "pdf")]
     found = verdicts(measured, costs(labs))
-    write_atomic(out / "claims.csv", _csv(found))
+    write_atomic(out / "claims.csv", as_csv(found, digits="%.4f"))
     text = page(found, measured, study_text(study), command)
     write_atomic(out / "README.md", text.encode())
     return [*written, out / "claims.csv", out / "README.md"]
@@ -229,7 +230,3 @@ def study_text(study: Study) -> str:
         f"concept and seed has {sizes.prompts} prompts a set, {sizes.utility} prompts for other concepts, and attacks "
         f"of {sizes.attack_rows} embeddings with {sizes.seeds} images each."
     )
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode()

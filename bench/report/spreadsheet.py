@@ -1,0 +1,35 @@
+"""Tables as CSV that no spreadsheet takes for formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["as_cell", "as_csv", "from_cell"]
+
+_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+def as_csv(table: pd.DataFrame, *, digits: str = "%.6g") -> bytes:
+    """The table in CSV, UTF-8; the text in it as :func:`as_cell` writes it, the numbers as they are.
+
+    Args:
+        table: With plain column names.
+        digits: How fractions are written.
+    """
+    text: str = table.map(as_cell).to_csv(index=False, float_format=digits, lineterminator="\n")
+    return text.encode()
+
+
+def as_cell(value: Any) -> Any:
+    """The value; text that a spreadsheet would take for a formula has an apostrophe before it.
+
+    So has text that begins with an apostrophe, so that :func:`from_cell` gives back what there was.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_STARTS) else value
+
+
+def from_cell(text: str) -> str:
+    """The text that :func:`as_cell` wrote."""
+    return text.removeprefix("'")

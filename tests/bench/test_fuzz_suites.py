@@ -1,0 +1,95 @@
+"""Whatever stands in a suite file, and whatever number a field allows: it is planned, or refused in one line."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from bench.errors import MOST_MESSAGE, UsageError
+from bench.plan import make_plan
+from bench.spec import Spec
+from bench.suite import Suite, load_suite
+from tests.fuzz.fields import Numeric, numbers, specs
+from tests.fuzz.suites import mutated_suite
+
+FUZZ = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+PARTS = {"method": "methods", "attack": "attacks", "judge": "judges", "metric": "metrics"}
+
+
+@FUZZ
+@given(st.integers(0, 2**32))
+def test_a_mutated_suite_is_planned_or_refused_in_a_line(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_bytes(mutated_suite(random.Random(seed)))
+    try:
+        make_plan(load_suite(path), "0" * 64, limit=1)
+    except UsageError as error:
+        assert str(error).isprintable()
+        assert len(str(error)) <= MOST_MESSAGE
+
+
+def test_the_same_generator_gives_the_same_file() -> None:
+    files = [mutated_suite(random.Random(seed)) for seed in range(50)]
+    assert files == [mutated_suite(random.Random(seed)) for seed in range(50)]
+    assert len(set(files)) > 45
+
+
+@pytest.mark.parametrize(
+    "cls", [c for c in specs() if getattr(c, "kind", "") in PARTS and getattr(c, "name", "")],
+    ids=lambda cls: cls.__name__,
+)  # fmt: skip
+def test_a_spec_at_its_extremes_is_planned(cls: type[BaseModel]) -> None:
+    spec = cast("type[Spec]", cls)
+    suite, key = load_suite("mini-quick"), PARTS[spec.kind]
+    kept = {s.label: e for s, e in zip(_built(suite, key), getattr(suite, key), strict=True)}
+    for one in numbers(cls):
+        for value in _at_the_ends(one):
+            try:
+                label = spec(**{one.field: value}).label
+            except ValueError:
+                continue  # a span that does not rise
+            kept.setdefault(label, {spec.name: {one.field: value}})
+    try:
+        changed = suite.with_(**{key: list(kept.values())})
+    except UsageError as error:  # what only a user can give, such as a checkpoint
+        assert spec.needs, str(error)
+    else:
+        assert make_plan(changed, "0" * 64, only=["star"], limit=1).cells
+
+
+@pytest.mark.parametrize("key", ["goals", "seeds", "repeats", "seed", "keep_images"])
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_suite_at_its_extremes_is_planned_or_refused_in_a_line(key: str, end: int) -> None:
+    cls = type(load_suite("mini-quick"))
+    (one,) = (n for n in numbers(cls) if n.place == key)
+    value = min(int(one.extremes()[end]), 2**63 - 1)
+    try:
+        assert make_plan(load_suite("mini-quick").with_(**{key: value}), "0" * 64, limit=1).cells
+    except UsageError as error:
+        assert "expected a suite of at most" in str(error)
+
+
+def _built(suite: Suite, key: str) -> tuple[Spec, ...]:
+    made: dict[str, Callable[[], tuple[Spec, ...]]] = {
+        "methods": suite.method_specs, "attacks": suite.attack_specs,
+        "judges": suite.judge_specs, "metrics": suite.metric_specs,
+    }  # fmt: skip
+    return made[key]()
+
+
+def _at_the_ends(one: Numeric) -> list[Any]:
+    low, high = one.extremes()
+    if one.place.endswith("[]"):
+        return [[low], [high]]
+    if one.place.endswith("]"):
+        return [[0.0, 1.0]]
+    return [low, high]

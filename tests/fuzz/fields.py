@@ -1,0 +1,110 @@
+"""Every number of every spec, found through its JSON schema, and the smallest and largest that it may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+import bench.suite
+from bench import registry
+from bench.sampler import Sampler
+from bench.spec import Spec
+
+__all__ = ["Numeric", "numbers", "specs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Numeric:
+    """A number somewhere below a spec.
+
+    Attributes:
+        owner: The spec.
+        field: Its field.
+        place: Of the number in the field: ``scales[]``, ``span[0]``.
+        low: The smallest that the schema allows; ``None``: it has no bound.
+        high: The largest.
+        above: It is larger than ``low``.
+        below: It is smaller than ``high``.
+        whole: It has no fraction.
+        step: What it is a multiple of.
+    """
+
+    owner: type[BaseModel]
+    field: str
+    place: str
+    low: float | None
+    high: float | None
+    above: bool
+    below: bool
+    whole: bool
+    step: int
+
+    @property
+    def bounded(self) -> bool:
+        """Whether both ends are finite."""
+        return all(end is not None and math.isfinite(end) for end in (self.low, self.high))
+
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest value that are allowed."""
+        assert self.low is not None and self.high is not None
+        if self.whole:
+            return int(self.low) + self.above, int(self.high) - self.below
+        low = math.nextafter(self.low, math.inf) if self.above else self.low
+        return low, math.nextafter(self.high, -math.inf) if self.below else self.high
+
+    def outside(self) -> tuple[float, ...]:
+        """What is refused: beyond both ends, and for fractions what is no number."""
+        assert self.low is not None and self.high is not None
+        if self.whole:
+            low, high = (int(end) for end in self.extremes())
+            return low - 1, high + self.step, -(2**63), 2**64, *([high - 1] * (self.step > 1))
+        low, high = self.extremes()
+        beyond = (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
+        return *beyond, -1e308, 1e308, math.nan, math.inf, -math.inf
+
+
+def specs() -> list[type[BaseModel]]:
+    """Every spec of ours that a user or a method can fill, and the suite itself."""
+    registry.load()
+    below = {c for c in Spec._below() if c.__module__.partition(".")[0] in _OURS}
+    return sorted({Sampler, bench.suite.Suite, bench.suite.Utility, *below}, key=lambda c: (
+        c.__module__, c.__name__,
+    ))  # fmt: skip
+
+
+def numbers(cls: type[BaseModel]) -> Iterator[Numeric]:
+    """The numbers of a spec, those in tuples, mappings and parts too."""
+    schema = cls.model_json_schema()
+    for field, below in schema.get("properties", {}).items():
+        yield from _below(cls, field, field, below, schema.get("$defs", {}))
+
+
+_OURS = {"attacks", "bench", "methods", "tvc"}
+
+
+def _below(
+    cls: type[BaseModel], field: str, place: str, node: dict[str, Any], parts: dict[str, Any]
+) -> Iterator[Numeric]:
+    if "$ref" in node:
+        node = parts[node["$ref"].rpartition("/")[2]]
+    if node.get("type") in ("integer", "number") and "enum" not in node and "const" not in node:
+        yield Numeric(
+            cls, field, place,
+            low=node.get("minimum", node.get("exclusiveMinimum")),
+            high=node.get("maximum", node.get("exclusiveMaximum")),
+            above="minimum" not in node, below="maximum" not in node,
+            whole=node["type"] == "integer", step=node.get("multipleOf", 1),
+        )  # fmt: skip
+    for inner in (*node.get("anyOf", ()), *node.get("allOf", ())):
+        yield from _below(cls, field, place, inner, parts)
+    for index, inner in enumerate(node.get("prefixItems", ())):
+        yield from _below(cls, field, f"{place}[{index}]", inner, parts)
+    for key, name in (("items", "[]"), ("additionalProperties", "{}")):
+        if isinstance(inner := node.get(key), dict):
+            yield from _below(cls, field, place + name, inner, parts)
+    for name, inner in node.get("properties", {}).items():
+        yield from _below(cls, field, f"{place}.{name}", inner, parts)
