@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.clock import model_time
 from bench.errors import UsageError
+from bench.files import expanded
 from bench.lazy import F, torch
 from bench.mini.paths import clip_folder
-from bench.paths import expanded
 from bench.spec import content
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from bench.errors import UsageError
+from bench.errors import UsageError, shown
 
-__all__ = ["expanded", "only_regular", "regular"]
+__all__ = ["expanded", "is_folder", "only_regular", "regular"]
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -32,7 +32,15 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"expected a path, got {path}: no user has that home folder") from error
+        raise UsageError(f"expected a path, got {shown(str(path))}: {error}") from error
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is such a folder; not where the name cannot be one."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def only_regular(path: Path) -> Path:

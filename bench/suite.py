@@ -17,7 +17,7 @@ from bench import registry
 from bench.bounds import Count
 from bench.digest import canonical_json, digest_of, parse_json
 from bench.errors import UsageError, did_you_mean, from_pydantic, shown, unknown
-from bench.paths import expanded, is_folder
+from bench.files import expanded, is_folder
 from bench.spec import Spec
 from bench.strict_yaml import parse_yaml
 

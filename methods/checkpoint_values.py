@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from bench.errors import UsageError
@@ -17,6 +18,7 @@ __all__ = ["Values", "alike", "refuse_the_other_kind"]
 
 Values = Literal["absolute", "difference"]
 _LOOKS = 32  # matrices, spread over the file
+_UNLIKE = 0.1  # a cosine; of unrelated matrices of 1,000 numbers it is 0.03
 
 
 def alike(mine: Tensor, theirs: Tensor) -> bool:
@@ -62,8 +64,8 @@ def refuse_the_other_kind(
         some = " and `names: some`" if lacking else ""
         raise UsageError(
             f"expected the parameters of an edited model, got differences in {network.origin}: most "
-            "of its matrices are nearer to zero than to the base's; to have them added to the "
-            f"base's, set `values: difference`{some}"
+            "of its matrices are small and unlike the base's; to have them added to the base's, "
+            f"set `values: difference`{some}"
         )
     raise UsageError(
         f"expected differences to be added to the base's, got parameters in {network.origin}: most "
@@ -74,30 +76,27 @@ def refuse_the_other_kind(
 def _kind_of(base: Base, network: Network, names: Mapping[str, str]) -> Values | None:
     """What most of the matrices are; ``None`` where that is neither.
 
-    An edit moves a matrix W by D. Projected on W, the value W + D is 1 + e times it and the
-    difference D is e times it, where e = <D, W> / |W|² is near 0: an edit has no reason to take W
-    itself away. So a file's matrix V is called a difference where it lies nearer to 0 than to W (the
-    projection is below 1/2) and is small (|V| < |W|/2), and a value where W - V is both. A network
-    that was trained anew is neither: it is as large as W, and has nothing in common with it.
+    An edit moves a matrix W by D, which has little to do with W: their cosine is near 0. So a
+    file's matrix V is called a difference where it is small (|V| < |W|/2) and has nothing of W in
+    it, and a value where it is near W (|W - V| < |W|/2). What is neither passes as declared: a
+    network that was trained anew is as large as W; a pruned or a shrunken matrix is small, but a
+    part of W, so that its cosine is at least |V|/|W|.
     """
     fits = [full for full in names if len(base.shapes[full]) >= 2] or list(names)
-    looked = fits[:: -(-len(fits) // _LOOKS)] if fits else []
-    votes = [_vote(base.value(full), network.value(names[full])) for full in looked]
-    counted = [vote for vote in votes if vote != "nothing"]
-    for kind in ("difference", "absolute"):
-        if 2 * counted.count(kind) > len(counted):
-            return kind
-    return None
+    apart = -(-len(fits) // _LOOKS)
+    spread = (full for start in range(apart) for full in fits[start::apart])
+    votes = (_vote(base.value(full), network.value(names[full])) for full in spread)
+    counted = list(islice((vote for vote in votes if vote != "nothing"), _LOOKS))
+    kinds: tuple[Values, ...] = ("difference", "absolute")
+    return next((kind for kind in kinds if 2 * counted.count(kind) > len(counted)), None)
 
 
 def _vote(W: Tensor, V: Tensor) -> Values | Literal["neither", "nothing"]:
     W, V = W.double().flatten(), V.double().flatten()
-    norm = float(W.norm())
-    if not norm:
-        return "nothing"
-    projection = float(V @ W) / norm**2
-    if projection < 0.5 and float(V.norm()) < norm / 2:
+    whole, size = float(W.norm()), float(V.norm())
+    if not whole or not size:
+        return "nothing"  # no edit of this one, or no base to compare with
+    cosine, share = float(V @ W) / (whole * size), size / whole
+    if share < 0.5 and cosine < max(_UNLIKE, share / 2):
         return "difference"
-    if projection > 0.5 and float((W - V).norm()) < norm / 2:
-        return "absolute"
-    return "neither"
+    return "absolute" if float((W - V).norm()) < whole / 2 else "neither"

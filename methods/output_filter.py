@@ -28,11 +28,11 @@ from bench.bounds import Count, Guidance, Number, Solver
 from bench.clip import Preprocess, check_source, clip_files, load_clip
 from bench.clock import model_time
 from bench.digest import file_sha256
+from bench.files import expanded
 from bench.filters import ImageFilter
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import F, torch
 from bench.model import TextToImage
-from bench.paths import expanded
 from bench.sampler import Sampler
 from methods.calibration import THINGS, named, threshold_at, unnamed_prompts
 

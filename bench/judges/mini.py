@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from bench.clock import model_time
 from bench.digest import parse_json
 from bench.errors import UsageError, unknown
-from bench.files import regular
+from bench.files import expanded, regular
 from bench.interfaces import Concept, Judge
 from bench.lazy import torch
 from bench.mini.paths import judge_folder
-from bench.paths import expanded
 from bench.spec import content
 
 if TYPE_CHECKING:

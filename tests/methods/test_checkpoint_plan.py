@@ -144,6 +144,33 @@ def test_differences_are_no_values_and_are_added_where_that_is_said(
     assert "got a LoRA in" in refusal(lora, values="difference")
 
 
+def test_a_whole_network_of_differences_is_told_by_the_few_that_are_not_zero(
+    model: TextToImage, tmp_path: Path
+) -> None:
+    own = model.backbone.parameters
+    few = cross(model, "to_v.weight")
+    whole = {
+        n.removeprefix("unet."): torch.zeros_like(w)
+        for n, w in own.items()
+        if n.startswith("unet.")
+    }
+    path = save(
+        tmp_path / "delta.safetensors", whole | {n: w - few[n] for n, w in moved(few).items()}
+    )
+    assert refusal(path).endswith("set `values: difference`")
+    assert set(erased(path, model, values="difference").weights) == {f"unet.{n}" for n in few}
+
+
+def test_pruned_matrices_are_values(model: TextToImage, tmp_path: Path) -> None:
+    pruned = {n: w * (w.abs() > 2 * w.abs().mean()) for n, w in cross(model).items()}
+    kept = [float(w.norm() / model.parameter(f"unet.{n}").norm()) for n, w in pruned.items()]
+    shrunk = {n: w / 10 for n, w in cross(model).items()}
+    for number, tensors in enumerate((pruned, {n: w * 0.4 for n, w in pruned.items()}, shrunk)):
+        path = save(tmp_path / f"{number}.safetensors", tensors)
+        assert set(erased(path, model, names="some").weights) == {f"unet.{n}" for n in tensors}
+    assert min(kept) < 0.9
+
+
 def test_a_network_that_was_trained_anew_is_no_difference(
     model: TextToImage, tmp_path: Path
 ) -> None:
@@ -157,7 +184,7 @@ def test_the_kind_is_told_in_the_plan_at_any_size_and_the_rest_in_the_run(
 ) -> None:
     monkeypatch.setattr(module, "_CHEAP", 0)
     own = cross(model)
-    path = save(tmp_path / "delta.safetensors", {n: w / 20 for n, w in moved(own).items()})
+    path = save(tmp_path / "delta.safetensors", {n: w - own[n] for n, w in moved(own).items()})
     assert "got differences in" in refusal(path, names="some")
     bias = "conv_in.bias"  # not among the matrices that are looked at
     bad = {**moved(own), bias: model.parameter(f"unet.{bias}") * torch.nan}
