@@ -36,7 +36,9 @@ class Optimiser:
         betas: Adam's.
         eps: Adam's, added to the root of the second moment.
         clip: Largest gradient norm over all parameters; 0 does not clip.
-        ema: Returns the moving average, with decay (1+k)/(10+k), rather than the last values.
+        ema: Returns the moving average, with decay (1+k)/(10+k) after step k = 0, 1, ..., rather than
+            the last values. diffusers' has the same decays but for the first, 0 in place of 0.1: after
+            ten steps the starting values weigh 1e-5 more in ours.
         checkpointing: Recomputes the UNet's blocks in the backward pass: less memory, more time.
     """
 

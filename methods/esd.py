@@ -9,9 +9,10 @@ with eps* the unedited network and x_t on the way from noise to an image of the 
 Reproduced: both releases of the authors' code, as presets, and all four sets of parameters. Different
 on purpose:
 
-* t is the timestep of x_t. The code of 2023 drew another one from around it.
-* x_t is reached by DDIM, as in 2023. The code of 2025 uses the pipeline's PNDM, whose list holds 961
-  twice, and never draws the last timestep, 1.
+* t is the timestep of x_t. The code of 2023 drops the first entry of its DDIM list, 981, and tells the
+  network a t that lies 39 to 58 above that of the latent.
+* x_t is reached by DDIM over 981, 961, ..., 1, and each of the 50 is drawn. The code of 2025 uses the
+  pipeline's PNDM, whose list holds 961 twice; it never draws the last entry, 1.
 * Latents have the model's own size; the code of 2025 trains SD-1.4 at twice its size.
 * Values are trained in float32; the code of 2025 keeps them in bfloat16, where so small a step is
   often rounded away.

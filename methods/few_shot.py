@@ -14,8 +14,10 @@ last), the constants, latents and flips that are fixed once. Different on purpos
 * The images are sampled from the unedited model by the concept's name, since a suite brings no
   photographs; they count towards the cost.
 * The latents are the posterior's mean, not one draw from it.
-* The parameters are those that the paper names. The authors' code means to freeze the others, but
-  sets a misspelt flag (``require_grad``), so that it trains the whole text encoder.
+
+The parameters are those that the paper names, and since 2026-07-05 (commit 8296aab) those of the
+authors' code. Until then it set a misspelt flag (``require_grad``) and trained the whole text encoder,
+so checkpoints made before that date are another edit.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ there as a projected guidance, which at its published eta cancels to e0. Differe
 * The published anchors (200 sentences each for three concepts) bear no licence and are not here. By
   default they are made for any concept, in the same manner; ``anchors`` takes others.
 * Words are found by the suite's own inversion: Adam without weight decay, templates of our own.
-* t is the timestep of x_t; see :mod:`methods.esd`.
+* t is the timestep of x_t. The authors' DDIM has the same list, 981, 961, ..., 1, but t is read from a
+  list of 1000, so it lies 19 above that of x_t; the first and the last entry are never drawn.
 * The teacher of every round is the unedited network. In the authors' code it is the student of the
   round before, whose prediction for the empty prompt may have drifted.
 * Several concepts are searched and erased together: each has its own words, anchors and negatives,

@@ -97,6 +97,9 @@ def fine_tune(
 ) -> TaskVector:
     """The task vector of a concept over the whole UNet.
 
+    Each batch is drawn from the images with replacement. The published script goes through them in
+    shuffled epochs: the same expectation, with a little more noise here.
+
     Args:
         model: The unedited model.
         concept: Only its name is used, and only by the conditional variant.

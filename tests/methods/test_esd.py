@@ -65,6 +65,11 @@ def test_both_releases_have_the_same_target() -> None:
     torch.testing.assert_close(negative_guidance(e0, ec, 1.0), ec - 2 * (ec - e0))
 
 
+def model_parameters(model: TextToImage, edited: TextToImage) -> dict[str, Tensor]:
+    """What the edited parameters were."""
+    return {n: model.parameter(n).detach() for n in edited.weights}
+
+
 # -- x_t and t -----------------------------------------------------------------------------------
 
 
@@ -180,6 +185,43 @@ def test_x_t_comes_from_the_network_in_training_or_from_the_base(model: TextToIm
         torch.testing.assert_close(x[first], other[first])
         moved |= bool((x[~first] - other[~first]).abs().amax() > 1e-3) if (~first).any() else False
     assert moved
+
+
+def test_the_first_step_is_the_formulas(model: TextToImage) -> None:
+    spec = ESD.preset("paper-2023", iterations=1, lr=1e-3, sampling_steps=4)
+    edited = spec.erase(model, [HEART], rng=RNG)
+    draws = RNG.generator("step", 0)
+    x = torch.randn(1, *model.latent_shape, generator=draws)
+    stop = int(torch.randint(4, (1,), generator=draws))
+    ddim = DDIMScheduler.from_config(
+        model.backbone.scheduler_config,
+        timestep_spacing="leading",
+        steps_offset=1,
+        clip_sample=False,
+    )
+    ddim.set_timesteps(4)
+    empty, heart = model.encode([""]), model.encode(["heart"])
+
+    def predicted(t: Tensor) -> tuple[Tensor, Tensor]:
+        t_B = t[None]
+        return model.denoise(x, t_B, empty), model.denoise(x, t_B, heart)
+
+    with torch.no_grad():
+        for t in ddim.timesteps[:stop]:
+            e0, ec = predicted(t)
+            x = ddim.step(e0 + 3 * (ec - e0), t, x)[0]
+        e0, ec = predicted(ddim.timesteps[stop])
+    leaves = {n: w.clone().requires_grad_() for n, w in model_parameters(model, edited).items()}
+    live = replace(model, weights=leaves)
+    loss = (live.denoise(x, ddim.timesteps[stop][None], heart) - (2 * e0 - ec)).square().mean()
+    gradients, checked = torch.autograd.grad(loss, list(leaves.values())), 0
+    for (name, was), g in zip(leaves.items(), gradients, strict=True):
+        # Adam's first step is lr g / (|g| + 1e-8); where g is next to nothing, rounding decides.
+        sure = g.abs() > max(1e-2 * float(g.abs().max()), 1e-6)
+        moved = (edited.weights[name] - was.detach())[sure]
+        torch.testing.assert_close(moved, (-1e-3 * g / (g.abs() + 1e-8))[sure], atol=2e-5, rtol=0)
+        checked += int(sure.sum())
+    assert checked > 1000
 
 
 def test_a_target_that_is_met_already_changes_nothing(model: TextToImage) -> None:

@@ -127,6 +127,36 @@ def test_what_survived_acts_as_the_guide_afterwards(model: TextToImage) -> None:
         assert (now - to).norm() < 0.2 * (was - to).norm()
 
 
+@pytest.mark.parametrize(("counted", "weight"), [("once", 0.1), ("per-concept", 0.2)])
+def test_an_epoch_is_the_formula(model: TextToImage, counted: str, weight: float) -> None:
+    # "" is preserved, whatever the guide is, and counts once or as often as there are concepts.
+    both, kept = [HEART, Concept(text="brakk")], ("a ring",)
+    spec = RECE.preset("style", guide="fish", preserve=kept, counted=counted)
+    names = cross_attention(model)
+    before = UCE.preset("repo-2023", guide="fish", preserve=kept).erase(model, both, rng=RNG)
+    after = spec.erase(model, both, rng=RNG)
+    heart, brakk, fish, empty, ring = model.encode(["heart", "brakk", "fish", "", *kept]).double()
+    edited, original = ([m.parameter(n) for n in names] for m in (before, model))
+    found = surviving(edited, original, torch.cat([heart, brakk]), 1e-3)
+    for name, W in zip(names, (w.double() for w in edited), strict=True):
+        left, right = 0.1 * W, 0.1 * torch.eye(W.shape[1], dtype=torch.float64)
+        for c, g in zip(found, torch.cat([fish, fish]), strict=True):
+            left, right = left + torch.outer(W @ g, c), right + torch.outer(c, c)
+        for p in torch.cat([empty, ring]):
+            left, right = left + weight * torch.outer(W @ p, p), right + weight * torch.outer(p, p)
+        expected = (left @ torch.inverse(right)).float()
+        off = (after.weights[name] - expected).norm() / (expected - W.float()).norm()
+        assert off < 1e-4, name
+
+
+def test_a_list_is_preserved_but_for_the_erased_name(model: TextToImage) -> None:
+    one, other = (
+        RECE(epochs=1, preserve=names).erase(model, [HEART], rng=RNG)
+        for names in (("a ring", "Heart"), ("a ring",))
+    )
+    assert one.digest == other.digest != RECE(epochs=1).erase(model, [HEART], rng=RNG).digest
+
+
 @pytest.mark.parametrize("preset", sorted(RECE.presets))
 def test_it_edits_every_key_and_value_of_the_cross_attentions(
     model: TextToImage, preset: str

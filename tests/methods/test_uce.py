@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -115,6 +115,125 @@ def test_the_edit_is_the_minimum_of_the_papers_loss() -> None:
     torch.testing.assert_close(
         edited.grad, torch.zeros(6, 8, dtype=torch.float64), atol=1e-9, rtol=0
     )
+
+
+# -- what each preset does by default ------------------------------------------------------------
+
+
+def by_formula(
+    W: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], kept: Sequence[Tensor], s_p: float
+) -> Tensor:
+    """The paper's edit with lam 0.5 and s_e 1, summed state by state and inverted."""
+    W = W.double()
+    left, right = 0.5 * W, 0.5 * torch.eye(W.shape[1], dtype=torch.float64)
+    for c, g in pairs:
+        left = left + torch.outer(W @ g.double(), c.double())
+        right = right + torch.outer(c.double(), c.double())
+    for p in kept:
+        left = left + s_p * torch.outer(W @ p.double(), p.double())
+        right = right + s_p * torch.outer(p.double(), p.double())
+    return left @ torch.inverse(right)
+
+
+def same_edit(
+    model: TextToImage,
+    spec: UCE,
+    concept: Concept,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    kept: Sequence[Tensor],
+    s_p: float,
+) -> None:
+    edited = spec.erase(model, [concept], rng=RNG)
+    for name in cross_attention(model):
+        was = model.parameter(name)
+        expected = by_formula(was, pairs, kept, s_p).float()
+        off = (edited.weights[name] - expected).norm() / (expected - was).norm()
+        assert off < 1e-4, name  # a wrong guide or a state kept too much is 0.1 and more
+
+
+@pytest.mark.parametrize("family", ["object", "character", "style"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_defaults_are_those_of_the_authors_script(
+    model: TextToImage, preset: str, family: str
+) -> None:
+    c, empty, art = model.encode(["star", "", "art"])
+    at, length = last_token(model, "star"), len(c)
+    guide = art[last_token(model, "art")] if family == "style" else empty[0]
+    pairs, kept = {
+        # From the subject's last token to the end, towards the states of " " from its first on.
+        "repo-2023": ([(c[at + k], empty[k]) for k in range(length - at)], list(empty)),
+        "repo-2025": ([(c[at], guide)], []),
+        "ours": ([(c[at], empty[0])], list(empty)),
+    }[preset]
+    same_edit(model, UCE.preset(preset), Concept(text="star", family=family), pairs, kept, 1.0)
+
+
+def test_templates_of_2023_leave_the_guide_bare(model: TextToImage) -> None:
+    spec = UCE.preset("repo-2023", guide="art", templates=("{}", "picture of {}"))
+    pairs = []
+    for text in ("star", "picture of star"):
+        c, g = model.encode([text, "art"])
+        at, there = last_token(model, text), last_token(model, "art")
+        pairs += [(c[at + k], g[there + k]) for k in range(len(c) - max(at, there))]
+    same_edit(model, spec, STAR, pairs, list(model.encode([""])[0]), 1.0)
+
+
+def test_templates_of_2025_format_the_guide(model: TextToImage) -> None:
+    spec = UCE.preset("repo-2025", templates=("{}", "art by {}"))
+    texts = [("star", "art"), ("art by star", "art by art")]
+    states = [(model.encode([text])[0], model.encode([to])[0]) for text, to in texts]
+    pairs = [
+        (c[last_token(model, text)], g[last_token(model, to)])
+        for (text, to), (c, g) in zip(texts, states, strict=True)
+    ]
+    same_edit(model, spec, Concept(text="star", family="style"), pairs, [], 1.0)
+
+
+def test_a_longer_guide_ends_the_span_of_2023_where_its_states_end(model: TextToImage) -> None:
+    c, g, empty = model.encode(["star", "a small red fish", ""])
+    at, there = last_token(model, "star"), last_token(model, "a small red fish")
+    assert there > at
+    pairs = [(c[at + k], g[there + k]) for k in range(len(c) - there)]
+    spec = UCE.preset("repo-2023", guide="a small red fish")
+    same_edit(model, spec, STAR, pairs, list(empty), 1.0)
+
+
+def test_a_list_is_kept_at_the_published_weight(model: TextToImage) -> None:
+    c, *kept = model.encode(["star", "", "a ring", "a fish"])
+    at = last_token(model, "star")
+    pairs = [(c[at + k], kept[0][k]) for k in range(len(c) - at)]
+    spec = UCE.preset("repo-2023", preserve=("a ring", "a fish"))
+    same_edit(model, spec, STAR, pairs, [p for states in kept for p in states], 1 / 3)
+    last = [kept[k][last_token(model, text)] for k, text in ((1, "a ring"), (2, "a fish"))]
+    spec = UCE.preset("repo-2025", preserve=("a ring", "a fish"))
+    same_edit(model, spec, STAR, [(c[at], kept[0][0])], last, 1.0)
+
+
+def test_an_erased_name_is_left_out_of_the_list(model: TextToImage) -> None:
+    one, other = (
+        UCE(preserve=names).erase(model, [STAR], rng=RNG)
+        for names in (("a ring", "STAR", "a fish"), ("a ring", "a fish"))
+    )
+    assert one.digest == other.digest
+
+
+def test_a_guide_of_the_users_replaces_that_of_every_family(model: TextToImage) -> None:
+    spec = UCE.preset("repo-2025", guide="fish")
+    edits = [
+        spec.erase(model, [Concept(text="star", family=f)], rng=RNG) for f in ("object", "style")
+    ]
+    assert edits[0].digest == edits[1].digest
+
+
+def test_in_float32_the_system_is_inverted_as_the_authors_do() -> None:
+    W, c, g, p = drawn(6, 8), drawn(3, 8), drawn(4, 8)[:3], drawn(2, 8)
+    rough, exact = (
+        solve(W, c, g, p, lam=0.5, s_e=1.0, s_p=0.1, solver=solver)
+        for solver in ("float32", "float64")
+    )
+    assert (rough.dtype, exact.dtype) == (torch.float32, torch.float64)
+    torch.testing.assert_close(rough.double(), exact, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(rough.double(), exact)
 
 
 # -- on the miniature ----------------------------------------------------------------------------
