@@ -65,6 +65,8 @@ def line(error: OSError) -> str:
     said = error.strerror or str(error) or type(error).__name__
     told = ": ".join([*paths[:1], said])
     hint = _TO_DO.get(number)
+    if number == errno.EEXIST and names and Path(os.fsdecode(names[0])).is_symlink():
+        hint = "a link that leads nowhere stands there; mend it or choose another place"
     whole = f"{told}; {hint}" if hint else told
     return "".join(c if c.isprintable() else " " for c in whole)
 

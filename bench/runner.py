@@ -230,7 +230,8 @@ class _Worker:
             store.clear_failures(cell.kind, cell.digest)
         except Exception as error:
             if (unfit := fault(error)) is not None:  # the next cell would meet it too
-                raise unfit from error
+                unfit.filename = unfit.filename or str(store.root)
+                raise unfit from (None if unfit is error else error)
             if store.find(cell.kind, cell.digest) is None:
                 store.fail(cell.kind, cell.digest, about, error)
                 self._outcome.failed.append((cell.title, f"{type(error).__name__}: {error}"))

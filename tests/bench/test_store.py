@@ -711,6 +711,11 @@ def test_another_user_may_read_what_the_modes_let_him_read(tmp_path: Path) -> No
 # -------------------------------------------------------------- records of failed attempts
 
 
+def replace_the_record_by_a_folder(folder: Path) -> None:
+    (folder / "record.json").unlink()
+    (folder / "record.json").mkdir()
+
+
 RECORDS: dict[str, Callable[[Path], object]] = {
     "not JSON": lambda f: (f / "record.json").write_text("{"),
     "a list": lambda f: (f / "record.json").write_text("[]"),
@@ -718,7 +723,7 @@ RECORDS: dict[str, Callable[[Path], object]] = {
     "empty": lambda f: (f / "record.json").write_bytes(b""),
     "no record": lambda f: (f / "record.json").unlink(),
     "no traceback": lambda f: (f / "traceback.txt").unlink(),
-    "a folder for a file": lambda f: ((f / "record.json").unlink(), (f / "record.json").mkdir()),
+    "a folder for a file": replace_the_record_by_a_folder,
     "a file": replace_by_a_file,
 }
 

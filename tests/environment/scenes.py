@@ -100,7 +100,7 @@ def store_is_of_another_format(at: Path) -> list[str]:
     return PLAN
 
 
-@scene(2, "link")
+@scene(2, "a link that leads nowhere stands there; mend it or choose another place")
 def store_is_a_circle_of_links(at: Path) -> list[str]:
     (at / "a").symlink_to("b")
     (at / "b").symlink_to("a")
