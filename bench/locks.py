@@ -43,6 +43,11 @@ class Lock:
         try:
             self.path.unlink(missing_ok=True)  # while it is held: nobody waits for what is gone
         finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Gives the lock back and leaves its file, for who looks after what it was for."""
+        if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 

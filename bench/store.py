@@ -395,11 +395,10 @@ class Store:
         path = folder / f"{os.getpid()}-{secrets.token_hex(8)}-{platform.node()}"
         while (lock := try_lock(path.with_name(path.name + _LOCK))) is None:
             time.sleep(0.001)  # who cleans up has looked at it just now
-        with lock:
-            try:
-                yield path
-            finally:
-                shutil.rmtree(path, ignore_errors=True)
+        try:
+            yield path
+        finally:
+            _remove(path, lock)
 
     def _discard(self, path: Path) -> bool:
         """Takes a folder away at once, then removes it; returns whether it was there."""
@@ -563,11 +562,22 @@ def _remove_if_free(lock: Path, folder: Path | None = None) -> list[Path]:
         return []
     if not held.sure:  # somebody may live
         return []
-    with held:
-        if folder is None:
-            return [lock]
+    if folder is None:
+        held.release()
+        return [lock]
+    _remove(folder, held)
+    return [] if os.path.lexists(folder) else [folder, lock]
+
+
+def _remove(folder: Path, lock: Lock) -> None:
+    """Removes a folder of tmp/ with its lock; where that is interrupted, `clean_tmp` finds both."""
+    try:
         shutil.rmtree(folder, ignore_errors=True)
-        return [folder, lock]
+    finally:
+        if os.path.lexists(folder):
+            lock.leave()
+        else:
+            lock.release()
 
 
 def _names(folder: Path) -> list[str]:

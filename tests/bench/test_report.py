@@ -502,8 +502,11 @@ def test_markers_that_would_lie_on_each_other_stand_apart(table: pd.DataFrame) -
     figure = plots.scatter(pd.concat([table, *hidden], ignore_index=True), suite="alike")
     axes = figure.axes[0]
     shapes = {marker for _, marker in plots._looks(["a", "b", "c", "d", "e"]).values()}
-    large = [line for line in axes.lines if line.get_marker() in shapes and line.get_ms() == 8]
-    places = axes.transData.transform([line.get_xydata()[0] for line in large])
+    large = [
+        line for line in axes.lines if line.get_marker() in shapes and line.get_markersize() == 8
+    ]
+    points = np.array([np.asarray(line.get_xydata(), dtype=float)[0] for line in large])
+    places = np.asarray(axes.transData.transform(points))
     assert len(places) == 5
     gaps = [float(np.hypot(*(a - b))) for i, a in enumerate(places) for b in places[:i]]
     assert min(gaps) > 8 * figure.dpi / 72, "wider than a marker"

@@ -318,7 +318,7 @@ def nobody_reads_the_errors(at: Path) -> list[str]:
 @scene(0, "")
 def there_is_no_standard_output(at: Path) -> list[str]:
     os.close(1)
-    sys.stdout = None  # type: ignore[assignment] # as Python starts then
+    sys.stdout = None  # as Python starts then
     return REPORT
 
 
@@ -359,8 +359,8 @@ def played(name: str, root: Path, prepared: Path) -> dict[str, Any]:
             try:
                 cli.main(words)
             except SystemExit as end:
-                sys.stdout = sys.stdout or sys.__stderr__
-                sys.stdout.flush()
+                if sys.stdout is not None:
+                    sys.stdout.flush()
                 os._exit(int(end.code or 0))
         except BaseException:
             traceback.print_exc()

@@ -80,6 +80,7 @@ def run(folder: Path, place: Path) -> int:
         cli.main([*words, "--out", str(place / "report"), "--device", "cpu"])
     except SystemExit as end:
         return int(end.code or 0)
+    return 0
 
 
 def begin(folder: Path, place: Path) -> int:
