@@ -1,6 +1,6 @@
 """Bad environments, each made in a child of one warm process; prints what the command line said in each.
 
-    python tests/environment/scenes.py FOLDER
+    python -m tests.environment.scenes FOLDER [SCENE ...]
 
 A child is a process of its own (rights, limits, folder and streams are its alone), but costs no import.
 """
@@ -379,8 +379,8 @@ def played(name: str, root: Path, prepared: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main(root: Path) -> None:
-    """Plays every scene and prints what was said as JSON."""
+def main(root: Path, names: list[str]) -> None:
+    """Plays scenes, by default all, and writes what was said as JSON."""
     torch.set_num_threads(1)  # a child must not wait for threads that it does not have
     prepared = root / "prepared"
     prepared.mkdir()
@@ -400,9 +400,9 @@ def main(root: Path) -> None:
             continue
     shutil.rmtree(prepared / "results")
     os.chdir(root)
-    said = {name: played(name, root, prepared) for name in SCENES}
+    said = {name: played(name, root, prepared) for name in names or SCENES}
     (root / "said.json").write_text(json.dumps(said))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
