@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV PYTHONHOME
 .PHONY: help bench test lint types perf clean-venv
 
 help:
-	@echo "make bench       run the default suite, print its table and where its files are"
+	@echo "make bench       run the default suite, print its table, write results/local/mini-quick"
 	@echo "make test        run the tests"
 	@echo "make lint        ruff check and ruff format --check"
 	@echo "make types       mypy"

@@ -1,6 +1,8 @@
 """The command line: plan, run, report, ls, verify, perf; ``mini`` makes and checks the miniature.
 
-Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong.
+Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong or the
+place is unfit (a full disk, missing rights), 130 interrupted. A closed pipe changes neither the work nor
+the code: `tvc-bench run | head -1` computes everything and writes the report.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from cyclopts import App, Parameter
 
 from bench.characters import HIDDEN
 from bench.digest import StoreError
-from bench.errors import UsageError
+from bench.environment import line
+from bench.errors import UsageError, shown
 from bench.listing import Listed, listing
+from bench.streams import Lost, patient
 from bench.terminal import PlainFormatter, Terminal
 
 if TYPE_CHECKING:
@@ -64,8 +68,9 @@ Out = Annotated[
     Path | None,
     Parameter(
         name="--out",
-        help="Where the report goes; default results/<suite>, or results/drafts/<suite> if partial, "
-        "of another seed, or of your own file that has the name of a shipped suite.",
+        help="Where the report goes: an empty folder, or one with an earlier report of the suite. Default "
+        "results/local/<suite>, or results/drafts/<suite> if partial, of another seed, or of your own file "
+        "that has the name of a shipped suite.",
     ),
 ]
 AllowCode = Annotated[
@@ -140,11 +145,13 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         store: StoreArg = _STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
     from bench.progress import watcher_for
-    from bench.publish import publish
+    from bench.publish import place, publish
+    from bench.report.place import check_place
     from bench.runner import run_plan
     from bench.store import Store
 
     files, made, asked = _plan(suite, only, limit, seed, code=_code(allow_code))
+    check_place(out_ or place(made, asked), made.suite.name)  # not after hours of work
     base = _loaded(files, made, device=device, batch_size=batch_size, compiled=compile_)
     ledger = Store(store)
     ledger.clean_tmp()
@@ -234,7 +241,7 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
         raise UsageError(f"--store {store}: no such folder; run a suite first")
     ledger = Store(store)
     damage = ledger.verify()
-    entries = ledger.count() - len(damage)
+    entries = ledger.count() - sum(d.attempt is None for d in damage)
     if json_:
         _print_json(
             {
@@ -246,7 +253,9 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
         )
     else:
         for d in damage:
-            out.print(f"damaged: {d.kind} {d.digest}: {d.reason}", markup=False, soft_wrap=True)
+            what = "" if d.attempt is None else f"failed attempt {d.attempt}: "
+            told = f"damaged: {d.kind} {d.digest}: {what}{d.reason}"
+            out.print(told, markup=False, soft_wrap=True)
         out.print(f"{entries} sound entries, {len(damage)} damaged", markup=False)
     return 1 if damage else 0
 
@@ -404,11 +413,12 @@ def _batch(text: str, device: str) -> int:
 
 def _show(report: Published) -> None:
     from bench.report.flags import console_flags
+    from bench.report.place import listed
     from bench.report.text import console
 
     out.print(console(report.table, width=out.width))
     out.print(console_flags(report.flags))
-    for name in sorted(p.name for p in report.folder.iterdir()):
+    for name in listed(report.folder):
         out.print(f"  {report.folder / name}", markup=False, highlight=False, soft_wrap=True)
     for line in report.found.errors:
         out.print(f"errors: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -457,11 +467,26 @@ def main(arguments: list[str] | None = None) -> None:
     for noisy in ("diffusers", "transformers", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        code = app(arguments, result_action="return_value", exit_on_error=True)
-    except (UsageError, StoreError) as error:
-        err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        with patient():
+            code = _told(arguments)
+    except Lost as error:  # the work is done all the same
+        err.print(f"error: {error}; the work is done all the same", markup=False, soft_wrap=True)
         raise SystemExit(2) from None
+    raise SystemExit(code)
+
+
+def _told(arguments: list[str] | None) -> int:
+    """Runs a command; an error that the user can mend is one line. Returns the exit code."""
+    try:
+        for word in sys.argv[1:] if arguments is None else arguments:
+            if not word.isprintable() and any("\udc80" <= c <= "\udcff" for c in word):
+                raise UsageError(f"expected words in UTF-8, got {shown(word)}; rename it")
+        return app(arguments, result_action="return_value", exit_on_error=True) or 0
+    except (UsageError, StoreError) as error:
+        said, code = f"error: {error}", 2
+    except OSError as error:
+        said, code = f"error: {line(error)}", 2
     except KeyboardInterrupt:
-        err.print("interrupted; run the same command to go on", markup=False)
-        raise SystemExit(130) from None
-    raise SystemExit(code or 0)
+        said, code = "interrupted; run the same command to go on", 130
+    err.print(said, markup=False, highlight=False, soft_wrap=True)
+    return code

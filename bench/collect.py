@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.contents import check, read_candidates, read_pictures, read_rows
+from bench.digest import DamagedError
 from bench.interfaces import Attack, Trace
+from bench.minors import WITHHELD, about_minors
 from bench.plan import Cell, Plan
 from bench.report.candidates import Found
 from bench.report.schema import CELLS, EDITS, TRIALS, UTILITY, conform
@@ -35,6 +38,7 @@ class Results:
         cells: Rows of ``CELLS``, of the cells that are there.
         pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3].
         scores: The same for the scores of record.
+        prompts: The same for the prompts of the pictures; one that was withheld is not among them.
         candidates: What the attacks found that are no controls.
         missing: Titles of cells that are neither there nor failed: the run is not finished.
         failed: Titles of cells that failed.
@@ -48,6 +52,7 @@ class Results:
     cells: pd.DataFrame = field(default_factory=CELLS.empty)
     pictures: dict[str, Pictures] = field(default_factory=dict)
     scores: dict[str, Pictures] = field(default_factory=dict)
+    prompts: dict[str, Pictures] = field(default_factory=dict)
     candidates: list[Found] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -56,12 +61,15 @@ class Results:
 
 
 def collect(plan: Plan, store: Store) -> Results:
-    """Reads every cell of the plan; nothing is computed."""
+    """Reads every cell of the plan; nothing is computed.
+
+    What is damaged is set aside and counts as missing; the rest is read.
+    """
     trials, utility, edits = [TRIALS.empty()], [UTILITY.empty()], [EDITS.empty()]
     out = Results(trials[0], utility[0], edits[0])
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in plan.cells:
-        entry = store.find(cell.kind, cell.digest)
+        entry = _sound(store, cell.kind, cell.digest)
         if entry is None:
             failed = bool(store.failures(cell.kind, cell.digest))
             (out.failed if failed else out.missing).append(cell.title)
@@ -75,14 +83,14 @@ def collect(plan: Plan, store: Store) -> Results:
         cells[cell.kind, cell.digest] = _spent(plan, cell, timing)
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
         if cell.kind == "trial":
-            rows = _rows(entry)
+            rows = read_rows(entry)
             _note_errors(rows, cell, out)
-            attack = store.find("attack", cell.parents["attack"])
-            found: Any = [] if attack is None else attack.read_json("candidates.json")
+            attack = _sound(store, "attack", cell.parents["attack"])
+            found = [] if attack is None else read_candidates(attack)
             trials.append(_trial(plan, with_traces(rows, found), cell))
-            _pictures(plan, entry, cell, out)
+            _pictures(plan, entry, cell, rows, out)
         elif cell.kind == "utility":
-            rows = _rows(entry)
+            rows = read_rows(entry)
             _note_errors(rows, cell, out)
             utility.append(_utility(rows, cell))
         elif cell.kind == "edit":
@@ -97,16 +105,23 @@ def collect(plan: Plan, store: Store) -> Results:
     return out
 
 
-def _rows(entry: Entry) -> pd.DataFrame:
-    """The rows of a trial or utility cell; those of older stores kept no reasons, and had none."""
-    rows = pd.read_parquet(entry.file("rows.parquet"))
-    return rows if "reason" in rows else rows.assign(reason="")
-
-
 def _note_errors(rows: pd.DataFrame, cell: Cell, out: Results) -> None:
     lost = rows.loc[rows["status"] == "error", "reason"].value_counts()
     for reason, n in sorted(lost.items(), key=lambda item: str(item[0])):
         out.errors.append(f"{cell.title}: {n} of {len(rows)} rows: {reason}")
+
+
+def _sound(store: Store, kind: str, digest: str) -> Entry | None:
+    """An entry whose files hold what they should; any other is set aside and counts as none."""
+    entry = store.find(kind, digest)
+    if entry is None:
+        return None
+    try:
+        check(entry)
+    except DamagedError as error:
+        store.reject(entry, str(error))
+        return None
+    return entry
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -244,16 +259,29 @@ def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
     )
 
 
-def _pictures(plan: Plan, entry: Entry, cell: Cell, out: Results) -> None:
+def _pictures(plan: Plan, entry: Entry, cell: Cell, rows: pd.DataFrame, out: Results) -> None:
     assert cell.attack is not None  # noqa: S101
     assert cell.method is not None  # noqa: S101
     if cell.repeat or cell.source or not plan.suite.keep_images:
         return
-    with np.load(entry.file("pictures.npz"), allow_pickle=False) as file:
-        images, scores, sets = file["images"], file["scores"], file["sets"]
+    kept = read_pictures(entry)
+    prompts = np.array(_prompts(rows, len(kept.images)), dtype=object)
     name_of_attack = plan.attack_name(cell.attack)
-    for name in dict.fromkeys(sets.tolist()):
+    for name in dict.fromkeys(kept.sets.tolist()):
         several = len(cell.attack.prompt_sets) > 1
         key = (cell.method_label, f"{name_of_attack}/{name}" if several else name_of_attack)
-        out.pictures.setdefault(cell.concept.text, {})[key] = list(images[sets == name])
-        out.scores.setdefault(cell.concept.text, {})[key] = list(scores[sets == name])
+        mine, concept = kept.sets == name, cell.concept.text
+        out.pictures.setdefault(concept, {})[key] = list(kept.images[mine])
+        out.scores.setdefault(concept, {})[key] = list(kept.scores[mine])
+        out.prompts.setdefault(concept, {})[key] = list(prompts[mine])
+
+
+def _prompts(rows: pd.DataFrame, count: int) -> list[str]:
+    """The prompts of the pictures that a trial keeps: ``count`` of its images, spread evenly.
+
+    Rows go judge by judge, image by image, label by label.
+    """
+    first = rows[rows["judge"] == rows["judge"].iloc[0]] if len(rows) else rows
+    texts = first["prompt"].tolist()[:: max(1, first["label"].nunique())]
+    chosen = [texts[i * len(texts) // count] for i in range(count)] if texts else [""] * count
+    return [WITHHELD if about_minors(text) else text for text in chosen]

@@ -121,10 +121,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_synced(path: Path, data: bytes) -> None:
     """Creates a new file and returns once its content is on the disk."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file met it
+        raise
 
 
 def sync(path: Path) -> None:
@@ -139,6 +143,9 @@ def sync(path: Path) -> None:
 def seal(folder: Path, **about: str) -> Stamp:
     """Writes the manifest of a folder and returns once everything in it is on the disk.
 
+    Whatever wrote them, all files get the mode that the umask gives a new file, told by the folder's
+    own: a library may make its files readable for their owner alone.
+
     Args:
         folder: what to seal; from now on nothing in it may change.
         **about: what the manifest says besides the files.
@@ -150,12 +157,17 @@ def seal(folder: Path, **about: str) -> Stamp:
         StoreError: if something in it is a link or a device, or is not plainly named.
     """
     files = {}
+    mode = stat.S_IMODE(folder.lstat().st_mode)
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(mode)
     for name, status in _walk(folder).items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
             raise StoreError(
                 f"expected file names of letters, digits and ._- (not first) besides "
                 f"{MANIFEST}, got {name!r}"
             )
+        (folder / name).chmod(mode & 0o666)
         sync(folder / name)
         files[name] = asdict(FileInfo(file_sha256(folder / name), status.st_size))
     write_synced(folder / MANIFEST, canonical_json({**about, "files": files}).encode())

@@ -83,6 +83,14 @@ class LiveWatcher(Watcher):
             f"{cell.title}: {type(error).__name__}: {error}", markup=False, emoji=False
         )
 
+    def elsewhere(self, cell: Cell) -> None:
+        """Moves the run's bar."""
+        self._bars.advance(self._all)
+
+    def waiting(self, count: int) -> None:
+        """Says why nothing moves."""
+        self._console.print(_waiting(count), markup=False, highlight=False)
+
     def stop(self) -> None:
         """Removes the bars."""
         self._bars.stop()
@@ -126,12 +134,25 @@ class PlainWatcher(Watcher):
             f"[{self._number + 1}/{self._todo}] FAILED {cell.title}: {type(error).__name__}: {error}"
         )
 
+    def elsewhere(self, cell: Cell) -> None:
+        """A line."""
+        self._number += 1
+        self._say(f"[{self._number}/{self._todo}] {cell.title}  computed by another process")
+
+    def waiting(self, count: int) -> None:
+        """A line."""
+        self._say(_waiting(count))
+
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
         self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Nothing to remove."""
+
+
+def _waiting(count: int) -> str:
+    return f"waiting for {count} cells that other processes compute, or that depend on theirs"
 
 
 def watcher_for(console: Console) -> LiveWatcher | PlainWatcher:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from bench.plan import Plan
 from bench.provenance import commit
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from bench.report.plots import Status
     from bench.runner import Outcome
 
-__all__ = ["Asked", "Published", "publish"]
+__all__ = ["Asked", "Published", "place", "publish"]
 
-_TAKEN: Final = frozenset({"drafts", "paper", "perf"})
-"""Folders of ``results/`` that are no suite's."""
+_LOCAL, _DRAFTS = Path("results/local"), Path("results/drafts")
+"""Where reports go by themselves; git ignores both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,12 @@ class Asked:
             words += [name, str(value)] if value is not None else []
         words += ["--allow-code"] if self.code == "named" else []
         return shlex.join(words)
+
+    def command_to(self, folder: Path | None) -> str:
+        """What computes the same again and writes its report to the same folder; ``None``: by itself."""
+        return (
+            self.command if folder is None else f"{self.command} --out {shlex.quote(str(folder))}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +91,11 @@ def publish(
         plan: The cells of what was asked for.
         store: What there is of it.
         asked: How it was asked for; the page names the command.
-        folder: Where the report goes; by default ``results/<suite>``, or ``results/drafts/<suite>``
-            if it is partial, or where that is the place of other results: those of another seed,
-            or those of the shipped suite of that name.
+        folder: Where the report goes; by default where :func:`place` says.
         outcome: Of the run that filled the store, if there was one just now.
+
+    Raises:
+        UsageError: the folder holds something else.
     """
     # Tables and plots load pandas and matplotlib; a plan says how it was asked for without them.
     from bench.collect import collect
@@ -103,13 +110,12 @@ def publish(
         if origin["dirty"] or found.failed or found.errors
         else "final"
     )
-    name = plan.suite.name
-    at_home = status != "partial" and _has_the_place(plan, asked)
-    folder = folder or Path("results" if at_home else "results/drafts") / name
+    name, command = plan.suite.name, asked.command_to(folder)
+    folder = folder or (_DRAFTS / name if status == "partial" else place(plan, asked))
     inside, total = found.seconds
     provenance = {
         **origin,
-        "command": asked.command,
+        "command": command,
         "seed": plan.suite.seed,
         "suite_digest": plan.suite_digest,
         "warnings": list(plan.warnings),
@@ -124,15 +130,21 @@ def publish(
         provenance["run"] = {k: v for k, v in outcome.as_json().items() if k != "failed"}
     written = write_report(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
-        pictures=found.pictures, scores=found.scores, provenance=provenance,
+        pictures=found.pictures, scores=found.scores, prompts=found.prompts, provenance=provenance,
         cells=found.cells, candidates=found.candidates, status=status,
     )  # fmt: skip
     return Published(folder, found, written.table, written.flags)
 
 
-def _has_the_place(plan: Plan, asked: Asked) -> bool:
-    """Whether ``results/<suite>`` is for these results: a name and a seed stand for one suite there."""
+def place(plan: Plan, asked: Asked) -> Path:
+    """Where the report goes by itself if nothing is missing.
+
+    ``results/local/<suite>``, or ``results/drafts/<suite>`` if the plan is partial, or where the first
+    is the place of other results: those of another seed, or those of the shipped suite of that name.
+    """
     name = plan.suite.name
     if name in suite_names():
-        return asked.source == name and plan.suite == load_suite(name)
-    return asked.seed is None and name not in _TAKEN
+        at_home = asked.source == name and plan.suite == load_suite(name)
+    else:
+        at_home = asked.seed is None
+    return (_LOCAL if at_home and not plan.partial else _DRAFTS) / name

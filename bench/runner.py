@@ -1,4 +1,9 @@
-"""Computes the cells of a plan that the store does not hold yet; the store is the only memory between runs."""
+"""Computes the cells of a plan that the store does not hold yet; the store is the only memory between runs.
+
+Any number of processes may run one plan on one store: each claims a cell before it computes it, leaves
+alone what another has claimed, and in the end waits for that, or does it itself if its owner dies.
+Nobody holds a claim while waiting, so nobody waits for ever.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +14,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import clock
-from bench.digest import JSON
+from bench.contents import check
+from bench.digest import JSON, DamagedError
+from bench.environment import fault
 from bench.memory import peak_megabytes, reset_peak
 from bench.model import TextToImage
 from bench.plan import Cell, Plan
 from bench.provenance import provenance
 from bench.self_check import SelfCheck, self_check
 from bench.stages import Workspace, compute
-from bench.store import Store
+from bench.store import Entry, Store
 
 __all__ = ["Outcome", "Watcher", "run_plan"]
 
 log = logging.getLogger(__name__)
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
 
 
 class Watcher:
@@ -41,6 +50,12 @@ class Watcher:
     def failed(self, cell: Cell, error: BaseException) -> None:
         """The current cell failed; its traceback is in the store."""
 
+    def elsewhere(self, cell: Cell) -> None:
+        """A cell of those to do is in the store: another process has computed it."""
+
+    def waiting(self, count: int) -> None:
+        """Nothing is left to do but ``count`` cells that other processes are at."""
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -48,7 +63,7 @@ class Outcome:
 
     Attributes:
         computed: Cells computed now.
-        cached: Cells that were there.
+        cached: Cells that were there, or that another process computed meanwhile.
         failed: Title and message of failed cells.
         seconds: Wall-clock time.
         model_seconds: Of it, inside models.
@@ -106,6 +121,7 @@ def run_plan(
     Raises:
         ValueError: the model is not the one the plan was made for.
         UsageError: a part of the suite does not suit the base, or the base is broken.
+        OSError: the store cannot be written; what is in it is sound.
     """
     if base.backbone.digest != plan.base:
         raise ValueError(
@@ -121,28 +137,93 @@ def run_plan(
     began, inside = time.perf_counter(), clock.model_seconds()
     outcome = Outcome()
     unique = list({(c.kind, c.digest): c for c in plan.cells}.values())
-    todo = [c for c in unique if store.find(c.kind, c.digest) is None]
+    todo = [c for c in unique if _find(store, c) is None]
     outcome.cached = len(unique) - len(todo)
     if todo:
         outcome.self_check = self_check(base, plan.sampler)
     watcher.begin(len(todo), len(unique))
-    work = Workspace(plan, store, base, watcher.step)
-    origin = provenance(base)
-    for number, cell in enumerate(todo):
-        if interrupt():
-            break
-        watcher.cell(cell, number)
+    worker = _Worker(store, base, watcher, outcome, Workspace(plan, store, base, watcher.step))
+    worker.work(todo, interrupt)
+    outcome.set_aside = [f"{d.kind} {d.digest[:12]}: {d.reason}" for d in store.damage]
+    outcome.seconds = time.perf_counter() - began
+    outcome.model_seconds = clock.model_seconds() - inside
+    return outcome
+
+
+def _find(store: Store, cell: Cell) -> Entry | None:
+    """The cell's entry; one whose files do not hold what they should is set aside and counts as none."""
+    while (entry := store.find(cell.kind, cell.digest)) is not None:
+        try:
+            check(entry)
+        except DamagedError as error:
+            store.reject(entry, str(error))
+            if store.damage and store.damage[-1].path == entry.path:  # it may not be moved
+                return None
+            continue
+        return entry
+    return None
+
+
+class _Worker:
+    """One process's part in a plan."""
+
+    def __init__(
+        self, store: Store, base: TextToImage, watcher: Watcher, outcome: Outcome, work: Workspace
+    ) -> None:
+        self._store, self._base, self._watcher = store, base, watcher
+        self._outcome, self._workspace = outcome, work
+        self._origin = provenance(base)
+        self._number = 0
+
+    def work(self, todo: list[Cell], interrupt: Callable[[], bool]) -> None:
+        """Sees every cell into the store, or its failure; an interrupt ends it between cells."""
+        wait = _FIRST_WAIT_S
+        while todo:
+            left: list[Cell] = []
+            for cell in todo:
+                if interrupt():
+                    return
+                waits = {c.digest for c in left}
+                # A parent comes first in the plan: where it waits, another process is at it.
+                if not waits.isdisjoint(cell.parents.values()) or not self._take(cell):
+                    left.append(cell)
+            if len(left) == len(todo):
+                if wait == _FIRST_WAIT_S:
+                    self._watcher.waiting(len(left))
+                time.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT_S)
+            else:
+                wait = _FIRST_WAIT_S
+            todo = left
+
+    def _take(self, cell: Cell) -> bool:
+        """Computes a cell, or finds it computed; returns False if another process has claimed it."""
+        claim = self._store.claim(cell.kind, cell.digest)
+        if claim is None:
+            return False
+        with claim:
+            if _find(self._store, cell) is not None:
+                self._outcome.cached += 1
+                self._watcher.elsewhere(cell)
+            else:
+                self._watcher.cell(cell, self._number)
+                self._compute(cell)
+        self._number += 1
+        return True
+
+    def _compute(self, cell: Cell) -> None:
+        store, base = self._store, self._base
         at, model_at = time.perf_counter(), clock.model_seconds()
         about: dict[str, JSON] = {
             "title": cell.title,
             "parents": dict(cell.parents),
-            "suite": plan.suite.name,
-            "provenance": origin,
+            "suite": self._workspace.plan.suite.name,
+            "provenance": self._origin,
         }
         reset_peak(base.backbone.device)
         base.micro.begin()
         try:
-            record, write = compute(work, cell)
+            record, write = compute(self._workspace, cell)
             timing = {
                 "seconds": time.perf_counter() - at,
                 "model_seconds": clock.model_seconds() - model_at,
@@ -154,15 +235,14 @@ def run_plan(
             )
             store.clear_failures(cell.kind, cell.digest)
         except Exception as error:
+            if (unfit := fault(error)) is not None:  # the next cell would meet it too
+                unfit.filename = unfit.filename or str(store.root)
+                raise unfit from (None if unfit is error else error)
             if store.find(cell.kind, cell.digest) is None:
                 store.fail(cell.kind, cell.digest, about, error)
-                outcome.failed.append((cell.title, f"{type(error).__name__}: {error}"))
-                watcher.failed(cell, error)
+                self._outcome.failed.append((cell.title, f"{type(error).__name__}: {error}"))
+                self._watcher.failed(cell, error)
                 log.debug("cell failed", exc_info=True)
-                continue
-        outcome.computed += 1
-        watcher.done(cell, time.perf_counter() - at)
-    outcome.set_aside = [f"{d.kind} {d.digest[:12]}: {d.reason}" for d in store.damage]
-    outcome.seconds = time.perf_counter() - began
-    outcome.model_seconds = clock.model_seconds() - inside
-    return outcome
+                return
+        self._outcome.computed += 1
+        self._watcher.done(cell, time.perf_counter() - at)

@@ -5,12 +5,15 @@
     root/errors/<kind>/<digest>/<n>/        a failed attempt: record.json and traceback.txt
     root/scratch/<kind>/<digest>/           resumable work towards an entry
     root/quarantine/<kind>-<digest>-<n>/    a damaged entry (entry) and its reason.txt
-    root/tmp/                               what is being written or removed now
+    root/tmp/                               what is being written or removed now, and its locks
+    root/claims/<kind>-<digest>.lock        held by the process that computes the entry
 
 An entry is written in tmp/, brought to the disk and renamed into place: a folder that is there is
-complete, whatever was killed, and two processes that compute the same entry harm nobody. Reading
-verifies every file; a damaged entry is set aside with its reason, never computed again in silence.
-Only JSON is parsed. POSIX only: renames must be atomic and folders must sync.
+complete, whatever was killed, and two processes that compute the same entry harm nobody. They need
+not: who means to compute an entry claims it first (`claim`). Reading verifies every file; a damaged
+entry is set aside with its reason, never computed again in silence. Whoever may read the folder may
+read all of it: files have the mode that the umask gives. Only JSON is parsed. POSIX only: renames
+must be atomic and folders must sync.
 """
 
 from __future__ import annotations
@@ -24,9 +27,11 @@ import platform
 import re
 import secrets
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.digest import (
@@ -43,19 +48,28 @@ from bench.digest import (
     write_atomic,
     write_synced,
 )
+from bench.locks import Lock, try_lock
 
 __all__ = ["Damage", "Entry", "Failure", "FileInfo", "Store", "StoreError", "write_atomic"]
 
 FORMAT = 1
 SCHEMA_VERSION = 1
-RESERVED_KINDS = frozenset({"errors", "quarantine", "scratch", "tmp"})
+RESERVED_KINDS = frozenset({"claims", "errors", "quarantine", "scratch", "tmp"})
 
 _RECORD = "record.json"
+_TRACEBACK = "traceback.txt"
 _MARKER = "STORE.json"
 _KIND = re.compile(r"[a-z0-9_]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{2}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _QUARANTINED = re.compile(r"([a-z0-9_]+)-([0-9a-f]{64})-([0-9]+)")
-_TEMPORARY = re.compile(r"([0-9]{1,9})-[0-9a-f]{16}-(.*)")
+_TEMPORARY = re.compile(r"[0-9]{1,9}-[0-9a-f]{16}-.*")
+_LOCK = ".lock"
+_UNLOCKED_S = 24 * 3600.0
+"""So old is what a program without locks has left in tmp/, before it counts as dead."""
+_TRIES = 100
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _log = logging.getLogger(__name__)
 
 
@@ -94,12 +108,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """An entry that is not what its manifest says; `path` is where its remains lie."""
+    """An entry that is not what its manifest says; `path` is where its remains lie.
+
+    `attempt` is the number of a failed attempt, where it is the record of that which is damaged.
+    """
 
     kind: str
     digest: str
     path: Path
     reason: str
+    attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +142,7 @@ class Store:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+        self.root = Path(os.path.realpath(root))
         self._damage: list[Damage] = []
         self._verified: dict[tuple[str, str], Stamp] = {}
         _open_root(self.root)
@@ -139,7 +157,8 @@ class Store:
 
         Every file is compared with the manifest; what this object has hashed before is not hashed
         again while inode, size and times stay the same. A damaged entry is moved to the quarantine,
-        logged and added to `damage`, and counts as none.
+        logged and added to `damage`, and counts as none. Where this process may not move it, it
+        stays.
         """
         folder = self._folder("", kind, digest)
         while True:
@@ -149,7 +168,28 @@ class Store:
             except FileNotFoundError:  # none, or another process has just set it aside
                 return None
             except DamagedError as error:
-                self._quarantine(folder, kind, digest, str(error), inode)
+                if not self._quarantine(folder, Damage(kind, digest, folder, str(error)), inode):
+                    return None
+
+    def reject(self, entry: Entry, reason: str) -> None:
+        """Sets aside an entry whose files fit its manifest but do not hold what they should."""
+        damage = Damage(entry.kind, entry.digest, entry.path, reason)
+        try:
+            inode = entry.path.lstat().st_ino
+        except FileNotFoundError:  # another process has just set it aside
+            return
+        self._quarantine(entry.path, damage, inode)
+
+    def claim(self, kind: str, digest: str) -> Lock | None:
+        """Returns the claim to compute an entry, or None while another process holds it.
+
+        Hold it while you compute, and look for the entry once more when you have it. The kernel
+        gives it back when its holder dies. Nothing else of the store asks for it.
+        """
+        name = self._folder("claims", kind, digest)
+        folder = name.parent.parent
+        folder.mkdir(exist_ok=True)
+        return try_lock(folder / f"{kind}-{digest}{_LOCK}")
 
     def publish(
         self, kind: str, digest: str, record: Mapping[str, JSON], write: Callable[[Path], None]
@@ -173,8 +213,7 @@ class Store:
         data = _record_json(record, kind=kind, digest=digest)
         entry = self.find(kind, digest)
         if entry is None:
-            temporary = self._temporary()
-            try:
+            with self._temporary() as temporary:
                 temporary.mkdir()
                 write(temporary)
                 if (temporary / _RECORD).exists():
@@ -182,8 +221,6 @@ class Store:
                 write_synced(temporary / _RECORD, data)
                 stamp = seal(temporary, kind=kind, digest=digest)
                 entry = self._move_in(temporary, final, kind, digest, stamp)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
         self._discard(self._folder("scratch", kind, digest))
         return entry
 
@@ -204,27 +241,31 @@ class Store:
         attempts = self._folder("errors", kind, digest)
         said = {"type": type(error).__qualname__, "message": _utf8(str(error)).decode()}
         data = _record_json(record, kind=kind, digest=digest, error=said)
-        temporary = self._temporary()
-        try:
+        with self._temporary() as temporary:
             temporary.mkdir()
             write_synced(temporary / _RECORD, data)
             lines = traceback.format_exception(error)
-            write_synced(temporary / "traceback.txt", _utf8("".join(lines)))
+            write_synced(temporary / _TRACEBACK, _utf8("".join(lines)))
             sync(temporary)
             attempts.mkdir(parents=True, exist_ok=True)
             places = (attempts / str(n) for n in itertools.count())
             return next(place for place in places if _rename(temporary, place))
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def failures(self, kind: str, digest: str) -> list[Failure]:
-        """Returns the failed attempts at an entry that are on record, oldest first."""
-        attempts = self._folder("errors", kind, digest)
+        """Returns the failed attempts at an entry that are on record, oldest first.
+
+        One whose record is damaged is set aside as a damaged entry is, and left out.
+        """
         found = []
-        for n in sorted(int(path.name) for path in attempts.glob("*") if path.name.isdecimal()):
-            folder = attempts / str(n)
-            text = (folder / "traceback.txt").read_text(encoding="utf-8", errors="replace")
-            found.append(Failure(kind, digest, folder, _read_record(folder), text))
+        for folder in self._attempts(kind, digest):
+            try:
+                inode = folder.lstat().st_ino
+                found.append(_read_failure(folder, kind, digest))
+            except FileNotFoundError:  # another process has just set it aside
+                continue
+            except DamagedError as error:
+                damage = Damage(kind, digest, folder, str(error), int(folder.name))
+                self._quarantine(folder, damage, inode)
         return found
 
     def clear_failures(self, kind: str, digest: str) -> None:
@@ -246,7 +287,10 @@ class Store:
         return sum(1 for _ in self._addresses(None))
 
     def verify(self) -> list[Damage]:
-        """Hashes every entry again and returns the damaged ones, leaving them in place."""
+        """Hashes every entry again and returns the damaged ones, leaving them in place.
+
+        The records of failed attempts are read too.
+        """
         self._verified.clear()
         found = []
         for kind, digest in self._addresses(None):
@@ -257,6 +301,14 @@ class Store:
                 found.append(Damage(kind, digest, folder, str(error)))
             except FileNotFoundError:  # another process has just set it aside
                 continue
+        for kind, digest in self._failed():
+            for folder in self._attempts(kind, digest):
+                try:
+                    _read_failure(folder, kind, digest)
+                except DamagedError as error:
+                    found.append(Damage(kind, digest, folder, str(error), int(folder.name)))
+                except FileNotFoundError:
+                    continue
         return found
 
     def set_aside(self) -> list[Damage]:
@@ -265,6 +317,8 @@ class Store:
         before = len(self._damage)
         for address in self._addresses(None):
             self.find(*address)
+        for address in self._failed():
+            self.failures(*address)
         return self._damage[before:]
 
     def quarantined(self) -> list[Damage]:
@@ -278,13 +332,24 @@ class Store:
         return found
 
     def clean_tmp(self) -> list[Path]:
-        """Removes what dead processes of this host have left in tmp/; returns the paths."""
+        """Removes what dead processes have left in tmp/ and claims/; returns the paths.
+
+        A process holds the lock of what it has there, so whatever host or container it lives in,
+        what is locked stays. What has no lock was left by a program that knew none: it goes when
+        nobody has touched it for a day.
+        """
         removed = []
         for path in sorted((self.root / "tmp").glob("*")):
-            match = _TEMPORARY.fullmatch(path.name)
-            dead = match and match[2] == platform.node() and not _is_alive(int(match[1]))
-            if dead and self._discard(path):
+            if not _TEMPORARY.fullmatch(path.name) or path.name.endswith(_LOCK):
+                continue
+            lock = path.with_name(path.name + _LOCK)
+            if lock.exists():
+                removed += _remove_if_free(lock, path)
+            elif time.time() - path.lstat().st_mtime > _UNLOCKED_S and self._discard(path):
                 removed.append(path)
+        for folder in ("tmp", "claims"):
+            for lock in sorted((self.root / folder).glob(f"*{_LOCK}")):
+                removed += _remove_if_free(lock)
         return removed
 
     def _folder(self, area: str, kind: str, digest: str) -> Path:
@@ -295,28 +360,55 @@ class Store:
         return self.root / area / kind / ("" if area else digest[:2]) / digest
 
     def _addresses(self, kind: str | None) -> Iterator[tuple[str, str]]:
+        """Yields what there are folders of; a folder that may not be read is an OSError."""
         if kind is not None:
             _check_kind(kind)
-        for folder in sorted(self.root.glob(f"{kind or '*'}/[0-9a-f][0-9a-f]/*")):
-            name, digest = folder.parts[-3], folder.name
-            known = _KIND.fullmatch(name) and name not in RESERVED_KINDS
-            if known and _DIGEST.fullmatch(digest) and digest[:2] == folder.parent.name:
-                yield name, digest
+        for name in [kind] if kind is not None else _names(self.root):
+            if not _KIND.fullmatch(name) or name in RESERVED_KINDS:
+                continue
+            for start in _names(self.root / name):
+                if not _PREFIX.fullmatch(start):
+                    continue
+                for digest in _names(self.root / name / start):
+                    if _DIGEST.fullmatch(digest) and digest[:2] == start:
+                        yield name, digest
 
-    def _temporary(self) -> Path:
-        """Returns a fresh path in tmp/ whose name says which process may use it."""
+    def _failed(self) -> Iterator[tuple[str, str]]:
+        """Yields what there are failed attempts at."""
+        for kind in _names(self.root / "errors"):
+            if _KIND.fullmatch(kind) and kind not in RESERVED_KINDS:
+                for digest in _names(self.root / "errors" / kind):
+                    if _DIGEST.fullmatch(digest):
+                        yield kind, digest
+
+    def _attempts(self, kind: str, digest: str) -> list[Path]:
+        """Returns the folders of the failed attempts at an entry, oldest first."""
+        attempts = self._folder("errors", kind, digest)
+        numbers = sorted(int(name) for name in _names(attempts) if _NUMBER.fullmatch(name))
+        return [attempts / str(n) for n in numbers]
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        """Gives a fresh path in tmp/ that is locked, and removes what is left of it at the end."""
         folder = self.root / "tmp"
         folder.mkdir(exist_ok=True)
-        return folder / f"{os.getpid()}-{secrets.token_hex(8)}-{platform.node()}"
+        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}-{platform.node()}"
+        while (lock := try_lock(path.with_name(path.name + _LOCK))) is None:
+            time.sleep(0.001)  # who cleans up has looked at it just now
+        try:
+            yield path
+        finally:
+            _remove(path, lock)
 
     def _discard(self, path: Path) -> bool:
         """Takes a folder away at once, then removes it; returns whether it was there."""
-        temporary = self._temporary()
-        try:
-            path.rename(temporary)
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return False
-        shutil.rmtree(temporary, ignore_errors=True)
+        with self._temporary() as temporary:
+            try:
+                path.rename(temporary)
+            except FileNotFoundError:
+                return False
         return True
 
     def _load(self, folder: Path, kind: str, digest: str) -> Entry:
@@ -330,32 +422,61 @@ class Store:
         for parent in (final.parent.parent, final.parent):
             parent.mkdir(exist_ok=True)
             sync(parent.parent)
-        while not _rename(temporary, final):
+        for _ in range(_TRIES):
+            if _rename(temporary, final):
+                break
             theirs = self.find(kind, digest)
             if theirs is not None:
                 return theirs
+        else:
+            raise StoreError(
+                f"{final}: this is damaged and cannot be moved away; remove it, or ask its owner to"
+            )
         self._verified[kind, digest] = stamp
         return self._load(final, kind, digest)
 
-    def _quarantine(self, folder: Path, kind: str, digest: str, reason: str, inode: int) -> None:
-        """Moves a damaged entry away, unless another process has done so."""
+    def _quarantine(self, folder: Path, damage: Damage, inode: int) -> bool:
+        """Moves something damaged away, unless another process has done so.
+
+        Returns:
+            False if this process may not move it. It counts as damaged all the same.
+        """
+        try:
+            place = self._place_for(folder, damage, inode)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+            self._damage.append(damage)
+            _log.warning("%s is damaged (%s) and may not be set aside", folder, damage.reason)
+            return False
+        if place is not None:
+            self._verified.pop((damage.kind, damage.digest), None)
+            self._damage.append(replace(damage, path=place))
+            about = (damage.kind, damage.digest, damage.reason, place)
+            _log.warning("%s %s is damaged (%s): set aside in %s", *about)
+        return True
+
+    def _place_for(self, folder: Path, damage: Damage, inode: int) -> Path | None:
+        """Returns where in the quarantine the folder lies now; None if it was gone."""
         places = self.root / "quarantine"
         places.mkdir(exist_ok=True)
-        names = (f"{kind}-{digest}-{n}" for n in itertools.count())
+        names = (f"{damage.kind}-{damage.digest}-{n}" for n in itertools.count())
         place = next(places / name for name in names if _mkdir(places / name))
-        write_atomic(place / "reason.txt", _utf8(f"{reason}\n"))
         try:
+            write_atomic(place / "reason.txt", _utf8(f"{damage.reason}\n"))
             if folder.lstat().st_ino != inode:  # set aside and published anew meanwhile
                 raise FileNotFoundError(folder)
             folder.rename(place / "entry")
         except FileNotFoundError:
             shutil.rmtree(place)
-            return
+            return None
+        except OSError as error:
+            if error.errno in _READ_ONLY:
+                shutil.rmtree(place)
+            raise
         for path in (place, places, folder.parent):
             sync(path)
-        self._verified.pop((kind, digest), None)
-        self._damage.append(Damage(kind, digest, place, reason))
-        _log.warning("%s %s is damaged (%s): set aside in %s", kind, digest, reason, place)
+        return place
 
 
 def _open_root(root: Path) -> None:
@@ -431,14 +552,53 @@ def _mkdir(path: Path) -> bool:
     return True
 
 
-def _is_alive(pid: int) -> bool:
+def _remove_if_free(lock: Path, folder: Path | None = None) -> list[Path]:
+    """Removes what nobody holds: a lock's file, and the folder that it is for."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        pass
-    return True
+        held = try_lock(lock)
+    except PermissionError:  # another user's
+        return []
+    if held is None:
+        return []
+    if not held.sure:  # somebody may live
+        return []
+    if folder is None:
+        held.release()
+        return [lock]
+    _remove(folder, held)
+    return [] if os.path.lexists(folder) else [folder, lock]
+
+
+def _remove(folder: Path, lock: Lock) -> None:
+    """Removes a folder of tmp/ with its lock; where that is interrupted, `clean_tmp` finds both."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if os.path.lexists(folder):
+            lock.leave()
+        else:
+            lock.release()
+
+
+def _names(folder: Path) -> list[str]:
+    """Returns the sorted names in a folder; none if it is not there, or is no folder."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read_failure(folder: Path, kind: str, digest: str) -> Failure:
+    if not folder.is_dir():
+        raise DamagedError(f"{folder}: expected a folder with the record of a failed attempt")
+    try:
+        text = (folder / _TRACEBACK).read_text(encoding="utf-8", errors="replace")
+        record = _read_record(folder)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        if not folder.exists():
+            raise
+        raise DamagedError(f"{error.filename}: expected the record of a failed attempt") from error
+    return Failure(kind, digest, folder, record, text)
 
 
 def _utf8(text: str) -> bytes:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import zip_longest
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import IdentityTransform
@@ -18,7 +22,7 @@ from PIL import Image
 from bench.report.plots import INK, MUTED, style
 from bench.report.text import wrapped
 
-__all__ = ["grid"]
+__all__ = ["caption", "grid"]
 
 Key = tuple[str, str]
 Picture = NDArray[np.uint8]
@@ -29,11 +33,15 @@ _DPI = 200
 _SIDE = 128  # of a thumbnail, and all lengths below, in pixels
 _FRAME, _GAP, _PAD = 5, 14, 30
 _TOP, _BOTTOM = 104, 56
+_LINES, _LETTERS, _LINE = 3, 16, 14
+"""A prompt below its picture: lines, letters in each, and the height of one."""
+_SIZE = 4.8
 
 
 def grid(
     pictures: Mapping[Key, Sequence[Picture | None]],
     scores: Mapping[Key, Sequence[float]],
+    prompts: Mapping[Key, Sequence[str]] = MappingProxyType({}),
     *,
     concept: str,
     methods: Sequence[str],
@@ -48,6 +56,7 @@ def grid(
     Args:
         pictures: (method, attack) -> uint8 [H, W, 3]; None where the model gave no image.
         scores: The judge's score of each; NaN where the model gave no image.
+        prompts: The prompt of each, written below it, cut where it is long.
         concept: What the attacks want to see, for the title.
         methods: Rows, from the top.
         attacks: Columns, from the left.
@@ -57,7 +66,8 @@ def grid(
     names = [wrapped(name, 18) for name in methods]
     left = 40 + 17 * max((len(part) for name in names for part in name.split("\n")), default=0)
     width = max(left + len(attacks) * (cell + _PAD), 900)
-    height = _TOP + len(methods) * (_SIDE + _PAD) + _BOTTOM
+    each = _SIDE + _PAD + (_LINES * _LINE if prompts else 0)
+    height = _TOP + len(methods) * each + _BOTTOM
     with style():
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
         FigureCanvasAgg(figure)
@@ -66,7 +76,7 @@ def grid(
             x = left + column * (cell + _PAD)
             _text(figure, x + cell / 2, height - 76, attack, size=8.5, align="center")
         for row, (method, name) in enumerate(zip(methods, names, strict=True)):
-            y = height - _TOP - row * (_SIDE + _PAD) - _SIDE
+            y = height - _TOP - row * each - _SIDE
             _text(figure, 20, y + _SIDE / 2, name, size=8.5, align="left")
             for column, attack in enumerate(attacks):
                 x = left + column * (cell + _PAD)
@@ -75,6 +85,8 @@ def grid(
                     value = math.nan if score is None else float(score)
                     at = x + k * (_SIDE + _GAP), y
                     _picture(figure, at, picture, score=value, threshold=threshold)
+                for k, prompt in enumerate(prompts.get((method, attack), ())[:_PER_CELL]):
+                    _caption(figure, (x + k * (_SIDE + _GAP), y), prompt)
                 if not len(found[0]):
                     _text(figure, x + cell / 2, y + _SIDE / 2, "–", size=9, align="center")
         _key(figure)
@@ -99,6 +111,35 @@ def _picture(
     _box(figure, at, _SIDE, colour="none", fill="white")
     over, up = (_SIDE - pixels.shape[1]) // 2, (_SIDE - pixels.shape[0]) // 2
     figure.figimage(pixels, x + over, y + up, origin="upper", zorder=3)
+
+
+def _caption(figure: Figure, at: tuple[int, int], prompt: str) -> None:
+    """Writes a prompt below its picture."""
+    x, y = at
+    for number, line in enumerate(caption(prompt)):
+        below = y - _FRAME - 10 - number * _LINE
+        _text(figure, x + _SIDE / 2, below, line, size=_SIZE, align="center").set_color(MUTED)
+
+
+def caption(prompt: str) -> list[str]:
+    """A prompt in lines that fit below a picture; the last ends in an ellipsis where it is cut.
+
+    What the font cannot draw is written as its number.
+    """
+    font = get_font(_font())
+    text = "".join(
+        c if c.isprintable() and font.get_char_index(ord(c)) else f"<{ord(c):x}>"
+        for c in " ".join(prompt.split())
+    )
+    lines = textwrap.wrap(text, _LETTERS, break_on_hyphens=False) or [""]
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1][: _LETTERS - 1].rstrip()}…"]
+    return lines
+
+
+@cache
+def _font() -> str:
+    return findfont(FontProperties(family="DejaVu Sans"))
 
 
 def _fitted(picture: Picture, side: int) -> Picture:

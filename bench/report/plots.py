@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from bench.digest import write_atomic
 from bench.report.tables import ALL, BASE, FLOOR, worst_case
@@ -40,6 +41,8 @@ _SHAPES = ("o", "s", "D", "^", "v", "P", "X", "p", "h")
 _CONTROL = {BASE: ("no erasure (ceiling)", "*"), FLOOR: ("destroyed model (floor)", "X")}
 _EDGE, _SHADE = "#9a9a9a", "#f6f6f6"
 _WORDS = {"draft": "DRAFT", "partial": "PARTIAL"}
+_APART = 12.0
+"""Large markers are at least so many points from each other."""
 _NAMED = 8
 """More methods than these have their names in a key beside the axes."""
 _METADATA = {
@@ -107,7 +110,8 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
     Small markers are single concepts; large ones pool them and carry 95 % intervals both ways. The
     front runs through the erasure methods: the unedited and the destroyed model are no contenders.
     A floor far to the left of everything else is shown at the edge, so that it does not squeeze the
-    methods into a corner. Where there are too many methods to write their names beside them, a key
+    methods into a corner. Large markers that would hide each other stand apart, each with a line to
+    its place. Where there are too many methods to write their names beside them, a key
     to the right has them, from the most robust.
 
     Args:
@@ -139,15 +143,17 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
         left, right = _range(shown)
         axes.set(xlim=(left, right), ylim=(-3, 103))
         taken = _front(axes, pooled[~pooled["method"].isin(_CONTROL)])
-        anchors = []
+        edge, large = [], []
         for row in shown.to_dict("records"):
             look = looks.get(str(row["method"]), (MUTED, "o"))
             outside = row["retained_accuracy"] < left
             if row["concept"] != ALL and not outside:
                 x, y = [row["retained_accuracy"]], [row["asr"]]
                 axes.scatter(x, y, s=16, marker=look[1], color=look[0], alpha=0.4, linewidths=0)
+            elif row["concept"] == ALL and outside:
+                edge.append(_at_edge(axes, row))
             elif row["concept"] == ALL:
-                anchors.append(_at_edge(axes, row) if outside else _large(axes, row, look))
+                large.append((_bars(axes, row, look), look[1]))
         _legend(figure, hidden)
         if crowded:
             _key(figure, pooled, looks)
@@ -156,8 +162,9 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
         stamp(figure, status)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
+        anchors = _large(axes, large)
         if not crowded:
-            _label(axes, canvas, [*taken, *anchors], shown)
+            _label(axes, canvas, [*taken, *edge, *anchors], shown)
     return figure
 
 
@@ -197,9 +204,9 @@ def _range(shown: pd.DataFrame) -> tuple[float, float]:
     return max(low, -3.0), min(float(near.max()) + 0.12 * span, 103.0)
 
 
-def _large(axes: Axes, row: Mapping[Hashable, Any], look: tuple[str, str]) -> _Anchor:
-    """Draws a method's pooled point with its intervals."""
-    x, y, (colour, shape) = row["retained_accuracy"], row["asr"], look
+def _bars(axes: Axes, row: Mapping[Hashable, Any], look: tuple[str, str]) -> _Anchor:
+    """Draws the intervals of a method's pooled point."""
+    x, y, colour = row["retained_accuracy"], row["asr"], look[0]
     across, along = (row["retained_low"], row["retained_high"]), (row["asr_low"], row["asr_high"])
     axes.errorbar(
         x,
@@ -212,10 +219,86 @@ def _large(axes: Axes, row: Mapping[Hashable, Any], look: tuple[str, str]) -> _A
         capsize=2.2,
         alpha=0.85,
     )
-    size = 13 if shape == "*" else 8
-    axes.plot(x, y, shape, color=colour, ms=size, mec="white", mew=0.9, zorder=4, clip_on=False)
     name = str(row["method"])
     return _Anchor(_CONTROL.get(name, (name,))[0], colour, x, y, across, along)
+
+
+def _large(axes: Axes, points: Sequence[tuple[_Anchor, str]]) -> list[_Anchor]:
+    """Draws the pooled markers; those that would lie on each other are moved apart.
+
+    A moved marker has a line to a dot at its true place. The layout must be settled.
+
+    Returns:
+        The points where their markers stand now.
+    """
+    places = np.array([[anchor.x, anchor.y] for anchor, _ in points], dtype=float).reshape(-1, 2)
+    scale = DPI / 72
+    pixels = axes.transData.transform(places) if len(places) else places
+    moved = apart(pixels, _APART * scale, axes.bbox.padded(4 * scale).extents)
+    standing = axes.transData.inverted().transform(moved) if len(moved) else moved
+    found = []
+    for (anchor, shape), (x, y), far in zip(
+        points, standing, np.abs(moved - pixels).max(axis=1, initial=0) > 0.5, strict=True
+    ):
+        if far:
+            line = axes.plot([anchor.x, x], [anchor.y, y], color=anchor.colour, lw=0.9)
+            line[0].set(zorder=3.5, clip_on=False)
+            axes.plot(anchor.x, anchor.y, "o", color=INK, ms=2.2, zorder=4.5, clip_on=False)
+            anchor = replace(anchor, x=float(x), y=float(y))
+        size = 13 if shape == "*" else 8
+        axes.plot(
+            x, y, shape, color=anchor.colour, ms=size, mec="white", mew=0.9, zorder=4, clip_on=False
+        )
+        found.append(anchor)
+    return found
+
+
+def apart(
+    places: NDArray[np.float64], gap: float, within: tuple[float, float, float, float]
+) -> NDArray[np.float64]:
+    """Places at least about ``gap`` from each other: groups that are closer stand around their middle.
+
+    Args:
+        places: [N, 2].
+        gap: in the unit of the places; the same places give the same result.
+        within: left, bottom, right and top of where the moved ones must be.
+
+    Returns:
+        [N, 2]; a place that is near no other is unchanged.
+    """
+    moved = places.copy()
+    for _ in range(len(places)):  # two rings may come to touch: they become one
+        groups = _groups(moved, gap)
+        if all(len(group) == 1 for group in groups):
+            break
+        for group in groups:
+            if len(group) > 1:
+                moved[group] = _ring(places[group].mean(axis=0), len(group), gap, within)
+    return moved
+
+
+def _groups(places: NDArray[np.float64], gap: float) -> list[list[int]]:
+    """Indices of places that are joined by steps shorter than ``gap``."""
+    near = np.hypot(*(places[:, None] - places[None]).transpose(2, 0, 1)) < 0.98 * gap
+    groups: list[list[int]] = []
+    for i in range(len(places)):
+        joined = [group for group in groups if near[i, group].any()]
+        groups = [group for group in groups if group not in joined]
+        groups.append(sorted([i, *(j for group in joined for j in group)]))
+    return sorted(groups)
+
+
+def _ring(
+    middle: NDArray[np.float64], count: int, gap: float, within: tuple[float, float, float, float]
+) -> NDArray[np.float64]:
+    """``count`` places on a circle, ``gap`` apart, moved into the bounds as one."""
+    radius = gap / (2 * math.sin(math.pi / count))
+    turns = math.pi / 2 + 2 * math.pi * np.arange(count) / count
+    ring = middle + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    low, high = np.array(within[:2]), np.array(within[2:])
+    return (
+        ring + np.clip(low - ring.min(axis=0), 0, None) - np.clip(ring.max(axis=0) - high, 0, None)
+    )
 
 
 def _at_edge(axes: Axes, row: Mapping[Hashable, Any]) -> _Anchor:

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,6 +18,7 @@ from bench.report.candidates import Found, write_candidates
 from bench.report.costs import costs_to_markdown
 from bench.report.flags import flag, flags_to_markdown
 from bench.report.grid import Key, Picture, grid
+from bench.report.place import PAGE, replacing, title
 from bench.report.plots import Status, save, scatter
 from bench.report.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.report.spreadsheet import as_csv
@@ -81,19 +83,22 @@ def write_report(
     scores: Mapping[str, Mapping[Key, Sequence[float]]],
     provenance: Mapping[str, Any],
     cells: pd.DataFrame | None = None,
+    prompts: Mapping[str, Mapping[Key, Sequence[str]]] = MappingProxyType({}),
     candidates: Sequence[Found] = (),
     status: Status = "final",
 ) -> Report:
-    """Writes everything under ``folder``, each file atomically; the same rows give the same bytes.
+    """Writes everything under ``folder``, once it is whole; the same rows give the same bytes.
 
     Args:
-        folder: Made if need be; files of other names in it stay.
+        folder: Made if need be. It is empty or holds a report of the suite, which is replaced; files
+            that no report writes stay in it.
         suite: Name of the suite.
         trials: Rows of :data:`~bench.report.schema.TRIALS`.
         utility: Rows of :data:`~bench.report.schema.UTILITY`.
         edits: Rows of :data:`~bench.report.schema.EDITS`.
         pictures: concept -> (method, attack) -> pictures.
         scores: The same for their scores.
+        prompts: The same for their prompts, shown below them.
         provenance: JSON: commit, command, versions.
         cells: Rows of :data:`~bench.report.schema.CELLS`: what the work took.
         candidates: What attacks found, to be published.
@@ -101,10 +106,38 @@ def write_report(
 
     Returns:
         The table and the flags it raises.
+
+    Raises:
+        UsageError: the folder holds something else.
     """
     trials, utility, edits = (_sorted(frame) for frame in (trials, utility, edits))
     table = summarise(trials, utility, edits=edits, suite=suite)
-    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder, suite) as place:
+        flags = _write(
+            place, suite, table, trials=trials, utility=utility, edits=edits, pictures=pictures,
+            scores=scores, prompts=prompts, provenance=provenance, cells=cells,
+            candidates=candidates, status=status,
+        )  # fmt: skip
+    return Report(table, flags)
+
+
+def _write(
+    folder: Path,
+    suite: str,
+    table: pd.DataFrame,
+    *,
+    trials: pd.DataFrame,
+    utility: pd.DataFrame,
+    edits: pd.DataFrame,
+    pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
+    scores: Mapping[str, Mapping[Key, Sequence[float]]],
+    prompts: Mapping[str, Mapping[Key, Sequence[str]]],
+    provenance: Mapping[str, Any],
+    cells: pd.DataFrame | None,
+    candidates: Sequence[Found],
+    status: Status,
+) -> pd.DataFrame:
+    """Writes the files of a report into an empty folder; returns the flags."""
     for name, frame, schema in (
         ("trials", trials, TRIALS),
         ("utility", utility, UTILITY),
@@ -130,6 +163,7 @@ def write_report(
         drawn = grid(
             shown,
             scores.get(concept, {}),
+            prompts.get(concept, {}),
             concept=concept,
             methods=_methods([m for m, _ in shown]),
             attacks=list(dict.fromkeys(a for _, a in shown)),
@@ -150,8 +184,8 @@ def write_report(
         check(cells, CELLS)
         write_atomic(folder / "cells.csv", as_csv(cells))
         page += _spent(cells)
-    write_atomic(folder / "README.md", page.encode())
-    return Report(table, flags)
+    write_atomic(folder / PAGE, page.encode())
+    return flags
 
 
 def _methods(names: Sequence[str]) -> list[str]:
@@ -198,7 +232,7 @@ def _page(
     changed = " (with changes)" * bool(provenance.get("dirty"))
     searched = attacks_to_markdown(table)
     lines = [
-        f"# Results of the suite {markdown_text(suite)}\n\n{_STATUS[status]}",
+        f"{title(suite)}\n\n{_STATUS[status]}",
         f"Made by `{command}` at commit `{commit[:12]}`{changed}; "
         "versions and digests are in [provenance.json](provenance.json).\n\n",
         *(f"> **Note**: {markdown_text(line)}\n\n" for line in provenance.get("warnings", ())),

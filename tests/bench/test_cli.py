@@ -145,23 +145,24 @@ def test_run_prints_progress_the_table_the_files_and_its_own_cost(done: tuple[Pa
     assert "uce[repo-2023]" in said.out.replace("\n", "")
     assert "too_few_samples  " in said.out
     for name in FILES:
-        assert f"  results/tiny/{name}" in lines
+        assert f"  results/local/tiny/{name}" in lines
     assert lines[-1].startswith(f"{CELLS} cells computed, 0 from the store, 0 failed; ")
     assert lines[-1].endswith(" % outside the models' own compute")
     assert "\x1b" not in said.out  # no colours and no bars where there is no terminal
     assert "\r" not in said.out
-    assert {p.name for p in (folder / "results/tiny").iterdir()} == FILES
+    assert {p.name for p in (folder / "results/local/tiny").iterdir()} == FILES
 
 
 def test_run_writes_a_table_of_its_schema(done: tuple[Path, Said]) -> None:
-    table = pd.read_csv(done[0] / "results/tiny/table.csv")
+    table = pd.read_csv(done[0] / "results/local/tiny/table.csv")
     assert list(table.columns) == TABLE.names
     assert set(table["suite"]) == {"tiny"}
-    provenance = json.loads((done[0] / "results/tiny/provenance.json").read_text())
+    provenance = json.loads((done[0] / "results/local/tiny/provenance.json").read_text())
     assert provenance["command"] == "tvc-bench run tiny.yaml"
     assert provenance["seed"] == 0
     assert (
-        "Made by `tvc-bench run tiny.yaml` at" in (done[0] / "results/tiny/README.md").read_text()
+        "Made by `tvc-bench run tiny.yaml` at"
+        in (done[0] / "results/local/tiny/README.md").read_text()
     )
     assert len(provenance["suite_digest"]) == 64
     assert (provenance["failed"], provenance["missing"]) == ([], [])
@@ -169,7 +170,7 @@ def test_run_writes_a_table_of_its_schema(done: tuple[Path, Said]) -> None:
 
 
 def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None:
-    before = (copy / "results/tiny/table.csv").read_bytes()
+    before = (copy / "results/local/tiny/table.csv").read_bytes()
     said = call("run", "tiny.yaml", "--json", at=copy)
     assert said.code == 0
     assert set(said.data) == {
@@ -177,10 +178,10 @@ def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None
         *("overhead", "set_aside", "self_check", "table", "flags"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
-    assert said.data["out"] == "results/tiny"
+    assert said.data["out"] == "results/local/tiny"
     assert [set(row) for row in said.data["table"]] == [set(TABLE.names)] * len(said.data["table"])
     assert f"{CELLS} already in the store" in said.err
-    assert (copy / "results/tiny/table.csv").read_bytes() == before
+    assert (copy / "results/local/tiny/table.csv").read_bytes() == before
 
 
 def test_a_partial_run_is_a_draft(fresh: Path) -> None:
@@ -189,7 +190,7 @@ def test_a_partial_run_is_a_draft(fresh: Path) -> None:
     )
     assert said.code == 0
     assert "  results/drafts/tiny/table.csv" in said.out.splitlines()
-    assert not (fresh / "results/tiny").exists()
+    assert not (fresh / "results/local/tiny").exists()
     assert "PARTIAL" in (fresh / "results/drafts/tiny/README.md").read_text()
 
 
@@ -212,16 +213,16 @@ def test_the_command_says_all_that_decides_the_results() -> None:
 
 
 def test_results_of_another_seed_do_not_take_the_place_of_the_suites(copy: Path) -> None:
-    before = {p.name: p.read_bytes() for p in (copy / "results/tiny").iterdir()}
+    before = {p.name: p.read_bytes() for p in (copy / "results/local/tiny").iterdir()}
     assert call("report", "tiny.yaml", "--seed", 0, at=copy).code == 0  # its own
     assert not (copy / "results/drafts").exists()
-    report = json.loads((copy / "results/tiny/provenance.json").read_text())
+    report = json.loads((copy / "results/local/tiny/provenance.json").read_text())
     assert report["command"] == "tvc-bench run tiny.yaml"
-    (copy / "results/tiny/provenance.json").write_bytes(before["provenance.json"])
-    (copy / "results/tiny/scatter.pdf").write_bytes(before["scatter.pdf"])
+    (copy / "results/local/tiny/provenance.json").write_bytes(before["provenance.json"])
+    (copy / "results/local/tiny/scatter.pdf").write_bytes(before["scatter.pdf"])
     words = ("tiny.yaml", "--seed", 7, "--only", "none", "--only", "prompts")
     assert call("run", *words, at=copy).code == 0
-    assert {p.name: p.read_bytes() for p in (copy / "results/tiny").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (copy / "results/local/tiny").iterdir()} == before
     report = json.loads((copy / "results/drafts/tiny/provenance.json").read_text())
     assert report["seed"] == 7
     assert report["command"] == "tvc-bench run tiny.yaml --only none --only prompts --seed 7"
@@ -239,14 +240,46 @@ def test_who_has_a_place_in_results(tmp_path: Path) -> None:
         (changed, Asked("mini-quick"), False),
         (mine, Asked("mine.yaml"), True),
         (mine.with_(seed=7), Asked("mine.yaml", seed=7), False),
-        (shipped.with_(name="paper"), Asked("paper.yaml"), False),
+        (shipped.with_(name="paper"), Asked("paper.yaml"), True),
     ]
     for suite, asked, expected in cases:
         whole = replace(make_plan(suite, "0" * 64), cells=())  # nothing is missing
         with chdir(tmp_path):
             folder = publish(whole, Store(tmp_path / "store"), asked).folder
-        place = "results" if expected else "results/drafts"
+        place = "results/local" if expected else "results/drafts"
         assert folder == Path(place) / suite.name, asked
+
+
+def test_the_page_names_the_command_that_writes_it_where_it_is(copy: Path) -> None:
+    for words, out in (((), "results/local/tiny"), (("--out", "my results"), "my results")):
+        assert call("run", "tiny.yaml", *words, at=copy).code == 0
+        page = (copy / out / "README.md").read_text()
+        command = " --out 'my results'" if words else ""
+        assert f"Made by `tvc-bench run tiny.yaml{command}` at" in page
+        assert json.loads((copy / out / "provenance.json").read_text())["command"] == (
+            f"tvc-bench run tiny.yaml{command}"
+        )
+
+
+def test_git_ignores_where_reports_go_by_themselves() -> None:
+    for place in ("local", "drafts"):
+        told = subprocess.run(
+            ["git", "check-ignore", f"results/{place}/mini-quick/README.md"], cwd=ROOT, check=False
+        )
+        assert told.returncode == 0
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_computed(fresh: Path) -> None:
+    (fresh / "mine").mkdir()
+    (fresh / "mine/candidates.safetensors").write_text("mine")
+    told = call("run", "tiny.yaml", "--out", "mine", at=fresh)
+    assert told.code == 2
+    assert told.err == (
+        "error: mine: expected an empty folder or a report of the suite 'tiny', got "
+        "'candidates.safetensors'; choose another folder with --out, or empty this one\n"
+    )
+    assert (fresh / "mine/candidates.safetensors").read_text() == "mine"
+    assert not (fresh / ".store").exists()
 
 
 def test_a_failed_cell_is_named_and_the_exit_code_is_one(
@@ -261,7 +294,7 @@ def test_a_failed_cell_is_named_and_the_exit_code_is_one(
     assert "failed: edit mine / star: RuntimeError: the solver diverged" in said.out.splitlines()
     assert "] FAILED edit mine / star: RuntimeError: the solver diverged" in said.out
     assert "0 cells computed, 25 from the store, 8 failed" in said.out
-    assert "DRAFT" in (copy / "results/tiny/README.md").read_text()
+    assert "DRAFT" in (copy / "results/local/tiny/README.md").read_text()
     told = call("run", "mine.yaml", "--json", at=copy)
     assert told.code == 1
     assert told.data["failed"][0] == {
@@ -323,16 +356,16 @@ def test_plan_narrows(fresh: Path) -> None:
 
 
 def test_report_repeats_the_files_without_computing(copy: Path) -> None:
-    before = {p.name: p.read_bytes() for p in (copy / "results/tiny").iterdir()}
+    before = {p.name: p.read_bytes() for p in (copy / "results/local/tiny").iterdir()}
     shutil.rmtree(copy / "results")
     said = call("report", "tiny.yaml", at=copy)
     assert said.code == 0
     for name in FILES - {"provenance.json", "scatter.pdf"}:
-        assert (copy / "results/tiny" / name).read_bytes() == before[name], name
+        assert (copy / "results/local/tiny" / name).read_bytes() == before[name], name
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
     assert set(data) == {"suite", "out", "missing", "table", "flags"}
     assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
-    written = pd.read_csv(copy / "results/tiny/table.csv")
+    written = pd.read_csv(copy / "results/local/tiny/table.csv")
     told = pd.DataFrame(data["table"])
     for column in ("judge", "method", "concept", "attack"):
         assert told[column].tolist() == written[column].tolist()
@@ -345,7 +378,7 @@ def test_the_report_of_an_unfinished_run_is_a_draft(copy: Path) -> None:
     said = call("report", "tiny.yaml", at=copy)
     assert said.code == 0
     assert "1 cells are not computed yet: run the suite" in said.out
-    assert not (copy / "results/tiny").exists()
+    assert not (copy / "results/local/tiny").exists()
     assert "PARTIAL" in (copy / "results/drafts/tiny/README.md").read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -18,8 +19,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from bench.errors import UsageError
 from bench.report import plots, schema
-from bench.report.grid import Picture, grid
+from bench.report.grid import Picture, caption, grid
+from bench.report.place import check_place, listed
 from bench.report.schema import EDITS, TABLE, TRIALS, UTILITY, Schema, SchemaError
 from bench.report.tables import ALL, summarise, worst_case
 from bench.report.text import console, markdown_text, slug, to_latex, to_markdown, wrapped
@@ -493,6 +496,61 @@ def test_labels_do_not_lie_on_each_other(table: pd.DataFrame) -> None:
         assert not any(box.overlaps(other) for other in boxes[:i])
 
 
+def test_markers_that_would_lie_on_each_other_stand_apart(table: pd.DataFrame) -> None:
+    own = table[table["method"] == "esd"]
+    hidden = [own.assign(method=f"esd {k}") for k in range(3)]
+    figure = plots.scatter(pd.concat([table, *hidden], ignore_index=True), suite="alike")
+    axes = figure.axes[0]
+    shapes = {marker for _, marker in plots._looks(["a", "b", "c", "d", "e"]).values()}
+    large = [
+        line for line in axes.lines if line.get_marker() in shapes and line.get_markersize() == 8
+    ]
+    points = np.array([np.asarray(line.get_xydata(), dtype=float)[0] for line in large])
+    places = np.asarray(axes.transData.transform(points))
+    assert len(places) == 5
+    gaps = [float(np.hypot(*(a - b))) for i, a in enumerate(places) for b in places[:i]]
+    assert min(gaps) > 8 * figure.dpi / 72, "wider than a marker"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 12])
+def test_places_apart_are_near_within_and_the_same_each_time(count: int) -> None:
+    places = np.array([[100.0, 100.0]] * count + [[0.0, 0.0]])
+    bounds = (-5.0, -5.0, 102.0, 102.0)
+    moved = plots.apart(places, 10.0, bounds)
+    assert (moved[-1] == 0).all(), "what is alone stays"
+    assert (moved[0] == 100).all() == (count == 1)
+    gaps = [float(np.hypot(*(a - b))) for i, a in enumerate(moved) for b in moved[:i]]
+    assert min(gaps) > 9.7
+    assert moved.max() <= 102.0 + 1e-9
+    assert np.abs(moved[:-1] - 100).max() < 10 * count
+    assert (plots.apart(places, 10.0, bounds) == moved).all()
+
+
+def test_groups_that_come_to_touch_are_one() -> None:
+    places = np.array([[0.0, 0.0], [1.0, 0.0], [12.0, 0.0], [13.0, 0.0], [25.0, 0.0]])
+    moved = plots.apart(places, 10.0, (-99.0, -99.0, 99.0, 99.0))
+    gaps = [float(np.hypot(*(a - b))) for i, a in enumerate(moved) for b in moved[:i]]
+    assert min(gaps) > 9.7
+
+
+def test_a_prompt_stands_below_its_picture_cut_and_escaped() -> None:
+    picture = np.zeros((64, 64, 3), np.uint8)
+    prompts = ["a star", "a $x$ star \x1b[31m over a very long hill of many words", "a \u661f\n★"]
+    key = ("esd", "p4d")
+    figure = grid(
+        {key: [picture] * 3}, {key: [0.1] * 3}, {key: prompts},
+        concept="x", methods=["esd"], attacks=["p4d"],
+    )  # fmt: skip
+    words = [text.get_text() for text in figure.texts]
+    assert "a star" in words
+    for prompt in prompts:
+        assert all(line in words for line in caption(prompt))
+    assert caption(prompts[1]) == ["a $x$ star", "<1b>[31m over a", "very long hill…"]
+    assert caption(prompts[2]) == ["a <661f> ★"]
+    assert caption("x" * 100)[-1].endswith("…")
+    assert not any(text.get_parse_math() for text in figure.texts)
+
+
 def test_many_methods_are_named_in_a_key_that_is_whole(table: pd.DataFrame, tmp_path: Path) -> None:
     own = table[table["method"] == "esd"]
     many = [own.assign(method=f"{NASTY} {k}") for k in range(12)]
@@ -573,6 +631,46 @@ def test_the_folder_is_whole_and_the_same_bytes_from_rows_in_any_order(tmp_path:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     assert len(pd.read_csv(first / "table.csv")) == len(table)
     assert len(pd.read_csv(first / "flags.csv")) == len(flags) > 0
+
+
+def test_a_report_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path: Path) -> None:
+    frames, folder = world(), tmp_path / "report"
+    write(folder, frames)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("choice.md", "grid.txt"):
+        (folder / name).write_text("mine")
+    for name in ("candidates.safetensors", "grid-old.png", "table.csv"):
+        (folder / name).write_text("of an earlier report")
+    torn = [folder / ".table.csv.123-0123456789abcdef.tmp", folder / ".report-0123456789abcdef"]
+    torn[0].touch()
+    torn[1].mkdir()
+    (torn[1] / "table.csv").touch()
+    assert not {path.name for path in torn} & set(listed(folder))
+    write(folder, frames)
+    mine = {name: b"mine" for name in ("choice.md", "grid.txt")}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole | mine
+    with pytest.raises(UsageError, match=r"expected an empty folder or a report of the suite 'o'"):
+        check_place(folder, "o")
+    (folder / "README.md").unlink()
+    with pytest.raises(UsageError, match="choose another folder with --out"):
+        write(folder, frames)
+    assert (folder / "table.csv").read_bytes() == whole["table.csv"]
+
+
+def test_what_ends_a_report_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = world()
+    write(tmp_path, frames)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*args: object) -> str:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("bench.report.write.write_candidates", full)
+    with pytest.raises(OSError, match="full"):
+        write(tmp_path, frames, provenance={"command": "another"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_table_derives_again_from_the_written_rows(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from bench.collect import collect, with_traces
+from bench.digest import canonical_json, file_sha256
 from bench.errors import UsageError
 from bench.mini.paths import clip_folder
 from bench.model import TextToImage
@@ -482,6 +484,121 @@ def test_a_damaged_edit_does_not_touch_its_children(
     assert len(outcome.set_aside) == 1
 
 
+def spoil(entry: Entry, name: str, data: bytes) -> None:
+    """Gives a file another content, and the manifest what fits it."""
+    path = entry.path / name
+    path.write_bytes(data)
+    manifest = json.loads((entry.path / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": file_sha256(path), "size": len(data)}
+    (entry.path / "manifest.json").write_text(canonical_json(manifest))
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    data: bytes = frame.to_parquet(index=False)
+    return data
+
+
+CONTENTS = [
+    ("trial", "rows.parquet", b"PAR1 no rows PAR1"),
+    ("trial", "rows.parquet", b""),
+    ("trial", "rows.parquet", parquet(pd.DataFrame({"goal": ["name-000"]}))),
+    ("trial", "pictures.npz", b"PK no pictures"),
+    ("trial", "pictures.npz", b"\x93NUMPY"),
+    ("utility", "rows.parquet", b"no rows"),
+    ("attack", "candidates.json", b"[{}]"),
+    ("attack", "candidates.json", b"{}"),
+    ("attack", "candidates.json", b"\xff"),
+    ("attack", "candidates.json", b"[" * 100_000),
+    ("edit", "edit.json", b"[]"),
+    ("edit", "weights.safetensors", b"no tensors"),
+    ("reference", "pictures.npz", b""),
+    ("edit", "record.json", b'{"timing": 3}'),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "data"), CONTENTS)
+def test_an_entry_that_fits_its_manifest_but_holds_nonsense_is_computed_again(
+    finished: tuple[Plan, Path, Outcome],
+    miniature: TextToImage,
+    tmp_path: Path,
+    kind: str,
+    name: str,
+    data: bytes,
+) -> None:
+    plan, root, _ = finished
+    subprocess.run(["cp", "-a", f"{root}/.", str(tmp_path / "store")], check=True)
+    cell = next(
+        c for c in plan.cells if c.kind == kind and ("uce" in c.title or kind == "reference")
+    )
+    entry = Store(tmp_path / "store").find(kind, cell.digest)
+    assert entry is not None
+    spoil(entry, name, data)
+    assert Store(tmp_path / "store").verify() == [], "the manifest fits"
+    copy = Path(shutil.copytree(tmp_path / "store", tmp_path / "copy"))
+    seen = Store(copy)
+    found = collect(plan, seen)  # and no traceback
+    assert cell.title in found.missing
+    (damage,) = seen.damage
+    assert damage.reason.startswith((name, "expected")), damage.reason
+    store = Store(tmp_path / "store")
+    outcome = run_plan(plan, store, miniature)
+    assert (outcome.computed, outcome.cached, outcome.failed) == (1, CELLS - 1, [])
+    assert len(outcome.set_aside) == len(store.quarantined()) == 1
+    assert_frame_equal(
+        table_of(plan, store).drop(columns=TIMES), table_of(plan, Store(root)).drop(columns=TIMES)
+    )
+
+
+def test_a_damaged_record_of_a_failure_stops_neither_run_nor_report(
+    miniature: TextToImage, tmp_path: Path
+) -> None:
+    plan, store = plan_of(miniature, only=("none", "prompts")), Store(tmp_path)
+    cell = cell_of(plan, "trial", "none", "prompts")
+    folder = store.fail(cell.kind, cell.digest, {}, ValueError("x"))
+    (folder / "record.json").write_text("{")
+    assert len(store.verify()) == 1
+    assert cell.title in collect(plan, store).missing
+    assert not run_plan(plan, store, miniature).failed
+    assert store.verify() == []
+
+
+class Overtaken(Heard):
+    """While the first cell is at work, another run does what it can; that is all but this cell."""
+
+    def __init__(self, other: Callable[[], Outcome]) -> None:
+        super().__init__()
+        self._other = other
+        self.others = 0
+
+    def cell(self, cell: Cell, number: int) -> None:
+        super().cell(cell, number)
+        self.others = self._other().computed
+
+    def elsewhere(self, cell: Cell) -> None:
+        self.events.append(f"elsewhere {cell.kind}")
+
+
+def test_the_store_is_looked_at_again_before_each_cell(
+    miniature: TextToImage, tmp_path: Path
+) -> None:
+    plan = plan_of(miniature, only=("none", "prompts"))
+    kinds = [c.kind for c in plan.cells]
+    assert kinds == ["reference", "edit", "utility", "attack", "trial"]
+    done = iter(range(100))
+
+    def other() -> Outcome:  # utility waits for the reference, which the first run holds
+        return run_plan(plan, Store(tmp_path), miniature, interrupt=lambda: next(done) >= 5)
+
+    heard = Overtaken(other)
+    outcome = run_plan(plan, Store(tmp_path), miniature, heard)
+    assert heard.others == 3
+    assert (outcome.computed, outcome.cached) == (2, 3)
+    assert heard.events[:2] == ["begin 5/5", "cell 0"]
+    assert [e for e in heard.events if e.startswith("else")] == [
+        *("elsewhere edit", "elsewhere attack", "elsewhere trial")
+    ]
+
+
 # --- SIGKILL
 
 CHILD = """
@@ -606,7 +723,8 @@ def test_sigkill_at_every_boundary_loses_the_current_cell_only(tmp_path: Path) -
     assert set(told["kills"].values()) == {cells}  # every cell met every place
     middle = ("after compute", "before write", "after write")
     assert told["computed"] == cells + sum(told["kills"][place] for place in middle)
-    assert told["left"] == told["removed"] == 2 * cells
+    assert told["left"] == 2 * cells * 2  # what was written, and the lock of it
+    assert told["removed"] == told["left"] + cells  # and the claims
     assert (told["damaged"], told["failures"]) == (0, 0)
     assert (broken / "table.csv").read_bytes() == (whole / "table.csv").read_bytes()
 

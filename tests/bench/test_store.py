@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import json
 import logging
@@ -25,11 +26,13 @@ from hypothesis import strategies as st
 
 from bench import store as store_module
 from bench.digest import canonical_json, digest_of, file_sha256, parse_json, write_atomic
+from bench.locks import try_lock
 from bench.store import Damage, Entry, Store, StoreError
 
 ROOT = Path(store_module.__file__).parents[1]
 DIGEST = digest_of({"method": "uce", "concept": "monet"})
 ROWS = b"rows " * 4000
+ROUNDS = 60
 
 
 def write_files(folder: Path) -> None:
@@ -536,17 +539,232 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert files_below(tmp_path) == ["thesis.tex"]
 
 
-def test_clean_tmp_removes_only_what_the_dead_left(store: Store) -> None:
-    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
-    host = platform.node()
-    dead = store.root / "tmp" / f"{int(child.stdout)}-{'0' * 16}-{host}"
-    alive = store.root / "tmp" / f"{os.getpid()}-{'0' * 16}-{host}"
-    elsewhere = store.root / "tmp" / f"{int(child.stdout)}-{'0' * 16}-not-{host}"
-    for folder in (dead, alive, elsewhere):
-        folder.mkdir(parents=True)
+def temporary(store: Store, number: int) -> Path:
+    """A folder in tmp/ under the name that this process would give it."""
+    folder = store.root / "tmp" / f"{os.getpid()}-{number:016}-{platform.node()}"
+    folder.mkdir(parents=True)
+    write_files(folder)
+    return folder
+
+
+def lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def test_clean_tmp_removes_only_what_nobody_holds(store: Store) -> None:
+    held, dead, unlocked, old = (temporary(store, n) for n in range(4))
+    lock_of(dead).touch()
+    day = time.time() - 25 * 3600
+    os.utime(old, (day, day))
+    claimed = store.claim("edit", DIGEST)
+    other = store.claim("edit", digest_of("other"))
+    assert claimed is not None
+    assert other is not None
+    left = store.root / "claims" / "left.lock"
+    left.touch()
+    with other, contextlib.ExitStack() as stack:
+        lock = try_lock(lock_of(held))
+        assert lock is not None
+        stack.enter_context(lock)
+        claimed.release()
+        assert set(store.clean_tmp()) == {dead, lock_of(dead), old, left}
+        assert files_below(store.root / "claims") == [other.path.name]
+        kept = {held, lock_of(held), unlocked}
+        assert set((store.root / "tmp").iterdir()) == kept
+        assert_complete_files(held)
+    assert store.clean_tmp() == [], "what has no lock is given a day"
+    assert files_below(store.root / "claims") == []
+
+
+def assert_complete_files(folder: Path) -> None:
+    assert files_below(folder) == ["images/0.png", "rows.bin", "scores.json"]
+
+
+def test_the_folder_of_a_live_writer_is_never_cleaned_away(store: Store) -> None:
+    def write(folder: Path) -> None:
         write_files(folder)
-    assert store.clean_tmp() == [dead]
-    assert sorted((store.root / "tmp").iterdir()) == sorted([alive, elsewhere])
+        assert Store(store.root).clean_tmp() == []
+
+    assert_complete(store.publish("edit", DIGEST, {}, write))
+    assert files_below(store.root / "tmp") == []
+
+
+# -------------------------------------------------------------------------------------- claims
+
+
+def test_a_claim_is_one_process_long_and_leaves_nothing(store: Store) -> None:
+    with store.claim("edit", DIGEST) or pytest.fail("nobody holds it"):
+        assert Store(store.root).claim("edit", DIGEST) is None
+        with store.claim("attack", DIGEST) or pytest.fail("another kind"):
+            pass
+    assert files_below(store.root) == ["STORE.json"]
+    holder = start("hold", store.root)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    assert store.claim("edit", DIGEST) is None
+    holder.kill()
+    holder.communicate(timeout=60)
+    with store.claim("edit", DIGEST) or pytest.fail("its holder is dead"):
+        pass
+    assert files_below(store.root) == ["STORE.json"]
+
+
+def test_only_one_of_many_gets_a_claim(store: Store) -> None:
+    path = store.root / "claim.lock"
+    rivals = [start("count", path) for _ in range(3)]
+    assert [int(rival.communicate(timeout=60)[0]) > 0 for rival in rivals] == [True] * 3
+    assert int((store.root / "count").read_text()) == 3 * ROUNDS
+    assert not path.exists()
+
+
+def count(path: Path) -> None:
+    """Runs in a process of its own: counts up a number that only the claim protects."""
+    total, waited = path.with_name("count"), 1
+    for _ in range(ROUNDS):
+        while (lock := try_lock(path)) is None:
+            waited += 1
+            time.sleep(0.0005)
+        with lock:
+            value = int(total.read_text()) if total.exists() else 0
+            total.write_text(str(value + 1))
+    print(waited)  # noqa: T201
+
+
+def hold(root: Path) -> None:
+    """Runs in a process of its own: claims an entry and sleeps."""
+    with Store(root).claim("edit", DIGEST) or pytest.fail("nobody holds it"):
+        print("held", flush=True)  # noqa: T201
+        time.sleep(600)
+
+
+def test_without_locks_everybody_is_granted_one_and_nothing_is_cleaned(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    folder = temporary(store, 0)
+    lock_of(folder).touch()
+    first, second = store.claim("edit", DIGEST), store.claim("edit", DIGEST)
+    assert first is not None
+    assert second is not None
+    assert not first.sure
+    assert "has no locks" in caplog.text
+    assert store.clean_tmp() == []
+    first.release()
+    second.release()
+    assert_complete(publish(store))
+
+
+# ------------------------------------------------------------------------------- other users
+
+
+def private(folder: Path) -> None:
+    write_files(folder)
+    for path in folder.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o027, 0o077])
+def test_all_files_of_an_entry_have_the_mode_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = Store(tmp_path / "store")
+        entry = store.publish("edit", DIGEST, {}, private)
+        store.fail("edit", DIGEST, {}, ValueError())
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o777 for path in store.root.rglob("*")}
+    assert entry.file("rows.bin") in modes
+    for path, mode in modes.items():
+        assert mode == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+def read_as_another(root: Path) -> None:
+    """Runs in a process of its own: becomes the user nobody, who owns nothing, and reads a store."""
+    logging.disable()
+    nobody = 65534
+    os.setgroups([])
+    os.setgid(nobody)
+    os.setuid(nobody)
+    try:
+        store = Store(root)
+        numbers = [len(list(store.entries())), len(store.damage), len(store.verify())]
+        numbers += [store.count(), len(store.failures("edit", DIGEST))]
+        print(*numbers, sep="/")  # noqa: T201
+    except PermissionError as error:
+        print(type(error).__name__)  # noqa: T201
+
+
+def read(store: Store) -> str:
+    return start("other", store.root).communicate(timeout=60)[0].decode().strip()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_may_read_what_the_modes_let_him_read(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o001 == 0 and folder.stat().st_uid == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    store = Store(tmp_path / "store")
+    store.publish("edit", DIGEST, {}, private)
+    store.publish("edit", digest_of("other"), {}, private)
+    store.fail("edit", DIGEST, {}, ValueError())
+    assert read(store) == "2/0/0/2/1"
+    flip(store.root / "edit" / DIGEST[:2] / DIGEST)
+    assert read(store) == "1/1/1/2/1"
+    assert store.quarantined() == []
+    (store.root / "edit").chmod(0o700)
+    assert read(store) == "PermissionError", "never an empty store"
+
+
+# -------------------------------------------------------------- records of failed attempts
+
+
+def replace_the_record_by_a_folder(folder: Path) -> None:
+    (folder / "record.json").unlink()
+    (folder / "record.json").mkdir()
+
+
+RECORDS: dict[str, Callable[[Path], object]] = {
+    "not JSON": lambda f: (f / "record.json").write_text("{"),
+    "a list": lambda f: (f / "record.json").write_text("[]"),
+    "not text": lambda f: (f / "record.json").write_bytes(b"\xff"),
+    "empty": lambda f: (f / "record.json").write_bytes(b""),
+    "no record": lambda f: (f / "record.json").unlink(),
+    "no traceback": lambda f: (f / "traceback.txt").unlink(),
+    "a folder for a file": replace_the_record_by_a_folder,
+    "a file": replace_by_a_file,
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_damaged_record_of_a_failure_is_seen_and_set_aside(store: Store, name: str) -> None:
+    for number in range(3):
+        store.fail("edit", DIGEST, {"n": number}, ValueError(str(number)))
+    folder = store.root / "errors" / "edit" / DIGEST / "1"
+    RECORDS[name](folder)
+    (seen,) = Store(store.root).verify()
+    assert (seen.kind, seen.digest, seen.path, seen.attempt) == ("edit", DIGEST, folder, 1)
+    assert os.path.lexists(folder), "verify moves nothing"
+    assert [f.record["n"] for f in store.failures("edit", DIGEST)] == [0, 2]
+    (damage,) = store.damage
+    assert damage == Damage("edit", DIGEST, damage.path, seen.reason, 1)
+    assert os.path.lexists(damage.path / "entry"), "the evidence is kept"
+    assert store.verify() == []
+    RECORDS[name](store.root / "errors" / "edit" / DIGEST / "2")
+    assert len(store.set_aside()) == 1
+    assert [f.record["n"] for f in store.failures("edit", DIGEST)] == [0]
+
+
+def test_an_entry_can_be_rejected_for_what_it_holds(store: Store) -> None:
+    entry = publish(store)
+    store.reject(entry, "rows.bin: expected rows")
+    store.reject(entry, "rows.bin: expected rows")  # it is gone
+    assert store.find("edit", DIGEST) is None
+    (damage,) = store.damage
+    assert damage.reason == "rows.bin: expected rows"
+    assert_complete(publish(store))
 
 
 # ------------------------------------------------------------ crashes, full disks, and races
@@ -650,8 +868,9 @@ def test_a_strike_at_any_moment_leaves_all_or_nothing(
     for k in range(1, moments + 1):
         store = Store(tmp_path / f"{k:03}")
         remains = files_below(store.root / "tmp")
-        if strike != "kill":
-            assert [name for name in remains if not name.endswith("shard.bin")] == []
+        if strike != "kill":  # a lock that was struck as it was removed is free
+            kept = ("shard.bin", ".lock")
+            assert [name for name in remains if not name.endswith(kept)] == []
         entry = store.find("edit", DIGEST)
         outcomes.append(entry is not None)
         if entry is not None:
@@ -698,3 +917,9 @@ if __name__ == "__main__":
             strike_everywhere(Path(where), PREPARATIONS[how], STRIKES[what])
         case ["race", where, number]:
             race(Path(where), number)
+        case ["hold", where]:
+            hold(Path(where))
+        case ["other", where]:
+            read_as_another(Path(where))
+        case ["count", where]:
+            count(Path(where))

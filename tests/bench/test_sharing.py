@@ -1,0 +1,127 @@
+"""Several processes at one suite in one store: they share the cells, and the death of one costs one cell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import runner
+from bench.model import TextToImage, load_model
+from bench.plan import Cell, Plan, make_plan
+from bench.runner import run_plan
+from bench.stages import Workspace, compute
+from bench.store import Store
+from bench.suite import load_suite
+
+ROOT = Path(__file__).parents[2]
+FIELDS: dict[str, Any] = {
+    "name": "tiny",
+    "concepts": ["star"],
+    "sampler": {"steps": 2, "guidance_scale": 3.0},
+    "methods": ["none", "destroyed"],
+    "attacks": ["prompts", {"random_tokens": {"tries": 1}}, {"seed_search": {"tries": 1}}],
+    "goals": 1,
+    "utility": {"neighbours": 1, "others": 1},
+    "keep_images": 1,
+}
+CELLS = 1 + 2 * (2 + 2 * 3)
+
+
+def at_work(root: Path, plan: Plan, base: TextToImage, *, fatal: int) -> None:
+    """Runs the plan in a child; it dies at its cell of the number ``fatal``, claim in hand."""
+    mine = f"{os.getpid()}"
+
+    def logged(work: Workspace, cell: Cell) -> Any:
+        with (root / f"log-{mine}").open("a") as file:
+            file.write(cell.digest + "\n")
+        mine_now = (root / f"log-{mine}").read_text().split()
+        while len(list(root.glob("log-*"))) < 2:  # nobody does it all before the other is there
+            time.sleep(0.005)
+        if len(mine_now) == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compute(work, cell)
+
+    vars(runner)["compute"] = logged
+    outcome = run_plan(plan, Store(root / "store"), base)
+    (root / f"outcome-{mine}").write_text(json.dumps(outcome.as_json()))
+
+
+def children(root: Path, fatal: tuple[int, ...]) -> None:
+    """Runs in a process of its own: starts a child for each number and waits for all."""
+    torch.set_num_threads(1)  # a child must not wait for threads that it does not have
+    base = load_model()
+    plan = make_plan(load_suite("mini-quick").with_(**FIELDS), base.backbone.digest)
+    warm = run_plan(plan, Store(root.parent / f"{root.name}-warm"), base)
+    assert warm.computed == CELLS
+    numbers = []
+    for number in fatal:
+        child = os.fork()
+        if child == 0:
+            try:
+                at_work(root, plan, base, fatal=number)
+                os._exit(0)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+                os._exit(3)
+        numbers.append(child)
+    statuses = [os.waitpid(child, 0)[1] for child in numbers]
+    logs = {str(n): (root / f"log-{n}").read_text().split() for n in numbers}
+    store = Store(root / "store")
+    there = sum(store.find(c.kind, c.digest) is not None for c in plan.cells)
+    removed = [path.name for path in store.clean_tmp()]
+    told = {"statuses": statuses, "logs": logs, "there": there, "removed": removed,
+            "damaged": len(store.verify())}  # fmt: skip
+    print(json.dumps(told))  # noqa: T201
+
+
+def told(root: Path, *fatal: int) -> dict[str, Any]:
+    root.mkdir()
+    done = subprocess.run(
+        [sys.executable, __file__, str(root), *map(str, fatal)],
+        capture_output=True, text=True, cwd=ROOT, timeout=500, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_cells_and_compute_none_twice(tmp_path: Path) -> None:
+    found = told(tmp_path / "a", 0, 0)
+    assert found["statuses"] == [0, 0]
+    assert (found["there"], found["damaged"], found["removed"]) == (CELLS, 0, [])
+    first, second = found["logs"].values()
+    assert len({*first, *second}) == len(first) + len(second) == CELLS
+    assert first and second
+    outcomes = [json.loads(p.read_text()) for p in (tmp_path / "a").glob("outcome-*")]
+    assert [o["computed"] + o["cached"] for o in outcomes] == [CELLS, CELLS]
+    assert all(not o["failed"] for o in outcomes)
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_was_at_is_done_by_the_other(tmp_path: Path) -> None:
+    found = told(tmp_path / "a", 2, 0)
+    assert os.WTERMSIG(found["statuses"][0]) == signal.SIGKILL
+    assert found["statuses"][1] == 0
+    assert (found["there"], found["damaged"]) == (CELLS, 0)
+    dead, alive = found["logs"].values()
+    twice = [digest for digest, times in Counter([*dead, *alive]).items() if times > 1]
+    assert twice == [dead[-1]]
+    assert found["removed"] == []  # the claim of the dead was taken over and given back
+
+
+if __name__ == "__main__":
+    children(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])))
