@@ -384,8 +384,8 @@ def _plan(
     base = inspect_base(suite.base, revision=suite.revision)
     plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
     plan.check_base(base.folder)  # what a run would refuse is not planned
-    for line in plan.warnings:
-        err.print(f"warning: {line}", soft_wrap=True)
+    for warning in plan.warnings:
+        err.print(f"warning: {warning}", soft_wrap=True)
     return base, plan, Asked(source, only, limit, other, code)
 
 
@@ -420,8 +420,8 @@ def _show(report: Published) -> None:
     out.print(console_flags(report.flags))
     for name in listed(report.folder):
         out.print(f"  {report.folder / name}", markup=False, highlight=False, soft_wrap=True)
-    for line in report.found.errors:
-        out.print(f"errors: {line}", markup=False, highlight=False, soft_wrap=True)
+    for lost in report.found.errors:
+        out.print(f"errors: {lost}", soft_wrap=True)
     if missing := report.found.missing:
         out.print(f"{len(missing)} cells are not computed yet: run the suite", markup=False)
 
