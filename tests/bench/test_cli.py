@@ -690,7 +690,7 @@ def test_the_batch_is_as_large_as_the_device_is_used_to(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_networks_are_compiled_where_it_is_asked_for(asked: bool) -> None:
-    files, made, _ = cli._plan("mini-quick", (), None, None)
+    files, made, _ = cli._plan("mini-quick", (), None, None, code="installed")
     base = cli._loaded(files, made, device="cpu", batch_size="auto", compiled=asked)
     assert base.backbone.compiled == asked
     networks = (base.backbone.unet, base.backbone.vae.decoder)

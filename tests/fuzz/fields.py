@@ -62,8 +62,8 @@ class Numeric:
         if self.whole:
             low, high = (int(end) for end in self.extremes())
             return low - 1, high + self.step, -(2**63), 2**64, *([high - 1] * (self.step > 1))
-        low, high = self.extremes()
-        beyond = (math.nextafter(low, -math.inf), math.nextafter(high, math.inf))
+        least, most = self.extremes()
+        beyond = (math.nextafter(least, -math.inf), math.nextafter(most, math.inf))
         return *beyond, -1e308, 1e308, math.nan, math.inf, -math.inf
 
 
