@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +10,16 @@ from torch import Tensor
 from attacks.originals import target_latents
 from attacks.p4d import P4D
 from attacks.prompt_search import Looks
-from attacks.tokens import allowed_tokens, place
-from bench.guidance import NegativePrompt
+from attacks.tokens import allowed_tokens, place, table
+from bench.guidance import ClassifierFree, NegativePrompt
 from bench.interfaces import Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
 from bench.model import TextToImage
 from bench.sampler import Sampler
 from bench.tuning import noised
 
+GradientsOf = Callable[[Callable[[], object]], list[Tensor]]
+SameGradients = Callable[[Tensor, Tensor], None]
 RNG = Rng(("p4d",))
 
 
@@ -33,10 +36,11 @@ def goals(concepts: Mapping[str, Concept]) -> list[Goal]:
     return [Goal(id=f"g{k}", concept=concepts["heart"], prompt=p) for k, p in enumerate(prompts)]
 
 
-def reference(attack: P4D, target: Target, goal: Goal, scale: float) -> list[Tensor]:
+def reference(attack: P4D, target: Target, goal: Goal, scale: float) -> list[tuple[Tensor, Tensor]]:
     """PEZ on the edited model's guided prediction, written out for one prompt.
 
-    As published, it should be the original's prediction for the prompt, without guidance.
+    As published, it should be the original's prediction for the prompt, without guidance. Returns the
+    embeddings after each step, and its gradient.
     """
     model, base = target.model, TextToImage(target.model.backbone)
     words, allowed = model.embed(torch.arange(1026)[None])[0], allowed_tokens(model, "all")
@@ -69,19 +73,56 @@ def reference(attack: P4D, target: Target, goal: Goal, scale: float) -> list[Ten
         guided = eps[0] + scale * (eps[1] - eps[0])
         (w.grad,) = torch.autograd.grad(torch.nn.functional.mse_loss(guided, wanted), p)
         adamw.step()
-        path.append(w.detach().clone())
+        path.append((w.detach().clone(), w.grad.clone()))
     return path
 
 
-def test_the_batched_attack_follows_the_reference(target: Target, goals: list[Goal]) -> None:
+def test_the_batched_attack_follows_the_reference(
+    target: Target, goals: list[Goal], gradients_of: GradientsOf, same_gradients: SameGradients
+) -> None:
     attack = P4D.preset("official-n", tokens=4, steps=4, iterations=2)
     expected = reference(attack, target, goals[1], target.sampler.guidance_scale)
-    looks = Looks(target, goals, RNG, 1)
-    path = [w[1] for _, w in attack.trajectory(looks, 4)]
-    assert len(path) == len(expected) == 4
-    for ours, theirs in zip(path, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
-    assert (path[-1] - path[0]).abs().max() > 0.05  # it moved, and by more than the tolerance
+    looks, path = Looks(target, goals, RNG, 1), list[Tensor]()
+    seen = gradients_of(lambda: path.extend(w[1] for _, w in attack.trajectory(looks, 4)))
+    assert len(path) == len(seen) == len(expected) == 4
+    for grad_BKE, (_, theirs) in zip(seen, expected, strict=True):
+        same_gradients(grad_BKE[1:2], theirs[None])
+    steps = zip(path, (w for w, _ in expected), strict=True)
+    assert all(torch.cosine_similarity(*pair, dim=-1).min() > 0.999 for pair in steps)
+    assert (path[-1] - path[0]).abs().max() > 0.05  # it moved
+
+
+def test_one_step_written_out(target: Target, goals: list[Goal], gradients_of: GradientsOf) -> None:
+    """AdamW from its first state: ``w (1 - lr decay) - lr g / (|g| + 1e-8)``."""
+    attack = P4D.preset("official-n", tokens=4, steps=1, iterations=1)
+    looks, path = Looks(target, goals[:1], RNG, 1), list[Tensor]()
+    (grad,) = gradients_of(lambda: path.extend(w for _, w in attack.trajectory(looks, 4)))
+    usable = allowed_tokens(target.model, "all").nonzero()[:, 0]
+    picks = torch.randint(len(usable), (4,), generator=RNG.generator("g0", "draws"))
+    start = table(target.model)[usable[picks]]
+    expected = start * (1 - 0.1 * 0.1) - 0.1 * grad / (grad.abs() + 1e-8)
+    torch.testing.assert_close(path[0], expected, atol=1e-5, rtol=0)
+
+
+def test_only_the_presets_of_ours_guide_the_teacher() -> None:
+    teachers = {name: P4D.preset(name).teacher for name in P4D.presets}
+    assert {name for name, teacher in teachers.items() if teacher == "guided"} == {"ours", "mini"}
+
+
+def test_the_teacher_may_be_guided_too(
+    target: Target, goals: list[Goal], gradients_of: GradientsOf, same_gradients: SameGradients
+) -> None:
+    """Through a guidance the two teachers differ; without one they are the same."""
+
+    def first(preset: str, aim: Target) -> Tensor:
+        attack = P4D.preset(preset, tokens=4, steps=1, iterations=1)
+        looks = Looks(aim, goals, RNG, 1)
+        return gradients_of(lambda: list(attack.trajectory(looks, 4)))[0]
+
+    with pytest.raises(AssertionError):
+        same_gradients(first("ours", target), first("official-n", target))
+    plain = replace(target, model=target.model.with_guidance(ClassifierFree()))
+    same_gradients(first("ours", plain), first("official-n", plain))
 
 
 def test_a_batch_is_its_goals_one_by_one(target: Target, goals: list[Goal]) -> None:
