@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.api import concepts as known_concepts
+from bench.backbone import Backbone
 from bench.batching import MicroBatch
 from bench.interfaces import Concept
 from bench.model import TextToImage, load_model
@@ -39,6 +41,24 @@ def miniature() -> TextToImage:
 def model(miniature: TextToImage) -> TextToImage:
     """The miniature, with a micro-batch of the test's own."""
     return replace(miniature, micro=MicroBatch(64))
+
+
+@pytest.fixture(scope="session")
+def double_networks(miniature: TextToImage) -> Backbone:
+    """The miniature's networks in float64, made once; take ``exact`` instead."""
+    backbone = miniature.backbone
+    parts = {n: deepcopy(getattr(backbone, n)).double() for n in ("unet", "text_encoder", "vae")}
+    return replace(backbone, **parts)
+
+
+@pytest.fixture
+def exact(double_networks: Backbone) -> TextToImage:
+    """The miniature in float64: kernels and threads differ by 1e-12 there, whatever the processor.
+
+    For tests that compare two ways to the same numbers. In float32 each processor rounds otherwise,
+    and solvers and optimisers make that large.
+    """
+    return TextToImage(double_networks, micro=MicroBatch(64))
 
 
 @pytest.fixture(scope="session")
