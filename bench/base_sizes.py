@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.base_configs import TextConfig, UNetConfig, VaeConfig, validated
-from bench.base_json import read_object
 from bench.base_layers import unet_tensors, vae_tensors
 from bench.errors import UsageError, shown
+from bench.json_files import read_object
 from bench.weight_files import Tensor
 
 __all__ = ["Sizes", "check_sizes"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.base_json import read_object
 from bench.errors import UsageError, shown
+from bench.json_files import read_object
 from bench.weight_files import Tensor, scan
 
 __all__ = ["Weights", "find_weights"]

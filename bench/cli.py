@@ -22,6 +22,7 @@ from bench.characters import HIDDEN
 from bench.digest import StoreError
 from bench.environment import line
 from bench.errors import UsageError, shown
+from bench.files import regular
 from bench.listing import Listed, listing
 from bench.streams import Lost, patient
 from bench.terminal import PlainFormatter, Terminal
@@ -328,9 +329,10 @@ def check(*, folder: Path | None = None, json_: Json = False, device: Device = "
     from bench.mini.paths import model_folder
 
     folder = folder or model_folder()
+    notes = "" if card is None else regular(card).read_text(encoding="utf-8")  # not after the work
     found = check_model(folder, device=_device(device), scale=quick)
     if card is not None:
-        write_card(folder, found, card.read_text(encoding="utf-8"))
+        write_card(folder, found, notes)
     if json_:
         _print_json(found)
     else:

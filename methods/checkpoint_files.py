@@ -6,17 +6,19 @@ themselves; a value is read when it is asked for, and checked to be finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from bench.digest import digest_of, parse_json
-from bench.errors import UsageError, shown
+from bench.digest import digest_of
+from bench.errors import UsageError
 from bench.files import expanded, regular
 from bench.headers import TensorInfo, read_header
+from bench.json_files import object_in, read_object
 from bench.spec import content
 
 if TYPE_CHECKING:
@@ -237,11 +239,11 @@ def _network(part: str, paths: Sequence[Path], origin: str) -> Network:
         places |= dict.fromkeys(header.tensors, path)
         metadata |= header.metadata
         if (text := header.metadata.get("lora_adapter_metadata")) is not None:
-            about |= _json(text.encode(errors="replace"), path)
+            with _about_the_lora():
+                about |= object_in(text.encode(errors="replace"), path)
     for path in _settings(paths[0]):
-        if path.stat().st_size > _LARGEST_SETTINGS:
-            raise UsageError(f"expected settings of at most 1 MiB, got {path}; correct the file")
-        about |= _json(path.read_bytes(), path)
+        with _about_the_lora():
+            about |= read_object(path, _LARGEST_SETTINGS)
     return Network(part, origin, tensors, metadata, about, places)
 
 
@@ -272,15 +274,10 @@ def _settings(weights: Path) -> list[Path]:
     return [regular(beside)] if there else []
 
 
-def _json(text: bytes, path: Path) -> dict[str, Any]:
+@contextmanager
+def _about_the_lora() -> Iterator[None]:
+    """Says of what an unreadable JSON text is."""
     try:
-        value = parse_json(text)
-    except ValueError as error:
-        raise UsageError(
-            f"expected JSON about the LoRA in {path}, got {shown(str(error))}; correct the settings"
-        ) from error
-    if not isinstance(value, Mapping):
-        raise UsageError(
-            f"expected a mapping about the LoRA in {path}, got {shown(value)}; correct the settings"
-        )
-    return dict(value)
+        yield
+    except UsageError as error:
+        raise UsageError(f"the settings about the LoRA in {error}; correct them") from error
