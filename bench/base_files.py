@@ -23,7 +23,7 @@ from bench.errors import UsageError, shown
 from bench.files import bounded, expanded, regular
 from bench.json_files import read_object
 from bench.mini.paths import model_folder
-from bench.weight_files import scan
+from bench.weight_files import scan, sound
 
 __all__ = ["PARTS", "BaseFiles", "in_one_line", "inspect_base", "local_folder", "looks_local"]
 
@@ -153,8 +153,7 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
     sizes = check_sizes(folder, {part: found.tensors for part, found in weights.items()})
     check_tokenizer(folder / "tokenizer", sizes.words)
     for path in files:
-        if (problem := scan(path).problem) is not None:
-            raise UsageError(f"{path} {problem}")
+        sound(path)
     return BaseFiles(
         source=source,
         folder=folder,

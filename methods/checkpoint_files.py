@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from bench.digest import digest_of
 from bench.errors import UsageError
 from bench.files import expanded, regular
-from bench.headers import TensorInfo, read_header
+from bench.headers import TensorInfo, read_header, unreadable
 from bench.json_files import object_in, read_object
 from bench.spec import content
 
@@ -31,7 +31,6 @@ __all__ = [
     "files_of",
     "is_there",
     "networks",
-    "refuse_odd_numbers",
     "weights_in",
 ]
 
@@ -42,7 +41,6 @@ _CONVERT = (
     "safe_serialization=True) or safetensors.torch.save_file, and give the .safetensors"
 )
 _VARIANTS = (".fp16.", ".bf16.", ".non_ema.")
-_FLOATS = {"F16", "BF16", "F32", "F64"}
 _LARGEST_SETTINGS = 2**20
 
 
@@ -72,6 +70,11 @@ class Network:
         return {name: info.shape for name, info in self.tensors.items()}
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that hold the tensors."""
+        return tuple(dict.fromkeys(self._paths.values()))
+
+    @property
     def size(self) -> int:
         """Bytes of all values."""
         return sum(info.size for info in self.tensors.values())
@@ -88,7 +91,7 @@ class Network:
                 self._opened[path] = safe_open(path, framework="pt")
             value: Tensor = self._opened[path].get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, f"{error}; fetch it again") from error
         if tuple(value.shape) != self.tensors[name].shape or not value.is_floating_point():
             raise UsageError(f"expected {path} as it was, got another: it has changed; start again")
         if not bool(value.isfinite().all()):
@@ -230,7 +233,7 @@ def _network(part: str, paths: Sequence[Path], origin: str) -> Network:
             with safe_open(path, framework="pt"):  # which has checks of its own
                 pass
         except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, f"{error}; fetch it again") from error
         if twice := sorted(header.tensors.keys() & tensors.keys()):
             raise UsageError(
                 f"expected each name once, got {twice[0]} again in {path}; remove one of the files"
@@ -245,26 +248,6 @@ def _network(part: str, paths: Sequence[Path], origin: str) -> Network:
         with _about_the_lora():
             about |= read_object(path, _LARGEST_SETTINGS)
     return Network(part, origin, tensors, metadata, about, places)
-
-
-def refuse_odd_numbers(network: Network) -> None:
-    """Refuses tensors of whole numbers, or quantised ones.
-
-    Raises:
-        UsageError: with the first of them. Tables of positions, which older versions stored, pass.
-    """
-    for name, info in network.tensors.items():
-        if info.dtype not in _FLOATS and not name.endswith("position_ids"):
-            raise UsageError(
-                f"expected finite numbers, got others in {name} of {network.origin}: it is of "
-                f"{info.dtype}; save it as float32, float16 or bfloat16"
-            )
-
-
-def _unreadable(path: Path, error: Exception) -> UsageError:
-    return UsageError(
-        f"expected safetensors, got {path}, which cannot be read: {error}; fetch it again"
-    )
 
 
 def _settings(weights: Path) -> list[Path]:
