@@ -19,13 +19,13 @@ from bench.base_sizes import Sizes, check_sizes
 from bench.base_tokenizer import check_tokenizer
 from bench.base_weights import find_weights
 from bench.digest import digest_of
-from bench.errors import UsageError, shown
+from bench.errors import UsageError, in_one_line, shown
 from bench.files import bounded, expanded, regular
 from bench.json_files import read_object
 from bench.mini.paths import model_folder
 from bench.weight_files import scan, sound
 
-__all__ = ["PARTS", "BaseFiles", "in_one_line", "inspect_base", "local_folder", "looks_local"]
+__all__ = ["PARTS", "BaseFiles", "inspect_base", "local_folder", "looks_local"]
 
 PARTS: Final = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 _HASHED: Final = frozenset({".json", ".safetensors", ".txt"})
@@ -115,12 +115,6 @@ def _downloaded(source: str, revision: str | None) -> Path:
         Exception
     ) as error:  # of the hub, of HTTP, of sockets: its kinds changed with each version
         raise UsageError(f"{named}: could not be downloaded: {in_one_line(error)}") from error
-
-
-def in_one_line(error: BaseException) -> str:
-    """What a library's error says, in one line of at most 300 characters; its kind where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 @contextmanager

@@ -54,7 +54,7 @@ _BEGINNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a header says of one tensor.
+    """The entry of one tensor in a header.
 
     Attributes:
         dtype: As safetensors calls it: ``F32``, ``F16``, ``BF16``, ...
@@ -76,7 +76,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file holds.
+    """The tensors of a file, without their values, and its metadata.
 
     Attributes:
         tensors: By name.
@@ -88,7 +88,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """What a safetensors file says of itself; no value is read.
+    """The header of a safetensors file; no value is read.
 
     Raises:
         UsageError: it is not there, no regular file, no safetensors, incomplete, or beyond any sane

@@ -29,7 +29,7 @@ _CHUNK: Final = 2**22
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one pass over a file found.
+    """The findings of one pass over a file.
 
     Attributes:
         sha256: Of its bytes, 64 hexadecimal digits.

@@ -27,7 +27,7 @@ from bench.bounds import Count, Guidance, Number, Solver
 from bench.clip import Preprocess, check_source, clip_files, load_clip
 from bench.clock import model_time
 from bench.digest import file_sha256
-from bench.errors import UsageError, shown
+from bench.errors import UsageError, in_one_line, shown
 from bench.files import expanded
 from bench.filters import ImageFilter
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
@@ -339,7 +339,7 @@ def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], 
     try:
         tower.load_state_dict(filling)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise ValueError(
             f"{path}: expected the image tower of config.json, got {reason}"
         ) from error
