@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from attacks.prompt_rows import KINDS, STORED, PromptRow, parse_rows
 from bench.errors import UsageError, shown
-from bench.files import only_regular
+from bench.files import bounded
 from bench.lazy import torch
 from bench.minors import about_minors
 
@@ -197,20 +197,7 @@ def _names_tensors(row: PromptRow) -> bool:
 
 
 def _bytes(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most so many bytes."""
-    try:
-        with only_regular(path).open("rb") as file:
-            data = file.read(most + 1)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path}: cannot be read ({reason})") from error
-    if len(data) > most:
-        raise UsageError(
-            f"{path}: expected at most {most // 2**20} MiB, got more; split it, or keep fewer rows"
-        )
-    return data
+    return bounded(path, most, todo="split it, or keep fewer rows")
 
 
 def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:

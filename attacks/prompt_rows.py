@@ -92,7 +92,7 @@ def parse_rows(source: Path, text: str) -> tuple[list[PromptRow], dict[str, set[
             raise UsageError(f"{source}:{line}: expected at most {MOST_ROWS} rows; split the file")
         candidate = read is _stored or (read is _jsonl and "goal" in record)
         rows.append((_candidate if candidate else _row)(source, line, record))
-        for name in record.keys() & MEANT.keys():
+        for name in (one for one in record if one in MEANT):  # a set would change their order
             if (value := record[name]) not in (None, ""):
                 unused.setdefault(name, set()).add(str(value)[:_LONGEST])
     return rows, unused

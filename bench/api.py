@@ -184,7 +184,6 @@ def evaluate(
         loaded = loaded.with_(methods=[*loaded.model_dump()["methods"], *methods])
     files = inspect_base(loaded.base, revision=loaded.revision)
     plan = make_plan(loaded, files.digest, folder=files.folder, only=only, limit=limit)
-    plan.check_base(files.folder)
     backbone = load_inspected(files, dtype=loaded.dtype, device=device)
     base = TextToImage(backbone, micro=MicroBatch(micro_batch))
     ledger = Store(Path(store))

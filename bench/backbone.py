@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from bench.base_files import BaseFiles, in_one_line, inspect_base
-from bench.errors import UsageError, shown
+from bench.base_files import BaseFiles, inspect_base
+from bench.errors import UsageError, in_one_line, shown
 from bench.on_cpu import suit_cpu
 
 __all__ = ["Backbone", "load_backbone", "load_inspected"]

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from bench.base_json import read_object
 from bench.errors import UsageError, from_pydantic, shown
+from bench.json_files import read_object
 
 __all__ = ["TextConfig", "UNetConfig", "VaeConfig", "check_scheduler", "validated"]
 

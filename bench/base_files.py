@@ -15,16 +15,17 @@ from typing import Final
 
 from bench.base_configs import check_scheduler
 from bench.base_index import check_index
-from bench.base_json import read_object
 from bench.base_sizes import Sizes, check_sizes
 from bench.base_tokenizer import check_tokenizer
 from bench.base_weights import find_weights
 from bench.digest import digest_of
-from bench.errors import UsageError, shown
+from bench.errors import UsageError, in_one_line, shown
+from bench.files import bounded, expanded, regular
+from bench.json_files import read_object
 from bench.mini.paths import model_folder
-from bench.weight_files import scan
+from bench.weight_files import scan, sound
 
-__all__ = ["PARTS", "BaseFiles", "in_one_line", "inspect_base", "local_folder", "looks_local"]
+__all__ = ["PARTS", "BaseFiles", "inspect_base", "local_folder", "looks_local"]
 
 PARTS: Final = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 _HASHED: Final = frozenset({".json", ".safetensors", ".txt"})
@@ -72,10 +73,10 @@ def local_folder(source: str) -> Path | None:
     if source == "miniature":
         return model_folder()
     try:
-        folder = Path(source).expanduser()
+        folder = expanded(source)
         return folder if folder.is_dir() else None
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except (OSError, UsageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no user has that home folder"
         raise UsageError(f"base {shown(source)}: expected a folder: {reason}") from error
 
 
@@ -116,12 +117,6 @@ def _downloaded(source: str, revision: str | None) -> Path:
         raise UsageError(f"{named}: could not be downloaded: {in_one_line(error)}") from error
 
 
-def in_one_line(error: BaseException) -> str:
-    """What a library's error says, in one line of at most 300 characters; its kind where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
-
-
 @contextmanager
 def _told(source: str) -> Iterator[None]:
     """Says of which base an error is."""
@@ -152,8 +147,7 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
     sizes = check_sizes(folder, {part: found.tensors for part, found in weights.items()})
     check_tokenizer(folder / "tokenizer", sizes.words)
     for path in files:
-        if (problem := scan(path).problem) is not None:
-            raise UsageError(f"{path} {problem}")
+        sound(path)
     return BaseFiles(
         source=source,
         folder=folder,
@@ -172,21 +166,15 @@ def _hashed_files(folder: Path) -> list[Path]:
     paths = (path for part in PARTS for path in (folder / part).rglob("*"))
     files = sorted(path for path in paths if path.suffix in _HASHED)
     for path in files:
-        if not path.is_file():
-            kind = "a link to nothing" if path.is_symlink() else "a folder, a pipe or a device"
-            raise UsageError(f"{path}: expected a file, got {kind}")
+        regular(path)
     return files
 
 
 def _check_sums(folder: Path) -> None:
     """Refuses a folder whose ``SHA256SUMS`` do not match."""
     sums = folder / _SUMS
-    with sums.open("rb") as file:
-        data = file.read(_MAX_SUMS + 1)
-    if len(data) > _MAX_SUMS:
-        raise UsageError(f"{sums}: expected at most {_MAX_SUMS} bytes, got more")
     try:
-        lines = data.decode().splitlines()
+        lines = bounded(sums, _MAX_SUMS).decode().splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{sums}: expected UTF-8, got other bytes") from error
     for line in lines:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.base_configs import TextConfig, UNetConfig, VaeConfig, validated
-from bench.base_json import read_object
 from bench.base_layers import unet_tensors, vae_tensors
 from bench.errors import UsageError, shown
-from bench.weight_files import Tensor
+from bench.headers import TensorInfo
+from bench.json_files import read_object
 
 __all__ = ["Sizes", "check_sizes"]
 
@@ -45,7 +45,7 @@ class Sizes:
     words: int
 
 
-def check_sizes(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> Sizes:
+def check_sizes(folder: Path, tensors: Mapping[str, Mapping[str, TensorInfo]]) -> Sizes:
     """The sizes of a base whose networks fit each other, and whose files fit their configurations.
 
     Args:
@@ -114,7 +114,7 @@ def _check_conditions(config: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _check_text(text: TextConfig, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _check_text(text: TextConfig, tensors: Mapping[str, TensorInfo], path: Path) -> None:
     if text.hidden_size % text.num_attention_heads:
         raise UsageError(
             f"{path}: hidden_size: expected a multiple of the {text.num_attention_heads} heads, "
@@ -148,7 +148,7 @@ def _check_text(text: TextConfig, tensors: Mapping[str, Tensor], path: Path) -> 
     _check_shapes(shapes, plain, path)
 
 
-def _check_unet(unet: UNetConfig, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _check_unet(unet: UNetConfig, tensors: Mapping[str, TensorInfo], path: Path) -> None:
     widths = unet.block_out_channels
     _check_lengths(
         len(widths),
@@ -179,7 +179,7 @@ def _check_unet(unet: UNetConfig, tensors: Mapping[str, Tensor], path: Path) -> 
     _check_shapes(shapes, tensors, path)
 
 
-def _check_vae(vae: VaeConfig, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _check_vae(vae: VaeConfig, tensors: Mapping[str, TensorInfo], path: Path) -> None:
     widths = vae.block_out_channels
     kinds = {"down_block_types": vae.down_block_types, "up_block_types": vae.up_block_types}
     _check_lengths(len(widths), path, kinds)
@@ -211,14 +211,14 @@ def _check_groups(widths: Sequence[int], groups: int, path: Path) -> None:
         )
 
 
-def _check_names(names: Iterable[str], tensors: Mapping[str, Tensor], path: Path) -> None:
+def _check_names(names: Iterable[str], tensors: Mapping[str, TensorInfo], path: Path) -> None:
     for name in names:  # it ends at the first, however many layers the file asks for
         if name not in tensors:
             raise UsageError(f"{path.parent}: the weights lack {name}, which {path.name} asks for")
 
 
 def _check_shapes(
-    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], path: Path
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, TensorInfo], path: Path
 ) -> None:
     _check_names(shapes, tensors, path)
     for name, shape in shapes.items():

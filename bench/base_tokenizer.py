@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.base_json import read_object
 from bench.errors import UsageError, shown
+from bench.json_files import read_object
 
 __all__ = ["check_tokenizer"]
 

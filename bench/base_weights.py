@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.base_json import read_object
 from bench.errors import UsageError, shown
-from bench.weight_files import Tensor, scan
+from bench.headers import TensorInfo, refuse_odd_numbers
+from bench.json_files import read_object
+from bench.weight_files import sound
 
 __all__ = ["Weights", "find_weights"]
 
@@ -32,7 +33,7 @@ class Weights:
     """
 
     variant: str | None
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, TensorInfo]
 
 
 def find_weights(folder: Path) -> Weights:
@@ -80,11 +81,10 @@ def _named(folder: Path, stem: str, variant: str | None) -> list[Path]:
     return found
 
 
-def _tensors(files: list[Path]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+def _tensors(files: list[Path]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
     for path in files:
-        found = scan(path)
-        if found.problem is not None:
-            raise UsageError(f"{path} {found.problem}")
-        tensors.update(found.tensors)
+        found = sound(path)
+        refuse_odd_numbers(found, path)
+        tensors.update(found)
     return tensors

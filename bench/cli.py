@@ -22,6 +22,7 @@ from bench.characters import HIDDEN
 from bench.digest import StoreError
 from bench.environment import line
 from bench.errors import UsageError, shown
+from bench.files import regular
 from bench.listing import Listed, listing
 from bench.streams import Lost, patient
 from bench.terminal import PlainFormatter, Terminal
@@ -132,9 +133,8 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
         for c in cells:
             out.print(
                 f"{'done' if c['done'] else 'todo'}  {str(c['digest'])[:12]}  {c['title']}",
-                markup=False,
             )
-        out.print(f"{len(cells)} cells, {done} in the store", markup=False)
+        out.print(f"{len(cells)} cells, {done} in the store")
     return 0
 
 
@@ -177,14 +177,12 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         out.print(
             f"\n{outcome.computed} cells computed, {outcome.cached} from the store, {len(outcome.failed)} failed; "
             f"{outcome.seconds:.1f} s, of which {100 * outcome.overhead:.1f} % outside the models' own compute",
-            markup=False, highlight=False, soft_wrap=True,
+            soft_wrap=True,
         )  # fmt: skip
         for title, message in outcome.failed:
-            out.print(f"failed: {title}: {message}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"failed: {title}: {message}", soft_wrap=True)
         for line in outcome.set_aside:
-            out.print(
-                f"damaged, set aside and computed again: {line}", markup=False, soft_wrap=True
-            )
+            out.print(f"damaged, set aside and computed again: {line}", soft_wrap=True)
     return 1 if outcome.failed or done.found.errors else 0
 
 
@@ -225,8 +223,6 @@ def ls(what: Listed = "methods", *, store: StoreArg = _STORE, json_: Json = Fals
         for row in rows:
             out.print(
                 f"{row['name']:{width}}  {row['about']}",
-                markup=False,
-                highlight=False,
                 soft_wrap=True,
             )
     return 0
@@ -255,8 +251,8 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
         for d in damage:
             what = "" if d.attempt is None else f"failed attempt {d.attempt}: "
             told = f"damaged: {d.kind} {d.digest}: {what}{d.reason}"
-            out.print(told, markup=False, soft_wrap=True)
-        out.print(f"{entries} sound entries, {len(damage)} damaged", markup=False)
+            out.print(told, soft_wrap=True)
+        out.print(f"{entries} sound entries, {len(damage)} damaged")
     return 1 if damage else 0
 
 
@@ -275,7 +271,7 @@ def paper(suite: str = "mini-claims", *,
     for path in on_a_suite(
         suite, claims, work=work, out=out_, concepts=concepts, seeds=seeds, quick=quick, device=_device(device)
     ):  # fmt: skip
-        out.print(str(path), markup=False, soft_wrap=True)
+        out.print(str(path), soft_wrap=True)
     return 0
 
 
@@ -297,7 +293,7 @@ def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negativ
     if json_:
         _print_json(found)
     else:
-        out.print((folder / "README.md").read_text(), markup=False, highlight=False, soft_wrap=True)
+        out.print((folder / "README.md").read_text(), soft_wrap=True)
     return 0
 
 
@@ -328,9 +324,10 @@ def check(*, folder: Path | None = None, json_: Json = False, device: Device = "
     from bench.mini.paths import model_folder
 
     folder = folder or model_folder()
+    notes = "" if card is None else regular(card).read_text(encoding="utf-8")  # not after the work
     found = check_model(folder, device=_device(device), scale=quick)
     if card is not None:
-        write_card(folder, found, card.read_text(encoding="utf-8"))
+        write_card(folder, found, notes)
     if json_:
         _print_json(found)
     else:
@@ -383,7 +380,6 @@ def _plan(
         suite = suite.with_(seed=other)
     base = inspect_base(suite.base, revision=suite.revision)
     plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
-    plan.check_base(base.folder)  # what a run would refuse is not planned
     for warning in plan.warnings:
         err.print(f"warning: {warning}", soft_wrap=True)
     return base, plan, Asked(source, only, limit, other, code)
@@ -419,11 +415,11 @@ def _show(report: Published) -> None:
     out.print(console(report.table, width=out.width))
     out.print(console_flags(report.flags))
     for name in listed(report.folder):
-        out.print(f"  {report.folder / name}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"  {report.folder / name}", soft_wrap=True)
     for lost in report.found.errors:
         out.print(f"errors: {lost}", soft_wrap=True)
     if missing := report.found.missing:
-        out.print(f"{len(missing)} cells are not computed yet: run the suite", markup=False)
+        out.print(f"{len(missing)} cells are not computed yet: run the suite")
 
 
 def _rows(table: pd.DataFrame) -> Any:
@@ -470,7 +466,7 @@ def main(arguments: list[str] | None = None) -> None:
         with patient():
             code = _told(arguments)
     except Lost as error:  # the work is done all the same
-        err.print(f"error: {error}; the work is done all the same", markup=False, soft_wrap=True)
+        err.print(f"error: {error}; the work is done all the same", soft_wrap=True)
         raise SystemExit(2) from None
     raise SystemExit(code)
 
@@ -488,5 +484,5 @@ def _told(arguments: list[str] | None) -> int:
         said, code = f"error: {line(error)}", 2
     except KeyboardInterrupt:
         said, code = "interrupted; run the same command to go on", 130
-    err.print(said, markup=False, highlight=False, soft_wrap=True)
+    err.print(said, soft_wrap=True)
     return code

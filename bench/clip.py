@@ -14,7 +14,6 @@ A source is one of
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.clock import model_time
-from bench.errors import UsageError
-from bench.files import expanded
+from bench.errors import UsageError, shown
+from bench.files import all_regular, expanded, regular
+from bench.json_files import read_object
 from bench.lazy import F, torch
 from bench.mini.paths import clip_folder
 from bench.spec import content
@@ -213,13 +213,6 @@ def _sums(source: str) -> list[str]:
     return [content(path) for path in clip_files(source)]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
 # --- transformers
 
 
@@ -232,14 +225,15 @@ def _load_folder(folder: Path, device: str) -> Clip:
             f"expected the local folder of a transformers CLIPModel, got {folder}, which has no "
             "config.json; nothing is downloaded: fetch the model first"
         )
-    if (kind := _read(folder / "config.json").get("model_type")) != "clip":
+    if (kind := read_object(folder / "config.json").get("model_type")) != "clip":
         raise ValueError(f"{folder}: expected a model of type 'clip', got {kind!r}")
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(
             f"{folder}: expected weights in model.safetensors, got none; pickled weights "
             "(.bin, .pt) are not read: convert them"
         )
-    words = CLIPTokenizer.from_pretrained(_tokenizer_folder(folder), local_files_only=True)
+    tokenizer = all_regular(_tokenizer_folder(all_regular(folder)))
+    words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
     with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
         network: Any = CLIPModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
@@ -285,7 +279,7 @@ def _folder_preprocess(folder: Path, size: int) -> Preprocess:
             f"{folder}: expected {_HF_PREPROCESS} with image_mean and image_std, got none; they "
             "are not guessed, because a wrong guess changes every score"
         )
-    given = _read(path)
+    given: dict[str, Any] = read_object(path)
     if not {"image_mean", "image_std"} <= given.keys():
         raise ValueError(f"{path}: expected image_mean and image_std, got {sorted(given)}")
     return Preprocess(size, tuple(given["image_mean"]), tuple(given["image_std"]))
@@ -307,11 +301,12 @@ def _load_open_clip(architecture: str, weights: Path, device: str) -> Clip:
             f"expected a .safetensors file, got {weights}; pickled weights are not read: convert "
             "them"
         )
-    if not weights.is_file():
+    if not weights.exists():
         raise FileNotFoundError(
             f"expected open_clip weights at {weights}, got no such file; nothing is downloaded: "
             "fetch them first"
         )
+    regular(weights)
     model_config = open_clip.get_model_config(architecture)
     if hub := model_config["text_cfg"].get("hf_model_name"):
         raise ValueError(
@@ -361,7 +356,7 @@ def _open_clip_preprocess(architecture: str, weights: Path) -> dict[str, Any]:
         }
 
     if (beside := weights.parent / _OPEN_CLIP_CONFIG).is_file():
-        return fields(_read(beside).get("preprocess_cfg", {}))
+        return fields(_preprocess_in(beside))
     options: list[dict[str, Any]] = []
     for tag in list_pretrained_tags_by_model(architecture):
         if (option := fields(get_pretrained_cfg(architecture, tag))) not in options:
@@ -372,6 +367,13 @@ def _open_clip_preprocess(architecture: str, weights: Path) -> dict[str, Any]:
             f"{architecture} were trained with different preprocessing: {options}"
         )
     return options[0] if options else fields({})
+
+
+def _preprocess_in(path: Path) -> Mapping[str, Any]:
+    given = read_object(path).get("preprocess_cfg", {})
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{path}: preprocess_cfg: expected an object, got {shown(given)}")
+    return given
 
 
 def _open_clip_tokenizer(architecture: str, weights: Path, text_config: Mapping[str, Any]) -> Any:

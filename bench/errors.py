@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
-__all__ = ["MOST_MESSAGE", "UsageError", "did_you_mean", "from_pydantic", "shown", "unknown"]
+__all__ = [
+    "MOST_MESSAGE",
+    "UsageError",
+    "did_you_mean",
+    "from_pydantic",
+    "in_one_line",
+    "shown",
+    "unknown",
+]
 
 MOST_MESSAGE: Final = 2000
 """Characters of a message, at most: whoever reads it sees it in a terminal or a log."""
@@ -52,6 +60,12 @@ class UsageError(ValueError):
 def shown(value: object) -> str:
     """``repr``, cut to what fits on a line."""
     return _cut(repr(value[:60] if isinstance(value, str) else value), 60)
+
+
+def in_one_line(error: BaseException) -> str:
+    """The text of a library's error in one line of at most 300 characters; its kind where it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return _cut(text, 300)
 
 
 def _cut(text: str, most: int) -> str:

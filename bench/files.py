@@ -1,8 +1,9 @@
 """Whether a path that a user gave is a file that may be opened.
 
 Opening a FIFO waits for a writer for ever, and a device such as ``/dev/zero`` has no end. Whatever
-reads a user's file asks here first: :func:`regular` where a missing file is the user's error too,
-:func:`only_regular` where the caller has an answer of its own to a file that is not there.
+reads a user's file asks here first: :func:`bounded` reads a small one whole, :func:`regular` and
+:func:`all_regular` are for what a library opens. :func:`only_regular` is for callers that have an
+answer of their own to a file that is not there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from bench.errors import UsageError, shown
 
-__all__ = ["expanded", "is_folder", "only_regular", "regular"]
+__all__ = ["all_regular", "bounded", "expanded", "is_folder", "only_regular", "regular"]
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -32,7 +33,9 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"expected a path, got {shown(str(path))}: {error}") from error
+        raise UsageError(
+            f"expected a path, got {shown(str(path))}: no user has that home folder"
+        ) from error
 
 
 def is_folder(path: str | Path) -> bool:
@@ -77,4 +80,45 @@ def regular(path: str | Path) -> Path:
         if isinstance(error, UsageError):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"expected a file, got {path}, which cannot be read ({reason})") from error
+        raise _unreadable(path, reason) from error
+
+
+def all_regular(folder: Path) -> Path:
+    """The folder, if whatever a library may open in it, at its top, is a regular file.
+
+    Raises:
+        UsageError: a file in it is none, or a link to nothing; or the folder cannot be read.
+    """
+    try:
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir():
+                regular(path)
+    except OSError as error:
+        raise UsageError(f"expected a folder, got {folder}: {error.strerror}") from error
+    return folder
+
+
+def bounded(path: str | Path, most: int, *, todo: str = "give a smaller file") -> bytes:
+    """The content of a regular file of at most ``most`` bytes.
+
+    Args:
+        path: The file.
+        most: Bytes; more are not read.
+        todo: What to do about a larger file.
+
+    Raises:
+        UsageError: it is larger, or cannot be read.
+    """
+    try:
+        with regular(path).open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    if len(data) > most:
+        size = f"{most} bytes" if most % 2**20 else f"{most // 2**20} MiB"
+        raise UsageError(f"{path}: expected at most {size}, got more; {todo}")
+    return data
+
+
+def _unreadable(path: str | Path, reason: object) -> UsageError:
+    return UsageError(f"expected a file, got {path}, which cannot be read ({reason})")

@@ -11,13 +11,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bench.digest import JSON, parse_json
 from bench.errors import UsageError, shown
-from bench.files import only_regular, regular
+from bench.files import regular
 
-__all__ = ["Header", "TensorInfo", "read_header"]
+__all__ = [
+    "Header",
+    "TensorInfo",
+    "header_in",
+    "read_header",
+    "refuse_odd_numbers",
+    "unreadable",
+]
 
 # safetensors' own cap is 100 MB. The UNet of SDXL, with 1,680 tensors, has a header of 0.2 MB.
 _LONGEST = 8 * 2**20
@@ -33,6 +40,7 @@ _BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
+_FLOATS = {"F16", "BF16", "F32", "F64"}
 # What else bears the ending .safetensors, by its first bytes.
 _BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull` there"),
@@ -46,22 +54,29 @@ _BEGINNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a header says of one tensor.
+    """The entry of one tensor in a header.
 
     Attributes:
         dtype: As safetensors calls it: ``F32``, ``F16``, ``BF16``, ...
         shape: Its sizes.
-        size: Bytes.
+        begin: Where its bytes begin, from the end of the header.
+        end: Where they end.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    size: int
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.end - self.begin
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file holds.
+    """The tensors of a file, without their values, and its metadata.
 
     Attributes:
         tensors: By name.
@@ -73,30 +88,62 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """What a safetensors file says of itself; no value is read.
+    """The header of a safetensors file; no value is read.
 
     Raises:
         UsageError: it is not there, no regular file, no safetensors, incomplete, or beyond any sane
             size: a header over 8 MiB, 20,000 tensors, 8 dimensions.
     """
-    regular(path)
     try:
-        size = only_regular(path).stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(_LONGEST, size - 8):
-                raise _unreadable(path, _beginning(start + file.read(32), size, length))
-            text = file.read(length)
+        with regular(path).open("rb") as file:
+            return header_in(file, path.stat().st_size)[0]
     except OSError as error:
-        raise _unreadable(path, f"{error.strerror}") from error
-    try:
-        return _parsed(text, size - 8 - length)
+        raise unreadable(path, error.strerror) from error
     except ValueError as error:
-        raise _unreadable(path, str(error)) from error
+        if isinstance(error, UsageError):
+            raise
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, reason: str) -> UsageError:
+def header_in(file: BinaryIO, size: int) -> tuple[Header, bytes]:
+    """The header of a file that was just opened, and the bytes read: what comes next are the values.
+
+    Args:
+        file: At its start.
+        size: Its bytes.
+
+    Raises:
+        ValueError: it cannot be read; the message is the reason.
+        OSError: of the disk.
+    """
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(_LONGEST, size - 8):
+        raise ValueError(_beginning(start + file.read(32), size, length))
+    text = file.read(length)
+    return _parsed(text, size - 8 - length), start + text
+
+
+def refuse_odd_numbers(tensors: Mapping[str, TensorInfo], origin: object) -> None:
+    """Refuses tensors of whole numbers, or quantised ones.
+
+    Args:
+        tensors: By name.
+        origin: What they were read from, for the error.
+
+    Raises:
+        UsageError: with the first of them. Tables of positions, which older versions stored, pass.
+    """
+    for name, info in tensors.items():
+        if info.dtype not in _FLOATS and not name.endswith("position_ids"):
+            raise UsageError(
+                f"expected finite numbers, got others in {name} of {origin}: it is of "
+                f"{info.dtype}; save it as float32, float16 or bfloat16"
+            )
+
+
+def unreadable(path: Path, reason: object) -> UsageError:
+    """The error of a file that is no safetensors, or no sound one."""
     return UsageError(f"expected safetensors, got {path}, which cannot be read: {reason}")
 
 
@@ -175,5 +222,5 @@ def _info(name: str, entry: Any, spans: list[tuple[int, int]]) -> TensorInfo:
                         f"{shown(name)} has {end - begin} bytes, where its shape needs {bits // 8}"
                     )
                 spans.append((begin, end))
-                return TensorInfo(dtype, tuple(shape), end - begin)
+                return TensorInfo(dtype, tuple(shape), begin, end)
     raise ValueError(f"the entry of {shown(name)} is not as safetensors writes it: {shown(entry)}")

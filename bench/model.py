@@ -23,6 +23,7 @@ from bench.batching import MicroBatch
 from bench.clock import model_time
 from bench.cost import spend
 from bench.digest import digest_of
+from bench.files import regular
 from bench.filters import Filter, blanked_by, refused_by
 from bench.guidance import ClassifierFree, Guidance, combine_as_sampled
 from bench.interfaces import Progress, Slot, silent
@@ -414,15 +415,16 @@ class TextToImage:
         """This model with an edit that :meth:`save_edit` wrote.
 
         Raises:
+            UsageError: one of the files is not there, or no regular file.
             ValueError: the edit belongs to another base, or its values do not fit.
         """
-        about = json.loads((folder / _EDIT).read_text())
+        about = json.loads(regular(folder / _EDIT).read_text())
         if about["base"] != self.backbone.digest:
             raise ValueError(
                 f"{folder}: an edit of base {about['base'][:12]}, but this base is {self.backbone.digest[:12]}; "
                 "load the base it was made from"
             )
-        with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        with safe_open(regular(folder / _WEIGHTS), framework="pt") as file:
             values = {name: file.get_tensor(name) for name in file.keys()}
         edited = self.with_guidance(Guidance.from_identity(about["guidance"])).with_weights(values)
         return edited.with_filters(*(Filter.from_identity(f) for f in about["filters"]))

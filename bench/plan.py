@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from bench.budget import check_budget
 from bench.digest import digest_of
-from bench.errors import UsageError
+from bench.errors import UsageError, shown, unknown
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
 from bench.minors import refuse_minors
 from bench.remarks import number_of, warnings_of
@@ -104,6 +104,8 @@ class Plan:
         concepts: Every concept the base knows, by name: utility prompts refer to them.
         suite_digest: Of the suite, with the content of its files as the plan read it.
         warnings: What a reader of the results must know and nobody asked for, a line each.
+        folder: The base's pipeline folder, which the plug-ins were found to suit; ``None``: they were
+            not asked yet, and a run asks them.
     """
 
     suite: Suite
@@ -118,6 +120,7 @@ class Plan:
     concepts: dict[str, Concept]
     suite_digest: str
     warnings: tuple[str, ...] = ()
+    folder: Path | None = None
 
     def attack_name(self, attack: Attack) -> str:
         """What tables call it: its name, or its label where the suite has several of that name."""
@@ -168,7 +171,8 @@ def make_plan(
     Args:
         suite: What to evaluate.
         base_digest: Of the unedited model.
-        folder: The unedited model's, where it has one: methods may read more there than networks.
+        folder: The unedited model's, where it has one: methods may read more there than networks, and
+            every plug-in is asked whether it suits.
         only: Glob patterns; a cell stays if one matches its method's, concept's or attack's name.
             Patterns of the same sort widen, of different sorts narrow. A transfer needs both its
             methods.
@@ -176,8 +180,9 @@ def make_plan(
 
     Raises:
         UsageError: a pattern matches nothing; a limit below 1; a concept has no prompts for an
-            attack's sets, or one about minors; a judge cannot see a concept; a file that an attack
-            was given is not usable.
+            attack's sets, or one about minors; a utility prompt asks for an unknown concept; a judge
+            cannot see a concept; a file that an attack was given is not usable; a plug-in does not
+            suit the base.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit: expected at least 1, got {limit}")
@@ -279,18 +284,22 @@ def make_plan(
     _check_utility(cells, metrics, judges[0], known)
     moving = {a.label for a in suite.transfer_specs()}
     cells += _transfers(cells, [a for a in attacks if a.label in moving], judging)
-    return Plan(
+    plan = Plan(
         suite=suite, base=base_digest, cells=tuple(cells), partial=bool(only) or limit is not None, sampler=sampler,
         judges=judges, surrogate=surrogate, metrics=metrics, attacks=every, concepts=known,
         suite_digest=digest_of(suite.identity(every)), warnings=warnings_of(attacks, wanted, tried, goals),
+        folder=folder,
     )  # fmt: skip
+    if folder is not None:
+        plan.check_base(folder)
+    return plan
 
 
 def _check_utility(
     cells: Sequence[Cell], metrics: Sequence[Metric], judge: Judge, known: dict[str, Concept]
 ) -> None:
     """Refuses a metric that asks the judge of record for what it cannot see."""
-    asked = {p.concept: known[p.concept] for c in cells for _, p in c.prompts if p.concept in known}
+    asked = {p.concept: known[p.concept] for c in cells for _, p in c.prompts}
     for metric in metrics:
         try:
             metric.check_judge(judge, list(asked.values()))
@@ -332,13 +341,17 @@ def _reference(
     known: dict[str, Concept],
     shared: dict[str, Any],
 ) -> Cell:
+    for _, prompt in prompts:
+        if prompt.concept not in known:
+            message = unknown("concept", prompt.concept, known)
+            raise UsageError(f"utility prompt {shown(prompt.text)}: concept: {message}")
     # The concept's name is in the seeds; what a prompt asks for is what the utility cells judge.
-    asked = {p.concept: bare(known[p.concept]).digest for _, p in prompts if p.concept in known}
+    asked = {p.concept: bare(known[p.concept]).digest for _, p in prompts}
     what = {
         "stage": "reference",
         **shared,
         "concept": concept.text,
-        "prompts": [[g, p.text, asked.get(p.concept)] for g, p in prompts],
+        "prompts": [[g, p.text, asked[p.concept]] for g, p in prompts],
     }
     return Cell(kind="reference", digest=digest_of(what), concept=concept, prompts=prompts)
 

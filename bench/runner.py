@@ -132,7 +132,8 @@ def run_plan(
         raise ValueError(
             f"the plan is for a base in {plan.suite.dtype}, but the model is in {dtype}"
         )
-    plan.check_base(base.backbone.folder)
+    if plan.folder is None:  # else it was checked as it was made: a checkpoint is read whole
+        plan.check_base(base.backbone.folder)
     watcher = watcher or Watcher()
     began, inside = time.perf_counter(), clock.model_seconds()
     outcome = Outcome()

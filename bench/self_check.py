@@ -7,8 +7,7 @@ from typing import Final
 
 import torch
 
-from bench.base_files import in_one_line
-from bench.errors import UsageError
+from bench.errors import UsageError, in_one_line
 from bench.model import TextToImage
 from bench.sampler import Sampler
 

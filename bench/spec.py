@@ -174,6 +174,9 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _texts(item)
+    elif isinstance(value, BaseModel) and not isinstance(value, Spec):
+        for _, item in value:
+            yield from _texts(item)
 
 
 def content(path: Path) -> str:

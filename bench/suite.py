@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar,
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from bench import registry
+from bench.base_files import local_folder, looks_local
 from bench.bounds import Count
-from bench.digest import canonical_json, digest_of, parse_json
+from bench.digest import canonical_json, digest_of
 from bench.errors import UsageError, did_you_mean, from_pydantic, shown, unknown
-from bench.files import expanded, is_folder
+from bench.files import bounded, expanded, is_folder
+from bench.json_files import read_object
 from bench.spec import Spec
 from bench.strict_yaml import parse_yaml
 
@@ -35,7 +37,6 @@ CONTROLS: Final[dict[str, tuple[str, ...]]] = {
 MAX_SUITE_BYTES: Final = 1_000_000
 MAX_CONCEPTS_BYTES: Final = 16_000_000
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-_PATH_STARTS: Final = (".", "/", "~")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
@@ -313,8 +314,9 @@ class Suite(BaseModel):
         return tuple(built.values())
 
     def _check_base(self) -> None:
-        local = self.base == "miniature" or is_folder(self.base)
-        if not local and self.base.startswith(_PATH_STARTS):
+        with _below("base"):
+            local = local_folder(self.base) is not None
+        if not local and looks_local(self.base):
             message = f"expected a folder, got {shown(self.base)}: no such folder"
             raise UsageError(message, at=("base",))
         if not local and not _HUB_ID.fullmatch(self.base):
@@ -365,7 +367,7 @@ def load_suite(source: str | Path, *, code: Code = "installed") -> Suite:
         UsageError: ``FILE:LINE: key KEY: expected ..., got ...``.
     """
     path = _find(source)
-    text = _decoded(path, _read(path, MAX_SUITE_BYTES))
+    text = _decoded(path, bounded(path, MAX_SUITE_BYTES))
     data, lines = parse_yaml(path, text)
     try:
         if not isinstance(data, dict):
@@ -412,12 +414,8 @@ def read_concepts(path: Path) -> dict[str, Concept]:
     """
     from bench.interfaces import Concept
 
-    data = _read(path, MAX_CONCEPTS_BYTES)
-    try:
-        items = parse_json(data)
-    except ValueError as error:
-        raise UsageError(f"{path}: expected JSON, got {error}") from error
-    if not isinstance(items, dict) or not all(isinstance(item, dict) for item in items.values()):
+    items = read_object(path, MAX_CONCEPTS_BYTES)
+    if not all(isinstance(item, dict) for item in items.values()):
         raise UsageError(f"{path}: expected an object of name: fields of a concept")
     concepts = {}
     for name, fields in items.items():
@@ -463,21 +461,6 @@ def _find(source: str | Path) -> Path:
     if source not in suite_names():
         raise UsageError(f"{unknown('suite', source, suite_names())}; or give a .yaml file")
     return SUITES / f"{source}.yaml"
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        if path.is_dir():
-            raise UsageError(f"{path}: expected a file, got a folder")
-        if not path.is_file():
-            raise UsageError(f"{path}: no such file")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    if len(data) > limit:
-        raise UsageError(f"{path}: expected at most {limit} bytes, got more")
-    return data
 
 
 def _decoded(path: Path, data: bytes) -> str:

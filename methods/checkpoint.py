@@ -29,9 +29,11 @@ from pydantic import Field, model_validator
 from bench.bounds import Factor
 from bench.digest import file_sha256
 from bench.errors import UsageError
+from bench.headers import refuse_odd_numbers
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model import TextToImage
 from bench.spec import content, runtime
+from bench.weight_files import sound
 from methods.checkpoint_base import Base
 from methods.checkpoint_files import (
     PARTS,
@@ -40,7 +42,6 @@ from methods.checkpoint_files import (
     files_of,
     is_there,
     networks,
-    refuse_odd_numbers,
 )
 from methods.checkpoint_kinds import refuse_foreign
 from methods.checkpoint_names import names_of
@@ -123,9 +124,9 @@ class Checkpoint(Erasure):
             if base is None:
                 for network in found:
                     refuse_foreign(network, None)
-                    refuse_odd_numbers(network)
-                    for name in network.tensors if cheap else ():
-                        network.value(name)
+                    refuse_odd_numbers(network.tensors, network.origin)
+                    for path in network.files if cheap else ():
+                        sound(path)
                 return
             laid = self._laid(base, found)
             if cheap and not sum(1 for _ in self._edited(base, laid)):
@@ -180,7 +181,7 @@ class Checkpoint(Erasure):
         laid: _Laid = {}
         for network in found:
             refuse_foreign(network, base.text_width)
-            refuse_odd_numbers(network)
+            refuse_odd_numbers(network.tensors, network.origin)
             adapter = is_lora(network.tensors)
             one = (self._adapter if adapter else self._whole)(base, network)
             if twice := sorted(one.keys() & laid.keys()):

@@ -6,17 +6,19 @@ themselves; a value is read when it is asked for, and checked to be finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from bench.digest import digest_of, parse_json
-from bench.errors import UsageError, shown
+from bench.digest import digest_of
+from bench.errors import UsageError
 from bench.files import expanded, regular
-from bench.headers import TensorInfo, read_header
+from bench.headers import TensorInfo, read_header, unreadable
+from bench.json_files import object_in, read_object
 from bench.spec import content
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ __all__ = [
     "files_of",
     "is_there",
     "networks",
-    "refuse_odd_numbers",
     "weights_in",
 ]
 
@@ -40,7 +41,6 @@ _CONVERT = (
     "safe_serialization=True) or safetensors.torch.save_file, and give the .safetensors"
 )
 _VARIANTS = (".fp16.", ".bf16.", ".non_ema.")
-_FLOATS = {"F16", "BF16", "F32", "F64"}
 _LARGEST_SETTINGS = 2**20
 
 
@@ -70,6 +70,11 @@ class Network:
         return {name: info.shape for name, info in self.tensors.items()}
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that hold the tensors."""
+        return tuple(dict.fromkeys(self._paths.values()))
+
+    @property
     def size(self) -> int:
         """Bytes of all values."""
         return sum(info.size for info in self.tensors.values())
@@ -86,7 +91,7 @@ class Network:
                 self._opened[path] = safe_open(path, framework="pt")
             value: Tensor = self._opened[path].get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, f"{error}; fetch it again") from error
         if tuple(value.shape) != self.tensors[name].shape or not value.is_floating_point():
             raise UsageError(f"expected {path} as it was, got another: it has changed; start again")
         if not bool(value.isfinite().all()):
@@ -228,7 +233,7 @@ def _network(part: str, paths: Sequence[Path], origin: str) -> Network:
             with safe_open(path, framework="pt"):  # which has checks of its own
                 pass
         except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, f"{error}; fetch it again") from error
         if twice := sorted(header.tensors.keys() & tensors.keys()):
             raise UsageError(
                 f"expected each name once, got {twice[0]} again in {path}; remove one of the files"
@@ -237,32 +242,12 @@ def _network(part: str, paths: Sequence[Path], origin: str) -> Network:
         places |= dict.fromkeys(header.tensors, path)
         metadata |= header.metadata
         if (text := header.metadata.get("lora_adapter_metadata")) is not None:
-            about |= _json(text.encode(errors="replace"), path)
+            with _about_the_lora():
+                about |= object_in(text.encode(errors="replace"), path)
     for path in _settings(paths[0]):
-        if path.stat().st_size > _LARGEST_SETTINGS:
-            raise UsageError(f"expected settings of at most 1 MiB, got {path}; correct the file")
-        about |= _json(path.read_bytes(), path)
+        with _about_the_lora():
+            about |= read_object(path, _LARGEST_SETTINGS)
     return Network(part, origin, tensors, metadata, about, places)
-
-
-def refuse_odd_numbers(network: Network) -> None:
-    """Refuses tensors of whole numbers, or quantised ones.
-
-    Raises:
-        UsageError: with the first of them. Tables of positions, which older versions stored, pass.
-    """
-    for name, info in network.tensors.items():
-        if info.dtype not in _FLOATS and not name.endswith("position_ids"):
-            raise UsageError(
-                f"expected finite numbers, got others in {name} of {network.origin}: it is of "
-                f"{info.dtype}; save it as float32, float16 or bfloat16"
-            )
-
-
-def _unreadable(path: Path, error: Exception) -> UsageError:
-    return UsageError(
-        f"expected safetensors, got {path}, which cannot be read: {error}; fetch it again"
-    )
 
 
 def _settings(weights: Path) -> list[Path]:
@@ -272,15 +257,10 @@ def _settings(weights: Path) -> list[Path]:
     return [regular(beside)] if there else []
 
 
-def _json(text: bytes, path: Path) -> dict[str, Any]:
+@contextmanager
+def _about_the_lora() -> Iterator[None]:
+    """Says of what an unreadable JSON text is."""
     try:
-        value = parse_json(text)
-    except ValueError as error:
-        raise UsageError(
-            f"expected JSON about the LoRA in {path}, got {shown(str(error))}; correct the settings"
-        ) from error
-    if not isinstance(value, Mapping):
-        raise UsageError(
-            f"expected a mapping about the LoRA in {path}, got {shown(value)}; correct the settings"
-        )
-    return dict(value)
+        yield
+    except UsageError as error:
+        raise UsageError(f"the settings about the LoRA in {error}; correct them") from error

@@ -15,7 +15,6 @@ Bypassed by: serving the weights without the filter, which changes none of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -28,9 +27,11 @@ from bench.bounds import Count, Guidance, Number, Solver
 from bench.clip import Preprocess, check_source, clip_files, load_clip
 from bench.clock import model_time
 from bench.digest import file_sha256
+from bench.errors import UsageError, in_one_line, shown
 from bench.files import expanded
 from bench.filters import ImageFilter
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.json_files import read_object
 from bench.lazy import F, torch
 from bench.model import TextToImage
 from bench.sampler import Sampler
@@ -319,7 +320,11 @@ def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], 
     tensors = {name: value.float().to(device) for name, value in load_file(path).items()}
     if missing := [n for n in (*_TABLES, "visual_projection.weight") if n not in tensors]:
         raise ValueError(f"{path}: expected a safety checker, got weights without {missing}")
-    given: dict[str, Any] = json.loads((folder / "config.json").read_text())["vision_config"]
+    given = read_object(folder / "config.json").get("vision_config")
+    if not isinstance(given, dict):
+        raise UsageError(
+            f"{folder / 'config.json'}: vision_config: expected an object, got {shown(given)}"
+        )
     config = CLIPVisionConfig(**{key: given[key] for key in _VISION_FIELDS if key in given})
     with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
         tower: Any = CLIPVisionModel(config)
@@ -334,7 +339,7 @@ def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], 
     try:
         tower.load_state_dict(filling)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise ValueError(
             f"{path}: expected the image tower of config.json, got {reason}"
         ) from error

@@ -19,13 +19,14 @@ the user, or different on purpose:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bench.bounds import Weight
 from bench.clock import model_time
+from bench.errors import from_pydantic, shown
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.lazy import torch
 from bench.model import TextToImage
@@ -83,7 +84,7 @@ def but_for(concepts: Sequence[Concept], prompts: Sequence[str]) -> list[str]:
 
 
 class Guides(BaseModel):
-    """What concepts are guided to, by their family.
+    """Texts that concepts are guided to, by their family.
 
     Attributes:
         style: For styles.
@@ -98,6 +99,18 @@ class Guides(BaseModel):
     def of(self, concept: Concept) -> str:
         """The concept's."""
         return self.style if concept.family == "style" else self.other
+
+
+def _guide(value: object) -> object:
+    """A text, or :class:`Guides`: a union of pydantic's would name both wrong, whichever was meant."""
+    if isinstance(value, Mapping):
+        try:
+            return Guides.model_validate(value)
+        except ValidationError as error:
+            raise from_pydantic(error, Guides) from error
+    if value is None or isinstance(value, str | Guides):
+        return value
+    raise ValueError(f"expected a text, or a mapping of style and other to one, got {shown(value)}")
 
 
 class UCE(Erasure):
@@ -144,7 +157,7 @@ class UCE(Erasure):
     lam: float = Field(0.5, gt=0, le=1e6)
     erase_scale: Weight = 1.0
     preserve_scale: Weight | None = None
-    guide: str | Guides | None = " "
+    guide: Annotated[str | Guides | None, BeforeValidator(_guide)] = " "
     always: tuple[str, ...] = ("",)
     preserve: tuple[str, ...] = ()
     templates: tuple[str, ...] = Field(("{}",), min_length=1)

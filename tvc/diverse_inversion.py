@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from safetensors import safe_open
 
 from bench.digest import canonical_json
+from bench.files import regular
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.inversion import Slots, invert, name_embedding, slots, states_with
 from bench.lazy import F, no_grad, torch
@@ -132,7 +133,7 @@ class InversionSet:
     @classmethod
     def load(cls, path: Path) -> InversionSet:
         """Reads what :meth:`save` wrote."""
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             header = (file.metadata() or {}).get("inversions")
             if header is None:
                 raise ValueError(

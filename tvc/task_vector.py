@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from bench.files import regular
 from bench.lazy import torch
 from bench.model import TextToImage
 
@@ -186,7 +187,7 @@ def subtract_in_place(modules: Mapping[str, torch.nn.Module], path: Path, alpha:
 
 def _opened(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(regular(path), framework="pt")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from bench.clock import model_time
-from bench.digest import parse_json
 from bench.errors import UsageError, unknown
-from bench.files import expanded, regular
+from bench.files import expanded
 from bench.interfaces import Concept, Judge
+from bench.json_files import read_object
 from bench.lazy import torch
 from bench.mini.paths import judge_folder
 from bench.spec import content
@@ -110,13 +110,10 @@ class MiniJudge(Judge):
 
 def _heads(folder: Path) -> dict[str, list[str]]:
     """The classes of each head, as the folder's ``config.json`` has them."""
-    path = regular(folder / "config.json")
-    try:
-        match parse_json(path.read_bytes()):
-            case {"heads": dict(heads)} if all(map(_is_names, heads.values())):
-                return cast("dict[str, list[str]]", heads)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from error
+    path = folder / "config.json"
+    match read_object(path):
+        case {"heads": dict(heads)} if all(map(_is_names, heads.values())):
+            return cast("dict[str, list[str]]", heads)
     raise UsageError(f"{path}: expected heads, each a list of class names")
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from bench.files import regular
+from bench.json_files import read_object
 
 __all__ = ["JudgeNet", "Trunk", "load_judge", "save_judge"]
 
@@ -81,9 +85,10 @@ def load_judge(folder: Path) -> JudgeNet:
     """Reads a judge folder.
 
     Raises:
-        FileNotFoundError: the folder holds no judge.
+        UsageError: the folder holds no judge, or what is no regular file.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config: dict[str, Any] = read_object(folder / "config.json")
     net = JudgeNet({h: tuple(names) for h, names in config["heads"].items()})
-    net.load_state_dict({n: w.float() for n, w in load_file(folder / "model.safetensors").items()})
+    weights = load_file(regular(folder / "model.safetensors"))
+    net.load_state_dict({n: w.float() for n, w in weights.items()})
     return net.eval()

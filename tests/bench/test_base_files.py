@@ -241,16 +241,17 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "more text layers": (changed("text_encoder/config.json", num_hidden_layers=12), "lack encoder.layers.3"),
     "heads": (changed("text_encoder/config.json", num_attention_heads=7), "a multiple of the 7 heads"),
     "another unet": (changed(UNET_CONFIG, _class_name="SD3Transformer2DModel"), "expected UNet2DConditionModel"),
-    "nan": (poisoned(WEIGHTS[2], b"\x01\x7e"), "holds numbers that are not finite"),
-    "inf": (poisoned(WEIGHTS[1], b"\x00\x7c"), "holds numbers that are not finite"),
-    "minus inf": (poisoned(WEIGHTS[0], b"\x00\xfc"), "holds numbers that are not finite"),
+    "nan": (poisoned(WEIGHTS[2], b"\x01\x7e"), "expected finite numbers, got others in .*; the file is damaged"),
+    "inf": (poisoned(WEIGHTS[1], b"\x00\x7c"), "expected finite numbers, got others in .*; the file is damaged"),
+    "minus inf": (poisoned(WEIGHTS[0], b"\x00\xfc"), "expected finite numbers, got others in .*; the file is damaged"),
     "lfs": (holding(WEIGHTS[2], b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n"),
-            "is a Git LFS pointer, not the weights; run git lfs pull"),
+            "is a Git LFS pointer, not the file: run `git lfs pull` there"),
     "metadata": (lambda folder: put(folder / WEIGHTS[0], Raw({"__metadata__": {"a": 1}}, b"").whole),
-                 "whose __metadata__ is no text by name"),
-    "empty": (holding(WEIGHTS[0], b""), "is no safetensors file"),
-    "a header alone": (holding(WEIGHTS[0], b"\x08\0\0\0\0\0\0\0{"), "is cut short"),
-    "a page": (holding(WEIGHTS[0], b"<!DOCTYPE html>" * 100), "is no safetensors file"),
+                 "its metadata are no mapping of texts"),
+    "empty": (holding(WEIGHTS[0], b""), "expected safetensors, got .*: it is empty; fetch it again"),
+    "a header alone": (holding(WEIGHTS[0], b"\x08\0\0\0\0\0\0\0{"), "it has 9 bytes; fetch it again"),
+    "half a header": (holding(WEIGHTS[0], b"\x09\0\0\0\0\0\0\0{\"a\":"), "is cut off in its header, after 13 bytes"),
+    "a page": (holding(WEIGHTS[0], b"<!DOCTYPE html>" * 100), "it is a page of the web, not the file"),
     "no weights": (without(WEIGHTS[2]), "unet holds no weights; expected safetensors"),
     "half a unet": (lacking(WEIGHTS[2], "mid_block.resnets.0.conv2.weight"), "lack mid_block.resnets.0.conv2.weight"),
     "half a decoder": (lacking(WEIGHTS[1], "decoder.conv_in.bias"), "lack decoder.conv_in.bias"),
@@ -260,12 +261,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no tensor": (lacking(WEIGHTS[0], "final_layer_norm.bias"), "lack final_layer_norm.bias"),
     "no tokenizer": (without("tokenizer/tokenizer.json"),
                      "tokenizer is incomplete: expected tokenizer.json, or vocab.json and merges.txt"),
-    "no config": (without(UNET_CONFIG), "unet/config.json: expected a file, got none"),
-    "no scheduler": (without(SCHEDULER), "scheduler_config.json: expected a file, got none"),
+    "no config": (without(UNET_CONFIG), "expected a file, got .*unet/config.json, which is not there"),
+    "no scheduler": (without(SCHEDULER), "expected a file, got .*scheduler_config.json, which is not there"),
     "bytes": (holding(UNET_CONFIG, b'{"a": "\xff"}'), "expected UTF-8, got byte 0xff"),
     "deep": (holding(INDEX, b"[" * 100_000), "expected JSON"),
     "twice": (holding(INDEX, b'{"a": 1, "a": 2}'), "expected each key once"),
-    "a list": (holding(SCHEDULER, b"[]"), "expected a JSON object, got list"),
+    "a list": (holding(SCHEDULER, b"[]"), r"expected a JSON object, got \[\]"),
     "words of text": (holding("tokenizer/tokenizer.json", b'{"model": {"vocab": []}}'), "model.vocab: expected"),
     "too many words": (holding("tokenizer/tokenizer.json", b'{"model": {"vocab": {"a": 5000}}}'),
                        "expected token numbers below 1026, the rows of the text encoder's table, got 5000"),
@@ -307,13 +308,17 @@ def test_what_is_no_file_is_never_opened(name: str, kind: str, folder: Path) -> 
     match kind:
         case "pipe":
             os.mkfifo(path)
+            said = "expected a regular file, got a FIFO at .*; give the file itself"
         case "link":
             path.symlink_to(folder / "nothing")
+            said = "expected a file, got .*, a link to nothing; restore what it points to"
         case "loop":
             path.symlink_to(path)
+            said = "expected a file, got .*, which cannot be read"
         case "folder":
             path.mkdir()
-    with pytest.raises(UsageError, match="expected a file, got"):
+            said = "expected a regular file, got a folder at .*; give the file itself"
+    with pytest.raises(UsageError, match=said):
         inspect_base(str(folder))
 
 

@@ -428,7 +428,7 @@ def write(folder: Path, old: str, new: str) -> str:
     ("words", "said"),
     [
         (("run", "mini-quik"), "unknown suite 'mini-quik'; did you mean 'mini-quick' or"),
-        (("run", "nowhere.yaml"), "nowhere.yaml: no such file"),
+        (("run", "nowhere.yaml"), "expected a file, got nowhere.yaml, which is not there"),
         (("run", "tiny.yaml", "--batch-size", "0"), "--batch-size: expected a number from 1"),
         (("run", "tiny.yaml", "--batch-size", "many"), "or auto, got 'many'"),
         (("run", "tiny.yaml", "--limit", "0"), "--limit: expected at least 1, got 0"),

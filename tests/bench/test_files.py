@@ -80,5 +80,5 @@ def test_names_that_cannot_be_are_said_in_one_line(tmp_path: Path, name: str) ->
 
 
 def test_an_unknown_user_has_no_home() -> None:
-    with pytest.raises(UsageError, match="got ~nosuchuser/a: no user has that home folder"):
+    with pytest.raises(UsageError, match="got '~nosuchuser/a': no user has that home folder"):
         expanded("~nosuchuser/a")

@@ -11,7 +11,7 @@ import pytest
 
 from bench.digest import digest_of
 from bench.errors import UsageError
-from bench.interfaces import Concept
+from bench.interfaces import Concept, UtilityPrompt
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.metrics.clip_score import ClipScore
 from bench.metrics.drift import Drift
@@ -265,6 +265,17 @@ def test_an_attack_with_fewer_goals_owes_fewer_images() -> None:
     made = plan(goals=8, seeds=2, attacks=attacks)
     owed = {len(c.goals) * c.images for c in made.cells if c.kind == "trial" and len(c.goals) < 24}
     assert owed == {16, 4}  # 8 goals, or the attack's own 2, at 2 seeds
+
+
+def test_a_utility_prompt_for_an_unknown_concept_is_refused() -> None:
+    prompt = UtilityPrompt(text="a glorp", concept="ster")
+    other = load_suite("mini-quick").known_concepts()["heart"]
+    odd = other.model_copy(update={"utility": (prompt,)}).model_dump(mode="json")
+    with pytest.raises(UsageError) as caught:
+        plan(concepts=["star", odd], utility={"neighbours": 24, "others": 48})
+    assert str(caught.value).startswith(
+        "utility prompt 'a glorp': concept: unknown concept 'ster'; did you mean 'star'? known: "
+    )
 
 
 def test_without_utility_prompts_there_is_no_reference_and_no_utility() -> None:

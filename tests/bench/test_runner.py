@@ -33,6 +33,7 @@ from bench.runner import Outcome, Watcher, run_plan
 from bench.store import Entry, Store
 from bench.suite import Suite, load_suite
 from methods.few_shot import FewShot
+from methods.uce import UCE
 
 ROOT = Path(__file__).parents[2]
 FIELDS: dict[str, Any] = {
@@ -322,6 +323,20 @@ def test_a_plan_for_another_base_is_refused(miniature: TextToImage, tmp_path: Pa
     plan = make_plan(suite(), "0" * 64)
     with pytest.raises(ValueError, match="the plan is for base 000000000000"):
         run_plan(plan, Store(tmp_path), miniature)
+
+
+def test_the_plug_ins_are_asked_about_the_base_once(
+    miniature: TextToImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path | None] = []
+    monkeypatch.setattr(UCE, "check_base", lambda spec, folder: asked.append(folder))
+    folder = miniature.backbone.folder
+    plan = make_plan(suite(), miniature.backbone.digest, folder=folder, only=("uce", "prompts"))
+    run_plan(plan, Store(tmp_path / "a"), miniature, interrupt=lambda: True)
+    assert asked == [folder]
+    plan = make_plan(suite(), miniature.backbone.digest, only=("uce", "prompts"))
+    run_plan(plan, Store(tmp_path / "b"), miniature, interrupt=lambda: True)
+    assert asked == [folder, folder]
 
 
 def test_a_plan_for_another_precision_is_refused(miniature: TextToImage, tmp_path: Path) -> None:

@@ -427,8 +427,8 @@ def test_other_values(folder: Path) -> None:
          "folder"),
         ("base: world", "base: /x/y", 2, "key base: expected a folder, got '/x/y': no such folder"),
         ("base: world", "base: ~/x", 2, "key base: expected a folder, got '~/x': no such folder"),
-        ("base: world", "base: ~nosuchuser", 2, "key base: expected a path, got '~nosuchuser': Could not "
-         "determine home directory."),
+        ("base: world", "base: ~nosuchuser", 2, "key base: expected a path, got '~nosuchuser': no user "
+         "has that home folder"),
         ("seeds: 1", "seeds: 1000000", 18, "key seeds: expected less than or equal to 10000, got 1000000"),
         ("steps: 12", "size: 9", 5, "key sampler.size: expected a multiple of 8, got 9"),
     ],
@@ -458,7 +458,7 @@ def test_a_file_that_is_no_suite(folder: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", "expected an object of name: fields of a concept"),
+        ("[]", "expected a JSON object, got []"),
         ('{"star": []}', "expected an object of name: fields of a concept"),
         ("{", "expected JSON, got Expecting property name enclosed in double quotes: line 1 "
          "column 2 (char 1)"),
@@ -485,7 +485,9 @@ def test_missing_concepts(folder: Path) -> None:
         f"{folder}/world/concepts.json); name a concepts_file"
     )
     path = written(folder, SUITE, ("seeds: 1", "seeds: 1\nconcepts_file: nosuch.json"))
-    assert message_of(path) == f"{path}:19: key concepts_file: {folder}/nosuch.json: no such file"
+    assert message_of(path) == (
+        f"{path}:19: key concepts_file: expected a file, got {folder}/nosuch.json, which is not there"
+    )
 
 
 def test_a_local_base_has_no_revision(folder: Path) -> None:
@@ -496,18 +498,25 @@ def test_a_local_base_has_no_revision(folder: Path) -> None:
 
 
 def test_files_that_cannot_be_read(folder: Path) -> None:
-    assert message_of(folder) == f"{folder}: expected a file, got a folder"
-    assert message_of(folder / "no.yaml") == f"{folder}/no.yaml: no such file"
-    assert message_of("no/such.yaml") == "no/such.yaml: no such file"
-    assert message_of("/dev/zero/x.yaml") == "/dev/zero/x.yaml: no such file"
-    assert message_of(Path("/dev/zero")) == "/dev/zero: no such file"
+    itself = "give the file itself"
+    said = f"expected a regular file, got a folder at {folder}; {itself}"
+    assert message_of(folder) == said
+    missing = "expected a file, got {}, which is not there"
+    assert message_of(folder / "no.yaml") == missing.format(folder / "no.yaml")
+    assert message_of("no/such.yaml") == missing.format("no/such.yaml")
+    below = "expected a file, got /dev/zero/x.yaml, which cannot be read (Not a directory)"
+    assert message_of("/dev/zero/x.yaml") == below
+    said = f"expected a regular file, got a device at /dev/zero; {itself}"
+    assert message_of(Path("/dev/zero")) == said
     os.mkfifo(folder / "pipe.yaml")
-    assert message_of(folder / "pipe.yaml") == f"{folder}/pipe.yaml: no such file"
+    said = f"expected a regular file, got a FIFO at {folder}/pipe.yaml; {itself}"
+    assert message_of(folder / "pipe.yaml") == said
     long = f"{'a' * 300}.yaml"
-    assert message_of(long) == f"{long}: File name too long"
+    said = f"expected a file, got {long}, which cannot be read (File name too long)"
+    assert message_of(long) == said
     (folder / "big.yaml").write_text("#" * (suite.MAX_SUITE_BYTES + 1))
     assert message_of(folder / "big.yaml") == (
-        f"{folder}/big.yaml: expected at most 1000000 bytes, got more"
+        f"{folder}/big.yaml: expected at most 1000000 bytes, got more; give a smaller file"
     )
     (folder / "latin.yaml").write_bytes(b"name: tiny\nbase: caf\xe9\n")
     assert message_of(folder / "latin.yaml") == (

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.errors import UsageError
 from bench.interfaces import Concept, Rng
 from bench.model import TextToImage
+from bench.registry import build
 from bench.rng import generator_for
 from methods.uce import UCE, solve
 
@@ -401,3 +403,19 @@ def test_progress_is_told_of_every_matrix(model: TextToImage) -> None:
     )
     total = len(cross_attention(model))
     assert told == [(k + 1, total) for k in range(total)]
+
+
+@pytest.mark.parametrize(
+    ("guide", "said"),
+    [
+        ({"style": "art"}, "uce.guide: other: expected this key, got none"),
+        ({"style": 1, "other": "x"}, "uce.guide: style: expected text, got 1"),
+        ({"style": "a", "other": "b\x1b"}, "uce.guide: expected text on one line"),
+        (3, "uce.guide: expected a text, or a mapping of style and other to one, got 3"),
+    ],
+)
+def test_a_wrong_guide_is_one_complaint(guide: object, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build("method", {"uce": {"guide": guide}})
+    assert str(caught.value).startswith(said)
+    assert "more)" not in str(caught.value)
