@@ -73,13 +73,14 @@ def played(play: Play, seeds: Sequence[int], folder: Path, limits: Limits) -> It
     """
     done = 0
     while done < len(seeds):
-        child, lines = _begun(play, seeds[done : done + _MOST_CASES], folder, limits)
+        upto = min(done + _MOST_CASES, len(seeds))
+        child, lines = _begun(play, seeds[done:upto], folder, limits)
         with lines:
             for line in lines:
                 done += 1
                 yield Case(**json.loads(line))
         status = os.waitpid(child, 0)[1]
-        if status != 0 and done < len(seeds):
+        if done < upto:  # it ended in the middle of a case
             yield Case(seeds[done], fault=_why(status, limits))
             done += 1
 
