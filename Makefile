@@ -10,7 +10,7 @@ ARGS ?=
 unexport VIRTUAL_ENV PYTHONHOME
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help bench test lint types perf clean-venv
+.PHONY: help bench test lint types perf fuzz clean-venv
 
 help:
 	@echo "make bench       run the default suite, print its table, write results/local/mini-quick"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint        ruff check and ruff format --check"
 	@echo "make types       mypy"
 	@echo "make perf        run the benchmarks of tests/perf"
+	@echo "make fuzz        try mutated input of every kind (docs/reliability.md); it takes hours"
 	@echo "make clean-venv  remove $(VENV)"
 
 bench: $(BASE)
@@ -39,6 +40,10 @@ types: $(TEST)
 perf: $(TEST)
 	$(BIN)/python -m pytest tests/perf --benchmark-only \
 	    -o addopts="--import-mode=importlib --disable-socket --allow-unix-socket" $(ARGS)
+
+# ARGS="suites --cases 500 --seed 1" plays a part, ARGS="suites --only-seed 7" one case alone.
+fuzz: $(TEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 clean-venv:
 	rm -rf $(VENV)

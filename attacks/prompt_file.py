@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +63,12 @@ class PromptFile:
     empty: int = 0
     unused: Mapping[str, frozenset[str]] | None = None
     tensors: Mapping[str, Tensor] | None = None
+    _places: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Notes which rows are for which concept: there may be thousands of both."""
+        for place, row in enumerate(self.rows):
+            self._places.setdefault(row.concept, []).append(place)
 
     @property
     def counted(self) -> str:
@@ -74,7 +81,12 @@ class PromptFile:
 
     def of(self, *concepts: str) -> list[PromptRow]:
         """The rows for any of the concepts, or for whatever concept."""
-        return [row for row in self.rows if not row.concept or row.concept in concepts]
+        places = (self._places.get(concept, ()) for concept in {"", *concepts})
+        return [self.rows[place] for place in sorted(chain.from_iterable(places))]
+
+    def suits(self, concept: str) -> bool:
+        """Whether any row is for the concept."""
+        return "" in self._places or concept in self._places
 
     def tensors_of(self, rows: Iterable[PromptRow]) -> dict[str, Tensor]:
         """The text states [L, D] and the noise [C, h, w] that candidates name, in float32.

@@ -85,7 +85,7 @@ class Prompts(Attack):
         if (content := self._read()) is None:
             return
         for concept in concepts:
-            if not content.of(concept.text):
+            if not content.suits(concept.text):
                 others = Counter(row.concept for row in content.rows)
                 raise UsageError(
                     f"{self.file}: has no row for the concept {shown(concept.text)}, but for "

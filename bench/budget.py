@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from bench.errors import UsageError
@@ -12,13 +12,51 @@ if TYPE_CHECKING:
     from bench.interfaces import Attack, Concept, Erasure
     from bench.suite import Suite
 
-__all__ = ["MOST_CELLS", "MOST_IMAGES", "check_budget"]
+__all__ = ["MOST_CELLS", "MOST_CHARACTERS", "MOST_IMAGES", "MOST_PROMPTS", "Laid", "check_budget"]
 
 MOST_IMAGES: Final = 100_000_000
 """Images of a suite, at most: some three years of one large GPU."""
 
-MOST_CELLS: Final = 20_000
-"""Cells of a suite, at most: four times the largest that is shipped, planned in some ten seconds."""
+MOST_CELLS: Final = 15_000
+"""Cells of a suite, at most: several times the largest that is shipped, planned within five seconds."""
+
+MOST_PROMPTS: Final = 500_000
+"""Prompts of a plan, at most: goals of each attack on each concept, and utility prompts of each concept."""
+
+MOST_CHARACTERS: Final = 500_000_000
+"""Characters of the prompts of all searches together, at most: each is in the digest of its search."""
+
+
+@dataclass(slots=True)
+class Laid:
+    """What a plan has laid out so far; it refuses what would take minutes and gigabytes.
+
+    Attributes:
+        edits: Of each concept: so often is each goal searched.
+    """
+
+    edits: int
+    _prompts: int = field(default=0, init=False)
+    _characters: int = field(default=0, init=False)
+
+    def searches(self, prompts: Sequence[str]) -> None:
+        """Counts the goals of an attack on a concept.
+
+        Raises:
+            UsageError: they are more than :data:`MOST_PROMPTS` or :data:`MOST_CHARACTERS` together.
+        """
+        self.prompts(len(prompts))
+        self._characters += self.edits * sum(map(len, prompts))
+        _at_most(self._characters, MOST_CHARACTERS, "characters in the prompts of its searches")
+
+    def prompts(self, count: int) -> None:
+        """Counts prompts.
+
+        Raises:
+            UsageError: they are more than :data:`MOST_PROMPTS` together.
+        """
+        self._prompts += count
+        _at_most(self._prompts, MOST_PROMPTS, "prompts, counted for each attack and concept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +96,15 @@ def check_budget(
         (work.cells, MOST_CELLS, "cells"),
         (work.images, MOST_IMAGES, "images"),
     ):
-        if count > most:
-            raise UsageError(
-                f"expected a suite of at most {most:,} {what}, got {count:,}; lower goals, seeds, repeats, the "
-                "attacks' tries or the utility prompts, or split the suite"
-            )
+        _at_most(count, most, what)
+
+
+def _at_most(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise UsageError(
+            f"expected a suite of at most {most:,} {what}, got {count:,}; lower goals, seeds, repeats, the "
+            "attacks' tries or the utility prompts, or split the suite"
+        )
 
 
 def _work(

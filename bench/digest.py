@@ -71,6 +71,16 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def digest_of_parts(parts: Mapping[str, str]) -> str:
+    """Returns what `digest_of` gives for a mapping, of whose values the canonical JSON is known already.
+
+    Args:
+        parts: the keys and the canonical JSON of their values: what many mappings share is written once.
+    """
+    pairs = (f"{json.dumps(key, ensure_ascii=False)}:{parts[key]}" for key in sorted(parts))
+    return hashlib.sha256(f"{{{','.join(pairs)}}}".encode()).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """Returns the sha256 of a file's bytes: 64 hexadecimal digits.
 

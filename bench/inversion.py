@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, WithJsonSchema
 
 from bench.clock import model_time
 from bench.cost import spend
@@ -45,7 +45,8 @@ def _rising(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
-_Share = Annotated[float, Field(ge=0, le=1)]
+# Checked below, in one sentence with the order; the schema is what says the bounds of a field.
+_Share = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 Span = Annotated[tuple[_Share, _Share], AfterValidator(_rising)]
 """A part of the noise schedule, as fractions: 0 is no noise."""
 

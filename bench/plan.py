@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from itertools import islice, permutations, product
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.budget import check_budget
-from bench.digest import digest_of
+from bench.budget import Laid, check_budget
+from bench.digest import canonical_json, digest_of, digest_of_parts
 from bench.errors import UsageError, shown, unknown
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
 from bench.minors import refuse_minors
@@ -212,23 +212,35 @@ def make_plan(
     check_budget(suite, methods, attacks, tried, goals)
     for attack in attacks:
         attack.check(tried)
-    made_for = {
-        (attack.label, concept.text): _goals(attack, concept, goals)
-        for attack in attacks
-        for concept in tried
-    }
+    laid = Laid(edits=suite.repeats * sum(1 if m.control else len(sizes) for m in methods))
+    made_for: dict[tuple[str, str], tuple[tuple[Goal, ...], bool]] = {}
+    for attack, concept in product(attacks, tried):
+        made_for[attack.label, concept.text] = _goals(attack, concept, goals, laid)
     for judge in (*judges, surrogate):
         for concept in tried:
             judge.check_concept(concept)
     # Each is in thousands of cells: worked out once.
     attacking = {a.label: a.identity() for a in attacks}
     seeing, measuring = surrogate.identity(), [m.identity() for m in metrics]
+    searching = {
+        (attack.label, concept.text): _parts({
+            "stage": "attack",
+            **shared,
+            "attack": attacking[attack.label],
+            "goals": [[g.id, g.prompt] for g in made_for[attack.label, concept.text][0]],
+            "concept": bare(concept).identity(),
+            "surrogate": seeing,
+        })
+        for attack, concept in product(attacks, tried)
+    }  # fmt: skip
+    named: dict[str, str] = {}
     cells: list[Cell] = []
     references: dict[str, Cell] = {}
     for concept in wanted:
         prompts = _utility(suite, concept, widest[concept.text], known, limit)
         if prompts and keep.concept(concept):
-            references[concept.text] = cell = _reference(concept, prompts, known, shared)
+            laid.prompts(len(prompts))
+            references[concept.text] = cell = _reference(concept, prompts, known, named, shared)
             cells.append(cell)
     for method in methods:
         counts = sizes[:1] if method.control else sizes  # a control is the same for all
@@ -254,16 +266,11 @@ def make_plan(
                     for attack in attacks:
                         made, few = made_for[attack.label, concept.text]
                         what = {
-                            "stage": "attack",
-                            **shared,
-                            "edit": edit.digest,
-                            "attack": attacking[attack.label],
-                            "goals": [[g.id, g.prompt] for g in made],
-                            "concept": bare(concept).identity(),
-                            "surrogate": seeing,
+                            **searching[attack.label, concept.text],
+                            "edit": canonical_json(edit.digest),
                         }
                         search = Cell(
-                            kind="attack", digest=digest_of(what), attack=attack, goals=made,
+                            kind="attack", digest=digest_of_parts(what), attack=attack, goals=made,
                             parents={"edit": edit.digest}, **context,
                         )  # fmt: skip
                         per = suite.seeds
@@ -281,7 +288,7 @@ def make_plan(
                             parents={"edit": edit.digest, "attack": search.digest}, **context,
                         )  # fmt: skip
                         cells += [search, trial]
-    _check_utility(cells, metrics, judges[0], known)
+    _check_utility(references.values(), metrics, judges[0], known)
     moving = {a.label for a in suite.transfer_specs()}
     cells += _transfers(cells, [a for a in attacks if a.label in moving], judging)
     plan = Plan(
@@ -296,15 +303,21 @@ def make_plan(
 
 
 def _check_utility(
-    cells: Sequence[Cell], metrics: Sequence[Metric], judge: Judge, known: dict[str, Concept]
+    references: Iterable[Cell], metrics: Sequence[Metric], judge: Judge, known: dict[str, Concept]
 ) -> None:
     """Refuses a metric that asks the judge of record for what it cannot see."""
-    asked = {p.concept: known[p.concept] for c in cells for _, p in c.prompts}
+    prompts = [p for cell in references for _, p in cell.prompts]
+    asked = {p.concept: known[p.concept] for p in prompts}
     for metric in metrics:
         try:
             metric.check_judge(judge, list(asked.values()))
         except UsageError as error:
             raise UsageError(f"metric {metric.name}, on the utility prompts: {error}") from error
+
+
+def _parts(what: dict[str, Any]) -> dict[str, str]:
+    """The canonical JSON of each value: thousands of cells share it."""
+    return {key: canonical_json(value) for key, value in what.items()}
 
 
 def _groups(concepts: Sequence[Concept], size: int) -> list[Sequence[Concept]]:
@@ -339,19 +352,22 @@ def _reference(
     concept: Concept,
     prompts: tuple[tuple[str, UtilityPrompt], ...],
     known: dict[str, Concept],
+    named: dict[str, str],
     shared: dict[str, Any],
 ) -> Cell:
+    """The cell; ``named`` keeps digests of concepts, which many prompts of many cells ask for."""
     for _, prompt in prompts:
         if prompt.concept not in known:
             message = unknown("concept", prompt.concept, known)
             raise UsageError(f"utility prompt {shown(prompt.text)}: concept: {message}")
-    # The concept's name is in the seeds; what a prompt asks for is what the utility cells judge.
-    asked = {p.concept: bare(known[p.concept]).digest for _, p in prompts}
+    asked = {p.concept for _, p in prompts}
+    named.update({name: bare(known[name]).digest for name in asked - named.keys()})
     what = {
         "stage": "reference",
         **shared,
         "concept": concept.text,
-        "prompts": [[g, p.text, asked[p.concept]] for g, p in prompts],
+        # The concept's name is in the seeds; what a prompt asks for is what the utility cells judge.
+        "prompts": [[g, p.text, named[p.concept]] for g, p in prompts],
     }
     return Cell(kind="reference", digest=digest_of(what), concept=concept, prompts=prompts)
 
@@ -408,12 +424,16 @@ def _utility_cell(
     )
 
 
-def _goals(attack: Attack, concept: Concept, count: int) -> tuple[tuple[Goal, ...], bool]:
+def _goals(
+    attack: Attack, concept: Concept, count: int, laid: Laid
+) -> tuple[tuple[Goal, ...], bool]:
     """What an attack tries for a concept, and whether the concept's prompts may be too few for it."""
     number, told = number_of(attack, count), bare(concept)
     if (own := attack.own_goals(told)) is not None:
         if not own:
             raise UsageError(f"attack {attack.name} brings no goal for {concept.text!r}")
+        laid.prompts(len(own) - len(own[:number]))  # they are read as well
+        laid.searches([goal.prompt for goal in own[:number]])
         refuse_minors(own[:number])
         return own[:number], False
     missing = [s for s in attack.prompt_sets if not concept.prompts.get(s)]
@@ -428,6 +448,7 @@ def _goals(attack: Attack, concept: Concept, count: int) -> tuple[tuple[Goal, ..
         for name in attack.prompt_sets
         for i, prompt in enumerate(concept.prompts[name][:number])
     )
+    laid.searches([goal.prompt for goal in made])
     refuse_minors(made)
     return made, True
 
@@ -442,21 +463,35 @@ def _utility(
     """Prompts that ask for other concepts, taken in turn from each, so that each weighs the same."""
     gone = {c.text for c in erased}
 
-    def pick(names: Sequence[str], count: int) -> list[UtilityPrompt]:
+    def pick(names: Iterable[str], count: int) -> list[UtilityPrompt]:
         count = count if limit is None else min(limit, count)
-        pools = [
-            [p for p in known[n].utility if not gone & {p.concept, *p.mentions}]
+        pools = (
+            (p for p in known[n].utility if gone.isdisjoint((p.concept, *p.mentions)))
             for n in names
             if n in known and n not in gone
-        ]
-        depth = max((len(pool) for pool in pools), default=0)
-        turns = [pool[i] for i in range(depth) for pool in pools if i < len(pool)]
-        return turns[:count]
+        )
+        return list(islice(_in_turn(pools), count))
 
     near = [n for n in concept.neighbours if n in known]
-    far = [n for n in known if n not in near]
+    nearby = set(near)
+    far = (n for n in known if n not in nearby)
     picked = [("neighbour", p) for p in pick(near, suite.utility.neighbours)]
     return tuple(picked + [("other", p) for p in pick(far, suite.utility.others)])
+
+
+def _in_turn(pools: Iterable[Iterator[UtilityPrompt]]) -> Iterator[UtilityPrompt]:
+    """The first of each pool, the second of each, and so on; pools and prompts are made as they are asked for."""
+    left: list[Iterator[UtilityPrompt]] = []
+    for pool in pools:
+        if (prompt := next(pool, None)) is not None:
+            left.append(pool)
+            yield prompt
+    while left:
+        pools, left = left, []
+        for pool in pools:
+            if (prompt := next(pool, None)) is not None:
+                left.append(pool)
+                yield prompt
 
 
 class _Only:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar, cast
 
@@ -35,7 +36,7 @@ CONTROLS: Final[dict[str, tuple[str, ...]]] = {
     "attacks": ("prompts", "random_tokens", "seed_search"),
 }
 MAX_SUITE_BYTES: Final = 1_000_000
-MAX_CONCEPTS_BYTES: Final = 16_000_000
+MAX_CONCEPTS_BYTES: Final = 8_000_000
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -144,11 +145,11 @@ class Suite(BaseModel):
 
     def method_specs(self) -> tuple[Erasure, ...]:
         """The methods."""
-        return cast("tuple[Erasure, ...]", self._built("method", "methods"))
+        return cast("tuple[Erasure, ...]", self._methods)
 
     def attack_specs(self) -> tuple[Attack, ...]:
         """The attacks."""
-        return cast("tuple[Attack, ...]", self._built("attack", "attacks"))
+        return cast("tuple[Attack, ...]", self._attacks)
 
     def judge_specs(self) -> tuple[Judge, ...]:
         """The judges; the first is the judge of record."""
@@ -181,31 +182,14 @@ class Suite(BaseModel):
 
     def concept_specs(self) -> tuple[Concept, ...]:
         """What is erased."""
-        from bench.interfaces import Concept
-
-        known = self.known_concepts()
-        if self.concepts == ("all",) and known:
-            with _below("concepts", 0):
-                return tuple(_allowed(concept) for concept in known.values())
-        found: dict[str, Concept] = {}
-        for index, entry in enumerate(self.concepts):
-            with _below("concepts", index):
-                if isinstance(entry, str) and entry not in known:
-                    raise UsageError(unknown("concept", entry, known) + self._no_concepts(known))
-                made = known[entry] if isinstance(entry, str) else _made(Concept, entry)
-                concept = _allowed(made)
-                if concept.text in found:
-                    raise UsageError(f"expected each concept once, got {shown(concept.text)} twice")
-                found[concept.text] = concept
-        return tuple(found.values())
+        return self._concepts
 
     def known_concepts(self) -> dict[str, Concept]:
-        """The concepts of ``concepts_file``, or of the base's folder, by name; maybe none."""
-        path = self._concepts_path()
-        if path is None or not (self.concepts_file or path.exists()):
-            return {}
-        with _below("concepts_file" if self.concepts_file else "base"):
-            return read_concepts(path)
+        """The concepts of ``concepts_file``, or of the base's folder, by name; maybe none.
+
+        They are read once: what a plan holds is what the suite was checked with.
+        """
+        return dict(self._known)
 
     def group_sizes(self) -> tuple[int, ...]:
         """How many concepts are erased together, one or more numbers."""
@@ -298,6 +282,42 @@ class Suite(BaseModel):
             message = f"expected each number once, got {shown(list(sizes))}"
             raise UsageError(message, at=("together",))
         return suite
+
+    @cached_property
+    def _concepts(self) -> tuple[Concept, ...]:
+        from bench.interfaces import Concept
+
+        known = self._known
+        if self.concepts == ("all",) and known:
+            with _below("concepts", 0):
+                return tuple(_allowed(concept) for concept in known.values())
+        found: dict[str, Concept] = {}
+        for index, entry in enumerate(self.concepts):
+            with _below("concepts", index):
+                if isinstance(entry, str) and entry not in known:
+                    raise UsageError(unknown("concept", entry, known) + self._no_concepts(known))
+                made = known[entry] if isinstance(entry, str) else _made(Concept, entry)
+                concept = _allowed(made)
+                if concept.text in found:
+                    raise UsageError(f"expected each concept once, got {shown(concept.text)} twice")
+                found[concept.text] = concept
+        return tuple(found.values())
+
+    @cached_property
+    def _known(self) -> dict[str, Concept]:
+        path = self._concepts_path()
+        if path is None or not (self.concepts_file or path.exists()):
+            return {}
+        with _below("concepts_file" if self.concepts_file else "base"):
+            return read_concepts(path)
+
+    @cached_property
+    def _methods(self) -> tuple[Spec, ...]:
+        return self._built("method", "methods")
+
+    @cached_property
+    def _attacks(self) -> tuple[Spec, ...]:
+        return self._built("attack", "attacks")
 
     def _built(self, kind: registry.Kind, key: str) -> tuple[Spec, ...]:
         built: dict[str, Spec] = {}

@@ -241,8 +241,7 @@ def _utility(utility: pd.DataFrame) -> pd.DataFrame:
     names += ["false_positives"]
     if not len(utility):
         return pd.DataFrame(columns=[*_EDIT, *names]).astype(dict.fromkeys(names, float))
-    # An image that is not finite shows nothing of what was asked for: it is wrong, as a refused one.
-    rows = utility[utility["status"].isin([*_COUNTED, "error"])]
+    rows = utility[utility["status"].isin(_COUNTED)]
     accuracy = rows["metric"] == "accuracy"
     wrong = accuracy & (rows["status"] != "ok")
     rows = rows.assign(value=rows["value"].astype(float).mask(wrong, 0.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from bench.interfaces import Concept
 from bench.sampler import Sampler
 from bench.spec import Spec
-from tests.fuzz.fields import Numeric, numbers, specs
+from tests.fuzz.fields import Numeric, numbers, placed, specs
 
 ALL = [(cls, one) for cls in specs() for one in numbers(cls)]
 IDS = [f"{cls.__name__}.{one.place}" for cls, one in ALL]
@@ -53,7 +53,7 @@ def test_nothing_beyond_the_bounds_gets_in(cls: type[BaseModel], one: Numeric) -
     assert one.bounded
     for value in one.outside():
         with pytest.raises(ValidationError) as caught:
-            cls.model_validate({one.field: _placed(one, value)}, strict=False)
+            cls.model_validate({one.field: placed(one, value)}, strict=False)
         assert one.field in {error["loc"][0] for error in caught.value.errors()}, value
 
 
@@ -86,14 +86,3 @@ def test_a_name_can_stand_in_a_table_and_a_file(name: str) -> None:
 )
 def test_a_name_may_be_of_any_script(name: str) -> None:
     assert Concept(text=name, prompts={name: ("a star",)}).text == name
-
-
-def _placed(one: Numeric, value: float) -> Any:
-    """The field with the number in its place."""
-    if one.place.endswith("[]"):
-        return [value]
-    if one.place.endswith("]"):
-        pair = [0.1, 0.9]
-        pair[int(one.place[-2])] = value
-        return pair
-    return {one.place.partition(".")[2]: value} if "." in one.place else value

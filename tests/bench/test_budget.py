@@ -16,7 +16,7 @@ from bench.suite import load_suite, suite_names
     ("changes", "what"),
     [
         ({"seeds": 10_000, "goals": 10_000}, "images"),
-        ({"utility": {"neighbours": 10_000, "others": 10_000}, "repeats": 200}, "images"),
+        ({"utility": {"neighbours": 10_000, "others": 10_000}, "repeats": 200}, "cells"),
         ({"attacks": ["prompts", "seed_search", {"random_tokens": {"tries": 10_000}}], "goals": 10_000}, "images"),
         ({"repeats": 1000}, "cells"),
     ],

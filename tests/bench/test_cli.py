@@ -175,7 +175,7 @@ def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None
     assert said.code == 0
     assert set(said.data) == {
         *("suite", "out", "computed", "cached", "failed", "seconds", "model_seconds"),
-        *("overhead", "set_aside", "self_check", "table", "flags"),
+        *("overhead", "set_aside", "self_check", "errors", "table", "flags"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
     assert said.data["out"] == "results/local/tiny"
@@ -289,19 +289,19 @@ def test_a_failed_cell_is_named_and_the_exit_code_is_one(
     (copy / "broken_plugin.py").write_text(RAISES)
     text = TINY.replace("methods: [", "methods: ['broken_plugin:Mine', ")
     (copy / "mine.yaml").write_text(text)
-    said = call("run", "mine.yaml", at=copy)
+    said = call("run", "mine.yaml", "--allow-code", at=copy)
     assert said.code == 1
     assert "failed: edit mine / star: RuntimeError: the solver diverged" in said.out.splitlines()
     assert "] FAILED edit mine / star: RuntimeError: the solver diverged" in said.out
     assert "0 cells computed, 25 from the store, 8 failed" in said.out
     assert "DRAFT" in (copy / "results/local/tiny/README.md").read_text()
-    told = call("run", "mine.yaml", "--json", at=copy)
+    told = call("run", "mine.yaml", "--allow-code", "--json", at=copy)
     assert told.code == 1
     assert told.data["failed"][0] == {
         "cell": "edit mine / star",
         "error": "RuntimeError: the solver diverged",
     }
-    assert call("report", "mine.yaml", at=copy).code == 1
+    assert call("report", "mine.yaml", "--allow-code", at=copy).code == 1
 
 
 def test_a_damaged_entry_is_named_and_computed_again(copy: Path) -> None:
@@ -341,7 +341,7 @@ def test_plan_lists_the_cells(copy: Path) -> None:
     assert lines[-1] == f"{CELLS} cells, {CELLS} in the store"
     shutil.rmtree(copy / ".store/trial")
     data = call("plan", "tiny.yaml", "--json", at=copy).data
-    assert set(data) == {"suite", "partial", "cells", "done"}
+    assert set(data) == {"suite", "partial", "cells", "done", "warnings"}
     assert (data["suite"], data["partial"], data["done"]) == ("tiny", False, CELLS - 9)
     assert all(set(cell) == {"kind", "digest", "title", "done"} for cell in data["cells"])
     assert {cell["kind"] for cell in data["cells"] if not cell["done"]} == {"trial"}
@@ -363,7 +363,7 @@ def test_report_repeats_the_files_without_computing(copy: Path) -> None:
     for name in FILES - {"provenance.json", "scatter.pdf"}:
         assert (copy / "results/local/tiny" / name).read_bytes() == before[name], name
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
-    assert set(data) == {"suite", "out", "missing", "table", "flags"}
+    assert set(data) == {"suite", "out", "missing", "errors", "table", "flags"}
     assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
     written = pd.read_csv(copy / "results/local/tiny/table.csv")
     told = pd.DataFrame(data["table"])

@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 from bench.backbone import load_backbone
+from bench.mini.paths import clip_folder
 from bench.model import TextToImage
 from bench.plan import make_plan
 from bench.publish import Asked, publish
@@ -41,7 +44,7 @@ sampler: {steps: 1}
 methods: [none, destroyed]
 attacks: [{prompts: {prompt_sets: [name]}}, {random_tokens: {tries: 1}}, {seed_search: {tries: 1}}]
 judges: [{clip_zero_shot: {alternatives: [moon]}}]
-surrogate: {clip_zero_shot: {alternatives: [moon], template: "a {}"}}
+surrogate: {clip_zero_shot: {alternatives: [moon], clip: ./other-clip}}
 metrics: [drift]
 goals: 1
 utility: {neighbours: 0, others: 0}
@@ -54,11 +57,21 @@ LATEX = {
 }  # fmt: skip
 
 
+def another_clip(folder: Path) -> None:
+    """The miniature's CLIP with another weight: a surrogate may not be the judge's network."""
+    shutil.copytree(clip_folder(), folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["logit_scale"] = weights["logit_scale"] + 0.1
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "model.safetensors")
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, pd.DataFrame]]:
     folder = tmp_path_factory.mktemp("nasty")
     concepts = [{"text": name, "prompts": {"name": ["a star"]}} for name in NAMES]
     (folder / "suite.yaml").write_text(SUITE + json.dumps(concepts), encoding="utf-8")
+    another_clip(folder / "other-clip")
     suite = load_suite(folder / "suite.yaml")
     base = TextToImage(load_backbone("miniature"))
     plan = make_plan(suite, base.backbone.digest, folder=base.backbone.folder)

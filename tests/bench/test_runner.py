@@ -587,7 +587,7 @@ class Overtaken(Heard):
 
     def cell(self, cell: Cell, number: int) -> None:
         super().cell(cell, number)
-        self.others = self._other().computed
+        self.others = self.others or self._other().computed
 
     def elsewhere(self, cell: Cell) -> None:
         self.events.append(f"elsewhere {cell.kind}")

@@ -37,6 +37,9 @@ goals: 1
 utility: {neighbours: 1, others: 1}
 keep_images: 1
 """
+ROOT = Path(__file__).parents[2]
+DAMAGED = {"an_entry_was_cut_short": 1, "the_record_of_a_failure_is_damaged": 1}
+WRITTEN = {"nobody_reads_what_is_said", "what_is_said_goes_to_a_full_disk"}
 NOBODY = 65534
 CELLS = 17
 PLAN, RUN, REPORT = ["plan", "tiny.yaml"], ["run", "tiny.yaml"], ["report", "tiny.yaml"]
@@ -61,7 +64,10 @@ def become_nobody() -> None:
 
 
 def streams(number: int, target: int) -> None:
+    """Standard output or errors go there, by a new stream as in a process that starts so."""
     os.dup2(target, number)
+    stream = os.fdopen(number, "w", closefd=False, encoding="utf-8", errors="backslashreplace")
+    setattr(sys, ("stdout", "stderr")[number - 1], stream)
 
 
 # --- the store
@@ -322,6 +328,13 @@ def there_is_no_standard_output(at: Path) -> list[str]:
     return REPORT
 
 
+@scene(0, "table.csv")
+def there_is_no_standard_error(at: Path) -> list[str]:
+    os.close(2)
+    sys.stderr = None
+    return REPORT
+
+
 @scene(2, "standard output: No space left on device; the work is done all the same")
 def what_is_said_goes_to_a_full_disk(at: Path) -> list[str]:
     streams(1, os.open("/dev/full", os.O_WRONLY))
@@ -330,9 +343,27 @@ def what_is_said_goes_to_a_full_disk(at: Path) -> list[str]:
 
 @scene(2, "Too many open files; raise the limit on open files")
 def few_files_may_be_open(at: Path) -> list[str]:
-    used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (numbers, not paths)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
+    limit_files(2)
+    return [*RUN, "--store", "new"]
+
+
+@scene(2, "Too many open files; raise the limit on open files")
+def one_more_file_may_be_open(at: Path) -> list[str]:
+    limit_files(1)
+    return RUN
+
+
+@scene(2, "Too many open files; raise the limit on open files")
+def no_more_file_may_be_open(at: Path) -> list[str]:
+    limit_files(0)
     return VERIFY
+
+
+def limit_files(more: int) -> None:
+    """Lets so many more files be open; all numbers below are taken first."""
+    lowest = os.dup(2)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, lowest + more))
 
 
 def closed_pipe(number: int) -> None:
@@ -377,6 +408,52 @@ def played(name: str, root: Path, prepared: Path) -> dict[str, Any]:
         "code": status, "out": out, "err": err, "damaged": len(damage), "reported": len(reported),
         "left": [p.name for p in at.rglob(".report-*")] + [p.name for p in at.rglob("*.tmp")],
     }  # fmt: skip
+
+
+def faults_of(name: str, found: dict[str, Any]) -> list[str]:
+    """What is wrong with what the command line said in a scene, a text each."""
+    code, words, _ = SCENES[name]
+    everything = found["out"] + found["err"]
+    faults = []
+    if found["code"] != code:
+        faults.append(f"expected exit code {code}, got {found['code']}: {everything[-3000:]}")
+    if words not in everything:
+        faults.append(f"expected {words!r}, got {everything[-3000:]!r}")
+    if "Traceback" in everything:
+        faults.append(f"expected no traceback, got {everything[-3000:]}")
+    if code == 2 and not (found["err"].startswith("error: ") and found["err"].count("\n") == 1):
+        faults.append(f"expected one line, got {found['err']!r}")
+    if found["damaged"] != DAMAGED.get(name, 0):
+        faults.append(f"expected a sound store, got {found['damaged']} damaged entries")
+    if found["left"]:
+        faults.append(f"expected nothing left behind, got {found['left']}")
+    if name in WRITTEN and found["reported"] != 1:
+        faults.append("expected the report, got none")
+    return faults
+
+
+def all_said(root: Path, *names: str) -> dict[str, dict[str, Any]]:
+    """What was said in each scene; all of them by default, played by a fresh process.
+
+    Args:
+        root: An empty folder.
+        *names: Of scenes.
+
+    Raises:
+        RuntimeError: the process itself failed.
+    """
+    for folder in (root, *root.parents):  # another user must get there
+        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.environment.scenes", str(root), *names],
+        capture_output=True, text=True, cwd=ROOT, timeout=580, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-3000:])
+    said: dict[str, dict[str, Any]] = json.loads((root / "said.json").read_text())
+    return said
 
 
 def main(root: Path, names: list[str]) -> None:

@@ -14,7 +14,7 @@ from bench import registry
 from bench.sampler import Sampler
 from bench.spec import Spec
 
-__all__ = ["Numeric", "numbers", "specs"]
+__all__ = ["Numeric", "numbers", "placed", "specs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,17 @@ def numbers(cls: type[BaseModel]) -> Iterator[Numeric]:
     schema = cls.model_json_schema()
     for field, below in schema.get("properties", {}).items():
         yield from _below(cls, field, field, below, schema.get("$defs", {}))
+
+
+def placed(one: Numeric, value: float) -> Any:
+    """The field's value with the number in its place."""
+    if one.place.endswith("[]"):
+        return [value]
+    if one.place.endswith("]"):
+        pair = [0.1, 0.9]
+        pair[int(one.place[-2])] = value
+        return pair
+    return {one.place.partition(".")[2]: value} if "." in one.place else value
 
 
 _OURS = {"attacks", "bench", "methods", "tvc"}

@@ -1,0 +1,71 @@
+"""A plan takes seconds and megabytes, whatever a suite asks for; what would take more is refused in a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import plan as planning
+from bench.budget import MOST_CHARACTERS, MOST_PROMPTS, Laid
+from bench.digest import canonical_json, digest_of, digest_of_parts
+from bench.errors import UsageError
+from bench.interfaces import Concept, UtilityPrompt
+from bench.plan import make_plan
+from bench.suite import load_suite
+
+
+def test_a_digest_of_parts_is_the_digest_of_the_whole() -> None:
+    whole: dict[str, Any] = {"b": [1, "é", None], "a": {"z": 1.5, "y": "\u2028"}, "edit": "0" * 64}
+    assert digest_of_parts({k: canonical_json(v) for k, v in whole.items()}) == digest_of(whole)
+
+
+def test_many_prompts_are_refused() -> None:
+    laid = Laid(edits=2)
+    laid.prompts(MOST_PROMPTS)
+    with pytest.raises(UsageError, match="at most 500,000 prompts"):
+        laid.prompts(1)
+
+
+def test_much_text_in_searches_is_refused() -> None:
+    laid = Laid(edits=1000)
+    laid.searches(["x" * (MOST_CHARACTERS // 1000)])
+    with pytest.raises(UsageError, match="at most 500,000,000 characters"):
+        laid.searches(["x"])
+
+
+def test_a_plan_counts_all_rows_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt\n" + "a star\n" * 45_000)
+    file = {"prompts": {"file": str(tmp_path / "rows.csv")}}
+    suite = load_suite("mini-quick").with_(
+        concepts=["all"], attacks=[file, "random_tokens", "seed_search"], goals=1
+    )
+    assert len(suite.concept_specs()) * 45_000 > MOST_PROMPTS
+    with pytest.raises(UsageError, match="at most 500,000 prompts"):
+        make_plan(suite, "0" * 64)
+
+
+def test_utility_prompts_are_taken_in_turn() -> None:
+    pools = [
+        iter([_asks(f"{name}{i}") for i in range(n)]) for name, n in (("a", 1), ("b", 3), ("c", 2))
+    ]
+    assert [p.text for p in planning._in_turn(pools)] == ["a0", "b0", "c0", "b1", "c1", "b2"]
+
+
+def test_a_concepts_file_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "concepts.json"
+    prompts = {name: ["a star"] for name in ("name", "synonyms", "indirect")}
+    path.write_text(json.dumps({"star": {"text": "star", "prompts": prompts}}))
+    suite = load_suite("mini-quick").with_(
+        concepts=["star"], concepts_file=str(path), methods=["none", "destroyed"]
+    )
+    before = make_plan(suite, "0" * 64)
+    path.write_text("{}")
+    assert make_plan(suite, "0" * 64).suite_digest == before.suite_digest
+    assert suite.concept_specs() == (Concept(text="star", prompts=prompts),)
+
+
+def _asks(text: str) -> UtilityPrompt:
+    return UtilityPrompt(text=text, concept="x")
