@@ -468,6 +468,9 @@ def main(arguments: list[str] | None = None) -> None:
     except Lost as error:  # the work is done all the same
         err.print(f"error: {error}; the work is done all the same", soft_wrap=True)
         raise SystemExit(2) from None
+    except OSError as error:  # not even the standard streams could be looked after
+        err.print(f"error: {line(error)}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
     raise SystemExit(code)
 
 

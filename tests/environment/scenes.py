@@ -348,12 +348,6 @@ def few_files_may_be_open(at: Path) -> list[str]:
 
 
 @scene(2, "Too many open files; raise the limit on open files")
-def one_more_file_may_be_open(at: Path) -> list[str]:
-    limit_files(1)
-    return RUN
-
-
-@scene(2, "Too many open files; raise the limit on open files")
 def no_more_file_may_be_open(at: Path) -> list[str]:
     limit_files(0)
     return VERIFY
