@@ -185,7 +185,7 @@ def clip_files(source: str) -> tuple[Path, ...]:
 
 
 def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None:
-    """Refuses a source that was left empty on a base that the default does not suit.
+    """Refuses a source whose files are not there, or one left empty on a base that the default does not suit.
 
     Args:
         source: See the module's docstring.
@@ -193,10 +193,13 @@ def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None
         at: Who looks through it, and the field to fill.
 
     Raises:
-        UsageError: it is empty, and there is no ``clip`` folder with the default's weights in the
-            base's.
+        UsageError: there is no model, or it is empty, and there is no ``clip`` folder with the
+            default's weights in the base's.
     """
-    if source or (base is not None and _sums(str(base / _OWN)) == _sums("")):
+    if source:
+        _check_there(source, at)
+        return
+    if base is not None and _sums(str(base / _OWN)) == _sums(""):
         return
     where = (
         "a base without a folder" if base is None else f"the base {base}, which has another or none"
@@ -207,6 +210,27 @@ def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None
         f"the folder of a transformers CLIPModel{example}, or open_clip:<architecture>@<path>",
         at=at,
     )
+
+
+def _check_there(source: str, at: tuple[str, ...]) -> None:
+    files = clip_files(source)
+    try:
+        for file in files:
+            regular(file)
+        if not source.startswith(_OPEN_CLIP):
+            folder = expanded(source)
+            regular(folder / "config.json")
+            regular(folder / _HF_PREPROCESS)
+            _tokenizer_folder(folder)
+    except UsageError as error:
+        raise error.below(*at) from error
+    except FileNotFoundError as error:
+        raise UsageError(str(error), at=at) from error
+    if not files:
+        raise UsageError(
+            f"expected the folder of a transformers CLIPModel in safetensors, got {source}, which has none",
+            at=at,
+        )
 
 
 def _sums(source: str) -> list[str]:

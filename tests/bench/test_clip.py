@@ -141,7 +141,23 @@ def test_the_default_is_for_a_base_that_brings_it_along(tmp_path: Path) -> None:
     for other in (tmp_path, None):
         with pytest.raises(UsageError, match=r"^drift\.clip: .*not for (the base|a base without)"):
             check_source("", other, at=at)
-        check_source("somewhere", other, at=at)
+        check_source(str(model_folder() / "clip"), other, at=at)
+
+
+@pytest.mark.parametrize("gone", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_source_that_is_not_whole_is_refused_when_a_plan_is_made(
+    tmp_path: Path, gone: str
+) -> None:
+    shutil.copytree(model_folder() / "clip", tmp_path / "clip")
+    shutil.copytree(model_folder() / "tokenizer", tmp_path / "tokenizer")
+    check_source(str(tmp_path / "clip"), None, at=("drift", "clip"))
+    (tmp_path / "clip" / gone).unlink()
+    for source in (str(tmp_path / "clip"), "somewhere", "open_clip:ViT-B-32@nowhere.safetensors"):
+        with pytest.raises(UsageError, match=r"^drift\.clip: expected "):
+            check_source(source, None, at=("drift", "clip"))
+    shutil.copytree(model_folder() / "clip", tmp_path / "alone" / "clip")
+    with pytest.raises(UsageError, match="expected tokenizer.json or vocab.json"):
+        check_source(str(tmp_path / "alone" / "clip"), None, at=("drift", "clip"))
 
 
 # --- a transformers folder

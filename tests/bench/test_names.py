@@ -44,7 +44,7 @@ sampler: {steps: 1}
 methods: [none, destroyed]
 attacks: [{prompts: {prompt_sets: [name]}}, {random_tokens: {tries: 1}}, {seed_search: {tries: 1}}]
 judges: [{clip_zero_shot: {alternatives: [moon]}}]
-surrogate: {clip_zero_shot: {alternatives: [moon], clip: ./other-clip}}
+surrogate: {clip_zero_shot: {alternatives: [moon], clip: OTHER}}
 metrics: [drift]
 goals: 1
 utility: {neighbours: 0, others: 0}
@@ -60,6 +60,7 @@ LATEX = {
 def another_clip(folder: Path) -> None:
     """The miniature's CLIP with another weight: a surrogate may not be the judge's network."""
     shutil.copytree(clip_folder(), folder)
+    shutil.copytree(clip_folder().parent / "tokenizer", folder.parent / "tokenizer")
     weights = load_file(folder / "model.safetensors")
     weights["logit_scale"] = weights["logit_scale"] + 0.1
     (folder / "model.safetensors").unlink()
@@ -70,8 +71,9 @@ def another_clip(folder: Path) -> None:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, pd.DataFrame]]:
     folder = tmp_path_factory.mktemp("nasty")
     concepts = [{"text": name, "prompts": {"name": ["a star"]}} for name in NAMES]
-    (folder / "suite.yaml").write_text(SUITE + json.dumps(concepts), encoding="utf-8")
-    another_clip(folder / "other-clip")
+    text = SUITE.replace("OTHER", json.dumps(str(folder / "other" / "clip")))
+    (folder / "suite.yaml").write_text(text + json.dumps(concepts), encoding="utf-8")
+    another_clip(folder / "other" / "clip")
     suite = load_suite(folder / "suite.yaml")
     base = TextToImage(load_backbone("miniature"))
     plan = make_plan(suite, base.backbone.digest, folder=base.backbone.folder)
