@@ -156,7 +156,7 @@ def test_a_source_that_is_not_whole_is_refused_when_a_plan_is_made(
         with pytest.raises(UsageError, match=r"^drift\.clip: expected "):
             check_source(source, None, at=("drift", "clip"))
     shutil.copytree(model_folder() / "clip", tmp_path / "alone" / "clip")
-    with pytest.raises(UsageError, match="expected tokenizer.json or vocab.json"):
+    with pytest.raises(UsageError, match=r"expected tokenizer\.json or vocab\.json"):
         check_source(str(tmp_path / "alone" / "clip"), None, at=("drift", "clip"))
 
 
