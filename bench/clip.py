@@ -219,6 +219,8 @@ def _check_there(source: str, at: tuple[str, ...]) -> None:
             regular(file)
         if not source.startswith(_OPEN_CLIP):
             folder = expanded(source)
+            if not (folder / "config.json").is_file():
+                raise FileNotFoundError(_no_model(folder))
             regular(folder / "config.json")
             regular(folder / _HF_PREPROCESS)
             _tokenizer_folder(folder)
@@ -233,6 +235,13 @@ def _check_there(source: str, at: tuple[str, ...]) -> None:
         )
 
 
+def _no_model(folder: Path) -> str:
+    return (
+        f"expected the local folder of a transformers CLIPModel, got {folder}, which has no "
+        "config.json; nothing is downloaded: fetch the model first"
+    )
+
+
 def _sums(source: str) -> list[str]:
     return [content(path) for path in clip_files(source)]
 
@@ -245,10 +254,7 @@ def _load_folder(folder: Path, device: str) -> Clip:
     from transformers import CLIPModel, CLIPTokenizer
 
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"expected the local folder of a transformers CLIPModel, got {folder}, which has no "
-            "config.json; nothing is downloaded: fetch the model first"
-        )
+        raise FileNotFoundError(_no_model(folder))
     if (kind := read_object(folder / "config.json").get("model_type")) != "clip":
         raise ValueError(f"{folder}: expected a model of type 'clip', got {kind!r}")
     if not any(folder.glob("*.safetensors")):

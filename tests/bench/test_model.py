@@ -683,7 +683,7 @@ def test_pickled_weights_are_never_read(folder: Path, part: str, pickled: str) -
 def test_a_cut_off_weight_file_is_refused(folder: Path) -> None:
     (folder / "SHA256SUMS").unlink()
     unet_file(folder).write_bytes(unet_file(folder).read_bytes()[:1000])
-    with refused("is cut short"):
+    with refused("is cut off in its header, after 1000 bytes; fetch it again"):
         load_backbone(str(folder))
 
 

@@ -259,7 +259,9 @@ def test_the_safety_checkers_content_is_in_the_digest_of_the_edit(
     assert len({tuple(identity["files"]) for identity in given}) == 3
     # Where the base's own is taken, it is the plan that knows which that is.
     with_it = load_suite("mini-quick").with_(
-        methods=["none", "destroyed", {"output_filter": {"checker": "safety_checker"}}]
+        methods=["none", "destroyed", {"output_filter": {"checker": "safety_checker"}}],
+        surrogate={"clip_zero_shot": {"clip": str(clip_folder())}},  # a base must bring its own
+        metrics=["accuracy"],
     )
     plans = [
         [c.digest for c in make_plan(with_it, "0" * 64, folder=f.parent).cells if c.kind == "edit"]
@@ -329,5 +331,5 @@ def test_a_checker_has_alternatives_and_a_threshold_for_each_text(
 def test_no_concepts_and_unknown_sources_are_errors(model: TextToImage, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one concept"):
         OutputFilter().erase(model, [], rng=RNG)
-    with pytest.raises(FileNotFoundError, match="local folder of a transformers CLIPModel"):
+    with pytest.raises(UsageError, match="local folder of a transformers CLIPModel"):
         OutputFilter(source=str(tmp_path), **QUICK).erase(model, [HEART], rng=RNG)

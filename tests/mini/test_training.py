@@ -234,7 +234,9 @@ def test_a_judge_survives_the_file(tmp_path: Path) -> None:
             torch.testing.assert_close(again(images)[head], logits, atol=2e-2, rtol=0)
     assert again.classes == dict(HEADS)
     assert not again.training
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(
+        UsageError, match=r"expected a file, got .*config\.json, which is not there"
+    ):
         load_judge(tmp_path)
 
 
