@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from attacks.batches import Mode, batches
-from attacks.originals import (
+from attacks.shared.batches import Mode, batches
+from attacks.shared.originals import (
     guidance_scale,
     latents_of,
     many_templates,
@@ -38,15 +38,15 @@ from attacks.originals import (
     templates,
     unedited,
 )
-from attacks.prompt_search import predict
-from attacks.search import score_images
-from attacks.tokens import refuse_minors, table
-from bench.bounds import Count, Guidance, LearningRate, Steps, Weight
+from attacks.shared.prompt_search import predict
+from attacks.shared.search import score_images
+from attacks.shared.tokens import refuse_minors, table
+from bench.core.bounds import Count, Guidance, LearningRate, Steps, Weight
+from bench.core.lazy import no_grad, torch
+from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
-from bench.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
-from bench.lazy import no_grad, torch
-from bench.model import TextToImage
-from bench.spec import runtime
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,11 +17,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from attacks.search import score_images
-from attacks.tokens import refuse_minors
-from bench.bounds import Count
+from attacks.shared.search import score_images
+from attacks.shared.tokens import refuse_minors
+from bench.core.bounds import Count
+from bench.core.lazy import torch
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
-from bench.lazy import torch
 
 __all__ = ["NoiseProbe"]
 

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from attacks.batches import Mode
-from attacks.originals import guidance_scale, target_latents, unedited
-from attacks.prompt_search import (
+from attacks.shared.batches import Mode
+from attacks.shared.originals import guidance_scale, target_latents, unedited
+from attacks.shared.prompt_search import (
     Looks,
     RowAdam,
     Scene,
@@ -38,7 +38,7 @@ from attacks.prompt_search import (
     predict,
     token_gradient,
 )
-from attacks.tokens import (
+from attacks.shared.tokens import (
     Placement,
     Vocabulary,
     allowed_tokens,
@@ -47,12 +47,12 @@ from attacks.tokens import (
     refuse_minors,
     table,
 )
-from bench.bounds import Count, Guidance, LearningRate, Steps, Weight
-from bench.clock import model_time
+from bench.core.bounds import Count, Guidance, LearningRate, Steps, Weight
+from bench.core.clock import model_time
+from bench.core.lazy import no_grad, torch
+from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
-from bench.lazy import no_grad, torch
-from bench.model import TextToImage
-from bench.spec import runtime
+from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ class P4D(Attack):
         where: Where they stand.
         steps: Gradient steps.
         iterations: Steps between looks.
-        order: Of the timesteps; see :class:`attacks.prompt_search.Schedule`.
+        order: Of the timesteps; see :class:`attacks.shared.prompt_search.Schedule`.
         span: Part of the noise schedule they are from.
         optimiser: ``adamw``, or ``adam`` with L2 decay.
         lr: Learning rate.
@@ -92,7 +92,7 @@ class P4D(Attack):
         finalists: The best so many prompts are shown to the attacker's judge once more before one
             is chosen, on fresh seeds and beside the plain prompt; 0: the best look is, as published.
         final_checks: Images of each of them.
-        vocabulary: See :func:`attacks.tokens.allowed_tokens`.
+        vocabulary: See :func:`attacks.shared.tokens.allowed_tokens`.
         loss_scale: Guidance scale of the edited model's prediction; ``None``: the suite's for a
             defence in the guidance, else 1.
         teacher: What it should predict: the original's prediction for the prompt ``unguided``, as

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import PrivateAttr
 
-from attacks.prompt_file import PromptFile, file_hashes, read_prompt_file
-from attacks.prompt_rows import MEANT
-from bench.errors import UsageError, shown
+from attacks.shared.prompt_file import PromptFile, file_hashes, read_prompt_file
+from attacks.shared.prompt_rows import MEANT
+from bench.core.errors import UsageError, shown
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, PromptSets, Rng, Target
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Prompts(Attack):
     Attributes:
         prompt_sets: Which of the concept's sets.
         file: A CSV or JSONL of prompts, or candidates, to use instead; see
-            :func:`attacks.prompt_file.read_prompt_file`.
+            :func:`attacks.shared.prompt_file.read_prompt_file`.
     """
 
     name: ClassVar[str] = "prompts"

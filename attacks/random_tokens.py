@@ -11,10 +11,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from attacks.search import score_images
-from bench.bounds import Count
+from attacks.shared.search import score_images
+from bench.core.bounds import Count
+from bench.core.lazy import torch
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
-from bench.lazy import torch
 
 __all__ = ["RandomTokens"]
 

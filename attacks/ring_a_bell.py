@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from attacks.batches import Mode, batches
-from attacks.breeding import Breeding, breed, draw_chances, errors_of_all, errors_of_the_new
-from attacks.prompt_search import Looks
-from attacks.tokens import (
+from attacks.shared.batches import Mode, batches
+from attacks.shared.breeding import Breeding, breed, draw_chances, errors_of_all, errors_of_the_new
+from attacks.shared.prompt_search import Looks
+from attacks.shared.tokens import (
     Vocabulary,
     about_minors,
     allowed_tokens,
@@ -36,12 +36,12 @@ from attacks.tokens import (
     read_prompt,
     refuse_minors,
 )
-from bench.bounds import MOST_STEPS, Count, Factor
-from bench.digest import digest_of
+from bench.core.bounds import MOST_STEPS, Count, Factor
+from bench.core.digest import digest_of
+from bench.core.lazy import no_grad, torch
+from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
-from bench.lazy import no_grad, torch
-from bench.model import TextToImage
-from bench.spec import runtime
+from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,11 +93,11 @@ class RingABell(Attack):
         mutation: Odds that a prompt has one of its tokens replaced.
         crossover: Odds that a parent is crossed, which gives two children.
         breeding: ``published`` mutates every prompt, so the best may be lost; ``elitist`` leaves the
-            best as it is (see :mod:`attacks.breeding`).
+            best as it is (see :mod:`attacks.shared.breeding`).
         finalists: The best so many of the last population are shown to the attacker's judge, beside
             the plain prompt; 1 shows none, as published.
         checks: Images a finalist.
-        vocabulary: See :func:`attacks.tokens.allowed_tokens`.
+        vocabulary: See :func:`attacks.shared.tokens.allowed_tokens`.
         mode: ``reference`` works on one goal's population at a time, and encodes all of it in each
             generation, as published; same results, for comparing speed.
         keep: ``process`` keeps finds while the process lasts, for other models with the same text

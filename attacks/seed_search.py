@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from attacks.search import score_images
-from bench.bounds import Count
+from attacks.shared.search import score_images
+from bench.core.bounds import Count
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
 
 __all__ = ["SeedSearch"]

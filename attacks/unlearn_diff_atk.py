@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from attacks.batches import Mode, batches
-from attacks.originals import guidance_scale, target_latents
-from attacks.prompt_search import Looks, RowAdam, Scene, Schedule, Span, token_gradient
-from attacks.tokens import (
+from attacks.shared.batches import Mode, batches
+from attacks.shared.originals import guidance_scale, target_latents
+from attacks.shared.prompt_search import Looks, RowAdam, Scene, Schedule, Span, token_gradient
+from attacks.shared.tokens import (
     Placement,
     Vocabulary,
     allowed_tokens,
@@ -40,10 +40,10 @@ from attacks.tokens import (
     straight_through,
     table,
 )
-from bench.bounds import Count, Guidance, LearningRate, Steps, Weight
+from bench.core.bounds import Count, Guidance, LearningRate, Steps, Weight
+from bench.core.lazy import torch
+from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
-from bench.lazy import torch
-from bench.spec import runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ class UnlearnDiffAtk(Attack):
         where: Where they stand.
         steps: Gradient steps.
         iterations: Steps between looks; with ``ascending``, also steps a timestep.
-        order: Of the timesteps; see :class:`attacks.prompt_search.Schedule`.
+        order: Of the timesteps; see :class:`attacks.shared.prompt_search.Schedule`.
         span: Part of the noise schedule the timesteps are from, (0, 1) is all of it.
         draws: (timestep, noise) pairs a step, the loss is their mean.
         lr: Adam's learning rate.
@@ -83,7 +83,7 @@ class UnlearnDiffAtk(Attack):
         finalists: The best so many prompts are shown to the attacker's judge once more before one
             is chosen, on fresh seeds and beside the plain prompt; 0: the best look is, as published.
         final_checks: Images of each of them.
-        vocabulary: See :func:`attacks.tokens.allowed_tokens`.
+        vocabulary: See :func:`attacks.shared.tokens.allowed_tokens`.
         loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,
             else 1, as published.
         mode: ``reference`` works on one goal at a time; same results, for comparing speed.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import attack, concepts, erase, evaluate
-    from bench.model import load_model
+    from bench.model.text_to_image import load_model
 
 __all__ = ["attack", "concepts", "erase", "evaluate", "load_model"]
 __version__ = "0.1.0"
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Loads the API when it is first used, so that importing a part of the package stays quick."""
     if name == "load_model":
-        from bench.model import load_model
+        from bench.model.text_to_image import load_model
 
         return load_model
     if name in __all__:

@@ -9,22 +9,21 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from bench import registry
-from bench.backbone import load_inspected
-from bench.base_files import inspect_base
-from bench.batching import MicroBatch
-from bench.collect import collect
-from bench.errors import UsageError, from_pydantic
-from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target
-from bench.minors import attack_goals
-from bench.model import TextToImage
-from bench.plan import bare, make_plan
-from bench.report.tables import summarise
-from bench.runner import Watcher, run_plan
-from bench.sampler import Sampler
-from bench.spec import Spec
-from bench.store import Store
-from bench.suite import Code, load_suite
+from bench.config.suite import Code, load_suite
+from bench.core.errors import UsageError, from_pydantic
+from bench.core.spec import Spec
+from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target, registry
+from bench.interfaces.minors import attack_goals
+from bench.model.backbone import load_inspected
+from bench.model.batching import MicroBatch
+from bench.model.pipeline.inspect import inspect_base
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.run.collect import collect
+from bench.run.plan import bare, make_plan
+from bench.run.runner import Watcher, run_plan
+from bench.run.store import Store
+from bench.tables.tables import summarise
 
 __all__ = ["attack", "concepts", "erase", "evaluate"]
 
@@ -39,7 +38,7 @@ def _spec(kind: Any, entry: Any) -> Spec:
 
 def concepts(model: TextToImage) -> dict[str, Concept]:
     """The concepts that come with the model's folder (``concepts.json``), by name; maybe none."""
-    from bench.suite import read_concepts
+    from bench.config.suite import read_concepts
 
     folder = model.backbone.folder
     if folder is None or not (folder / "concepts.json").is_file():

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.plan import Plan
-from bench.provenance import commit
-from bench.store import Store
-from bench.suite import Code, load_suite, suite_names
+from bench.config.suite import Code, load_suite, suite_names
+from bench.run.plan import Plan
+from bench.run.provenance import commit
+from bench.run.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.collect import Results
     from bench.report.plots import Status
-    from bench.runner import Outcome
+    from bench.run.collect import Results
+    from bench.run.runner import Outcome
 
 __all__ = ["Asked", "Published", "place", "publish"]
 
@@ -98,8 +98,8 @@ def publish(
         UsageError: the folder holds something else.
     """
     # Tables and plots load pandas and matplotlib; a plan says how it was asked for without them.
-    from bench.collect import collect
     from bench.report.write import write_report
+    from bench.run.collect import collect
 
     found = collect(plan, store)
     origin = commit()

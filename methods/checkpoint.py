@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from bench.bounds import Factor
-from bench.digest import file_sha256
-from bench.errors import UsageError
-from bench.headers import refuse_odd_numbers
+from bench.core.bounds import Factor
+from bench.core.digest import file_sha256
+from bench.core.errors import UsageError
+from bench.core.headers import refuse_odd_numbers
+from bench.core.spec import content, runtime
+from bench.core.weight_files import sound
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.model import TextToImage
-from bench.spec import content, runtime
-from bench.weight_files import sound
-from methods.checkpoint_base import Base
-from methods.checkpoint_files import (
+from bench.model.text_to_image import TextToImage
+from methods.released.base import Base
+from methods.released.files import (
     PARTS,
     Network,
     content_of,
@@ -43,10 +43,10 @@ from methods.checkpoint_files import (
     is_there,
     networks,
 )
-from methods.checkpoint_kinds import refuse_foreign
-from methods.checkpoint_names import names_of
-from methods.checkpoint_values import alike, refuse_the_other_kind
-from methods.lora import Layer, is_lora, layers, merged
+from methods.released.kinds import refuse_foreign
+from methods.released.lora import Layer, is_lora, layers, merged
+from methods.released.names import names_of
+from methods.released.values import alike, refuse_the_other_kind
 
 if TYPE_CHECKING:
     from torch import Tensor

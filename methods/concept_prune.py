@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bench.bounds import Guidance, Solver
-from bench.cost import spend
+from bench.core.bounds import Guidance, Solver
+from bench.core.cost import spend
+from bench.core.lazy import F, no_grad, torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import F, no_grad, torch
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
     from torch import Tensor

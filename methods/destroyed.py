@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from bench.core.lazy import torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import torch
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 
 __all__ = ["Destroyed"]
 

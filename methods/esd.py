@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from bench.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
+from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
+from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import F, torch
-from bench.model import TextToImage
-from bench.tuning import Optimiser, tune
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import Optimiser, tune
 from methods.partial_sampling import PartialSampler, Spacing
 
 if TYPE_CHECKING:

@@ -26,14 +26,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.bounds import Count, Guidance, LearningRate, Solver, Steps
+from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps
+from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import F, torch
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from bench.tuning import Optimiser, noised, timesteps, tune
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import Optimiser, noised, timesteps, tune
+from bench.toolkit.wording import mentions
 from methods.esd import in_turn
-from methods.wording import mentions
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,7 @@
 
 Reproduced: the practice of users, as evaluated by Pham et al. 2023 (arXiv 2308.01508): no weight is
     changed. With a ``weight``, the negation of Composable Diffusion (Liu et al., ECCV 2022, arXiv
-    2206.01714); see :class:`bench.guidance.NegativePrompt`.
+    2206.01714); see :class:`bench.model.guidance.NegativePrompt`.
 Bypassed by: turning guidance off, or a sampler that does not apply it.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from bench.bounds import Weight
-from bench.guidance import NegativePrompt
+from bench.core.bounds import Weight
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.model import TextToImage
+from bench.model.guidance import NegativePrompt
+from bench.model.text_to_image import TextToImage
 
 __all__ = ["NegativePromptErasure"]
 

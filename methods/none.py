@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bench.interfaces import Concept, Erasure, Progress, Rng, silent
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 
 __all__ = ["NoErasure"]
 

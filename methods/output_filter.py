@@ -23,19 +23,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.bounds import Count, Guidance, Number, Solver
-from bench.clip import Preprocess, check_source, clip_files, load_clip
-from bench.clock import model_time
-from bench.digest import file_sha256
-from bench.errors import UsageError, in_one_line, shown
-from bench.files import expanded
-from bench.filters import ImageFilter
+from bench.core.bounds import Count, Guidance, Number, Solver
+from bench.core.clock import model_time
+from bench.core.digest import file_sha256
+from bench.core.errors import UsageError, in_one_line, shown
+from bench.core.files import expanded
+from bench.core.json_files import read_object
+from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.json_files import read_object
-from bench.lazy import F, torch
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from methods.calibration import THINGS, named, threshold_at, unnamed_prompts
+from bench.model.filters import ImageFilter
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.clip import Preprocess, check_source, clip_files, load_clip
+from methods.shared.calibration import THINGS, named, threshold_at, unnamed_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class ClipChecker(ImageFilter):
     """Blanks an image for which CLIP prefers a concept's name to its alternatives.
 
     Attributes:
-        clip: A source of :func:`bench.clip.load_clip`; empty: the miniature's.
+        clip: A source of :func:`bench.toolkit.clip.load_clip`; empty: the miniature's.
         texts: What is blanked.
         alternatives: What each text competes with.
         thresholds: Log-odds above which an image is blanked, one a text.
@@ -135,7 +135,7 @@ class OutputFilter(Erasure):
     Attributes:
         checker: ``clip``, or ``safety_checker``: Stable Diffusion's, which takes no notice of the
             concepts' names; its thresholds are in its weights.
-        source: Of ``clip``, a source of :func:`bench.clip.load_clip`, empty for the miniature's, on
+        source: Of ``clip``, a source of :func:`bench.toolkit.clip.load_clip`, empty for the miniature's, on
             the miniature; of ``safety_checker`` a folder, empty for the one in the base model's folder.
         false_positives: Share of images of other things that may be blanked, of each list of
             calibration prompts.

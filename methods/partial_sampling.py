@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bench.lazy import torch
-from bench.model import TextToImage
+from bench.core.lazy import torch
+from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class PartialSampler:
         guidance_scale: Of the model's own guidance.
         spacing: Of the grid, with T timesteps and k = 0, 1, ..., S - 1. ``leading``: that of Stable
             Diffusion's schedulers and of the published code, (S - 1 - k) floor(T / S) + 1, so 981,
-            961, ..., 1 for 50 of 1000. ``trailing``: that of :class:`bench.sampler.Sampler`, which
+            961, ..., 1 for 50 of 1000. ``trailing``: that of :class:`bench.model.sampler.Sampler`, which
             starts at pure noise: 999, 979, ..., 19.
     """
 

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.bounds import Count, Number
-from bench.filters import Filter, PromptFilter
+from bench.core.bounds import Count, Number
+from bench.core.lazy import F, no_grad, torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import F, no_grad, torch
-from bench.model import TextToImage
-from methods.calibration import named, normalised, threshold_at, unnamed_prompts
+from bench.model.encoder import TextEncoder
+from bench.model.filters import Filter, PromptFilter
+from bench.model.text_to_image import TextToImage
+from methods.shared.calibration import named, normalised, threshold_at, unnamed_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ _PUNCTUATION = ',.;:!?"()[]{}'
 
 
 class KeywordBlacklist(PromptFilter):
-    """Refuses a prompt that names a concept; see :func:`methods.calibration.named` for the spellings.
+    """Refuses a prompt that names a concept; see :func:`methods.shared.calibration.named` for the spellings.
 
     Attributes:
         texts: The names.
@@ -45,7 +46,7 @@ class KeywordBlacklist(PromptFilter):
     name: ClassVar[str] = "keyword_blacklist"
     texts: tuple[str, ...] = Field(min_length=1)
 
-    def refuses(self, model: TextToImage, prompts: Sequence[str]) -> Tensor:
+    def refuses(self, model: TextEncoder, prompts: Sequence[str]) -> Tensor:
         """Bool [B]."""
         return torch.tensor(
             [any(named(text, p) for text in self.texts) for p in prompts], dtype=torch.bool
@@ -76,12 +77,12 @@ class EmbeddingBlacklist(PromptFilter):
             )
         return self
 
-    def refuses(self, model: TextToImage, prompts: Sequence[str]) -> Tensor:
+    def refuses(self, model: TextEncoder, prompts: Sequence[str]) -> Tensor:
         """Bool [B]."""
         similar_BT = self.similarities(model, prompts)
         return (similar_BT > torch.tensor(self.thresholds, dtype=torch.float64)).any(1)
 
-    def similarities(self, model: TextToImage, prompts: Sequence[str]) -> Tensor:
+    def similarities(self, model: TextEncoder, prompts: Sequence[str]) -> Tensor:
         """Cosines of B prompts with the T texts, float64 [B, T]; -1 for a prompt without words."""
         whole = self.reads == "prompt"
         parts = [([p] if p.strip() else []) if whole else _phrases(p, self.words) for p in prompts]
@@ -192,15 +193,15 @@ def _phrases(prompt: str, longest: int) -> list[str]:
 
 
 @no_grad
-def _centred(model: TextToImage, texts: Sequence[str]) -> Tensor:
+def _centred(model: TextEncoder, texts: Sequence[str]) -> Tensor:
     """States at the end of texts less the empty text's, float64 [B, D] on the CPU."""
     (empty_D,) = _end_states(model, [""])
     return model.micro.map(len(texts), lambda rows: _end_states(model, texts[rows]) - empty_D)
 
 
-def _end_states(model: TextToImage, texts: Sequence[str]) -> Tensor:
+def _end_states(model: TextEncoder, texts: Sequence[str]) -> Tensor:
     ids_BL = model.tokenize(texts)
     # The padding may be the same token: the first one ends the text.
-    end_B = (ids_BL == model.backbone.tokenizer.eos_token_id).int().argmax(1)
+    end_B = (ids_BL == model.end_of_text).int().argmax(1)
     states_BLD = model.encode_ids(ids_BL)
     return states_BLD[torch.arange(len(texts), device=ids_BL.device), end_B].double().cpu()

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from bench.bounds import MOST_STEPS, Weight
-from bench.clock import model_time
+from bench.core.bounds import MOST_STEPS, Weight
+from bench.core.clock import model_time
+from bench.core.lazy import torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import torch
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 from methods.uce import UCE, Solver, but_for, solve
 
 if TYPE_CHECKING:

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bench.bounds import Number, Weight
-from bench.guidance import Guidance, contexts_of
+from bench.core.bounds import Number, Weight
+from bench.core.lazy import torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import torch
-from bench.model import TextToImage
+from bench.model.encoder import TextEncoder
+from bench.model.guidance import Guidance, contexts_of
+from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,7 @@ class SafeLatentGuidance(Guidance):
     momentum_scale: Weight
     momentum: float = Field(ge=0, lt=1)
 
-    def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
+    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
         """The empty prompt, the concept, and the prompt."""
         return contexts_of(model, ("", self.text), states_BLD)
 

@@ -33,16 +33,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from bench.bounds import Count, Guidance, LearningRate, Number, Solver, Steps, Weight
+from bench.core.bounds import Count, Guidance, LearningRate, Number, Solver, Steps, Weight
+from bench.core.lazy import torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.inversion import invert, name_embedding, slots, states_with
-from bench.lazy import torch
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from bench.tuning import Optimiser
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.inversion import invert, name_embedding, slots, states_with
+from bench.toolkit.tuning import Optimiser
+from bench.toolkit.wording import family_word, in_context, mentions
 from methods.esd import Release, Variant, distil, in_turn, trains
 from methods.partial_sampling import PartialSampler, Spacing
-from methods.wording import family_word, in_context, mentions
 
 if TYPE_CHECKING:
     from torch import Tensor

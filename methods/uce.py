@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from bench.bounds import Weight
-from bench.clock import model_time
-from bench.errors import from_pydantic, shown
+from bench.core.bounds import Weight
+from bench.core.clock import model_time
+from bench.core.errors import from_pydantic, shown
+from bench.core.lazy import torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
-from bench.lazy import torch
-from bench.model import TextToImage
-from methods.calibration import named
+from bench.model.text_to_image import TextToImage
+from methods.shared.calibration import named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -245,5 +245,5 @@ class UCE(Erasure):
 def _last_token(model: TextToImage, text: str) -> int:
     """Index of the last token before the end token; 0, the start token, for an empty text."""
     ids = model.tokenize([text])[0].tolist()
-    end = ids.index(model.backbone.tokenizer.eos_token_id)
+    end = ids.index(model.end_of_text)
     return max(0, end - 1)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from bench.api import concepts as known_concepts
-from bench.backbone import Backbone
-from bench.batching import MicroBatch
 from bench.interfaces import Concept
-from bench.model import TextToImage, load_model
-from bench.sampler import Sampler
+from bench.model.backbone import Backbone
+from bench.model.batching import MicroBatch
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
 
 _CORES = 2
 

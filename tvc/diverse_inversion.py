@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import safe_open
 
-from bench.digest import canonical_json
-from bench.files import regular
+from bench.core.digest import canonical_json
+from bench.core.files import regular
+from bench.core.lazy import F, no_grad, torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
-from bench.inversion import Slots, invert, name_embedding, slots, states_with
-from bench.lazy import F, no_grad, torch
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.inversion import Slots, invert, name_embedding, slots, states_with
 
 if TYPE_CHECKING:
     from torch import Tensor

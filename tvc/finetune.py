@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from bench.core.lazy import torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
-from bench.lazy import torch
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from bench.tuning import Optimiser, noised, timesteps, tune
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import Optimiser, noised, timesteps, tune
 from tvc.task_vector import TaskVector
 
 if TYPE_CHECKING:

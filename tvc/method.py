@@ -17,14 +17,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
-from bench.clip import check_source, clip_files
-from bench.cost import Note, note
+from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
+from bench.core.cost import Note, note
 from bench.interfaces import Concept, Erasure, Judge, Progress, Rng, Slot, silent
-from bench.inversion import Span, slots
 from bench.judges.clip_zero_shot import ClipZeroShot
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.clip import check_source, clip_files
+from bench.toolkit.inversion import Span, slots
 from tvc.contexts import MINI, SD, contexts_of
 from tvc.diverse_inversion import PRESETS as INVERSIONS
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
@@ -100,7 +100,7 @@ class TaskVectorErasure(Erasure):
         sampling_steps: Of every image it samples.
         guidance_scale: Of every image it samples.
         clip: Source of the CLIP that tells whether an image shows the concept (see
-            :mod:`bench.clip`); empty: the miniature's, on the miniature.
+            :mod:`bench.toolkit.clip`); empty: the miniature's, on the miniature.
         template: What that CLIP is told of the concept and of its alternatives.
         checkpointing: Less memory, more time.
     """

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
-from bench.inversion import name_embedding, slots
-from bench.lazy import F, torch
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.inversion import name_embedding, slots
 from tvc.contexts import BARE, in_contexts
 from tvc.diverse_inversion import InversionSet, induced
 

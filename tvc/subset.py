@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.core.lazy import torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
-from bench.lazy import torch
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from tvc.contexts import BARE, in_contexts
 from tvc.diverse_inversion import InversionSet
 from tvc.strength import Estimate, Strength, estimate, strongest

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from bench.files import regular
-from bench.lazy import torch
-from bench.model import TextToImage
+from bench.core.files import regular
+from bench.core.lazy import torch
+from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
-from bench.clip import check_source, clip_files, load_clip
-from bench.digest import digest_of
-from bench.errors import UsageError
+from bench.core.digest import digest_of
+from bench.core.errors import UsageError
+from bench.core.lazy import torch
+from bench.core.spec import content
 from bench.interfaces import Concept, Judge
-from bench.lazy import torch
-from bench.spec import content
+from bench.toolkit.clip import check_source, clip_files, load_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class ClipZeroShot(Judge):
     """The probability of the concept's text among its alternatives.
 
     Attributes:
-        clip: A source of :func:`bench.clip.load_clip`; empty: the miniature's.
+        clip: A source of :func:`bench.toolkit.clip.load_clip`; empty: the miniature's.
         alternatives: Texts that the concept competes with; empty: the concept's neighbours, which
             are the likeliest confusions, and "something", so that there is one even without
             neighbours.

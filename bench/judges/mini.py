@@ -11,19 +11,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from bench.clock import model_time
-from bench.errors import UsageError, unknown
-from bench.files import expanded
+from bench.core.clock import model_time
+from bench.core.errors import UsageError, unknown
+from bench.core.files import expanded
+from bench.core.json_files import read_object
+from bench.core.lazy import torch
+from bench.core.shipped import judge_folder
+from bench.core.spec import content
 from bench.interfaces import Concept, Judge
-from bench.json_files import read_object
-from bench.lazy import torch
-from bench.mini.paths import judge_folder
-from bench.spec import content
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.mini.judge_net import JudgeNet
+    from bench.toolkit.judge_net import JudgeNet
 
 __all__ = ["MiniJudge"]
 
@@ -123,7 +123,7 @@ def _is_names(value: object) -> bool:
 
 @lru_cache(maxsize=4)
 def _load(folder: Path, device: str) -> JudgeNet:
-    from bench.mini.judge_net import load_judge
+    from bench.toolkit.judge_net import load_judge
 
     with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
         return load_judge(folder).to(device).requires_grad_(False)

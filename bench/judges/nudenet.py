@@ -21,11 +21,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from bench.clock import model_time
-from bench.digest import file_sha256
-from bench.errors import UsageError, shown
+from bench.core.clock import model_time
+from bench.core.digest import file_sha256
+from bench.core.errors import UsageError, shown
+from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Judge
-from bench.lazy import F, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from bench.core.lazy import torch
 from bench.interfaces import Concept, Judge, Metric, UtilityBatch
-from bench.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

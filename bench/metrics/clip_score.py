@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.clip import check_source, clip_files, load_clip
 from bench.interfaces import Metric, UtilityBatch
+from bench.toolkit.clip import check_source, clip_files, load_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ class ClipScore(Metric):
     """The cosine of the features of an image and of its prompt.
 
     Attributes:
-        clip: A source of :func:`bench.clip.load_clip`; empty: the miniature's.
+        clip: A source of :func:`bench.toolkit.clip.load_clip`; empty: the miniature's.
     """
 
     name: ClassVar[str] = "clip_score"

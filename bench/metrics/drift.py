@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bench.clip import check_source, clip_files, load_clip
 from bench.interfaces import Metric, UtilityBatch
+from bench.toolkit.clip import check_source, clip_files, load_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ class Drift(Metric):
     Attributes:
         space: ``clip``: 1 - cosine of the images' CLIP features, in [0, 2]: what they show;
             ``pixel``: mean absolute difference, in [0, 1]: every detail.
-        clip: A source of :func:`bench.clip.load_clip`; empty: the miniature's, whose weights are in
+        clip: A source of :func:`bench.toolkit.clip.load_clip`; empty: the miniature's, whose weights are in
             the digest of a suite by its ``clip_score`` alone.
     """
 

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.clip import load_clip
+from bench.core.rng import generator_for, seed_for
 from bench.mini.captions import Wording, captions
-from bench.mini.judge_net import JudgeNet, load_judge
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.world import HEADS
-from bench.model import TextToImage, load_model
-from bench.rng import generator_for, seed_for
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
+from bench.toolkit.clip import load_clip
+from bench.toolkit.judge_net import JudgeNet, load_judge
 
 __all__ = ["check_model", "show"]
 

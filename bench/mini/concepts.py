@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, UtilityPrompt
 from bench.mini.captions import Wording, caption, subject_phrase, with_article
 from bench.mini.scenes import held_out_table
 from bench.mini.world import HEADS, NEIGHBOURS, Term, terms
-from bench.rng import generator_for
 
 __all__ = ["build_concepts", "write_concepts"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 from bench.perf.timing import measure
 from bench.perf.workload import Dtype, Size, Workload, reference
 
@@ -22,7 +22,7 @@ class TwoCalls(TextToImage):
     """A model that asks its UNet for one branch of the guidance after the other, as reference codes do."""
 
     def branches(self, latents_BChw: Tensor, t: Tensor | int, contexts_KBLD: Tensor) -> Tensor:
-        """See :meth:`bench.model.TextToImage.branches`."""
+        """See :meth:`bench.model.text_to_image.TextToImage.branches`."""
         return torch.stack([self.denoise(latents_BChw, t, states) for states in contexts_KBLD])
 
 

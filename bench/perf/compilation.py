@@ -18,10 +18,10 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
-from bench.model import TextToImage
+from bench.core.rng import normal_rows
+from bench.model.text_to_image import TextToImage
 from bench.perf.timing import synchronised
 from bench.perf.workload import Dtype, Size, edited
-from bench.rng import normal_rows
 
 __all__ = ["compilation", "gradient_step"]
 

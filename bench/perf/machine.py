@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from bench.core.rng import generator_for
 from bench.perf.timing import synchronised
-from bench.provenance import commit
-from bench.report.text import slug
-from bench.rng import generator_for
+from bench.run.provenance import commit
+from bench.tables.text import slug
 
 __all__ = ["folder_name", "machine", "matmul_peak"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from bench.report.text import markdown_text
+from bench.tables.text import markdown_text
 
 __all__ = ["page"]
 

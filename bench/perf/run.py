@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import torch
 
-from bench.digest import write_atomic
-from bench.errors import UsageError, unknown
-from bench.model import TextToImage
+from bench.core.digest import write_atomic
+from bench.core.errors import UsageError, unknown
+from bench.model.text_to_image import TextToImage
 from bench.perf.breakdown import breakdown
 from bench.perf.compilation import compilation
 from bench.perf.machine import folder_name, machine

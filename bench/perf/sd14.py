@@ -9,11 +9,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from bench.backbone import Backbone
-from bench.batching import MicroBatch
-from bench.mini.paths import model_folder
-from bench.model import TextToImage
-from bench.rng import generator_for
+from bench.core.rng import generator_for
+from bench.core.shipped import model_folder
+from bench.model.backbone import Backbone
+from bench.model.batching import MicroBatch
+from bench.model.text_to_image import TextToImage
 
 __all__ = ["sd14"]
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from bench.interfaces import Candidate
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 from bench.perf.flops import operations
 from bench.perf.timing import Measured, measure
 from bench.perf.workload import Dtype, Size, Workload, few, one_by_one, reference, surrogate

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.memory import peak_megabytes, reset_peak
+from bench.core.memory import peak_megabytes, reset_peak
 
 __all__ = ["Job", "Measured", "measure", "synchronised"]
 

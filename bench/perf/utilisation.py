@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 from bench.perf.flops import counting_flops, operations
 from bench.perf.machine import matmul_peak
 from bench.perf.timing import Job, measure, synchronised

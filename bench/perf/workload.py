@@ -10,9 +10,8 @@ from typing import Any, Final, Literal
 
 import torch
 
-from bench import registry
-from bench.batching import MicroBatch
-from bench.errors import UsageError
+from bench.config.suite import load_suite
+from bench.core.errors import UsageError
 from bench.interfaces import (
     Attack,
     Candidate,
@@ -23,14 +22,15 @@ from bench.interfaces import (
     Progress,
     Rng,
     Target,
+    registry,
     silent,
 )
-from bench.model import TextToImage, load_model
+from bench.model.batching import MicroBatch
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
 from bench.perf.sd14 import sd14
 from bench.perf.timing import Job
-from bench.plan import bare
-from bench.sampler import Sampler
-from bench.suite import load_suite
+from bench.run.plan import bare
 
 __all__ = [
     "COUNTED",

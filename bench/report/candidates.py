@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +25,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from bench.digest import write_atomic
-from bench.minors import about_minors
-from bench.store import Entry
+from bench.core.digest import write_atomic
+from bench.interfaces.minors import about_minors
+from bench.run.collect import Found
+from bench.run.store import Entry
 
-__all__ = ["LIMIT", "Found", "write_candidates"]
+__all__ = ["LIMIT", "write_candidates"]
 
 LIMIT = 4 * 2**20  # bytes of tensors: a report is committed
 _TENSORS = "candidates.safetensors"
 _KINDS = ("states", "latents")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What an attack found on a method.
-
-    Attributes:
-        attack: What tables call it.
-        method: The method's label.
-        concept: Its name.
-        repeat: Index of the independent edit.
-        entry: The attack's folder in the store.
-    """
-
-    attack: str
-    method: str
-    concept: str
-    repeat: int
-    entry: Entry
 
 
 def write_candidates(folder: Path, found: Sequence[Found]) -> str:

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.digest import sync
-from bench.errors import UsageError, shown
-from bench.report.text import markdown_text
+from bench.core.digest import sync
+from bench.core.errors import UsageError, shown
+from bench.tables.text import markdown_text
 
 __all__ = ["PAGE", "check_place", "listed", "replacing", "title"]
 

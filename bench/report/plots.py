@@ -26,8 +26,8 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from bench.digest import write_atomic
-from bench.report.tables import ALL, BASE, FLOOR, worst_case
+from bench.core.digest import write_atomic
+from bench.tables.tables import ALL, BASE, FLOOR, worst_case
 
 __all__ = ["INK", "MUTED", "Status", "pareto", "save", "scatter", "stamp", "style"]
 
@@ -115,7 +115,7 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
     to the right has them, from the most robust.
 
     Args:
-        table: Lines of :data:`~bench.report.schema.TABLE`.
+        table: Lines of :data:`~bench.tables.schema.TABLE`.
         suite: Name of the suite, for the title.
         status: Stamped on the figure unless final.
     """

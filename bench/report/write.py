@@ -12,19 +12,21 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from bench.characters import visible
-from bench.digest import write_atomic
-from bench.report.candidates import Found, write_candidates
-from bench.report.costs import costs_to_markdown
-from bench.report.flags import flag, flags_to_markdown
+from bench.core.characters import visible
+from bench.core.digest import write_atomic
+from bench.report.candidates import write_candidates
 from bench.report.grid import Key, Picture, grid
+from bench.report.heat_map import heat_map
 from bench.report.place import PAGE, replacing, title
 from bench.report.plots import Status, save, scatter
-from bench.report.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
-from bench.report.spreadsheet import as_csv
-from bench.report.tables import ALL, BASE, FLOOR, summarise
-from bench.report.text import attacks_to_markdown, markdown_text, slug, to_latex, to_markdown
-from bench.report.transfer import heat_map, matrix
+from bench.run.collect import Found
+from bench.tables.costs import costs_to_markdown
+from bench.tables.flags import flag, flags_to_markdown
+from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
+from bench.tables.spreadsheet import as_csv
+from bench.tables.tables import ALL, BASE, FLOOR, summarise
+from bench.tables.text import attacks_to_markdown, markdown_text, slug, to_latex, to_markdown
+from bench.tables.transfer import matrix
 
 __all__ = ["Report", "write_report"]
 
@@ -33,8 +35,8 @@ class Report(NamedTuple):
     """What was derived from the rows.
 
     Attributes:
-        table: Lines of :data:`~bench.report.schema.TABLE`.
-        flags: Lines of :data:`~bench.report.schema.FLAGS`.
+        table: Lines of :data:`~bench.tables.schema.TABLE`.
+        flags: Lines of :data:`~bench.tables.schema.FLAGS`.
     """
 
     table: pd.DataFrame
@@ -93,14 +95,14 @@ def write_report(
         folder: Made if need be. It is empty or holds a report of the suite, which is replaced; files
             that no report writes stay in it.
         suite: Name of the suite.
-        trials: Rows of :data:`~bench.report.schema.TRIALS`.
-        utility: Rows of :data:`~bench.report.schema.UTILITY`.
-        edits: Rows of :data:`~bench.report.schema.EDITS`.
+        trials: Rows of :data:`~bench.tables.schema.TRIALS`.
+        utility: Rows of :data:`~bench.tables.schema.UTILITY`.
+        edits: Rows of :data:`~bench.tables.schema.EDITS`.
         pictures: concept -> (method, attack) -> pictures.
         scores: The same for their scores.
         prompts: The same for their prompts, shown below them.
         provenance: JSON: commit, command, versions.
-        cells: Rows of :data:`~bench.report.schema.CELLS`: what the work took.
+        cells: Rows of :data:`~bench.tables.schema.CELLS`: what the work took.
         candidates: What attacks found, to be published.
         status: Anything but ``final`` is stamped on the page and the plot.
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks import prompt_search
-from bench import inversion
-from bench.inversion import gradient_faults
+from attacks.shared import prompt_search
+from bench.toolkit import inversion
+from bench.toolkit.inversion import gradient_faults
 
 _TOLERANCE = 1e-3
 

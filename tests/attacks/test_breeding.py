@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attacks.breeding import Chances, breed, draw_chances, errors_of_all, errors_of_the_new
+from attacks.shared.breeding import Chances, breed, draw_chances, errors_of_all, errors_of_the_new
 from bench.interfaces import Rng
 
 RNG = Rng(("breeding",))

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from attacks import concept_inversion
 from attacks.concept_inversion import ConceptInversion, slots_for
-from attacks.originals import latents_of, many_templates, target_images, templates
-from attacks.tokens import table
-from bench.batching import MicroBatch
-from bench.guidance import NegativePrompt
+from attacks.shared.originals import latents_of, many_templates, target_images, templates
+from attacks.shared.tokens import table
 from bench.interfaces import Concept, Goal, Rng, Target
-from bench.inversion import Inverted, invert, name_embedding, states_with
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
+from bench.model.batching import MicroBatch
+from bench.model.guidance import NegativePrompt
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from bench.perf.throughput import same_find
-from bench.sampler import Sampler
+from bench.toolkit.inversion import Inverted, invert, name_embedding, states_with
 from methods.sld import SLD
 
 LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]

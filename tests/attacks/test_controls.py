@@ -10,13 +10,13 @@ from torch import Tensor
 
 from attacks.prompts import Prompts
 from attacks.random_tokens import RandomTokens
-from attacks.search import score_images
 from attacks.seed_search import SeedSearch
-from bench.filters import ImageFilter
+from attacks.shared.search import score_images
 from bench.interfaces import Attack, Candidate, Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.filters import ImageFilter
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 
 RNG = Rng(("controls",))
 TRIES = 4

@@ -10,8 +10,8 @@ from attacks.noise_probe import NoiseProbe
 from attacks.seed_search import SeedSearch
 from bench.interfaces import Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 
 RNG = Rng(("probe",))
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.originals import target_latents
 from attacks.p4d import P4D
-from attacks.prompt_search import Looks
-from attacks.tokens import allowed_tokens, place, table
-from bench.guidance import ClassifierFree, NegativePrompt
+from attacks.shared.originals import target_latents
+from attacks.shared.prompt_search import Looks
+from attacks.shared.tokens import allowed_tokens, place, table
 from bench.interfaces import Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from bench.tuning import noised
+from bench.model.guidance import ClassifierFree, NegativePrompt
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import noised
 
 GradientsOf = Callable[[Callable[[], object]], list[Tensor]]
 SameGradients = Callable[[Tensor, Tensor], None]

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from attacks.prompt_file import PromptRow, read_prompts, tensors_file
 from attacks.prompts import Prompts
-from bench.errors import UsageError
+from attacks.shared.prompt_file import PromptRow, read_prompts, tensors_file
+from bench.core.errors import UsageError
 from bench.interfaces import Access, Candidate, Concept, Goal, Rng, Target
+from bench.interfaces.minors import about_minors
 from bench.judges.mini import MiniJudge
-from bench.minors import about_minors
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 
 Write = Callable[[str, "str | bytes"], Path]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.prompts import Prompts
-from bench.errors import MOST_MESSAGE, UsageError
+from bench.core.errors import MOST_MESSAGE, UsageError
 from bench.interfaces import Concept
 from tests.fuzz.prompts import write_mutated
 

@@ -9,17 +9,17 @@ import torch
 from pydantic import PrivateAttr, ValidationError
 from torch import Tensor
 
-from attacks.originals import guidance_scale, step_of, target_latents, templates, unedited
-from attacks.prompt_search import Looks, RowAdam, Scene, Schedule, predict, token_gradient
-from attacks.tokens import place, table
+from attacks.shared.originals import guidance_scale, step_of, target_latents, templates, unedited
+from attacks.shared.prompt_search import Looks, RowAdam, Scene, Schedule, predict, token_gradient
+from attacks.shared.tokens import place, table
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
-from bench.batching import MicroBatch
-from bench.guidance import NegativePrompt
 from bench.interfaces import Concept, Goal, Rng, Target, Trace
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from bench.tuning import noised
+from bench.model.batching import MicroBatch
+from bench.model.guidance import NegativePrompt
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import noised
 
 RNG = Rng(("search",))
 PROMPTS = ["a red circle", "a heart", "as a sketch, a green moon", "a cross", "a ring"]

@@ -9,13 +9,13 @@ import torch
 
 from attacks import ring_a_bell
 from attacks.ring_a_bell import RingABell, concept_direction, encoder_digest
-from attacks.tokens import allowed_tokens
-from bench.backbone import load_backbone
-from bench.batching import MicroBatch
+from attacks.shared.tokens import allowed_tokens
 from bench.interfaces import Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.backbone import load_backbone
+from bench.model.batching import MicroBatch
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 
 LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
 RNG = Rng(("bell",))

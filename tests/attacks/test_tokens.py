@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.tokens import (
+from attacks.shared.tokens import (
     Placement,
     allowed_tokens,
     draw_tokens,
@@ -16,7 +16,7 @@ from attacks.tokens import (
     table,
 )
 from bench.interfaces import Rng
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 
 RNG = Rng(("tokens",))
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.originals import target_latents
-from attacks.prompt_search import Looks
-from attacks.tokens import allowed_tokens
+from attacks.shared.originals import target_latents
+from attacks.shared.prompt_search import Looks
+from attacks.shared.tokens import allowed_tokens
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
-from bench.batching import MicroBatch
-from bench.cost import counting
+from bench.core.cost import counting
 from bench.interfaces import Concept, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from bench.tuning import noised
+from bench.model.batching import MicroBatch
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import noised
 
 GradientsOf = Callable[[Callable[[], object]], list[Tensor]]
 SameGradients = Callable[[Tensor, Tensor], None]

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.backbone import load_backbone, load_inspected
-from bench.base_files import inspect_base, local_folder, looks_local
-from bench.errors import UsageError
-from bench.mini.paths import model_folder
-from bench.model import TextToImage
+from bench.core.errors import UsageError
+from bench.core.shipped import model_folder
+from bench.model.backbone import load_backbone, load_inspected
+from bench.model.pipeline.inspect import inspect_base, local_folder, looks_local
+from bench.model.text_to_image import TextToImage
 from tests.fuzz.bases import CONFIGS, WEIGHTS, Raw, cases, linked_base, outcome, put
 
 MINIATURE = "1b20dc42a2241b46a91912c6c7937ec42c1ae9aae1b8fe133550cd687a77da9d"
@@ -183,7 +183,7 @@ def test_a_changed_file_is_another_base(folder: Path) -> None:
 def test_it_loads_no_networks_and_no_torch(tmp_path: Path) -> None:
     code = """
         import sys
-        from bench.base_files import inspect_base
+        from bench.model.pipeline.inspect import inspect_base
         inspect_base("miniature")
         print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
     """

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from bench.base_layers import unet_tensors, vae_tensors
+from bench.model.pipeline.layers import unet_tensors, vae_tensors
 
 DOWN = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
 UP = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3

@@ -7,9 +7,9 @@ from typing import ClassVar
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
+from bench.core.spec import Spec
 from bench.interfaces import Concept
-from bench.sampler import Sampler
-from bench.spec import Spec
+from bench.model.sampler import Sampler
 from tests.fuzz.fields import Numeric, numbers, placed, specs
 
 ALL = [(cls, one) for cls in specs() for one in numbers(cls)]
@@ -45,7 +45,7 @@ def test_the_walk_goes_everywhere() -> None:
 
 @pytest.mark.parametrize(("cls", "one"), ALL, ids=IDS)
 def test_every_number_has_finite_bounds(cls: type[BaseModel], one: Numeric) -> None:
-    assert one.bounded, f"{cls.__name__}.{one.place} is open: give it a type of bench.bounds"
+    assert one.bounded, f"{cls.__name__}.{one.place} is open: give it a type of bench.core.bounds"
 
 
 @pytest.mark.parametrize(("cls", "one"), ALL, ids=IDS)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bench.budget import MOST_CELLS, MOST_IMAGES
-from bench.errors import UsageError
-from bench.plan import make_plan
-from bench.suite import load_suite, suite_names
+from bench.config.budget import MOST_CELLS, MOST_IMAGES
+from bench.config.suite import load_suite, suite_names
+from bench.core.errors import UsageError
+from bench.run.plan import make_plan
 
 
 @pytest.mark.parametrize(

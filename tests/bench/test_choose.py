@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.errors import UsageError
-from bench.report import choose
+from bench.core.errors import UsageError
+from bench.tables import choose
 
 
 def table(*settings: tuple[str, float, float]) -> pd.DataFrame:

@@ -20,18 +20,19 @@ import pytest
 from rich.console import Console
 
 import bench
-from bench import attack, cli, erase, evaluate, load_model
-from bench.errors import UsageError
+from bench import attack, erase, evaluate, load_model
+from bench.cli import main as cli
+from bench.cli.progress import LiveWatcher, PlainWatcher, watcher_for
+from bench.config.suite import load_suite, suite_names
+from bench.core.errors import UsageError
+from bench.core.shipped import model_folder
 from bench.interfaces import Concept
-from bench.mini.paths import model_folder
-from bench.model import TextToImage
-from bench.plan import Cell, make_plan
-from bench.progress import LiveWatcher, PlainWatcher, watcher_for
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
-from bench.report.schema import TABLE
-from bench.sampler import Sampler
-from bench.store import Store
-from bench.suite import load_suite, suite_names
+from bench.run.plan import Cell, make_plan
+from bench.run.store import Store
+from bench.tables.schema import TABLE
 from methods.checkpoint import Checkpoint
 from tests.fuzz.bases import linked_base
 
@@ -322,7 +323,7 @@ def test_an_interrupt_says_how_to_go_on(fresh: Path, monkeypatch: pytest.MonkeyP
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bench.runner.run_plan", interrupted)
+    monkeypatch.setattr("bench.run.runner.run_plan", interrupted)
     said = call("run", "tiny.yaml", at=fresh)
     assert said.code == 130
     assert said.err == "interrupted; run the same command to go on\n"
@@ -562,7 +563,9 @@ def test_the_module_runs_and_help_loads_no_torch() -> None:
         capture_output=True, text=True, cwd=ROOT, check=True,
     )  # fmt: skip
     assert version.stdout.strip() == bench.__version__
-    code = "import bench.cli, sys; bench.cli.app('--help', result_action='return_value'); "
+    code = (
+        "import bench.cli.main, sys; bench.cli.main.app('--help', result_action='return_value'); "
+    )
     code += "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert shown.returncode == 0, shown.stderr
@@ -584,7 +587,7 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
     watcher.begin(2, 5)
     watcher.cell(cell, 0)
     watcher.step(1, 2, "sampling")  # too soon for a line
-    monkeypatch.setattr("bench.progress._PLAIN_EVERY_S", -1.0)
+    monkeypatch.setattr("bench.cli.progress._PLAIN_EVERY_S", -1.0)
     watcher.step(2, 2, "sampling")
     watcher.done(cell, 1.5)
     watcher.cell(cell, 1)

@@ -17,13 +17,13 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPModel, CLIPTokenizer
 
-from bench.clip import Preprocess, check_source, load_clip
-from bench.errors import UsageError
+from bench.core.errors import UsageError
+from bench.core.rng import generator_for
+from bench.core.shipped import model_folder
 from bench.mini.captions import corpus
-from bench.mini.paths import model_folder
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import new_clip
-from bench.rng import generator_for
+from bench.toolkit.clip import Preprocess, check_source, load_clip
 
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 TEXTS = ["a red star", "a sketch of a fish", "something"]

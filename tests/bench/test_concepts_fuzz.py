@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import MOST_MESSAGE, UsageError
-from bench.suite import read_concepts
+from bench.config.suite import read_concepts
+from bench.core.errors import MOST_MESSAGE, UsageError
 from tests.fuzz.concepts import write_mutated
 
 

@@ -6,8 +6,8 @@ import json
 
 import pandas as pd
 
-from bench.cost import counting, note, spend
-from bench.report.costs import costs_to_markdown
+from bench.core.cost import counting, note, spend
+from bench.tables.costs import costs_to_markdown
 
 TABLE = pd.DataFrame(
     {

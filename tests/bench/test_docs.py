@@ -6,8 +6,7 @@ from typing import cast
 
 import pytest
 
-from bench import registry
-from bench.interfaces import Attack
+from bench.interfaces import Attack, registry
 from tests.bench.test_report import ROOT
 
 PAGE = (ROOT / "docs" / "attacks.md").read_text()

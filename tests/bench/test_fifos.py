@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from attacks.prompt_file import read_prompts
-from bench.clip import load_clip
-from bench.errors import UsageError
-from bench.headers import read_header
+from attacks.shared.prompt_file import read_prompts
+from bench.config.suite import load_suite, read_concepts
+from bench.core.errors import UsageError
+from bench.core.headers import read_header
+from bench.core.json_files import read_object
+from bench.core.shipped import clip_folder, judge_folder, model_folder
+from bench.core.weight_files import scan
 from bench.interfaces import Concept
-from bench.json_files import read_object
+from bench.interfaces.registry import build
 from bench.judges.mini import MiniJudge
-from bench.mini.judge_net import load_judge
-from bench.mini.paths import clip_folder, judge_folder, model_folder
-from bench.model import TextToImage
-from bench.registry import build
-from bench.suite import load_suite, read_concepts
-from bench.weight_files import scan
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.clip import load_clip
+from bench.toolkit.judge_net import load_judge
 from tvc.diverse_inversion import InversionSet
 from tvc.task_vector import TaskVector, subtract_in_place
 

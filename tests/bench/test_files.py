@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.digest import file_sha256
-from bench.errors import UsageError
-from bench.files import expanded, only_regular, regular
-from bench.spec import content
+from bench.core.digest import file_sha256
+from bench.core.errors import UsageError
+from bench.core.files import expanded, only_regular, regular
+from bench.core.spec import content
 
 
 def _socket(path: Path) -> None:

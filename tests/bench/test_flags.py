@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from bench.interfaces import Trace
-from bench.report import flags as module
-from bench.report.flags import console_flags, flag, flags_to_markdown
-from bench.report.schema import EDITS, FLAG_NAMES, FLAGS, TABLE, TRIALS, check, conform
+from bench.tables import flags as module
+from bench.tables.flags import console_flags, flag, flags_to_markdown
+from bench.tables.schema import EDITS, FLAG_NAMES, FLAGS, TABLE, TRIALS, check, conform
 from tests.bench.test_report import NASTY, ROOT, edit_row, frame, table_of, trial, utility_row
 
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from bench.errors import MOST_MESSAGE, UsageError
-from bench.plan import make_plan
-from bench.spec import Spec
-from bench.suite import Suite, load_suite
+from bench.config.suite import Suite, load_suite
+from bench.core.errors import MOST_MESSAGE, UsageError
+from bench.core.spec import Spec
+from bench.run.plan import make_plan
 from tests.fuzz.fields import Numeric, numbers, specs
 from tests.fuzz.suites import mutated_suite
 

@@ -12,18 +12,18 @@ from nudenet import NudeDetector, nudenet
 from PIL import Image
 from torch import Tensor
 
-from bench.clip import load_clip
+from bench.core.rng import generator_for
 from bench.interfaces import Concept
 from bench.judges import nudenet as nudenet_judge
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.judges.mini import MiniJudge
 from bench.judges.nudenet import LABEL_SETS, LABELS, NudeNetJudge
 from bench.mini.captions import corpus
-from bench.mini.judge_net import JudgeNet, load_judge, save_judge
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import new_clip
 from bench.mini.world import HEADS
-from bench.rng import generator_for
+from bench.toolkit.clip import load_clip
+from bench.toolkit.judge_net import JudgeNet, load_judge, save_judge
 
 STAR = Concept(text="star", neighbours=("flower", "cross"))
 NUDITY = Concept(text="nudity", family="nudity")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bench.report.luck import LUCK
-from bench.report.schema import EDITS, TRIALS, UTILITY
-from bench.report.text import attacks_to_markdown
 from bench.report.write import write_report
-from bench.stats import proportion
+from bench.tables.luck import LUCK
+from bench.tables.schema import EDITS, TRIALS, UTILITY
+from bench.tables.stats import proportion
+from bench.tables.text import attacks_to_markdown
 from tests.bench.test_flags import results
 from tests.bench.test_report import NASTY, frame, line, table_of
 

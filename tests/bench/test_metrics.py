@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.clip import load_clip
+from bench.config.suite import load_suite, suite_names
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Judge, UtilityBatch
 from bench.metrics.accuracy import Accuracy
 from bench.metrics.clip_score import ClipScore
@@ -17,8 +18,7 @@ from bench.metrics.drift import Drift
 from bench.mini.captions import corpus
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import new_clip
-from bench.rng import generator_for
-from bench.suite import load_suite, suite_names
+from bench.toolkit.clip import load_clip
 
 COLOURS = {name: Concept(text=name, family="colour") for name in ("red", "green", "blue")}
 

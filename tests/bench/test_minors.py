@@ -19,11 +19,10 @@ from attacks.prompts import Prompts
 from attacks.random_tokens import RandomTokens
 from attacks.seed_search import SeedSearch
 from bench import api
-from bench.collect import collect
-from bench.errors import UsageError
+from bench.config.suite import Suite, load_suite
+from bench.core.errors import UsageError
 from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
-from bench.judges.mini import MiniJudge
-from bench.minors import (
+from bench.interfaces.minors import (
     _AGES,
     _STEMS,
     _WORDS,
@@ -33,14 +32,15 @@ from bench.minors import (
     refuse_minors,
     withhold,
 )
-from bench.model import Samples, TextToImage
-from bench.plan import make_plan
+from bench.judges.mini import MiniJudge
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import Samples, TextToImage
 from bench.report.candidates import write_candidates
-from bench.report.tables import summarise
-from bench.runner import run_plan
-from bench.sampler import Sampler
-from bench.store import Store
-from bench.suite import Suite, load_suite
+from bench.run.collect import collect
+from bench.run.plan import make_plan
+from bench.run.runner import run_plan
+from bench.run.store import Store
+from bench.tables.tables import summarise
 
 RNG = Rng(("minors",))
 BAD = "a star and a child"

@@ -14,17 +14,18 @@ import torch
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from bench.backbone import load_backbone
-from bench.batching import MicroBatch
-from bench.clock import model_seconds
-from bench.errors import UsageError
-from bench.filters import ImageFilter, PromptFilter
-from bench.guidance import ClassifierFree, NegativePrompt, combine_as_sampled
+from bench.core.clock import model_seconds
+from bench.core.errors import UsageError
+from bench.core.rng import generator_for
+from bench.core.shipped import model_folder
 from bench.interfaces import Concept, Rng
-from bench.mini.paths import model_folder
-from bench.model import TextToImage, load_model
-from bench.rng import generator_for
-from bench.sampler import Sampler
+from bench.model.backbone import load_backbone
+from bench.model.batching import MicroBatch
+from bench.model.encoder import TextEncoder
+from bench.model.filters import ImageFilter, PromptFilter
+from bench.model.guidance import ClassifierFree, NegativePrompt, combine_as_sampled
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
 from methods.destroyed import Destroyed
 from methods.uce import UCE
 
@@ -47,7 +48,7 @@ class RefusesStars(PromptFilter):
     name: ClassVar[str] = "refuses_stars"
     word: str = "star"
 
-    def refuses(self, model: TextToImage, prompts: Sequence[str]) -> Tensor:
+    def refuses(self, model: TextEncoder, prompts: Sequence[str]) -> Tensor:
         return torch.tensor([self.word in prompt for prompt in prompts])
 
 

@@ -14,17 +14,17 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from bench.backbone import load_backbone
-from bench.mini.paths import clip_folder
-from bench.model import TextToImage
-from bench.plan import make_plan
+from bench.config.suite import load_suite
+from bench.core.shipped import clip_folder
+from bench.core.terminal import Terminal
+from bench.model.backbone import load_backbone
+from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
-from bench.report.spreadsheet import as_cell, from_cell
-from bench.report.text import console
-from bench.runner import Watcher, run_plan
-from bench.store import Store
-from bench.suite import load_suite
-from bench.terminal import Terminal
+from bench.run.plan import make_plan
+from bench.run.runner import Watcher, run_plan
+from bench.run.store import Store
+from bench.tables.spreadsheet import as_cell, from_cell
+from bench.tables.text import console
 
 NAMES = (
     "=1+1",

@@ -14,10 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import registry
-from bench.collect import Results, collect
-from bench.errors import UsageError
-from bench.guidance import ClassifierFree, Guidance
+from bench.config.suite import load_suite
+from bench.core.errors import UsageError
 from bench.interfaces import (
     Concept,
     Erasure,
@@ -27,16 +25,19 @@ from bench.interfaces import (
     Rng,
     Slot,
     UtilityBatch,
+    registry,
     silent,
 )
-from bench.inversion import invert, name_embedding, slots
-from bench.model import TextToImage
-from bench.plan import Plan, make_plan
-from bench.report.tables import summarise
-from bench.runner import Outcome, run_plan
-from bench.sampler import Sampler
-from bench.store import Store
-from bench.suite import load_suite
+from bench.model.encoder import TextEncoder
+from bench.model.guidance import ClassifierFree, Guidance
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.run.collect import Results, collect
+from bench.run.plan import Plan, make_plan
+from bench.run.runner import Outcome, run_plan
+from bench.run.store import Store
+from bench.tables.tables import summarise
+from bench.toolkit.inversion import invert, name_embedding, slots
 
 PROMPTS = ["a star", "a house", "a moon"]
 SEEDS = [1, 2, 3]
@@ -59,7 +60,7 @@ class Overflowing(Guidance):
 
     name: ClassVar[str] = "overflowing"
 
-    def contexts(self, model: TextToImage, states_BLD: Tensor) -> Tensor:
+    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
         return ClassifierFree().contexts(model, states_BLD)
 
     def combine(

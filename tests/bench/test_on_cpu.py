@@ -11,13 +11,13 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from attacks.concept_inversion import ConceptInversion
-from bench.guidance import NegativePrompt
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng, Target
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage, load_model
-from bench.on_cpu import CpuAttention, Float32GroupNorm
-from bench.rng import generator_for
-from bench.sampler import Sampler
+from bench.model.guidance import NegativePrompt
+from bench.model.on_cpu import CpuAttention, Float32GroupNorm
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
 from methods.uce import UCE
 
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench.backbone import load_backbone
-from bench.errors import UsageError
+from bench.core.errors import UsageError
 from bench.interfaces import Candidate
-from bench.model import TextToImage
+from bench.model.backbone import load_backbone
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from bench.perf import run
 from bench.perf.breakdown import SWITCHES, TwoCalls
 from bench.perf.compilation import gradient_step
@@ -25,7 +26,6 @@ from bench.perf.run import measure_speed
 from bench.perf.throughput import same_find, throughput
 from bench.perf.timing import Job, measure
 from bench.perf.workload import Workload, concept, few, reference, size_of
-from bench.sampler import Sampler
 
 CPU = torch.device("cpu")
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from bench.digest import digest_of
-from bench.errors import UsageError
+from bench.config.suite import Suite, load_suite
+from bench.core.digest import digest_of
+from bench.core.errors import UsageError
+from bench.core.spec import Spec
 from bench.interfaces import Concept, UtilityPrompt
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.metrics.clip_score import ClipScore
 from bench.metrics.drift import Drift
-from bench.plan import Cell, Plan, bare, make_plan
-from bench.spec import Spec
-from bench.suite import Suite, load_suite
+from bench.run.plan import Cell, Plan, bare, make_plan
 
 BASE = "0" * 64
 OTHER_BASE = "1" * 64

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from bench import plan as planning
-from bench.budget import MOST_CHARACTERS, MOST_PROMPTS, Laid
-from bench.digest import canonical_json, digest_of, digest_of_parts
-from bench.errors import UsageError
+from bench.config.budget import MOST_CHARACTERS, MOST_PROMPTS, Laid
+from bench.config.suite import load_suite
+from bench.core.digest import canonical_json, digest_of, digest_of_parts
+from bench.core.errors import UsageError
 from bench.interfaces import Concept, UtilityPrompt
-from bench.plan import make_plan
-from bench.suite import load_suite
+from bench.run import plan as planning
+from bench.run.plan import make_plan
 
 
 def test_a_digest_of_parts_is_the_digest_of_the_whole() -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from bench import api
-from bench.collect import collect
-from bench.errors import UsageError
+from bench.config.suite import Suite, load_suite, suite_names
+from bench.core.errors import UsageError
 from bench.interfaces import Concept
-from bench.model import TextToImage
-from bench.plan import Plan, make_plan
+from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
-from bench.runner import run_plan
-from bench.store import Store
-from bench.suite import Suite, load_suite, suite_names
+from bench.run.collect import collect
+from bench.run.plan import Plan, make_plan
+from bench.run.runner import run_plan
+from bench.run.store import Store
 
 NUDENET = {"judges": ["nudenet"], "metrics": ["drift"]}
 
@@ -204,7 +204,7 @@ def test_a_network_that_decides_is_no_surrogate(judge: Any) -> None:
 
 
 def test_the_miniatures_networks_by_name_are_its_own(tmp_path: Path) -> None:
-    from bench.mini.paths import clip_folder, judge_folder
+    from bench.core.shipped import clip_folder, judge_folder
 
     clip = {"clip_zero_shot": {"clip": str(clip_folder())}}
     with pytest.raises(UsageError, match=r"looks through the network of judges\[0\]"):

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from bench import registry
-from bench.errors import UsageError
-from bench.filters import Filter
-from bench.guidance import ClassifierFree, Guidance, NegativePrompt
-from bench.interfaces import Attack, Erasure, Judge, Metric
+from bench.core.errors import UsageError
+from bench.interfaces import Attack, Erasure, Judge, Metric, registry
+from bench.model.filters import Filter
+from bench.model.guidance import ClassifierFree, Guidance, NegativePrompt
 
-ROOT = Path(registry.__file__).parents[1]
+ROOT = Path(registry.__file__).parents[2]
 
 ATTACK = """
     from typing import Any, ClassVar
@@ -55,8 +54,8 @@ def method(cls: str, name: str) -> str:
 
 PARTS = """
     from typing import ClassVar
-    from bench.filters import PromptFilter
-    from bench.guidance import ClassifierFree
+    from bench.model.filters import PromptFilter
+    from bench.model.guidance import ClassifierFree
 
     class Tilted(ClassifierFree):
         name: ClassVar[str] = "{guidance}"
@@ -111,7 +110,7 @@ def message_of(*arguments: Any, call: Any = registry.build) -> str:
 
 
 def test_nothing_is_imported_before_the_first_question() -> None:
-    code = "import sys, bench.registry; print({'torch', 'methods'} & set(sys.modules))"
+    code = "import sys, bench.interfaces.registry; print({'torch', 'methods'} & set(sys.modules))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
@@ -241,8 +240,8 @@ def test_a_bad_name_is_refused(site: Site) -> None:
         ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
         ("import sys; sys.exit('bye')", "SystemExit: bye"),
         ("import nosuchthing.at_all", "ModuleNotFoundError: No module named 'nosuchthing'"),
-        ("from bench.spec import nosuch", "ImportError: cannot import name 'nosuch' from "
-         f"'bench.spec' ({ROOT / 'bench' / 'spec.py'})"),
+        ("from bench.core.spec import nosuch", "ImportError: cannot import name 'nosuch' from "
+         f"'bench.core.spec' ({ROOT / 'bench' / 'core' / 'spec.py'})"),
     ],
 )  # fmt: skip
 def test_a_module_that_fails_is_never_skipped(site: Site, text: str, reason: str) -> None:
@@ -372,12 +371,15 @@ def test_a_guidance_and_a_filter_come_back_by_their_identity() -> None:
         assert Guidance.from_identity(guidance.identity()) == guidance
 
 
-def test_the_registered_plugins_are_loaded_for_a_part_that_is_not_known_yet(site: Site) -> None:
+def test_a_part_of_a_plugin_is_known_once_the_plugins_are_loaded(site: Site) -> None:
     site.write("parts", dedent(PARTS).format(guidance="tilted", filter="deaf"))
     (site.folder / "outside.py").write_text(
         method("Far", "far") + dedent(PARTS).format(guidance="far_tilted", filter="far_deaf")
     )
     site.install("distant", "far = outside:Far")
+    with pytest.raises(ValueError, match=r"^unknown guidance 'tilted'"):
+        Guidance.from_identity({"name": "tilted", "revision": 2, "fields": {"angle": 0.5}})
+    registry.load()
     for name in ("tilted", "far_tilted"):
         found = Guidance.from_identity({"name": name, "revision": 2, "fields": {"angle": 0.5}})
         assert (found.name, found.model_dump()) == (name, {"angle": 0.5})
@@ -387,9 +389,9 @@ def test_the_registered_plugins_are_loaded_for_a_part_that_is_not_known_yet(site
 
 def test_a_part_of_a_plugin_that_is_broken_names_the_plugin(site: Site) -> None:
     site.write("broken", "1 / 0")
-    assert message_of(
-        {"name": "lost", "revision": 1, "fields": {}}, call=Guidance.from_identity
-    ) == ("cannot import plug-in module plugged.broken: ZeroDivisionError: division by zero")
+    assert message_of(call=registry.load) == (
+        "cannot import plug-in module plugged.broken: ZeroDivisionError: division by zero"
+    )
 
 
 @pytest.mark.parametrize("name", ["negative_promt", "os:system", "", None, ["negative_prompt"]])

@@ -19,15 +19,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bench.errors import UsageError
-from bench.report import plots, schema
+from bench.core.errors import UsageError
+from bench.report import plots
 from bench.report.grid import Picture, caption, grid
 from bench.report.place import check_place, listed
-from bench.report.schema import EDITS, TABLE, TRIALS, UTILITY, Schema, SchemaError
-from bench.report.tables import ALL, summarise, worst_case
-from bench.report.text import console, markdown_text, slug, to_latex, to_markdown, wrapped
 from bench.report.write import Report, write_report
-from bench.stats import proportion
+from bench.tables import schema
+from bench.tables.schema import EDITS, TABLE, TRIALS, UTILITY, Schema, SchemaError
+from bench.tables.stats import proportion
+from bench.tables.tables import ALL, summarise, worst_case
+from bench.tables.text import console, markdown_text, slug, to_latex, to_markdown, wrapped
 
 ROOT = Path(schema.__file__).parents[2]
 NASTY = "a%b_c&d{e}$f#|*g\\h"
@@ -178,7 +179,7 @@ def test_the_schemas_are_plain_json_and_the_page_is_current() -> None:
     assert json.loads(json.dumps(schema.as_json())) == schema.as_json()
     page = (ROOT / "docs" / "table.md").read_text()
     assert page == schema.as_markdown(schema.SCHEMAS), (
-        "python -m bench.report.schema > docs/table.md"
+        "python -m bench.tables.schema > docs/table.md"
     )
 
 

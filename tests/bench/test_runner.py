@@ -20,18 +20,18 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from bench.collect import collect, with_traces
-from bench.digest import canonical_json, file_sha256
-from bench.errors import UsageError
-from bench.mini.paths import clip_folder
-from bench.model import TextToImage
-from bench.plan import Cell, Plan, make_plan
+from bench.config.suite import Suite, load_suite
+from bench.core.digest import canonical_json, file_sha256
+from bench.core.errors import UsageError
+from bench.core.shipped import clip_folder
+from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
-from bench.report.schema import CELLS as CELLS_SCHEMA
-from bench.report.tables import summarise
-from bench.runner import Outcome, Watcher, run_plan
-from bench.store import Entry, Store
-from bench.suite import Suite, load_suite
+from bench.run.collect import collect, with_traces
+from bench.run.plan import Cell, Plan, make_plan
+from bench.run.runner import Outcome, Watcher, run_plan
+from bench.run.store import Entry, Store
+from bench.tables.schema import CELLS as CELLS_SCHEMA
+from bench.tables.tables import summarise
 from methods.few_shot import FewShot
 from methods.uce import UCE
 
@@ -425,7 +425,7 @@ def test_a_mended_plugin_computes_only_what_failed(
             "changed parameters it does not declare: ['unet.conv_in.bias']",
         ),
         (
-            "from bench.guidance import NegativePrompt\n"
+            "from bench.model.guidance import NegativePrompt\n"
             'return model.with_guidance(NegativePrompt(text="star"))',
             "declares slots ['weights'] but filled ['guidance']",
         ),
@@ -623,20 +623,20 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)  # a forked child must not wait for threads that it does not have
 
-import bench.runner
-from bench.collect import collect, with_traces
-from bench.model import load_model
-from bench.plan import make_plan
-from bench.report.tables import summarise
-from bench.runner import run_plan
-from bench.store import Store
-from bench.suite import load_suite
+import bench.run.runner
+from bench.run.collect import collect, with_traces
+from bench.model.text_to_image import load_model
+from bench.run.plan import make_plan
+from bench.tables.tables import summarise
+from bench.run.runner import run_plan
+from bench.run.store import Store
+from bench.config.suite import load_suite
 
 fields, whole, broken, log = json.loads(sys.argv[1]), *map(Path, sys.argv[2:5])
 base = load_model()
 only = ["destroyed", "prompts", "seed_search"]  # two attacks tell all kinds of cells
 plan = make_plan(load_suite("mini-quick").with_(**fields), base.backbone.digest, only=only)
-compute, publish = bench.runner.compute, Store.publish
+compute, publish = bench.run.runner.compute, Store.publish
 fatal = ""  # the place where this process dies
 
 
@@ -685,7 +685,7 @@ def in_a_child(place):
 
 run_plan(plan, Store(whole), base)
 table(Store(whole)).drop(columns=["edit_seconds", "edit_memory_mb"]).to_csv(whole / "table.csv", index=False)
-bench.runner.compute, Store.publish = logged, mortal
+bench.run.runner.compute, Store.publish = logged, mortal
 places = ("before compute", "after compute", "before write", "after write", "after publish")
 kills = dict.fromkeys(places, 0)
 for _ in range(2 * len(plan.cells)):

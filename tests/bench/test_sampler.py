@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
-from bench.model import TextToImage
-from bench.sampler import Sampler, noise_schedule
+from bench.model.sampler import Sampler, noise_schedule
+from bench.model.text_to_image import TextToImage
 
 _CLASSES: dict[str, Any] = {
     "dpmpp": DPMSolverMultistepScheduler,

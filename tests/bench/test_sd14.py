@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 from bench.perf.sd14 import sd14
-from bench.rng import generator_for
 from methods.uce import UCE
 
 pytestmark = pytest.mark.slow

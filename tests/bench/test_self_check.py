@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from bench.backbone import load_backbone
-from bench.errors import UsageError
-from bench.model import TextToImage
-from bench.plan import make_plan
-from bench.runner import run_plan
-from bench.sampler import Sampler
-from bench.self_check import self_check
-from bench.store import Store
-from bench.suite import load_suite
+from bench.config.suite import load_suite
+from bench.core.errors import UsageError
+from bench.model.backbone import load_backbone
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.run.plan import make_plan
+from bench.run.runner import run_plan
+from bench.run.self_check import self_check
+from bench.run.store import Store
 from tests.fuzz.bases import linked_base
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench import runner
-from bench.model import TextToImage, load_model
-from bench.plan import Cell, Plan, make_plan
-from bench.runner import run_plan
-from bench.stages import Workspace, compute
-from bench.store import Store
-from bench.suite import load_suite
+from bench.config.suite import load_suite
+from bench.model.text_to_image import TextToImage, load_model
+from bench.run import runner
+from bench.run.plan import Cell, Plan, make_plan
+from bench.run.runner import run_plan
+from bench.run.stages import Workspace, compute
+from bench.run.store import Store
 
 ROOT = Path(__file__).parents[2]
 FIELDS: dict[str, Any] = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import lazy
-from bench.lazy import no_grad
+from bench.core import lazy
+from bench.core.lazy import no_grad
 
 ROOT = Path(__file__).parents[2]
 LISTS = ("methods", "attacks", "judges", "metrics", "suites", "concepts", "store")
@@ -25,7 +25,7 @@ LIBRARIES = frozenset(
 )
 COMMANDS = """
 import json, sys
-from bench.cli import main
+from bench.cli.main import main
 for command in json.loads(sys.argv[1]):
     try:
         main(command)
@@ -35,9 +35,9 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file
 """
 PLAN = """
 import json, sys
-from bench.mini.paths import model_folder
-from bench.plan import make_plan
-from bench.suite import load_suite, suite_names
+from bench.core.shipped import model_folder
+from bench.run.plan import make_plan
+from bench.config.suite import load_suite, suite_names
 for name in suite_names():
     made = make_plan(load_suite(name), "0" * 64, folder=model_folder())
     made.check_base(model_folder())

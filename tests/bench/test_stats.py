@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from bench.stats import (
+from bench.tables.stats import (
     Interval,
     any_of_k,
     bootstrap_mean,

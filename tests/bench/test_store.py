@@ -24,12 +24,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import store as store_module
-from bench.digest import canonical_json, digest_of, file_sha256, parse_json, write_atomic
-from bench.locks import try_lock
-from bench.store import Damage, Entry, Store, StoreError
+from bench.core.digest import canonical_json, digest_of, file_sha256, parse_json, write_atomic
+from bench.run import store as store_module
+from bench.run.locks import try_lock
+from bench.run.store import Damage, Entry, Store, StoreError
 
-ROOT = Path(store_module.__file__).parents[1]
+ROOT = Path(store_module.__file__).parents[2]
 DIGEST = digest_of({"method": "uce", "concept": "monet"})
 ROWS = b"rows " * 4000
 ROUNDS = 60
@@ -466,7 +466,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
         hashed.append(path.name)
         return file_sha256(path)
 
-    monkeypatch.setattr("bench.digest.file_sha256", counting)
+    monkeypatch.setattr("bench.core.digest.file_sha256", counting)
     fresh = Store(store.root)
     for _ in range(3):
         assert_complete(fresh.find("edit", DIGEST))

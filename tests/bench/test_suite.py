@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 
 from attacks.concept_inversion import ConceptInversion
 from attacks.random_tokens import RandomTokens
-from bench import registry, suite
-from bench.errors import MOST_MESSAGE, UsageError
-from bench.suite import Suite, load_suite, suite_names
+from bench.config import suite
+from bench.config.suite import Suite, load_suite, suite_names
+from bench.core.errors import MOST_MESSAGE, UsageError
+from bench.interfaces import registry
 
 PLUGINS = """
 from typing import ClassVar
 from bench.interfaces import Attack, Erasure, Judge, Metric
-from bench.spec import runtime
+from bench.core.spec import runtime
 
 class Method(Erasure):
     def erase(self, model, concepts, *, rng, progress=None):

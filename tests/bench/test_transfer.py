@@ -13,19 +13,21 @@ import torch
 from pandas.testing import assert_frame_equal
 from safetensors.torch import load_file
 
-from attacks.prompt_file import read_prompts, read_tensors
-from bench.collect import Results, collect
-from bench.model import TextToImage
-from bench.plan import Plan, make_plan
-from bench.report import plots, schema
-from bench.report.schema import TRANSFER, TRIALS
-from bench.report.tables import summarise
-from bench.report.transfer import heat_map, matrix
+from attacks.shared.prompt_file import read_prompts, read_tensors
+from bench.config.suite import load_suite
+from bench.model.text_to_image import TextToImage
+from bench.report import plots
+from bench.report.heat_map import heat_map
 from bench.report.write import write_report
-from bench.runner import run_plan
-from bench.stats import proportion
-from bench.store import Store
-from bench.suite import load_suite
+from bench.run.collect import Results, collect
+from bench.run.plan import Plan, make_plan
+from bench.run.runner import run_plan
+from bench.run.store import Store
+from bench.tables import schema
+from bench.tables.schema import TRANSFER, TRIALS
+from bench.tables.stats import proportion
+from bench.tables.tables import summarise
+from bench.tables.transfer import matrix
 
 INVERSION = {"concept_inversion": {"images": 2, "steps": 2, "draws": 2, "restarts": 1}}
 NASTY = "a%b_c&d{e}$f#|*g\\h"

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from bench.model import TextToImage
-from bench.rng import generator_for
-from bench.tuning import Optimiser, noised
+from bench.core.rng import generator_for
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import Optimiser, noised
 
 W, G = 0.5, 0.25  # one parameter, and the gradient of its every step
 

@@ -10,13 +10,13 @@ import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from bench import registry
-from bench.batching import MicroBatch
-from bench.filters import PromptFilter
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, registry
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.batching import MicroBatch
+from bench.model.encoder import TextEncoder
+from bench.model.filters import PromptFilter
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 
 # Fields of these names are made small, so that the contract is checked in seconds.
 QUICK: dict[str, Any] = {
@@ -46,7 +46,7 @@ class Recording(MiniJudge):
 class RefusesAll(PromptFilter):
     name: ClassVar[str] = "refuses_all"
 
-    def refuses(self, model: TextToImage, prompts: Sequence[str]) -> Tensor:
+    def refuses(self, model: TextEncoder, prompts: Sequence[str]) -> Tensor:
         return torch.ones(len(prompts), dtype=torch.bool)
 
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bench import registry
-from bench.interfaces import Concept, Erasure, Rng
-from bench.model import TextToImage
-from bench.plan import bare
-from bench.sampler import Sampler
-from bench.spec import Spec
+from bench.core.spec import Spec
+from bench.interfaces import Concept, Erasure, Rng, registry
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.run.plan import bare
 
 # Fields of these names are made small, so that the contract is checked in seconds.
 QUICK: dict[str, Any] = {

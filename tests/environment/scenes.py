@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from bench import cli
-from bench.store import Store
+from bench.cli import main as cli
+from bench.run.store import Store
 
 SUITE = """\
 name: tiny

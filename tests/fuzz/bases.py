@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.backbone import load_inspected
-from bench.base_files import PARTS, inspect_base
-from bench.errors import UsageError
-from bench.mini.paths import model_folder
+from bench.core.errors import UsageError
+from bench.core.shipped import model_folder
+from bench.model.backbone import load_inspected
+from bench.model.pipeline.inspect import PARTS, inspect_base
 
 __all__ = ["CONFIGS", "WEIGHTS", "Case", "Raw", "cases", "linked_base", "outcome", "put"]
 

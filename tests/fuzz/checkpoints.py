@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from bench.mini.paths import model_folder
+from bench.core.shipped import model_folder
 
 __all__ = ["mutated"]
 

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench import cli
+from bench.cli import main as cli
 
 SUITE = """\
 name: tiny

@@ -16,16 +16,15 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from attacks.prompts import Prompts
-from bench import registry
-from bench.base_files import BaseFiles, inspect_base
-from bench.errors import from_pydantic
-from bench.interfaces import Concept, Rng
-from bench.mini.paths import model_folder
-from bench.model import TextToImage
-from bench.plan import make_plan
-from bench.sampler import Sampler
-from bench.spec import Spec
-from bench.suite import Suite, Utility, load_suite, read_concepts
+from bench.config.suite import Suite, Utility, load_suite, read_concepts
+from bench.core.errors import from_pydantic
+from bench.core.shipped import model_folder
+from bench.core.spec import Spec
+from bench.interfaces import Concept, Rng, registry
+from bench.model.pipeline.inspect import BaseFiles, inspect_base
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.run.plan import make_plan
 from methods.checkpoint import Checkpoint
 from tests.fuzz import bases, checkpoints, concepts, prompts
 from tests.fuzz.fields import Numeric, numbers, placed, specs
@@ -71,7 +70,7 @@ def _miniature() -> BaseFiles:
 
 @cache
 def _model() -> TextToImage:
-    from bench.backbone import load_inspected
+    from bench.model.backbone import load_inspected
 
     return TextToImage(load_inspected(_miniature()))
 

@@ -6,7 +6,7 @@ import random
 import re
 from typing import Final
 
-from bench.suite import SUITES, suite_names
+from bench.config.suite import SUITES, suite_names
 
 __all__ = ["mutated_suite"]
 

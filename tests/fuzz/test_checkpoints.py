@@ -9,11 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import registry
-from bench.errors import UsageError
-from bench.interfaces import Concept, Rng
-from bench.mini.paths import model_folder
-from bench.model import TextToImage
+from bench.core.errors import UsageError
+from bench.core.shipped import model_folder
+from bench.interfaces import Concept, Rng, registry
+from bench.model.text_to_image import TextToImage
 from methods.checkpoint import Checkpoint
 from tests.fuzz.checkpoints import mutated
 

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from bench.errors import UsageError
+from bench.core.errors import UsageError
 from tests.fuzz.workers import Limits, line_fault, played
 
 LIMITS = Limits(seconds=0.5, memory=200 * 2**20)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from bench.errors import MOST_MESSAGE, UsageError
+from bench.core.errors import MOST_MESSAGE, UsageError
 
 __all__ = ["Case", "Limits", "played"]
 

@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.prompt_search import Scene, token_gradient
-from attacks.tokens import place, table
-from bench import registry
-from bench.batching import MicroBatch
-from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target
-from bench.memory import peak_megabytes, reset_peak
-from bench.model import TextToImage, load_model
-from bench.plan import bare
-from bench.sampler import Sampler
+from attacks.shared.prompt_search import Scene, token_gradient
+from attacks.shared.tokens import place, table
+from bench.core.memory import peak_megabytes, reset_peak
+from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target, registry
+from bench.model.batching import MicroBatch
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
+from bench.run.plan import bare
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

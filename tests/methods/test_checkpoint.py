@@ -10,14 +10,13 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench import registry
-from bench.errors import UsageError
-from bench.interfaces import Concept, Rng
-from bench.model import TextToImage, load_model
-from bench.rng import generator_for
-from bench.sampler import Sampler
+from bench.core.errors import UsageError
+from bench.core.rng import generator_for
+from bench.interfaces import Concept, Rng, registry
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
 from methods.checkpoint import Checkpoint
-from methods.checkpoint_values import alike
+from methods.released.values import alike
 
 RNG = Rng(("checkpoint",))
 HEART = Concept(text="heart")

@@ -14,12 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import methods.checkpoint as module
-from bench import registry
-from bench.errors import UsageError
-from bench.interfaces import Concept, Rng
-from bench.mini.paths import model_folder
-from bench.model import TextToImage
-from bench.rng import generator_for
+from bench.core.errors import UsageError
+from bench.core.rng import generator_for
+from bench.core.shipped import model_folder
+from bench.interfaces import Concept, Rng, registry
+from bench.model.text_to_image import TextToImage
 from methods.checkpoint import Checkpoint
 
 Saved = dict[str, Tensor]

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.batching import MicroBatch
-from bench.cost import counting
+from bench.core.cost import counting
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
-from bench.rng import generator_for
-from bench.sampler import Sampler
+from bench.model.batching import MicroBatch
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from methods.concept_prune import ConceptPrune, importance, skilled
 
 RNG = Rng(("concept_prune",))

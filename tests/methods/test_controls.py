@@ -4,10 +4,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bench.guidance import NegativePrompt
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.guidance import NegativePrompt
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from methods.destroyed import Destroyed
 from methods.negative_prompt import NegativePromptErasure
 from methods.none import NoErasure

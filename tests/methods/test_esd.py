@@ -9,11 +9,11 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage, load_model
-from bench.rng import generator_for
-from bench.sampler import Sampler
-from bench.tuning import Optimiser
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
+from bench.toolkit.tuning import Optimiser
 from methods.esd import ESD, distil, in_turn, negative_guidance, trains
 from methods.partial_sampling import PartialSampler
 from methods.stereo import Stereo

@@ -11,14 +11,14 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bench.cost import counting
+from bench.core.cost import counting
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
-from bench.rng import generator_for
-from bench.sampler import Sampler
-from bench.tuning import noised
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import noised
+from bench.toolkit.wording import mentions
 from methods.few_shot import FewShot
-from methods.wording import mentions
 
 RNG = Rng(("few_shot",))
 HEART, BRAKK = Concept(text="heart"), Concept(text="brakk", family="character")

@@ -11,16 +11,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.clip import load_clip
-from bench.errors import UsageError
-from bench.filters import Filter
+from bench.config.suite import load_suite
+from bench.core.errors import UsageError
+from bench.core.rng import generator_for
+from bench.core.shipped import clip_folder
 from bench.interfaces import Concept, Rng
-from bench.mini.paths import clip_folder
-from bench.model import TextToImage
-from bench.plan import make_plan
-from bench.rng import generator_for
-from bench.sampler import Sampler
-from bench.suite import load_suite
+from bench.model.filters import Filter
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.run.plan import make_plan
+from bench.toolkit.clip import load_clip
 from methods.output_filter import ClipChecker, OutputFilter, SafetyChecker, flagged
 
 RNG = Rng(("output_filter",))
@@ -196,7 +196,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 def test_it_flags_what_diffusers_flags(stored: tuple[Path, Any], model: TextToImage) -> None:
-    from bench.clip import Preprocess
+    from bench.toolkit.clip import Preprocess
     from methods.output_filter import _MEAN, _STD
 
     folder, network = stored

@@ -7,8 +7,7 @@ from typing import cast
 
 import pytest
 
-from bench import registry
-from bench.interfaces import Erasure
+from bench.interfaces import Erasure, registry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bench.filters import Filter
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from methods.calibration import named, threshold_at, unnamed_prompts
+from bench.model.filters import Filter
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from methods.prompt_filter import EmbeddingBlacklist, PromptFilterErasure
+from methods.shared.calibration import named, threshold_at, unnamed_prompts
 
 RNG = Rng(("prompt_filter",))
 HEART = Concept(text="heart", neighbours=("moon", "flower"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
-from bench.rng import generator_for
+from bench.model.text_to_image import TextToImage
 from methods.rece import RECE, surviving
 from methods.uce import UCE
 

@@ -7,11 +7,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.guidance import ClassifierFree, Guidance, combine_as_sampled
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
-from bench.rng import generator_for
-from bench.sampler import Sampler
+from bench.model.guidance import ClassifierFree, Guidance, combine_as_sampled
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from methods.sld import SLD, SafeLatentGuidance
 
 RNG = Rng(("sld",))

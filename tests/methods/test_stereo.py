@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.cost import Cost, counting
+from bench.core.cost import Cost, counting
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
-from bench.inversion import Slots, invert, name_embedding, slots
-from bench.model import TextToImage
-from bench.rng import generator_for
-from bench.sampler import Sampler
-from bench.tuning import Optimiser
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.inversion import Slots, invert, name_embedding, slots
+from bench.toolkit.tuning import Optimiser
+from bench.toolkit.wording import in_context, mentions
 from methods import stereo
 from methods.esd import distil, negative_guidance, trains
 from methods.partial_sampling import PartialSampler
 from methods.stereo import Stereo, robust_target
-from methods.wording import in_context, mentions
 
 RNG = Rng(("stereo",))
 HEART, SKETCH = Concept(text="heart"), Concept(text="sketch", family="style")

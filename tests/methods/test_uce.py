@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.errors import UsageError
+from bench.core.errors import UsageError
+from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
-from bench.registry import build
-from bench.rng import generator_for
+from bench.interfaces.registry import build
+from bench.model.text_to_image import TextToImage
 from methods.uce import UCE, solve
 
 RNG = Rng(("uce",))

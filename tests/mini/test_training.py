@@ -22,11 +22,11 @@ import bench.mini.train.loop as loop
 import bench.mini.train.unet as unet_stage
 import bench.mini.train.vae as vae_stage
 from bench.api import concepts
-from bench.errors import UsageError
+from bench.core.errors import UsageError
+from bench.core.rng import generator_for
+from bench.core.shipped import model_folder
 from bench.mini.captions import corpus
 from bench.mini.check import check_model
-from bench.mini.judge_net import JudgeNet, load_judge, save_judge
-from bench.mini.paths import model_folder
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.tokenizer import train_tokenizer
@@ -34,9 +34,9 @@ from bench.mini.train.build import RECIPE, Recipe, build
 from bench.mini.train.loop import Schedule, fit
 from bench.mini.train.vae import _whiten, new_vae
 from bench.mini.world import HEADS
-from bench.model import load_model
-from bench.rng import generator_for
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import load_model
+from bench.toolkit.judge_net import JudgeNet, load_judge, save_judge
 
 ROOT = Path(__file__).parents[2]
 

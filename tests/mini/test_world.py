@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.core.rng import generator_for
+from bench.core.shipped import model_folder
 from bench.interfaces import Concept
 from bench.mini.captions import caption, captions, corpus, subject_phrase, with_article
 from bench.mini.concepts import build_concepts, write_concepts
-from bench.mini.paths import model_folder
 from bench.mini.render import SIZE, render
 from bench.mini.scenes import NONE, Scenes, held_out_table, is_held_out, sample_scenes
 from bench.mini.shapes import CHARACTER_LAYERS, OBJECT_DISTANCES
@@ -30,7 +31,6 @@ from bench.mini.world import (
     Term,
     terms,
 )
-from bench.rng import generator_for
 
 TERMS = [*OBJECTS, *CHARACTERS, *STYLES]
 every_term = pytest.mark.parametrize("term", TERMS, ids=[t.name for t in TERMS])

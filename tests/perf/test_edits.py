@@ -10,12 +10,12 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.config.suite import load_suite
+from bench.core.memory import peak_megabytes, reset_peak
 from bench.interfaces import Concept, Rng
-from bench.memory import peak_megabytes, reset_peak
-from bench.model import TextToImage, load_model
+from bench.model.text_to_image import TextToImage, load_model
 from bench.perf.sd14 import sd14
-from bench.plan import bare
-from bench.suite import load_suite
+from bench.run.plan import bare
 from methods.few_shot import FewShot
 from methods.rece import RECE
 from methods.uce import UCE

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.report.schema import EDITS, TRIALS, UTILITY, conform
-from bench.report.tables import summarise
+from bench.tables.schema import EDITS, TRIALS, UTILITY, conform
+from bench.tables.tables import summarise
 
 ROWS = 100_000
 

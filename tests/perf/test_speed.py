@@ -10,16 +10,16 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench.digest import digest_of
+from bench.config.suite import load_suite
+from bench.core.digest import digest_of
+from bench.core.rng import generator_for
 from bench.interfaces import Rng
-from bench.model import TextToImage, load_model
-from bench.on_cpu import unsuit
+from bench.model.on_cpu import unsuit
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage, load_model
 from bench.perf.compilation import gradient_step
-from bench.plan import bare, make_plan
-from bench.rng import generator_for
-from bench.sampler import Sampler
-from bench.store import Store
-from bench.suite import load_suite
+from bench.run.plan import bare, make_plan
+from bench.run.store import Store
 from methods.uce import UCE, solve
 
 pytestmark = pytest.mark.perf
@@ -118,7 +118,7 @@ def test_find_of_1000_entries_again(benchmark: BenchmarkFixture, store: Path) ->
 def test_a_gradient_through_the_unet(
     benchmark: BenchmarkFixture, rows: int, dtype: Literal["float32", "bfloat16"], kernels: str
 ) -> None:
-    """With what ``bench/on_cpu.py`` changes, and without."""
+    """With what ``bench/model/on_cpu.py`` changes, and without."""
     one = load_model(dtype=dtype)
     if kernels == "fused":
         unsuit(one.backbone.unet, one.backbone.vae, one.backbone.text_encoder)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 from tvc.task_vector import TaskVector
 
 

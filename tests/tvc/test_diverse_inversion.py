@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.guidance import Guidance
 from bench.interfaces import Concept, Rng
-from bench.inversion import invert, name_embedding, slots, states_with
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.encoder import TextEncoder
+from bench.model.guidance import Guidance
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.inversion import invert, name_embedding, slots, states_with
 from tvc.diverse_inversion import DiverseInversion, InversionSet, bins, diverse_inversion, projected
 from tvc.method import TaskVectorErasure
 
@@ -119,7 +120,7 @@ class Deaf(Guidance):
 
     name: ClassVar[str] = "deaf"
 
-    def contexts(self, model: TextToImage, states_BLD: torch.Tensor) -> torch.Tensor:
+    def contexts(self, model: TextEncoder, states_BLD: torch.Tensor) -> torch.Tensor:
         empty = model.encode([""]).detach()
         return torch.stack([empty.expand_as(states_BLD), states_BLD])
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
-from bench.sampler import Sampler
-from bench.tuning import noised, timesteps
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import noised, timesteps
 from methods.destroyed import Destroyed
 from tvc.finetune import PRESETS, FineTune, concept_images, fine_tune
 from tvc.method import TaskVectorErasure

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.errors import UsageError
+from bench.config.suite import load_suite
+from bench.core.errors import UsageError
 from bench.interfaces import Concept
 from bench.judges.mini import MiniJudge
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 from bench.report.plots import save
-from bench.suite import load_suite
 from methods.uce import UCE
 from tvc.method import TaskVectorErasure
 from tvc.paper import figures

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bench.interfaces import Concept, Judge, Rng
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from tvc.contexts import MINI, SD, contexts_of, in_contexts
 from tvc.method import TaskVectorErasure
 from tvc.strength import (

@@ -6,8 +6,8 @@ import pytest
 
 from bench.interfaces import Concept, Judge, Rng
 from bench.judges.clip_zero_shot import ClipZeroShot
-from bench.model import TextToImage
-from bench.sampler import Sampler
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
 from tvc.contexts import MINI
 from tvc.method import TaskVectorErasure
 from tvc.strength import Strength, prompt_set

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.errors import UsageError
+from bench.core.errors import UsageError
 from bench.interfaces import Concept, Rng
-from bench.model import TextToImage
+from bench.model.text_to_image import TextToImage
 from tvc.method import TaskVectorErasure
 from tvc.task_vector import TaskVector, block_of, subtract_in_place
 

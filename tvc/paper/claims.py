@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.interfaces import Erasure
-from bench.inversion import name_embedding
-from bench.model import TextToImage
-from bench.plan import bare
-from bench.stats import proportion, wilson
+from bench.model.text_to_image import TextToImage
+from bench.run.plan import bare
+from bench.tables.stats import proportion, wilson
+from bench.toolkit.inversion import name_embedding
 from tvc.paper.lab import Lab
 from tvc.strength import chance_level
 

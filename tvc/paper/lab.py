@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench.digest import digest_of, write_atomic
-from bench.guidance import ClassifierFree
+from bench.core.digest import digest_of, write_atomic
 from bench.interfaces import Concept, Judge, Rng
-from bench.inversion import slots, states_with
-from bench.model import TextToImage
-from bench.plan import bare
+from bench.model.guidance import ClassifierFree
+from bench.model.text_to_image import TextToImage
+from bench.run.plan import bare
+from bench.toolkit.inversion import slots, states_with
 from tvc.contexts import contexts_of
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
 from tvc.finetune import concept_images, fine_tune

@@ -7,8 +7,8 @@ from typing import Final
 
 import pandas as pd
 
-from bench.provenance import commit
-from bench.report.text import markdown_text
+from bench.run.provenance import commit
+from bench.tables.text import markdown_text
 
 __all__ = ["page"]
 

@@ -12,16 +12,16 @@ from typing import Any, Final
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.backbone import load_inspected
-from bench.base_files import inspect_base
-from bench.digest import write_atomic
-from bench.errors import UsageError, unknown
+from bench.config.suite import Suite, load_suite
+from bench.core.digest import write_atomic
+from bench.core.errors import UsageError, unknown
 from bench.interfaces import Concept, Erasure, Judge
-from bench.model import TextToImage
+from bench.model.backbone import load_inspected
+from bench.model.pipeline.inspect import inspect_base
+from bench.model.text_to_image import TextToImage
 from bench.report.plots import save
-from bench.report.spreadsheet import as_csv
-from bench.self_check import self_check
-from bench.suite import Suite, load_suite
+from bench.run.self_check import self_check
+from bench.tables.spreadsheet import as_csv
 from tvc.method import TaskVectorErasure
 from tvc.paper import claims, figures
 from tvc.paper.lab import QUICK, Lab, Sizes

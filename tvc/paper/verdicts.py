@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.stats import Interval, bootstrap_mean, wilson
+from bench.tables.stats import Interval, bootstrap_mean, wilson
 
 __all__ = ["COLUMNS", "ROBUST", "USEFUL", "robust_point", "verdicts"]
 

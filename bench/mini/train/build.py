@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from bench.mini.captions import corpus
-from bench.mini.export import export
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import train_clip
+from bench.mini.train.export import export
 from bench.mini.train.judge import train_judge
 from bench.mini.train.textenc import text_tower
 from bench.mini.train.unet import train_unet

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
+from bench.core.rng import generator_for, initial_values
 from bench.mini.captions import captions
-from bench.mini.judge_net import Trunk
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.train.loop import Schedule, fit
 from bench.mini.train.words import WordLosses, shuffled
-from bench.rng import generator_for, initial_values
+from bench.toolkit.judge_net import Trunk
 
 __all__ = ["train_clip"]
 

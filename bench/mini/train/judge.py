@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.mini.judge_net import JudgeNet
+from bench.core.rng import generator_for, initial_values
 from bench.mini.render import render
 from bench.mini.scenes import NONE, sample_scenes
 from bench.mini.train.loop import Schedule, fit
 from bench.mini.world import HEADS
-from bench.rng import generator_for, initial_values
+from bench.toolkit.judge_net import JudgeNet
 
 __all__ = ["train_judge"]
 

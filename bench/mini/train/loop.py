@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.rng import generator_for
+from bench.core.rng import generator_for
 
 __all__ = ["Schedule", "fit"]
 

@@ -10,11 +10,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from bench.core.rng import generator_for, initial_values
 from bench.mini.captions import captions
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.train.loop import Schedule, fit
-from bench.rng import generator_for, initial_values
 
 __all__ = ["SCHEDULER", "train_unet"]
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from bench.core.rng import generator_for, initial_values
 from bench.mini.render import render
 from bench.mini.scenes import sample_scenes
 from bench.mini.train.loop import Schedule, fit
-from bench.rng import generator_for, initial_values
 
 __all__ = ["train_vae"]
 

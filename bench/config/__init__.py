@@ -1,0 +1,1 @@
+"""From a suite's YAML file to its parts."""

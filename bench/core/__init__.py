@@ -1,0 +1,1 @@
+"""Foundations of every other room; they know nothing of diffusion."""

@@ -1,0 +1,188 @@
+"""Frozen, validated, hashable records: a plug-in's configuration, its registry entry and the object are one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from bench.core.characters import plain
+from bench.core.digest import digest_of, file_sha256
+from bench.core.errors import unknown
+
+__all__ = ["Spec", "content", "runtime"]
+
+
+def runtime(default: Any, **kwargs: Any) -> Any:
+    """A field that may change speed but not numbers: recorded, never hashed."""
+    return Field(default, json_schema_extra={"runtime": True}, **kwargs)
+
+
+class Spec(BaseModel):
+    """Base of every method, attack, judge, metric and suite part.
+
+    Every field is *identity* (it changes numbers and is hashed) unless it is declared with
+    :func:`runtime`. No number is NaN or infinite, and no text steers a terminal: what a spec holds
+    stands in tables. The bounds of numbers are the fields' own (:mod:`bench.core.bounds`).
+
+    Attributes:
+        kind: The plug point: ``method``, ``attack``, ``judge``, ``metric``, ...
+        name: The name in suites and tables.
+        needs: Fields that only a user can fill: without them the spec can be built, but does nothing,
+            so that suites and the Python interface refuse it.
+        revision: Raised when the algorithm changes its results; part of the digest.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False
+    )
+
+    kind: ClassVar[str] = "spec"
+    name: ClassVar[str] = ""
+    revision: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    @field_validator("*")
+    @classmethod
+    def _plain_text(cls, value: object) -> object:
+        for text in _texts(value):
+            plain(text)
+        return value
+
+    @classmethod
+    def preset(cls, preset: str, /, **overrides: Any) -> Self:
+        """The spec with the published constants of ``preset``; ``overrides`` win.
+
+        Raises:
+            ValueError: there is no such preset.
+        """
+        if preset not in cls.presets:
+            known = ", ".join(sorted(cls.presets)) or "none"
+            raise ValueError(f"{cls.name} has no preset {preset!r}; it has: {known}")
+        return cls(**{**cls.presets[preset], **overrides})
+
+    def identity(self) -> dict[str, Any]:
+        """What the digest covers: kind, name, revision, the identity fields, and the content of :meth:`files`."""
+        fields = self.model_dump(mode="json")
+        for field, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and extra.get("runtime"):
+                del fields[field]
+        about = {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
+        return about | ({"files": [content(p) for p in files]} if (files := self.files()) else {})
+
+    def files(self) -> tuple[Path, ...]:
+        """Files that decide the results beside the fields, such as weights that a field names."""
+        return ()
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses a base model that it does not suit, before anything is computed.
+
+        Args:
+            folder: The base's pipeline folder; ``None`` for one that was not loaded from any.
+
+        Raises:
+            UsageError: in one line, with the field to change.
+        """
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any]) -> Self:
+        """The spec, of a class below this one, whose :meth:`identity` this is.
+
+        It knows the classes that are loaded, and imports nothing on a file's word: whoever reads
+        what plug-ins wrote loads them first (:func:`bench.interfaces.registry.load`).
+
+        Raises:
+            ValueError: no class has that name and revision, or the fields do not suit it.
+        """
+        name, revision = identity.get("name"), identity.get("revision")
+        if not (named := cls._named(name)):
+            raise ValueError(unknown(cls.kind, name, {c.name for c in cls._below() if c.name}))
+        for known in reversed(named):
+            if known.revision == revision:
+                return known(**identity["fields"])
+        raise ValueError(
+            f"{cls.kind} {name!r}: expected revision {named[-1].revision}, got {revision}; it was "
+            "made by another version of the code: make it again"
+        )
+
+    @classmethod
+    def _named(cls, name: object) -> list[type[Self]]:
+        return [known for known in cls._below() if known.name and known.name == name]
+
+    @classmethod
+    def _below(cls) -> Iterator[type[Self]]:
+        for sub in cls.__subclasses__():
+            yield sub
+            yield from sub._below()
+
+    @property
+    def digest(self) -> str:
+        """sha256 of :meth:`identity`, 64 hexadecimal digits."""
+        return digest_of(self.identity())
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Of :attr:`needs`, the fields that are still as if nobody had filled them."""
+        fields = type(self).model_fields
+        return tuple(
+            field
+            for field in self.needs
+            if getattr(self, field) == fields[field].get_default(call_default_factory=True)
+        )
+
+    @property
+    def label(self) -> str:
+        """The name; the preset it is nearest to, if that is nearer than the defaults; what differs from it."""
+        fields = type(self).model_fields
+        plain = {f: i.get_default(call_default_factory=True) for f, i in fields.items()}
+        presets = {f"[{n}]": dict(type(self)(**c)) for n, c in self.presets.items()}
+        usual = next((n for n, values in presets.items() if values == plain), "")
+        told = {usual: plain} | presets  # the first of those that are as near
+        preset, changed = min(
+            ((n, self._changed(values)) for n, values in told.items()), key=lambda one: len(one[1])
+        )
+        return f"{self.name}{preset}({', '.join(changed)})" if changed else f"{self.name}{preset}"
+
+    def _changed(self, other: Mapping[str, Any]) -> list[str]:
+        """``field=value`` of each field that is identity and has another value there."""
+        changed = []
+        for field, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            hidden = isinstance(extra, dict) and extra.get("runtime")
+            if not hidden and getattr(self, field) != other[field]:
+                changed.append(f"{field}={getattr(self, field)}")
+        return changed
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a field's value; parts that are specs have looked at their own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from _texts(pair)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, BaseModel) and not isinstance(value, Spec):
+        for _, item in value:
+            yield from _texts(item)
+
+
+def content(path: Path) -> str:
+    """sha256 of a file, read once as long as it does not change; ``absent`` without it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "absent"  # whoever reads it says so
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    return file_sha256(path)

@@ -1,0 +1,36 @@
+"""The four plug points, and the values that pass between them and the harness: a plug-in's one import.
+
+Tensors are named with their shape: B rows, L tokens, D text width, C h w latent, H W pixels.
+"""
+
+from __future__ import annotations
+
+from bench.core.progress import Progress, silent
+from bench.core.rng import Rng
+from bench.interfaces.attack import Access, Attack, Candidate, Goal, Target, Trace
+from bench.interfaces.concept import Concept, Name, PromptSets, UtilityPrompt
+from bench.interfaces.erasure import Erasure
+from bench.interfaces.judge import Judge
+from bench.interfaces.metric import Metric, UtilityBatch
+from bench.model.slots import Slot
+
+__all__ = [
+    "Access",
+    "Attack",
+    "Candidate",
+    "Concept",
+    "Erasure",
+    "Goal",
+    "Judge",
+    "Metric",
+    "Name",
+    "Progress",
+    "PromptSets",
+    "Rng",
+    "Slot",
+    "Target",
+    "Trace",
+    "UtilityBatch",
+    "UtilityPrompt",
+    "silent",
+]

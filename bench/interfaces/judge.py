@@ -1,0 +1,77 @@
+"""The plug point of judges, which look at images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.core.bounds import Number
+from bench.core.digest import digest_of
+from bench.core.spec import Spec
+from bench.interfaces.concept import Concept
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Judge"]
+
+
+class Judge(Spec, ABC):
+    """Looks at images; never at prompts or models.
+
+    Attributes:
+        threshold: A score from here on counts as "shows the concept". It is identity, as all that
+            decides: a changed one samples the trials again, and for a surrogate searches again. It
+            is stored beside the raw scores and applied when reporting, so that any other can be
+            applied to ``trials.parquet`` without computing anything.
+    """
+
+    kind: ClassVar[str] = "judge"
+    threshold: Number = 0.5
+
+    def labels(self, concept: Concept) -> tuple[str, ...]:
+        """Names of the columns of :meth:`scores`; :meth:`counts` says which decide."""
+        return ("concept",)
+
+    def counts(self, concept: Concept) -> tuple[str, ...]:
+        """The labels that speak for the concept: its score is the largest of these columns.
+
+        The others are stored and reported, but decide nothing.
+
+        Returns:
+            One or more of :meth:`labels`.
+        """
+        return self.labels(concept)
+
+    @property
+    def network(self) -> str:
+        """What it looks through: judges of one network see alike, however they are asked.
+
+        An attack that sees through the judge of record grades itself, so a suite's surrogate has
+        another network. By default, whatever its fields and files say but the threshold.
+        """
+        identity = self.identity()
+        del identity["fields"]["threshold"]
+        return digest_of(identity)
+
+    def check_concept(self, concept: Concept) -> None:
+        """Refuses a concept that it cannot see, when a plan is made: its score would mean nothing.
+
+        Raises:
+            UsageError: in one line, with what it can see.
+        """
+
+    @abstractmethod
+    def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+        """Raw scores.
+
+        Args:
+            images_B3HW: float32 in [0, 1].
+            concept: What to look for.
+
+        Returns:
+            float32 [B, len(labels(concept))], usually in [0, 1].
+
+        Raises:
+            ValueError: the judge does not know the concept.
+        """

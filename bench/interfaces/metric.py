@@ -1,0 +1,62 @@
+"""The plug point of utility metrics, and the images that they are given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.core.spec import Spec
+from bench.interfaces.concept import Concept
+from bench.interfaces.judge import Judge
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Metric", "UtilityBatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityBatch:
+    """Images of the edited and of the unedited model for the same prompts and seeds.
+
+    Attributes:
+        prompts: B prompts.
+        concepts: The concept each prompt asks for.
+        images_B3HW: From the edited model, in [0, 1].
+        base_images_B3HW: From the unedited model.
+        judge: The judge of record.
+    """
+
+    prompts: Sequence[str]
+    concepts: Sequence[Concept]
+    images_B3HW: Tensor
+    base_images_B3HW: Tensor
+    judge: Judge
+
+
+class Metric(Spec, ABC):
+    """Utility: what the edit cost.
+
+    Attributes:
+        higher_is_better: Direction.
+    """
+
+    kind: ClassVar[str] = "metric"
+    higher_is_better: ClassVar[bool] = True
+
+    def check_judge(self, judge: Judge, concepts: Sequence[Concept]) -> None:
+        """Refuses a judge of record that cannot tell what the metric asks it, when a plan is made.
+
+        Args:
+            judge: The judge of record.
+            concepts: What the utility prompts ask for.
+
+        Raises:
+            UsageError: in one line.
+        """
+
+    @abstractmethod
+    def values(self, batch: UtilityBatch) -> Tensor:
+        """float32 [B], one value an image."""

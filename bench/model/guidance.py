@@ -1,0 +1,130 @@
+"""How the noise predictions of several text branches are combined at each step: a slot of an edited model.
+
+A guidance is differentiable, so an attack goes through the edited model's own guidance, not through
+a plain UNet.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.core.bounds import Weight
+from bench.core.lazy import torch
+from bench.core.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.model.encoder import TextEncoder
+
+__all__ = ["ClassifierFree", "Guidance", "NegativePrompt", "combine_as_sampled", "contexts_of"]
+
+
+class Guidance(Spec, ABC):
+    """Combines K branches of noise predictions."""
+
+    kind: ClassVar[str] = "guidance"
+
+    @abstractmethod
+    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
+        """The text states of every branch, [K, B, L, D]; the prompt's own branch is the last."""
+
+    @abstractmethod
+    def combine(
+        self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The guided prediction.
+
+        Args:
+            eps_KBChw: Predictions of the branches.
+            scale: Guidance scale; 1 means no guidance.
+            step: Index of the sampling step, from 0.
+            memory: What the previous step returned; ``None`` at the first.
+
+        Returns:
+            [B, C, h, w], and the memory for the next step.
+        """
+
+
+class ClassifierFree(Guidance):
+    """``eps(0) + s (eps(c) - eps(0))`` (Ho & Salimans 2022)."""
+
+    name: ClassVar[str] = "classifier_free"
+
+    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
+        """The empty prompt and the prompt."""
+        return contexts_of(model, ("",), states_BLD)
+
+    def combine(
+        self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See the class."""
+        return torch.lerp(eps_KBChw[0], eps_KBChw[1], scale), None
+
+
+class NegativePrompt(Guidance):
+    """Away from a text: ``e_w + s (e(c) - e_w)`` with ``e_w = e(0) + w (e(n) - e(0))``. No effect at scale 1.
+
+    At weight 1 the text takes the empty prompt's place, which is what users call a negative prompt.
+    Any other makes the empty prompt's branch a third one: written out, ``e(0) + s (e(c) - e(0)) -
+    (s - 1) w (e(n) - e(0))``, the negation of Composable Diffusion (Liu et al., ECCV 2022, arXiv
+    2206.01714).
+
+    Attributes:
+        text: The negative prompt.
+        weight: w; 0 is plain guidance.
+    """
+
+    name: ClassVar[str] = "negative_prompt"
+    text: str
+    weight: Weight = 1.0
+
+    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
+        """The empty prompt unless the weight is 1, the negative prompt, and the prompt."""
+        texts = (self.text,) if self.weight == 1 else ("", self.text)
+        return contexts_of(model, texts, states_BLD)
+
+    def combine(
+        self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See the class."""
+        away, prompt = eps_KBChw[-2], eps_KBChw[-1]
+        if self.weight != 1:
+            away = torch.lerp(eps_KBChw[0], away, self.weight)
+        return torch.lerp(away, prompt, scale), None
+
+
+def combine_as_sampled(
+    guidance: Guidance, eps_KBChw: Tensor, scale: float, steps: Sequence[int]
+) -> Tensor:
+    """What a loss on single predictions differentiates, where a guidance depends on the steps before.
+
+    Row b is combined as at sampling step ``steps[b]``, with the warm-up and the memory that the
+    steps before it leave behind. Their predictions are taken to be the row's own, so that no
+    further call of the UNet is needed: momentum is met at the size that it has in sampling, and
+    only its direction is approximate. Without memory and warm-up this is plain ``combine``.
+
+    Args:
+        guidance: How branches are combined.
+        eps_KBChw: Predictions of the branches.
+        scale: Guidance scale.
+        steps: Index of the sampling step of each row.
+
+    Returns:
+        [B, C, h, w]; differentiable in the predictions.
+    """
+    out, memory = guidance.combine(eps_KBChw, scale, 0, None)
+    at_B111 = torch.tensor(steps, device=eps_KBChw.device)[:, None, None, None]
+    for step in range(1, max(steps, default=0) + 1):
+        eps_BChw, memory = guidance.combine(eps_KBChw, scale, step, memory)
+        out = torch.where(at_B111 >= step, eps_BChw, out)
+    return out
+
+
+def contexts_of(model: TextEncoder, texts: Sequence[str], states_BLD: Tensor) -> Tensor:
+    """Branches [K + 1, B, L, D]: K texts, the same for all rows and without gradients, and the prompts'."""
+    with torch.no_grad():
+        others_KLD = model.encode(texts)
+    return torch.stack([*(other.expand_as(states_BLD) for other in others_KLD), states_BLD])

@@ -1,0 +1,1 @@
+"""A pipeline folder as it lies on the disk: read and checked without loading a network."""

@@ -1,0 +1,200 @@
+"""A base model as it lies on the disk: found, checked and named by its digest, without loading a network.
+
+What a run could not use is refused here, when the plan is made, each with its own reason. Nothing in
+the folder is executed: classes are named by an allow-list, before any library sees the folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.core.digest import digest_of
+from bench.core.errors import UsageError, in_one_line, shown
+from bench.core.files import bounded, expanded, regular
+from bench.core.json_files import read_object
+from bench.core.shipped import model_folder
+from bench.core.weight_files import scan, sound
+from bench.model.pipeline.configs import check_scheduler
+from bench.model.pipeline.index import check_index
+from bench.model.pipeline.sizes import Sizes, check_sizes
+from bench.model.pipeline.tokenizer import check_tokenizer
+from bench.model.pipeline.weights import find_weights
+
+__all__ = ["PARTS", "BaseFiles", "inspect_base", "local_folder", "looks_local"]
+
+PARTS: Final = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+_HASHED: Final = frozenset({".json", ".safetensors", ".txt"})
+_SUMS: Final = "SHA256SUMS"
+_MAX_SUMS: Final = 2**20
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
+_WANTED: Final = ("*.json", "*.txt", "*/*.safetensors")
+"""What is downloaded: no weights beside the parts' folders, where a repository has copies of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFiles:
+    """A base model that was found fit, from its files alone.
+
+    Attributes:
+        source: As it was asked for.
+        folder: Where it lies.
+        digest: sha256 over its parts' files; :class:`bench.model.backbone.Backbone` has the same.
+        classes: The class of each part.
+        variants: Of each network, the precision in its file names (``fp16``); ``None`` for plain ones.
+        prediction_type: What the UNet predicts: ``epsilon``.
+        sizes: Of its networks.
+    """
+
+    source: str
+    folder: Path
+    digest: str
+    classes: Mapping[str, str]
+    variants: Mapping[str, str | None]
+    prediction_type: str
+    sizes: Sizes
+
+
+def looks_local(source: str) -> bool:
+    """Whether a base is a path by its first letter, and never a hub id."""
+    return source.startswith((".", "/", "~"))
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder that a base names, if it is there; ``miniature`` is the shipped one.
+
+    Raises:
+        UsageError: there can be no such folder: an unknown user, a name that is too long.
+    """
+    if source == "miniature":
+        return model_folder()
+    try:
+        folder = expanded(source)
+        return folder if folder.is_dir() else None
+    except (OSError, UsageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no user has that home folder"
+        raise UsageError(f"base {shown(source)}: expected a folder: {reason}") from error
+
+
+def inspect_base(source: str, *, revision: str | None = None) -> BaseFiles:
+    """Finds a base model and checks its files.
+
+    Args:
+        source: ``miniature``, a local diffusers folder, or a hub id (which needs ``revision``, a
+            commit; what is not there yet is downloaded).
+        revision: Commit of the hub repository.
+
+    Raises:
+        UsageError: in one line, why no run can use it.
+    """
+    folder = local_folder(source) or _downloaded(source, revision)
+    with _told(source):
+        return _inspected(source, folder)
+
+
+def _downloaded(source: str, revision: str | None) -> Path:
+    named = f"base {shown(source)}"
+    if looks_local(source):
+        raise UsageError(f"{named}: no such folder")
+    if revision is None:
+        raise UsageError(
+            f"{named}: no such folder; a hub id needs a revision (a commit), e.g. "
+            f"base: CompVis/stable-diffusion-v1-4, revision: <40 hex digits>"
+        )
+    if not _HUB_ID.fullmatch(source):
+        raise UsageError(f"{named}: no such folder, and no hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_WANTED)))
+    except (
+        Exception
+    ) as error:  # of the hub, of HTTP, of sockets: its kinds changed with each version
+        raise UsageError(f"{named}: could not be downloaded: {in_one_line(error)}") from error
+
+
+@contextmanager
+def _told(source: str) -> Iterator[None]:
+    """Says of which base an error is."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"base {shown(source)}: {error}") from error
+    except OSError as error:
+        place, reason = error.filename or "its folder", error.strerror or type(error).__name__
+        raise UsageError(f"base {shown(source)}: {place}: {reason}") from error
+
+
+def _inspected(source: str, folder: Path) -> BaseFiles:
+    index_file = folder / "model_index.json"
+    if not index_file.exists() and not index_file.is_symlink():
+        raise UsageError(f"{folder} has no model_index.json; expected a diffusers pipeline folder")
+    if (folder / _SUMS).is_file():
+        _check_sums(folder)
+    index = read_object(index_file)
+    classes = check_index(index, PARTS, index_file)
+    if missing := [part for part in PARTS if not (folder / part).is_dir()]:
+        raise UsageError(
+            f"{folder} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline"
+        )
+    files = _hashed_files(folder)
+    prediction_type = check_scheduler(folder / "scheduler")
+    weights = {part: find_weights(folder / part) for part in ("text_encoder", "unet", "vae")}
+    sizes = check_sizes(folder, {part: found.tensors for part, found in weights.items()})
+    check_tokenizer(folder / "tokenizer", sizes.words)
+    for path in files:
+        sound(path)
+    return BaseFiles(
+        source=source,
+        folder=folder,
+        digest=digest_of(
+            {path.relative_to(folder).as_posix(): scan(path).sha256 for path in files}
+        ),
+        classes=classes,
+        variants={part: found.variant for part, found in weights.items()},
+        prediction_type=prediction_type,
+        sizes=sizes,
+    )
+
+
+def _hashed_files(folder: Path) -> list[Path]:
+    """The files that the digest covers; refuses what is named like one and is none."""
+    paths = (path for part in PARTS for path in (folder / part).rglob("*"))
+    files = sorted(path for path in paths if path.suffix in _HASHED)
+    for path in files:
+        regular(path)
+    return files
+
+
+def _check_sums(folder: Path) -> None:
+    """Refuses a folder whose ``SHA256SUMS`` do not match."""
+    sums = folder / _SUMS
+    try:
+        lines = bounded(sums, _MAX_SUMS).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{sums}: expected UTF-8, got other bytes") from error
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if (path := _below(folder, name)) is None:
+            raise UsageError(f"{sums} names {shown(name)}, which is not a file of that folder")
+        if scan(path).sha256 != digest:
+            raise UsageError(
+                f"{path} is damaged: its SHA-256 is not the one in {_SUMS}; restore the file"
+            )
+
+
+def _below(folder: Path, name: str) -> Path | None:
+    """The file of that name, if it lies in the folder.
+
+    A link inside the folder may lead out of it: the caches of the hub are made of such links.
+    """
+    if not name.isprintable() or ".." in Path(name).parts or Path(name).is_absolute():
+        return None
+    try:
+        return path if (path := folder / name).is_file() else None
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""Plans cells, computes them and keeps them."""

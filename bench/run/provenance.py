@@ -1,0 +1,79 @@
+"""What a result was made with: commit, versions, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.core.lazy import torch
+
+if TYPE_CHECKING:
+    from bench.model.text_to_image import TextToImage
+
+__all__ = ["commit", "provenance"]
+
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "nudenet",
+    "safetensors",
+    "numpy",
+    "pandas",
+)
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(_ROOT), *words],
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+@cache
+def commit() -> dict[str, Any]:
+    """The project's commit, and whether files of the code were changed since."""
+    head = _git("rev-parse", "HEAD")
+    dirty = _git(
+        "status", "--porcelain", "--", "bench", "methods", "attacks", "tvc", "pyproject.toml"
+    )
+    return {"commit": head or "unknown", "dirty": bool(dirty)}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return {"python": platform.python_version(), **found}
+
+
+def provenance(base: TextToImage) -> dict[str, Any]:
+    """JSON: commit, versions, device, precision, threads."""
+    device = base.backbone.device
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        **commit(),
+        "versions": _versions(),
+        "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
+        "compiled": base.backbone.compiled,
+        "dtype": str(base.backbone.dtype).removeprefix("torch."),
+        "base": base.backbone.digest,
+    }

@@ -1,0 +1,1 @@
+"""Numbers from rows: no torch, no model."""

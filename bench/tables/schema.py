@@ -1,0 +1,538 @@
+"""The columns of every table that is written: name, type, meaning.
+
+Rows are the product and the table is derived from them. A missing number is a null, which pandas
+shows as NaN; why it is missing is always in `status`, never in the number itself.
+
+    python -m bench.tables.schema       prints the page docs/table.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+from pandas.api import types
+
+__all__ = [
+    "CELLS",
+    "EDITS",
+    "FLAGS",
+    "SCHEMAS",
+    "TABLE",
+    "TRANSFER",
+    "TRIALS",
+    "UTILITY",
+    "Column",
+    "Schema",
+    "SchemaError",
+    "as_json",
+    "as_markdown",
+    "check",
+    "conform",
+    "to_arrow",
+]
+
+SCHEMA_VERSION = 1
+ACCESS = ("prompt", "embedding", "latent", "weights")
+GROUPS = ("neighbour", "other")
+STATUSES = ("ok", "refused", "blanked", "error", "abstained")
+
+
+class SchemaError(ValueError):
+    """A frame does not have the columns of its schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: Its name.
+        type: Its pyarrow type, in memory and in Parquet.
+        description: What it says.
+        choices: The only values it may hold; empty for any.
+        nullable: Whether it may be missing.
+    """
+
+    name: str
+    type: pa.DataType
+    description: str
+    choices: tuple[str, ...] = ()
+    nullable: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """The pandas dtype that :func:`conform` gives it."""
+        if pa.types.is_string(self.type):
+            return "str"
+        if pa.types.is_integer(self.type) and self.nullable:
+            return "Int64"
+        return str(self.type.to_pandas_dtype().__name__)
+
+    def fault(self, values: pd.Series) -> str:
+        """Says what is wrong with the values; empty if nothing is."""
+        if not _KINDS[_kind(self.type)](values):
+            return f"{self.name}: expected {self.type}, got {values.dtype}"
+        if not self.nullable and bool(values.isna().any()):
+            return f"{self.name}: expected a value in every row, {int(values.isna().sum())} missing"
+        unknown = sorted(set(values.unique()) - set(self.choices)) if self.choices else []
+        if unknown:
+            return f"{self.name}: expected one of {', '.join(self.choices)}; got {unknown[:5]}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A table: what a row is, and its columns in order."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [column.name for column in self.columns]
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """The pyarrow schema, with the descriptions as metadata."""
+        fields = [
+            pa.field(c.name, c.type, nullable=c.nullable, metadata={"description": c.description})
+            for c in self.columns
+        ]
+        version = {"schema": self.name, "schema_version": str(SCHEMA_VERSION)}
+        return pa.schema(fields, metadata=version)
+
+    def empty(self) -> pd.DataFrame:
+        """A frame without rows."""
+        return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
+
+
+def check(frame: pd.DataFrame, schema: Schema) -> None:
+    """Holds a frame to its schema; the widths of numbers and the order of columns are free.
+
+    Raises:
+        SchemaError: naming every missing, unexpected and wrong-typed column.
+    """
+    missing = [name for name in schema.names if name not in frame]
+    extra = [str(name) for name in frame if name not in schema.names]
+    twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+    faults = [f"missing: {', '.join(missing)}"] if missing else []
+    faults += [f"unexpected: {', '.join(extra)}"] if extra else []
+    faults += [f"more than once: {', '.join(twice)}"] if twice else []
+    present = [c for c in schema.columns if c.name in frame and c.name not in twice]
+    if len(frame):  # the columns of a frame without rows have no type yet
+        faults += [fault for column in present if (fault := column.fault(frame[column.name]))]
+    if faults:
+        where = "bench.tables.schema"
+        raise SchemaError(f"{schema.name} rows are not as in {where}: {'; '.join(faults)}")
+
+
+def to_arrow(frame: pd.DataFrame, schema: Schema) -> pa.Table:
+    """The frame with exactly the schema's columns and types; NaN becomes null.
+
+    Raises:
+        SchemaError: if :func:`check` refuses the frame, or a value does not fit its type.
+    """
+    check(frame, schema)
+    return pa.Table.from_arrays([_array(frame, c) for c in schema.columns], schema=schema.arrow)
+
+
+def conform(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """The frame with the schema's columns in order and of exactly its types.
+
+    Unlike :func:`check` it takes whatever converts without loss, such as a column of None for
+    numbers that are all missing.
+
+    Raises:
+        SchemaError: if that is not possible.
+    """
+    if set(frame.columns) != set(schema.names):
+        check(frame, schema)
+    typed = pd.DataFrame(
+        {c.name: pd.Series(_array(frame, c).to_pandas(), dtype=c.dtype) for c in schema.columns}
+    )
+    check(typed, schema)
+    return typed
+
+
+def as_json() -> dict[str, object]:
+    """Describes every column of every schema."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "schemas": {
+            schema.name: {
+                "description": schema.description,
+                "columns": [
+                    {
+                        "name": column.name,
+                        "type": str(column.type),
+                        "nullable": column.nullable,
+                        "values": list(column.choices),
+                        "description": column.description,
+                    }
+                    for column in schema.columns
+                ],
+            }
+            for schema in SCHEMAS
+        },
+    }
+
+
+def as_markdown(schemas: Sequence[Schema]) -> str:
+    """The page that documents the columns."""
+    lines = [
+        "# The columns of a report",
+        "",
+        "Printed by `python -m bench.tables.schema`; not edited by hand.",
+        "",
+        "In CSV, text that begins with `=`, `+`, `-`, `@` or an apostrophe has an apostrophe before it, so that no "
+        "spreadsheet takes it for a formula. Parquet has the text as it is.",
+    ]
+    for schema in schemas:
+        lines += ["", f"## `{schema.name}`", "", schema.description, ""]
+        lines += ["| column | type | meaning |", "|---|---|---|"]
+        for column in schema.columns:
+            kind = f"{column.type}, may be missing" if column.nullable else str(column.type)
+            choices = f" One of {', '.join(f'`{c}`' for c in column.choices)}." * bool(
+                column.choices
+            )
+            lines.append(f"| `{column.name}` | {kind} | {column.description}{choices} |")
+    return "\n".join(lines) + "\n"
+
+
+_KINDS = {
+    "string": types.is_string_dtype,
+    "bool": types.is_bool_dtype,
+    "integer": types.is_integer_dtype,
+    "float": types.is_float_dtype,
+}
+
+
+def _kind(of: pa.DataType) -> str:
+    if pa.types.is_string(of):
+        return "string"
+    if pa.types.is_boolean(of):
+        return "bool"
+    return "integer" if pa.types.is_integer(of) else "float"
+
+
+def _array(frame: pd.DataFrame, column: Column) -> pa.Array:
+    values = frame[column.name]
+    try:
+        array = pa.array(values, type=column.type, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise SchemaError(
+            f"{column.name}: expected {column.type}, got {values.dtype}: {error}"
+        ) from error
+    if array.null_count and not column.nullable:
+        raise SchemaError(
+            f"{column.name}: expected a value in every row, {array.null_count} missing"
+        )
+    return array
+
+
+_TEXT, _BOOL, _I32, _I64 = pa.string(), pa.bool_(), pa.int32(), pa.int64()
+_F32, _F64 = pa.float32(), pa.float64()
+
+_METHOD = Column("method", _TEXT, "The erasure method, `none` for the unedited model.")
+_CONCEPT = Column("concept", _TEXT, "The erased concept.")
+_FAMILY = Column("family", _TEXT, "What kind of concept: object, style, character, ...")
+_REPEAT = Column("repeat", _I32, "Which repetition of the edit, from 0.")
+_SEED = Column("image_seed", _I64, "Seed of the sampler's noise; the attack never saw it.")
+_STATUS = Column(
+    "status",
+    _TEXT,
+    "Whether there is a score: `refused` by the model's filter, or by the harness as a prompt about "
+    "minors, `blanked` by its image checker, `error` for one that was raised or for an image or "
+    "score that is not finite, `abstained` for a judge that would not say.",
+    STATUSES,
+)
+_REASON = Column("reason", _TEXT, "Why the status is `error`; empty otherwise.")
+_EDIT = Column("edit_digest", _TEXT, "The edited model in the store.")
+
+_KEPT = ", if the attack keeps account"
+
+TRIALS = Schema(
+    "trials",
+    "One row a (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
+    (
+        _METHOD,
+        Column("source", _TEXT, "The method the candidate was found on: `method`, or a transfer."),
+        _CONCEPT,
+        _FAMILY,
+        _REPEAT,
+        Column("attack", _TEXT, "The attack."),
+        Column("access", _TEXT, "What the attacker holds, weakest first.", ACCESS),
+        Column("control", _BOOL, "The attack is a control, not a contender."),
+        Column("prompt_set", _TEXT, "The prompt set its goal came from."),
+        Column("goal", _TEXT, "The goal, unique in its concept: the cluster of the statistics."),
+        Column("prompt", _TEXT, "The prompt that was sampled."),
+        Column("variant", _TEXT, "Tells the candidates of one goal apart."),
+        _SEED,
+        Column("judge", _TEXT, "Who looked at the image."),
+        Column("label", _TEXT, "The label that the score is for."),
+        Column("counts", _BOOL, "This label counts as the concept."),
+        Column("score", _F32, "The raw score; missing only where status is not ok.", (), True),
+        Column("threshold", _F32, "A score from here on shows the label: the judge's."),
+        _STATUS,
+        _REASON,
+        Column("own_score", _F32, "The attack's own view of its success, if it looked.", (), True),
+        Column(
+            "own_threshold",
+            _F32,
+            "An own score from here on is a success in the attack's view: the surrogate's threshold.",
+        ),
+        Column("queries", _I32, "Images the attack looked at for the goal."),
+        Column("gradients", _BOOL, "The attack needs gradients through the edited model."),
+        Column("changed", _I64, f"Prompts changed by decoding and tokenising{_KEPT}.", (), True),
+        Column("gradient_steps", _I64, f"Gradient steps for the goal{_KEPT}.", (), True),
+        Column("gradient_zero", _I64, "Those whose gradient was zero throughout.", (), True),
+        Column("gradient_bad", _I64, "Those whose gradient was not finite.", (), True),
+        Column(
+            "late_gain",
+            _F32,
+            "Rise of the best own score over the last fifth of the looks; missing for a search that "
+            "stopped early, hardly looked, or takes no gradient steps.",
+            (),
+            True,
+        ),
+        Column("image_sha256", _TEXT, "Digest of the image; empty where there is none."),
+        _EDIT,
+        Column("attack_digest", _TEXT, "The attack's candidates in the store."),
+        Column("trial_digest", _TEXT, "The judged images in the store."),
+    ),
+)
+
+UTILITY = Schema(
+    "utility",
+    "One row a (edit, prompt, seed, metric): what the edit cost on prompts for other things.",
+    (
+        _METHOD,
+        _CONCEPT,
+        _FAMILY,
+        _REPEAT,
+        Column("prompt", _TEXT, "The prompt; it does not ask for the erased concept."),
+        Column("prompt_concept", _TEXT, "The concept that it asks for."),
+        Column("group", _TEXT, "Whether that is a neighbour of the erased concept.", GROUPS),
+        _SEED,
+        Column("metric", _TEXT, "`accuracy`, `clip_score`, `drift`, ..."),
+        Column("value", _F32, "Its value; missing only where status is not ok.", (), True),
+        _STATUS,
+        _REASON,
+        _EDIT,
+        Column("utility_digest", _TEXT, "The values in the store."),
+    ),
+)
+
+EDITS = Schema(
+    "edits",
+    "One row an edited model.",
+    (
+        _METHOD,
+        _CONCEPT,
+        _REPEAT,
+        Column("seconds", _F64, "Wall-clock time of the edit."),
+        Column("peak_memory_mb", _F64, "Largest resident or device memory meanwhile.", (), True),
+        Column("images", _I64, "Images the method sampled."),
+        Column("gradient_steps", _I64, "Optimiser steps it took; a batch counts once."),
+        Column("parameters_touched", _I64, "Parameters whose value changed."),
+        Column("parameters_total", _I64, "Parameters of the model."),
+        Column("slots", _TEXT, "Slots it fills: weights, guidance, filters; comma separated."),
+        Column(
+            "preset",
+            _TEXT,
+            "The method's label: its name, the nearest preset in brackets unless the defaults are "
+            "nearer, and in parentheses the fields that differ from that.",
+        ),
+        Column("notes", _TEXT, "What the method chose by itself (a strength, its interval): JSON."),
+        _EDIT,
+    ),
+)
+
+CELLS = Schema(
+    "cells",
+    "One row a computed cell: what its work took, whatever it was. Measured, so no two runs agree.",
+    (
+        Column("kind", _TEXT, "`reference`, `edit`, `attack`, `trial` or `utility`."),
+        Column("method", _TEXT, "The erasure method; empty for references."),
+        Column(
+            "source", _TEXT, "The method the candidates were found on: `method`, or a transfer."
+        ),
+        Column("concept", _TEXT, "The erased concept, the first of several."),
+        _REPEAT,
+        Column("attack", _TEXT, "The attack; empty where there is none."),
+        Column("seconds", _F64, "Wall-clock time."),
+        Column("model_seconds", _F64, "Of it, inside models."),
+        Column(
+            "micro_batch",
+            _I64,
+            "Rows worked on at once, after halving where memory ran out: the fewest of sampling and of gradients.",
+        ),
+        Column(
+            "peak_memory_mb",
+            _F64,
+            "Largest device memory meanwhile, in MiB; on a CPU the process's resident set, networks "
+            "and all, and where the system cannot reset its peak, since the process began. Missing "
+            "in stores of before it was recorded.",
+            (),
+            True,
+        ),
+        Column("digest", _TEXT, "The cell in the store."),
+    ),
+)
+
+_OK_ONLY = "over the images with status ok"
+
+TABLE = Schema(
+    "table",
+    "One line a (judge, method, concept, attack), derived from the rows by "
+    "`bench.tables.tables.summarise`; lines of concept `all` pool the rows of all concepts. "
+    "A refused or blanked image is not a success and stays in `n`. A row with an error, or one "
+    "whose judge abstained, says nothing about the edit: it is counted and shown but is not in "
+    "`n`, so `n + errors + abstained = attempted`. Intervals are 95 % Wilson intervals at the "
+    "effective sample size, clustered by goal (`asr`) and by prompt (`retained_accuracy`); see "
+    "`bench.tables.stats`. Rates are fractions from 0 to 1.",
+    (
+        Column("suite", _TEXT, "The suite."),
+        _METHOD,
+        Column("concept", _TEXT, "The erased concept; `all` pools them."),
+        Column("family", _TEXT, "Its kind; `all` where a pooled line has several."),
+        Column("attack", _TEXT, "The attack; `attack/prompt_set` for one with several sets."),
+        Column("access", _TEXT, "What the attacker holds, weakest first.", ACCESS),
+        Column("control", _BOOL, "The attack is a control, not a contender."),
+        Column("judge", _TEXT, "Who decided; the judge of record comes first."),
+        Column("n", _I64, "Images that count: ok, refused and blanked."),
+        Column("attempted", _I64, "All images, with errors and abstentions."),
+        Column("clusters", _I64, "Goals among the n; (concept, goal) in pooled lines."),
+        Column("successes", _I64, "Images where a label that counts reaches its threshold."),
+        Column("refused", _I64, "Images the model's filter, or the harness, refused to make."),
+        Column("blanked", _I64, "Images its checker blanked."),
+        Column("errors", _I64, "Images lost to an error."),
+        Column("abstained", _I64, "Images the judge abstained from."),
+        Column("asr", _F64, "Attack success rate: successes / n.", (), True),
+        Column("asr_low", _F64, "Lower bound of its interval.", (), True),
+        Column("asr_high", _F64, "Upper bound of its interval.", (), True),
+        Column(
+            "pre_asr",
+            _F64,
+            "Success before the attack: of the plain prompts (attack `prompts`) of the same goals, "
+            "each goal weighing what it weighs in `n`, so that `asr - pre_asr` is what the attack "
+            "added. Missing where not every goal was tried plainly.",
+            (),
+            True,
+        ),
+        Column(
+            "queries",
+            _F64,
+            "Images the attack looked at for a goal, mean over `n`: the N of its best of N.",
+            (),
+            True,
+        ),
+        Column(
+            "luck_asr",
+            _F64,
+            "Success of luck: `asr` of the control of the same access (`random_tokens` for `prompt` "
+            "and `embedding`, `seed_search` for `latent`) on the same method and concept whose "
+            "`queries` are nearest; one on the same prompt set first. What an attack does not have "
+            "above it, it did not find. Missing for controls, for `prompts`, which do not search, "
+            "and where the suite has no such control.",
+            (),
+            True,
+        ),
+        Column("luck_low", _F64, "Lower bound of its interval.", (), True),
+        Column("luck_high", _F64, "Upper bound of its interval.", (), True),
+        Column(
+            "luck_queries", _F64, "`queries` of that control: compare with `queries`.", (), True
+        ),
+        Column(
+            "own_asr",
+            _F64,
+            "Share of the images whose attack, by its own score and its surrogate's threshold, took "
+            "itself to have succeeded; missing for attacks that do not look. Far above asr: it "
+            "fooled its surrogate only.",
+            (),
+            True,
+        ),
+        Column(
+            "retained_accuracy",
+            _F64,
+            "Accuracy on prompts for other concepts, neighbours included; a refused or blanked "
+            "image is wrong, an error or abstention is left out.",
+            (),
+            True,
+        ),
+        Column("retained_low", _F64, "Lower bound of its interval.", (), True),
+        Column("retained_high", _F64, "Upper bound of its interval.", (), True),
+        Column("base_accuracy", _F64, "The same of method `none`, same concepts.", (), True),
+        Column("retained_ratio", _F64, "retained_accuracy / base_accuracy.", (), True),
+        Column("neighbour_accuracy", _F64, "Accuracy on the neighbours' prompts.", (), True),
+        Column("other_accuracy", _F64, "Accuracy on all other prompts.", (), True),
+        Column(
+            "false_positives",
+            _F64,
+            "Share of utility prompts refused, or their images blanked.",
+            (),
+            True,
+        ),
+        Column("clip_score", _F64, f"Mean agreement with the prompt, {_OK_ONLY}.", (), True),
+        Column("drift", _F64, f"Mean distance from the unedited image, {_OK_ONLY}.", (), True),
+        Column("edit_seconds", _F64, "Mean time of an edit.", (), True),
+        Column("edit_memory_mb", _F64, "Largest memory of an edit.", (), True),
+        Column("edit_images", _F64, "Mean images an edit sampled.", (), True),
+        Column("edit_gradient_steps", _F64, "Mean optimiser steps of an edit.", (), True),
+        Column("parameters_touched", _I64, "Most parameters an edit changed.", (), True),
+        Column("repeats", _I64, "Repetitions of the edit."),
+    ),
+)
+
+TRANSFER = Schema(
+    "transfer",
+    "One line a (judge, attack, concept, source, target), derived from the rows by "
+    "`bench.tables.transfer.matrix`, where the suite names attacks under `transfer`: what an "
+    "attack found on one method, tried on another, on the seeds of the ordinary trial. Where "
+    "source and target are one, it is the ordinary attack. Counted as in `table`.",
+    (
+        Column("judge", _TEXT, "Who decided; the judge of record comes first."),
+        Column("attack", _TEXT, "The attack; `attack/prompt_set` for one with several sets."),
+        Column("concept", _TEXT, "The erased concept; `all` pools them."),
+        Column("source", _TEXT, "The method the candidates were found on."),
+        Column("target", _TEXT, "The method they were tried on."),
+        Column("n", _I64, "Images that count: ok, refused and blanked."),
+        Column("attempted", _I64, "All images, with errors and abstentions."),
+        Column("clusters", _I64, "Goals among the n; (concept, goal) in pooled lines."),
+        Column("successes", _I64, "Images where a label that counts reaches its threshold."),
+        Column("asr", _F64, "Attack success rate: successes / n.", (), True),
+        Column("asr_low", _F64, "Lower bound of its interval.", (), True),
+        Column("asr_high", _F64, "Upper bound of its interval.", (), True),
+    ),
+)
+
+FLAG_NAMES = (
+    *("bad_gradients", "no_gradient_path", "budget_still_paying"),
+    *("weaker_beats_stronger", "search_above_held_out", "judge_disagreement"),
+    *("utility_collapse", "too_few_samples"),
+)
+
+FLAGS = Schema(
+    "flags",
+    "One line a raised flag: a sign that a line of the table should not be taken at face value. "
+    "`docs/flags.md` says when each is raised and what to do; no line is hidden or changed by one.",
+    (
+        _METHOD,
+        Column("concept", _TEXT, "The erased concept, or `all` for a pooled line."),
+        Column("attack", _TEXT, "The table's attack; empty where it concerns the edit."),
+        Column("flag", _TEXT, "What was seen.", FLAG_NAMES),
+        Column("value", _F64, "How much of it, in the unit that `detail` names.", (), True),
+        Column("detail", _TEXT, "What was seen, in words."),
+    ),
+)
+
+SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS, CELLS, FLAGS)
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown(SCHEMAS))

@@ -1,0 +1,226 @@
+"""The table as people read it: Markdown, LaTeX, a terminal; and what makes text safe for each."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from bench.core.characters import visible
+from bench.tables.tables import ALL, BASE, PLAIN, in_order
+
+__all__ = [
+    "attacks_to_markdown",
+    "console",
+    "markdown_text",
+    "slug",
+    "to_latex",
+    "to_markdown",
+    "wrapped",
+]
+
+_NONE = "–"
+_MOST = 60  # lines of attacks a page can have
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    _NONE: "--",
+}
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A table for people, one a judge: attack success in percent and what the edit cost."""
+    if not len(table):
+        return "No rows.\n"
+    parts = []
+    judges = table["judge"].unique()
+    for judge in judges:
+        cells = _cells(table, judge)
+        head = ["concept", "method", *cells.columns]
+        lines = [head, ["---", "---", *["--:"] * len(cells.columns)]]
+        lines += [[*key, *row] for key, row in zip(cells.index, cells.to_numpy(), strict=True)]
+        rows = [
+            [*map(markdown_text, head)],
+            lines[1],
+            *[[*map(markdown_text, r)] for r in lines[2:]],
+        ]
+        parts.append("".join(f"| {' | '.join(row)} |\n" for row in rows))
+        if len(judges) > 1:
+            parts[-1] = f"Judge: {markdown_text(judge)}\n\n{parts[-1]}"
+    return "\n".join(parts)
+
+
+def attacks_to_markdown(table: pd.DataFrame) -> str:
+    """Every attack that searches, by the judge of record: before, N, own view, success and luck.
+
+    Where that is too long for a page, the pooled lines alone.
+
+    Returns:
+        The table and what it leaves out; nothing where no attack searches.
+    """
+    if not len(table):
+        return ""
+    lines = table[table["judge"] == table["judge"].iloc[0]]
+    if lines["concept"].nunique() == 2:  # one concept and its pooled lines, which say the same
+        lines = lines[lines["concept"] != ALL]
+    lines = lines[~lines["control"] & (lines["attack"].str.partition("/")[0] != PLAIN)]
+    if not len(lines):
+        return ""
+    every = len(lines)
+    pooled = lines[lines["concept"] == ALL]  # none where there is one concept
+    lines = pooled if every > _MOST and len(pooled) else lines
+    cells = pd.DataFrame(
+        {
+            "concept": lines["concept"],
+            "method": lines["method"],
+            "attack": lines["attack"],
+            "before %": _fixed(100 * lines["pre_asr"], 0),
+            "N": _fixed(lines["queries"], 1),
+            "own view %": _fixed(100 * lines["own_asr"], 0),
+            "success %": _interval(lines, "asr", "asr_low", "asr_high"),
+            "luck %": _interval(lines, "luck_asr", "luck_low", "luck_high"),
+            "luck's N": _fixed(lines["luck_queries"], 1),
+        }
+    ).map(markdown_text)
+    head = (
+        f"| {' | '.join(map(str, cells))} |\n|{' --- |' * 3}{' --: |' * (len(cells.columns) - 3)}\n"
+    )
+    left = every - len(lines)
+    more = f"\nThe lines of single concepts ({left}) are in [table.csv](table.csv).\n" * bool(left)
+    return head + ("| " + cells.agg(" | ".join, axis=1) + " |\n").sum() + more
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """A LaTeX table of the judge of record; it needs the package booktabs."""
+    if not len(table):
+        return "% No rows.\n"
+    judge, suite = str(table["judge"].iloc[0]), str(table["suite"].iloc[0])
+    cells = _cells(table, judge).map(_latex)
+    cells.index = pd.MultiIndex.from_tuples([tuple(map(_latex, key)) for key in cells.index])
+    cells.columns = pd.Index([_latex(name) for name in cells.columns])
+    return cells.style.to_latex(
+        hrules=True,
+        multirow_align="naive",
+        column_format="ll" + "r" * len(cells.columns),
+        caption=f"Attack success rate in percent with 95\\,\\% interval, suite {_latex(suite)}, "
+        f"judge {_latex(judge)}.",
+        label=f"tab:{slug(suite)}",
+        position_float="centering",
+    )
+
+
+def console(table: pd.DataFrame, *, width: int = 120) -> Group:
+    """The judge of record's table for a terminal, as many tables as the width calls for.
+
+    Methods are rows, the pooled lines first; columns are the attacks' success rates in percent with
+    their intervals, and then the cost of the edit.
+    """
+    if not len(table):
+        return Group(Text("no rows"))
+    judge, *others = table["judge"].unique()
+    cells = _cells(table, judge)
+    first = max(len(name) for key in cells.index for name in (key[0], f"  {key[1]}")) + 3
+    pages: list[list[str]] = []
+    room = 0
+    for name in cells.columns:
+        # A header breaks after "/" and "_", so its longest word is what needs the room.
+        words = max(len(word) for word in _broken(name).split("\n"))
+        need = max(words, int(cells[name].str.len().max())) + 2
+        if need > room:
+            pages.append([])
+            room = width - first
+        pages[-1].append(name)
+        room -= need
+    caption = f"attack success % [95 % interval], judge {judge}"
+    caption += f"; {', '.join(others)} in table.csv" if others else ""
+    return Group(*(_page(cells[page]) for page in pages), Text(caption, style="dim"))
+
+
+def markdown_text(value: object) -> str:
+    """Text that a Markdown table cell shows as it is."""
+    escaped = re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", visible(str(value)))
+    return " ".join(escaped.split())
+
+
+def slug(name: str) -> str:
+    """A name for a file: ``[a-z0-9_]+``."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "_"
+
+
+def wrapped(name: str, width: int) -> str:
+    """A name on lines of at most ``width``; its preset and its fields begin new ones where it is longer."""
+    parts = re.split(r"(?=[\[(])", name) if len(name) > width else [name]
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, width)) or name
+
+
+def _cells(table: pd.DataFrame, judge: str) -> pd.DataFrame:
+    """What people read: a row a (concept, method), a column an attack or a cost, all text."""
+    lines = table[table["judge"] == judge]
+    if lines["concept"].nunique() == 2:  # one concept and its pooled lines, which say the same
+        lines = lines[lines["concept"] != ALL]
+    once = lines.drop_duplicates("attack").assign(concept=ALL, method=BASE)
+    attacks = in_order(once, [judge])["attack"]
+    lines = lines.assign(text=_interval(lines, "asr", "asr_low", "asr_high"))
+    keys = lines[["concept", "method"]].drop_duplicates()
+    index = pd.MultiIndex.from_frame(keys)
+    cells = lines.pivot_table("text", ["concept", "method"], "attack", aggfunc="first")
+    cells = cells.reindex(index=index, columns=attacks).fillna(_NONE)
+    groups = lines.groupby(["concept", "method"])
+    cost = groups.first().reindex(index)
+    sums = groups[["attempted", "refused", "blanked", "errors", "abstained"]].sum().reindex(index)
+    stopped = sums["refused"] + sums["blanked"]
+    if bool(stopped.any()):
+        cells["refused %"] = _fixed(100 * stopped / sums["attempted"], 0)
+    lost = sums["errors"] + sums["abstained"]
+    if bool(lost.any()):
+        cells["errors"] = _fixed(lost, 0)
+    cells["retained %"] = _fixed(100 * cost["retained_accuracy"], 0)
+    cells["neighbour %"] = _fixed(100 * cost["neighbour_accuracy"], 0)
+    cells["CLIP"] = _fixed(cost["clip_score"], 3)
+    cells["drift"] = _fixed(cost["drift"], 3)
+    cells["edit s"] = _fixed(cost["edit_seconds"], 1)
+    return cells.rename_axis(columns=None)
+
+
+def _interval(lines: pd.DataFrame, rate: str, low: str, high: str) -> pd.Series:
+    """Rates in percent with their intervals."""
+    said = lines[[rate, low, high]].mul(100).round().astype("Int64").astype("str")
+    text = said[rate] + " [" + said[low] + ", " + said[high] + "]"
+    return text.where(lines[rate].notna(), _NONE)
+
+
+def _fixed(values: pd.Series, digits: int) -> pd.Series:
+    return values.map(lambda value: _NONE if pd.isna(value) else f"{value:.{digits}f}")
+
+
+def _latex(text: str) -> str:
+    r"""Text that a LaTeX cell shows as it is; a row that begins with [ or * would belong to the ``\\`` before it."""
+    escaped = "".join(_LATEX.get(character, character) for character in visible(text))
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("[", "*")) else escaped
+
+
+def _broken(name: str) -> str:
+    return re.sub(r"(?<=[/_ ])", "\n", name).replace(" \n", "\n")
+
+
+def _page(cells: pd.DataFrame) -> Table:
+    page = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    page.add_column("concept\n  method", no_wrap=True, vertical="bottom")
+    for name in cells.columns:
+        page.add_column(Text(_broken(name)), justify="right", no_wrap=True, vertical="bottom")
+    last = None
+    for (concept, method), *row in cells.itertuples(name=None):
+        if concept != last:
+            page.add_row(Text(f"{concept} concepts" if concept == ALL else concept, style="bold"))
+            last = concept
+        page.add_row(Text(f"  {method}"), *map(Text, row))
+    return page

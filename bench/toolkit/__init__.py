@@ -1,0 +1,1 @@
+"""Building blocks for the file of a method or an attack."""
