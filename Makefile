@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONHOME
 help:
 	@echo "make bench       run the default suite, print its table, write results/local/mini-quick"
 	@echo "make test        run the tests"
-	@echo "make lint        ruff check and ruff format --check"
+	@echo "make lint        ruff check, ruff format --check, and the rooms of pyproject.toml"
 	@echo "make types       mypy"
 	@echo "make perf        run the benchmarks of tests/perf"
 	@echo "make fuzz        try mutated input of every kind (docs/reliability.md); it takes hours"
@@ -32,6 +32,7 @@ test: $(TEST)
 lint: $(TEST)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(TEST)
 	$(BIN)/python -m mypy $(ARGS)

@@ -1,7 +1,7 @@
 """How large a number of a spec can be: ranges by what is counted, wide enough for any published preset.
 
 A number without a bound is a typing slip that takes years, or memory that no machine has. So every
-numeric field of a spec has one of these, or says its own; ``tests/bench/test_bounds.py`` holds each
+numeric field of a spec has one of these, or says its own; ``tests/bench/core/test_bounds.py`` holds each
 registered spec to it. A bound is validation only: it is in no digest.
 """
 

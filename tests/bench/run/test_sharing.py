@@ -23,7 +23,7 @@ from bench.run.runner import run_plan
 from bench.run.stages import Workspace, compute
 from bench.run.store import Store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIELDS: dict[str, Any] = {
     "name": "tiny",
     "concepts": ["star"],

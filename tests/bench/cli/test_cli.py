@@ -36,7 +36,7 @@ from bench.tables.schema import TABLE
 from methods.checkpoint import Checkpoint
 from tests.fuzz.bases import linked_base
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = """\
 name: tiny
 concepts: [star]

@@ -13,8 +13,8 @@ from bench.tables.luck import LUCK
 from bench.tables.schema import EDITS, TRIALS, UTILITY
 from bench.tables.stats import proportion
 from bench.tables.text import attacks_to_markdown
-from tests.bench.test_flags import results
-from tests.bench.test_report import NASTY, frame, line, table_of
+from tests.bench.report.test_report import NASTY, frame, line, table_of
+from tests.bench.tables.test_flags import results
 
 FEW: dict[str, Any] = {"attack": "random_tokens(tries=4)", "control": True, "queries": 4}
 MANY: dict[str, Any] = {"attack": "random_tokens(tries=16)", "control": True, "queries": 16}

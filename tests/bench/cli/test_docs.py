@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from bench.interfaces import Attack, registry
-from tests.bench.test_report import ROOT
+from tests.bench.report.test_report import ROOT
 
 PAGE = (ROOT / "docs" / "attacks.md").read_text()
 PARTS = sorted(p.name for p in (ROOT / "bench").glob("[!_]*.py"))

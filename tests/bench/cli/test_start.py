@@ -14,7 +14,7 @@ import torch
 from bench.core import lazy
 from bench.core.lazy import no_grad
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LISTS = ("methods", "attacks", "judges", "metrics", "suites", "concepts", "store")
 LIBRARIES = frozenset(
     {

@@ -35,7 +35,7 @@ from bench.tables.tables import summarise
 from methods.few_shot import FewShot
 from methods.uce import UCE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIELDS: dict[str, Any] = {
     "name": "tiny",
     "concepts": ["star"],

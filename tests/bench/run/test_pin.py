@@ -12,14 +12,14 @@ import pytest
 
 from bench.config.suite import load_suite
 from bench.model.pipeline.inspect import inspect_base
-from bench.tables.spreadsheet import as_csv
 from bench.run.plan import make_plan
 from bench.tables.flags import flag
 from bench.tables.schema import EDITS, TRIALS, UTILITY, conform
+from bench.tables.spreadsheet import as_csv
 from bench.tables.tables import summarise
 from bench.tables.text import to_latex, to_markdown
 
-PINNED = Path(__file__).parents[2] / "results" / "mini-quick"
+PINNED = Path(__file__).parents[3] / "results" / "mini-quick"
 
 
 def test_every_cell_of_the_committed_results_has_the_digest_it_had() -> None:

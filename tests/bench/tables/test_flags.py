@@ -14,7 +14,15 @@ from bench.interfaces import Trace
 from bench.tables import flags as module
 from bench.tables.flags import console_flags, flag, flags_to_markdown
 from bench.tables.schema import EDITS, FLAG_NAMES, FLAGS, TABLE, TRIALS, check, conform
-from tests.bench.test_report import NASTY, ROOT, edit_row, frame, table_of, trial, utility_row
+from tests.bench.report.test_report import (
+    NASTY,
+    ROOT,
+    edit_row,
+    frame,
+    table_of,
+    trial,
+    utility_row,
+)
 
 
 def results(
