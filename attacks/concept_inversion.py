@@ -233,7 +233,7 @@ class ConceptInversion(Attack):
                 draws=self.draws,
                 guidance_scale=scale,
                 span=self.span,
-                sampled_at=target.sampler.times(model.backbone.scheduler_config),
+                sampled_at=target.sampler.times(model.schedule.config),
                 wanted=wanted,
                 progress=target.progress,
                 what=f"{self.name}: {concept.text}",
@@ -292,15 +292,11 @@ class ConceptInversion(Attack):
 
 def _those_that_fit(model: TextToImage, concept: Concept, vectors: int) -> tuple[str, ...]:
     """The many generic texts that a model's positions have room for with so many embeddings."""
-    backbone = model.backbone
-    room = backbone.length - 2 - vectors
+    room = model.length - 2 - vectors
 
     def fits(text: str) -> bool:
         parts = text.split("{}")
-        return (
-            sum(len(backbone.tokenizer(p, add_special_tokens=False)["input_ids"]) for p in parts)
-            <= room
-        )
+        return sum(len(model.words.ids(part)) for part in parts) <= room
 
     return tuple(text for text in many_templates(concept) if fits(text))
 

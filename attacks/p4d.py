@@ -171,8 +171,8 @@ class P4D(Attack):
     def _tokens(self, model: TextToImage, goal: Goal) -> int:
         if self.tokens is not None:
             return self.tokens
-        own = len(model.backbone.tokenizer(goal.prompt, add_special_tokens=False)["input_ids"])
-        room = model.backbone.length - 2
+        own = len(model.words.ids(goal.prompt))
+        room = model.length - 2
         return 1 + min(own // self.every, (room - 1) // (self.every + 1))
 
     def trajectory(self, looks: Looks, tokens: int) -> Iterator[tuple[list[int], Tensor]]:
@@ -200,7 +200,7 @@ class P4D(Attack):
         adam = RowAdam(self.lr, self.decay, self.optimiser)
         active = list(range(len(goals)))
         done = looks.look(active, model.tokenize(prompts).tolist())
-        total = int(model.backbone.scheduler_config["num_train_timesteps"])
+        total = model.schedule.steps
         schedule = Schedule(self.steps, self.iterations, self.order, self.span)
         taken = 0
         for times in schedule.blocks(total, rng):

@@ -67,11 +67,4 @@ class RandomTokens(Attack):
 
 def _vocabulary(target: Target) -> list[str]:
     """Whole words of the model's tokenizer: they survive decoding and tokenising again."""
-    tokenizer = target.model.backbone.tokenizer
-    special = set(tokenizer.all_special_tokens)
-    whole = (
-        w.removesuffix("</w>")
-        for w in sorted(tokenizer.get_vocab())
-        if w.endswith("</w>") and w not in special
-    )
-    return [w for w in whole if w.isascii() and w.isalnum()]
+    return [w for w in target.model.words.whole if w.isascii() and w.isalnum()]

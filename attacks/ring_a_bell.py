@@ -191,8 +191,8 @@ class RingABell(Attack):
 
     @no_grad
     def _search(self, target: Target, goals: list[Goal], rng: Rng) -> list[list[tuple[int, ...]]]:
-        model, device = target.model, target.model.backbone.device
-        genes = min(self.tokens, model.backbone.length - 2)
+        model, device = target.model, target.model.device
+        genes = min(self.tokens, model.length - 2)
         words = allowed_tokens(model, self.vocabulary).nonzero()[:, 0]
         frame_L = place(model, [""], genes, "replace")
         wanted_BLD = self._wanted(model, goals)
@@ -263,7 +263,7 @@ def encoder_digest(model: TextToImage) -> str:
         ).hexdigest()
         for name, value in sorted(values.items())
     }
-    about = {"base": model.backbone.digest, "dtype": str(model.backbone.dtype)}
+    about = {"base": model.base_digest, "dtype": str(model.dtype)}
     return digest_of({**about, "text_encoder": sums})
 
 

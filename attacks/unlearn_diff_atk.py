@@ -168,7 +168,7 @@ class UnlearnDiffAtk(Attack):
         others = [rng.generator(goal.id, "looks") for goal in goals]
         active = list(range(len(goals)))
         done = looks.look(active, model.tokenize(prompts).tolist())
-        total = int(model.backbone.scheduler_config["num_train_timesteps"])
+        total = model.schedule.steps
         n = self.draws
         schedule = Schedule(self.steps * n, self.iterations * n, self.order, self.span)
         taken = 0

@@ -151,7 +151,7 @@ class ConceptPrune(Erasure):
         """
         if not concepts:
             raise ValueError("concept_prune: expected at least one concept to erase, got none")
-        names = [n for n in model.backbone.parameters if self.touches(n)]
+        names = [n for n in model.base_values if self.touches(n)]
         if not names:
             raise ValueError(
                 f"concept_prune: expected a UNet with layers named *{_LAYER}, got none; it suits "
@@ -223,7 +223,7 @@ def _watch(
     watched: int,
 ) -> Tensor:
     """Runs the first steps; float32 [watched, C of all layers together] of this chunk."""
-    unet, device, dtype = model.backbone.unet, model.backbone.device, model.backbone.dtype
+    device, dtype = model.device, model.dtype
     step_squares: dict[str, Tensor] = {}
 
     def watch(name: str) -> Any:
@@ -235,7 +235,7 @@ def _watch(
 
         return hook
 
-    scheduler = sampler.scheduler(model.backbone.scheduler_config, device)
+    scheduler = sampler.scheduler(model.schedule.config, device)
     contexts = model.guidance.contexts(model, model.encode(prompts).to(device, dtype))
     latents = model.noise(seeds, sampler).to(device) * scheduler.init_noise_sigma
     rows: list[Tensor] = []
@@ -244,7 +244,7 @@ def _watch(
         # Compiled networks do not ask for hooks that came later.
         hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for name in names:
-            layer = unet.get_submodule(name.removeprefix("unet.").removesuffix(".weight"))
+            layer = model.layer(name.removesuffix(".weight"))
             hooks.callback(layer.register_forward_pre_hook(watch(name)).remove)
         for step, t in enumerate(scheduler.timesteps[:watched]):
             scaled = scheduler.scale_model_input(latents, t).to(dtype)

@@ -124,7 +124,7 @@ def distil(
     Returns:
         Values by name, for ``with_weights``.
     """
-    device, dtype = model.backbone.device, model.backbone.dtype
+    device, dtype = model.device, model.dtype
     phrases = phrases_PLD.detach().to(device, dtype)
     turns = in_turn(len(phrases), optimiser.steps * batch_size, rng.generator("phrases"))
     turns = turns.view(optimiser.steps, batch_size).to(device)
@@ -231,7 +231,7 @@ class ESD(Erasure):
 
         values = distil(
             model,
-            [n for n in model.backbone.parameters if self.touches(n)],
+            [n for n in model.base_values if self.touches(n)],
             phrases,
             target_of,
             sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),

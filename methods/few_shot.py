@@ -31,7 +31,7 @@ from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import Optimiser, noised, timesteps, tune
+from bench.toolkit.tuning import Optimiser, timesteps, tune
 from bench.toolkit.wording import mentions
 from methods.esd import in_turn
 
@@ -92,7 +92,7 @@ class FewShot(Erasure):
 
     def trained(self, model: TextToImage) -> list[str]:
         """The parameters that are trained in a model: those that :meth:`touches`, of the attentions the last."""
-        found = [(n, m) for n in model.backbone.parameters if (m := _LAYER.match(n))]
+        found = [(n, m) for n in model.base_values if (m := _LAYER.match(n))]
         last = max(int(m[1]) for _, m in found)
         return [n for n, m in found if m[2] != "self_attn" or int(m[1]) == last]
 
@@ -155,9 +155,10 @@ class FewShot(Erasure):
         prompts: Sequence[str],
     ) -> Tensor:
         """The loss that is minimised: minus the denoising loss, a scalar."""
-        noisy = noised(live, latents_BChw, noise_BChw, t_B)
-        eps = live.denoise(noisy, t_B, live.encode(prompts))
-        return -F.mse_loss(eps.float(), noise_BChw.float())
+        noisy = live.schedule.add_noise(latents_BChw, noise_BChw, t_B)
+        predicted = live.denoise(noisy, t_B, live.encode(prompts))
+        target = live.schedule.target(latents_BChw, noise_BChw, t_B)
+        return -F.mse_loss(predicted.float(), target.float())
 
     def _latents(self, model: TextToImage, prompts: Sequence[str], rng: Rng) -> Tensor:
         """Latents [images, C, h, w] of images of a concept, some of them flipped, once and for all."""

@@ -215,7 +215,7 @@ class OutputFilter(Erasure):
         """
         if not concepts:
             raise ValueError("output_filter: expected at least one concept to erase, got none")
-        self.check_base(model.backbone.folder)
+        self.check_base(model.folder)
         if self.checker == "safety_checker":
             return model.with_filters(self._safety_checker(model))
         filled = tuple(concept.text for concept in concepts)
@@ -265,7 +265,7 @@ class OutputFilter(Erasure):
         return scores
 
     def _safety_checker(self, model: TextToImage) -> SafetyChecker:
-        base = model.backbone.folder
+        base = model.folder
         if not self.source and base is None:
             raise FileNotFoundError(
                 "output_filter: expected the safety checker's folder, got none and a base without "

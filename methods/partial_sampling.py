@@ -43,20 +43,13 @@ class PartialSampler:
         """The grid, int64 [S] on the CPU: what the model is told at steps 0, 1, ..., S - 1.
 
         Raises:
-            ValueError: the schedule has fewer timesteps than S, or the model predicts no noise.
+            ValueError: the schedule has fewer timesteps than S.
         """
-        config = model.backbone.scheduler_config
-        total = int(config["num_train_timesteps"])
+        total = model.schedule.steps
         most = total if self.spacing == "trailing" else total - 1  # leading has an offset of 1
         if self.steps > most:
             raise ValueError(
                 f"expected at most {most} sampling steps on the model's {total} timesteps, got {self.steps}"
-            )
-        predicts = config.get("prediction_type", "epsilon")
-        if predicts != "epsilon":
-            raise ValueError(
-                f"expected a model that predicts noise (epsilon), got {predicts!r}; this method's "
-                "equations are written for noise predictions"
             )
         if self.spacing == "leading":
             return torch.arange(self.steps - 1, -1, -1) * (total // self.steps) + 1
@@ -78,11 +71,9 @@ class PartialSampler:
             float32 latents x_t [B, C, h, w] and their t, int64 [B], both on the model's device: t is
             what the model would be told next.
         """
-        from diffusers import DDPMScheduler
-
-        device, dtype = model.backbone.device, model.backbone.dtype
+        device, dtype = model.device, model.dtype
         grid = self.timesteps(model)
-        alphas = DDPMScheduler.from_config(model.backbone.scheduler_config).alphas_cumprod[grid]
+        alphas = model.schedule.alphas(grid)
         signal, noise = alphas.sqrt().tolist(), (1 - alphas).sqrt().tolist()
         # Longest first, so that the rows still under way are always the leading ones.
         order = stops_B.argsort(descending=True, stable=True)
@@ -92,7 +83,7 @@ class PartialSampler:
         for k in range(int(stops_B.max())):
             rows = int((stops_B > k).sum())
             going = x[:rows]
-            eps, memory = model.guide(
+            predicted, memory = model.guide(
                 going.to(dtype),
                 int(grid[k]),
                 contexts[:, :rows],
@@ -100,7 +91,8 @@ class PartialSampler:
                 k,
                 memory if memory is None else memory[:rows],
             )
-            eps = eps.float()
+            t_B = grid[k].expand(rows).to(device)
+            eps = model.schedule.to_noise(predicted.float(), going, t_B)
             clean = (going - noise[k] * eps) / signal[k]
             x = torch.cat([signal[k + 1] * clean + noise[k + 1] * eps, x[rows:]])
         return x[back.to(device)], grid[stops_B].to(device)

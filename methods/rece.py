@@ -146,7 +146,7 @@ class RECE(Erasure):
             guide = model.encode([self.guide])[0]
             keep = model.encode(["", *but_for(concepts, self.preserve)]).flatten(0, 1)
         times = len(concepts) if self.counted == "per-concept" else 1
-        names = [n for n in model.backbone.parameters if self.touches(n)]
+        names = [n for n in model.base_values if self.touches(n)]
         original = [model.parameter(n) for n in names]
         for epoch in range(self.epochs):
             with model_time():

@@ -292,7 +292,7 @@ class Stereo(Erasure):
         return model.with_weights(values)
 
     def _names(self, model: TextToImage) -> list[str]:
-        return [n for n in model.backbone.parameters if self.touches(n)]
+        return [n for n in model.base_values if self.touches(n)]
 
     def _optimiser(self, lr: float) -> Optimiser:
         return Optimiser(self.iterations, lr, "adamw", weight_decay=1e-2)  # PyTorch's default

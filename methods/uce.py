@@ -197,7 +197,7 @@ class UCE(Erasure):
             keep = self._kept(model, preserve)
         prompts = len(self.always) + len(preserve)
         s_p = max(0.1, 1 / max(prompts, 1)) if self.preserve_scale is None else self.preserve_scale
-        names = [n for n in model.backbone.parameters if self.touches(n)]
+        names = [n for n in model.base_values if self.touches(n)]
         edited = {}
         for done, name in enumerate(names):
             with model_time():

@@ -219,17 +219,16 @@ def diverse_inversion(
             go through; plain classifier-free guidance at 1 is the text alone.
         progress: Told of both parts.
     """
-    backbone = model.backbone
     latents = torch.cat([model.to_latents(chunk) for chunk in images_N3HW.split(64)]).float()
     reference = name_embedding(model, concept.text)
     norm = float(reference.norm())
-    intervals = bins(how).to(backbone.device)
+    intervals = bins(how).to(model.device)
     texts = [slots(model, template, how.vectors) for template in how.templates]
     noise = [
         torch.randn(how.vectors, len(reference), generator=rng.generator("start", row))
         for row in range(how.rows)
     ]
-    start = torch.stack(noise).to(backbone.device)
+    start = torch.stack(noise).to(model.device)
     start = start / start.norm(dim=2, keepdim=True) * norm
     repeated = intervals.repeat_interleave(how.vectors, 0)
 
@@ -251,7 +250,7 @@ def diverse_inversion(
         project=project if how.constrained else None,
         guidance_scale=guidance_scale,
         span=how.span,
-        sampled_at=sampler.times(backbone.scheduler_config),
+        sampled_at=sampler.times(model.schedule.config),
         progress=progress,
         what="diverse inversion",
     )
@@ -274,7 +273,7 @@ def diverse_inversion(
         rates_R=rates,
         induces=how.induces,
         about={
-            "base": model.backbone.digest,
+            "base": model.base_digest,
             "model": model.digest,
             "concept": concept.text,
             "streams": [str(part) for part in rng.key],
@@ -326,7 +325,7 @@ def induced(
 ) -> Tensor:
     """Bool [R, seeds]: the image of the row and the seed shows the concept; seeds go round among the texts."""
     rows = len(vectors_RVE)
-    device = model.backbone.device
+    device = model.device
     vectors = vectors_RVE.to(device)
     states_TRLD = torch.stack(
         [

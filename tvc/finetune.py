@@ -15,7 +15,7 @@ from bench.core.lazy import torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import Optimiser, noised, timesteps, tune
+from bench.toolkit.tuning import Optimiser, timesteps, tune
 from tvc.task_vector import TaskVector
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def concept_images(
     images = (
         model.sample([concept.text] * n, seeds, sampler, progress=progress).all_finite().images_B3HW
     )
-    scores = checker.scores(images.to(model.backbone.device), concept).amax(1)
+    scores = checker.scores(images.to(model.device), concept).amax(1)
     share = float((scores >= checker.threshold).float().mean())
     if share < _DRAWN:
         raise ValueError(
@@ -108,7 +108,7 @@ def fine_tune(
         rng: Source of timesteps, noise and order.
         progress: Told after each step.
     """
-    names = [n for n in model.backbone.parameters if n.startswith("unet.")]
+    names = [n for n in model.base_values if n.startswith("unet.")]
     if how.flip:  # of the images: the latents of a mirrored image are not its mirrored latents
         images_N3HW = torch.cat([images_N3HW, images_N3HW.flip(-1)])
     latents = torch.cat([model.to_latents(chunk) for chunk in images_N3HW.split(64)]).float()
@@ -121,10 +121,9 @@ def fine_tune(
         clean = latents[rows.to(latents.device)]
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         t = timesteps(live, how.batch_size, generator)
-        eps = live.denoise(
-            noised(live, clean, noise, t).to(states), t, states.expand(how.batch_size, -1, -1)
-        )
-        return (eps.float() - noise).square().mean()
+        noisy = live.schedule.add_noise(clean, noise, t).to(states)
+        predicted = live.denoise(noisy, t, states.expand(how.batch_size, -1, -1))
+        return (predicted.float() - live.schedule.target(clean, noise, t)).square().mean()
 
     optimiser = Optimiser(
         steps=how.steps,

@@ -214,7 +214,7 @@ class TaskVectorErasure(Erasure):
         """
         if not concepts:
             raise ValueError("task_vector: expected at least one concept to erase")
-        self.check_base(model.backbone.folder)
+        self.check_base(model.folder)
         if self.subset != "search":
             named_subset(model, self.subset)  # an unknown name is told before the work, not after
         for concept in concepts:

@@ -172,7 +172,7 @@ def prompt_set(model: TextToImage, concept: Concept) -> InversionSet:
         bins_R2=torch.tensor([[-1.0, 1.0]]),
         rates_R=one,
         induces=0.5,
-        about={"concept": concept.text, "base": model.backbone.digest, "set": "prompt"},
+        about={"concept": concept.text, "base": model.base_digest, "set": "prompt"},
     )
 
 
@@ -304,7 +304,7 @@ def _neighbours(
     names = concept.neighbours or ("",)
     prompts = [prompt for name in names for prompt in in_contexts(name, contexts, len(seeds))]
     images = model.sample(prompts, [*seeds] * len(names), sampler).all_finite().images_B3HW
-    return checker.scores(images.to(model.backbone.device), concept).amax(1).cpu()
+    return checker.scores(images.to(model.device), concept).amax(1).cpu()
 
 
 def _stricter(
@@ -320,7 +320,7 @@ def _stricter(
     seeds = [rng.seed("own", k) for k in range(2 * how.samples)]
     prompts = in_contexts(concept.text, contexts, len(seeds))
     images = base.sample(prompts, seeds, sampler).all_finite().images_B3HW
-    scores = checker.scores(images.to(base.backbone.device), concept).amax(1)
+    scores = checker.scores(images.to(base.device), concept).amax(1)
     reached = scores.double().quantile(1 - how.sensitivity).clamp(max=1 - 1e-6)
     own = torch.tensor(checker.threshold, dtype=torch.float64)
     middle = float(torch.sigmoid((torch.logit(own) + torch.logit(reached)) / 2))

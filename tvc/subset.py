@@ -60,7 +60,7 @@ def named_subset(model: TextToImage, subset: str) -> Callable[[str], bool]:
     Raises:
         ValueError: unknown, or empty in this model.
     """
-    names: Sequence[str] = [n for n in model.backbone.parameters if n.startswith("unet.")]
+    names: Sequence[str] = [n for n in model.base_values if n.startswith("unet.")]
     known = subset_names(names)
     if subset not in known:
         near = difflib.get_close_matches(subset, known, n=1)
@@ -118,7 +118,7 @@ class Retained:
         reader: Judge | None = None,
     ) -> None:
         self._concept, self._sampler, self._checker = concept, sampler, checker
-        self._contexts, self._reader, self._device = contexts, reader, base.backbone.device
+        self._contexts, self._reader, self._device = contexts, reader, base.device
         self._seeds = [rng.seed("retained", k) for k in range(samples)]
         self._drawn = self._shows(base)
         if not bool(self._drawn.any()):

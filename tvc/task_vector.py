@@ -58,7 +58,7 @@ class TaskVector:
         Raises:
             ValueError: a name or a shape is not the base's, or a value is not finite.
         """
-        known = model.backbone.parameters
+        known = model.base_values
         deltas = {}
         for name, value in tuned.items():
             if name not in known or known[name].shape != value.shape:
@@ -69,7 +69,7 @@ class TaskVector:
                 )
             # In float64: the base plus the difference is then the fine-tuned value again.
             deltas[name] = (value.cpu().double() - known[name].cpu().double()).float()
-        return cls(model.backbone.digest, deltas)
+        return cls(model.base_digest, deltas)
 
     def __mul__(self, factor: float) -> TaskVector:
         return TaskVector(self.base, {n: d * factor for n, d in self.deltas.items()})
@@ -119,9 +119,9 @@ class TaskVector:
         Raises:
             ValueError: the vector belongs to another base, or the result is not finite.
         """
-        if model.backbone.digest != self.base:
+        if model.base_digest != self.base:
             raise ValueError(
-                f"a task vector of base {self.base[:12]}, but this base is {model.backbone.digest[:12]}; "
+                f"a task vector of base {self.base[:12]}, but this base is {model.base_digest[:12]}; "
                 "load the base it was made from"
             )
         edited = {}

@@ -8,7 +8,6 @@ inversion. No attack reads the edit from it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ from bench.core.lazy import no_grad, torch
 from bench.interfaces import Concept, Target
 from bench.model.guidance import ClassifierFree
 from bench.model.sampler import Sampler
+from bench.model.schedule import Schedule
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -120,14 +120,11 @@ def guidance_scale(target: Target, given: float | None) -> float:
 
 def step_of(target: Target, t: int) -> int:
     """The sampling step nearest to timestep ``t``: a guidance may warm up by steps, not timesteps."""
-    config = target.model.backbone.scheduler_config
-    # Not by canonical_json: some schedulers have an infinity.
-    key = json.dumps(dict(config), sort_keys=True)
-    times = torch.tensor(_times(target.sampler, key), dtype=torch.float64)
+    times = torch.tensor(_times(target.sampler, target.model.schedule), dtype=torch.float64)
     return int((times - t).abs().argmin())
 
 
 @lru_cache(maxsize=8)
-def _times(sampler: Sampler, config: str) -> tuple[float, ...]:
+def _times(sampler: Sampler, schedule: Schedule) -> tuple[float, ...]:
     """The sampler's timesteps; kept, because an attack asks at every step of its gradient."""
-    return tuple(sampler.times(json.loads(config)))
+    return tuple(sampler.times(schedule.config))

@@ -23,7 +23,6 @@ from bench.interfaces import Candidate, Goal, Rng, Target, Trace
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import Span, gradient_faults, states_with
-from bench.toolkit.tuning import noised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +46,7 @@ class Scene:
         latents_BChw: Clean latents of the target images.
         noise_BChw: What is added to them.
         t: The timestep.
-        wanted_BChw: What the edited model should predict; ``None``: the noise.
+        wanted_BChw: What the edited model should predict; ``None``: the target of its training.
     """
 
     latents_BChw: Tensor
@@ -57,9 +56,18 @@ class Scene:
 
     def noisy(self, model: TextToImage, rows: slice) -> Tensor:
         """Some of the noisy latents, in the model's precision."""
+        return model.schedule.add_noise(*self._drawn(rows)).to(model.dtype)
+
+    def wanted(self, model: TextToImage, rows: slice) -> Tensor:
+        """What the model should predict for some of the rows, float32 or wider."""
+        if self.wanted_BChw is not None:
+            return self.wanted_BChw[rows].float()
+        return model.schedule.target(*self._drawn(rows))
+
+    def _drawn(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         clean, noise = self.latents_BChw[rows], self.noise_BChw[rows]
         t_B = torch.full((len(clean),), self.t, dtype=torch.long, device=clean.device)
-        return noised(model, clean, noise, t_B).to(model.backbone.dtype)
+        return clean, noise, t_B
 
 
 def predict(
@@ -101,13 +109,12 @@ def token_gradient(
     """
     model = target.model
     step = 0 if isinstance(model.guidance, ClassifierFree) else step_of(target, scene.t)
-    wanted = scene.noise_BChw if scene.wanted_BChw is None else scene.wanted_BChw
 
     def chunk(rows: slice) -> Tensor:
         vectors = vectors_BKE[rows].detach().float().requires_grad_()
         states = states_with(model, sites.ids_BL[rows], sites.places_BK[rows], vectors)
         eps = predict(model, scene.noisy(model, rows), scene.t, states, scale, step)
-        losses = (eps.float() - wanted[rows].float()).square().mean((1, 2, 3))
+        losses = (eps.float() - scene.wanted(model, rows)).square().mean((1, 2, 3))
         (grad,) = torch.autograd.grad(losses.sum(), vectors)
         return torch.cat([losses.detach()[:, None], grad.flatten(1)], 1)
 

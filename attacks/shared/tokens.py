@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench.core.lazy import torch
 from bench.interfaces.minors import about_minors, refuse_minors
 from bench.model.text_to_image import TextToImage
+from bench.model.words import Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,8 +125,7 @@ def nearest_tokens(vectors_BKE: Tensor, table_VE: Tensor, allowed_V: Tensor) -> 
 
 def table(model: TextToImage) -> Tensor:
     """The edited model's input embeddings, float32 [V, E]."""
-    size = int(model.backbone.text_encoder.get_input_embeddings().weight.shape[0])
-    return model.embed(torch.arange(size, device=model.backbone.device)[None])[0].float()
+    return model.embed(torch.arange(model.vocabulary, device=model.device)[None])[0].float()
 
 
 # -- prompts ---------------------------------------------------------------------------------------
@@ -144,25 +144,26 @@ def place(
     Raises:
         ValueError: the model has not so many positions.
     """
-    backbone, room = model.backbone, model.backbone.length - 2 - tokens
+    length = model.length
+    room = length - 2 - tokens
     if room < 0 or tokens < 1:
         raise ValueError(
-            f"expected 1 to {backbone.length - 2} adversarial tokens (the model has {backbone.length} positions, "
+            f"expected 1 to {length - 2} adversarial tokens (the model has {length} positions, "
             f"two of them special), got {tokens}"
         )
-    words, start = backbone.tokenizer, backbone.tokenizer.bos_token_id
+    words = model.words
     rows, places = [], []
     for prompt in prompts:
-        own = [] if where == "replace" else _ids(words, prompt)[:room]
+        own = [] if where == "replace" else words.ids(prompt)[:room]
         sites = _positions(len(own), tokens, where, every)
         rest, taken = iter(own), set(sites)
         body = [0 if i in taken else next(rest) for i in range(len(own) + tokens)]
-        ids = [start, *body, words.eos_token_id]
-        rows.append(ids + [words.pad_token_id] * (backbone.length - len(ids)))
+        ids = [words.start, *body, words.end]
+        rows.append(ids + [words.pad] * (length - len(ids)))
         places.append([1 + i for i in sites])
-    device = backbone.device
+    device = model.device
     return Sites(
-        torch.tensor(rows, dtype=torch.long, device=device).view(len(rows), backbone.length),
+        torch.tensor(rows, dtype=torch.long, device=device).view(len(rows), length),
         torch.tensor(places, dtype=torch.long, device=device).view(len(rows), tokens),
     )
 
@@ -194,20 +195,19 @@ def read_prompt(model: TextToImage, ids: Sequence[int]) -> Read:
         model: Its tokenizer is used.
         ids: With or without special tokens.
     """
-    words = model.backbone.tokenizer
-    special = set(words.all_special_ids)
-    wanted = tuple(i for i in ids if i not in special)
+    words = model.words
+    wanted = tuple(i for i in ids if i not in words.special)
     now = wanted
-    room = model.backbone.length - 2
+    room = model.length - 2
     for _ in range(_SETTLES):
-        text = words.decode(list(now), skip_special_tokens=True).strip()
-        back = tuple(_ids(words, text)[:room])
+        text = words.text(now)
+        back = tuple(words.ids(text)[:room])
         if back == now:
             return Read(text, now, now == wanted)
         now = back
     # It does not settle: what is left is dropped to words that do.
     sure = [i for i in now if bool(allowed_tokens(model, "words")[i])]
-    return Read(words.decode(sure).strip(), tuple(sure), False)
+    return Read(words.text(sure), tuple(sure), False)
 
 
 def allowed_tokens(model: TextToImage, vocabulary: Vocabulary) -> Tensor:
@@ -220,39 +220,18 @@ def allowed_tokens(model: TextToImage, vocabulary: Vocabulary) -> Tensor:
         vocabulary: ``all``; or ``words``: whole words that alone survive decoding and tokenising,
             so that a prompt of them does too.
     """
-    size = int(model.backbone.text_encoder.get_input_embeddings().weight.shape[0])
-    return _allowed(model.backbone.digest, _Words(model.backbone.tokenizer), size, vocabulary)
-
-
-class _Words:
-    """A tokenizer, equal to any other: the digest beside it says which one it is."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Words)
-
-    def __hash__(self) -> int:
-        return 0
+    return _allowed(model.words, model.vocabulary, vocabulary)
 
 
 @lru_cache(maxsize=8)
-def _allowed(digest: str, words: _Words, size: int, vocabulary: Vocabulary) -> Tensor:
-    tokenizer = words.tokenizer
-    special, known = set(tokenizer.all_special_ids), len(tokenizer)
+def _allowed(words: Words, size: int, vocabulary: Vocabulary) -> Tensor:
     allowed = torch.zeros(size, dtype=torch.bool)
-    for i in range(min(size, known)):
-        if i in special:
+    for i in range(min(size, len(words))):
+        if i in words.special:
             continue
-        text = tokenizer.decode([i])
+        text = words.text([i])
         if about_minors(text):
             continue
-        whole = text.strip().isascii() and text.strip().isalpha()
-        allowed[i] = vocabulary == "all" or (whole and _ids(tokenizer, text) == [i])
+        whole = text.isascii() and text.isalpha()
+        allowed[i] = vocabulary == "all" or (whole and words.ids(text) == [i])
     return allowed
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids

@@ -20,6 +20,8 @@ from transformers.utils import logging as transformers_logging
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.model.on_cpu import suit_cpu
 from bench.model.pipeline.inspect import BaseFiles, inspect_base
+from bench.model.schedule import Schedule
+from bench.model.words import Words
 
 __all__ = ["Backbone", "load_backbone", "load_inspected"]
 
@@ -96,6 +98,16 @@ class Backbone:
     def compiled(self) -> bool:
         """Whether :meth:`compile_networks` was asked for."""
         return self.unet._compiled_call_impl is not None
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The noise schedule, and what the UNet predicts."""
+        return Schedule.of(self.scheduler_config)
+
+    @cached_property
+    def words(self) -> Words:
+        """The tokenizer, as plug-ins use it."""
+        return Words(self.tokenizer)
 
     @property
     def length(self) -> int:

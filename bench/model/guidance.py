@@ -23,9 +23,16 @@ __all__ = ["ClassifierFree", "Guidance", "NegativePrompt", "combine_as_sampled",
 
 
 class Guidance(Spec, ABC):
-    """Combines K branches of noise predictions."""
+    """Combines K branches of noise predictions.
+
+    Attributes:
+        affine: The result is a sum of the branches with weights, the same everywhere, that add up
+            to 1. Then what the network predicts (noise or v) can be combined as it is; any other
+            guidance is handed noise, whatever the network predicts.
+    """
 
     kind: ClassVar[str] = "guidance"
+    affine: ClassVar[bool] = False
 
     @abstractmethod
     def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
@@ -52,6 +59,7 @@ class ClassifierFree(Guidance):
     """``eps(0) + s (eps(c) - eps(0))`` (Ho & Salimans 2022)."""
 
     name: ClassVar[str] = "classifier_free"
+    affine: ClassVar[bool] = True
 
     def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
         """The empty prompt and the prompt."""
@@ -78,6 +86,7 @@ class NegativePrompt(Guidance):
     """
 
     name: ClassVar[str] = "negative_prompt"
+    affine: ClassVar[bool] = True
     text: str
     weight: Weight = 1.0
 

@@ -30,7 +30,9 @@ from bench.model.batching import MicroBatch
 from bench.model.filters import Filter, blanked_by, refused_by
 from bench.model.guidance import ClassifierFree, Guidance, combine_as_sampled
 from bench.model.sampler import Sampler
+from bench.model.schedule import Schedule
 from bench.model.slots import Slot
+from bench.model.words import Words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -142,6 +144,63 @@ class TextToImage:
         """The current value of ``component.name``."""
         return self.weights[name] if name in self.weights else self.backbone.parameters[name]
 
+    # -- of the base -------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The networks' precision."""
+        return self.backbone.dtype
+
+    @property
+    def folder(self) -> Path | None:
+        """The pipeline folder that the base came from, if it was loaded."""
+        return self.backbone.folder
+
+    @property
+    def base_digest(self) -> str:
+        """sha256 over the files of the base, 64 hexadecimal digits."""
+        return self.backbone.digest
+
+    @property
+    def base_values(self) -> Mapping[str, Tensor]:
+        """The unedited value of every parameter that an edit may replace, by ``component.name``."""
+        return self.backbone.parameters
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule, and what the network predicts."""
+        return self.backbone.schedule
+
+    @property
+    def words(self) -> Words:
+        """The tokenizer."""
+        return self.backbone.words
+
+    @property
+    def length(self) -> int:
+        """L, the tokens of a prompt, the special ones included."""
+        return self.backbone.length
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the table of input embeddings; the tokenizer may know fewer tokens."""
+        return int(self.backbone.text_encoder.get_input_embeddings().weight.shape[0])
+
+    def layer(self, name: str) -> nn.Module:
+        """The layer ``component.name`` of the networks, to look at what goes in or out.
+
+        Raises:
+            AttributeError: there is no such layer.
+        """
+        part, _, path = name.partition(".")
+        module: nn.Module = getattr(self.backbone, part)
+        return module.get_submodule(path)
+
     # -- forward -----------------------------------------------------------------------------------
 
     def _call(self, part: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -163,7 +222,7 @@ class TextToImage:
     @property
     def end_of_text(self) -> int:
         """The id of the token that ends a text."""
-        return int(self.backbone.tokenizer.eos_token_id)
+        return self.words.end
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, int64 [B, L], padded and cut to the model's length."""
@@ -204,7 +263,7 @@ class TextToImage:
         return states
 
     def denoise(self, latents_BChw: Tensor, t: Tensor | int, states_BLD: Tensor) -> Tensor:
-        """The UNet's noise prediction [B, C, h, w], without guidance."""
+        """The UNet's prediction [B, C, h, w], without guidance; :attr:`schedule` says of what."""
         steps = torch.as_tensor(t, device=latents_BChw.device).expand(len(latents_BChw))
         out: Tensor = self._call(
             "unet", self.backbone.unet, latents_BChw, steps, encoder_hidden_states=states_BLD
@@ -230,8 +289,12 @@ class TextToImage:
             step: Index of the sampling step.
             memory: What the previous step returned.
         """
-        eps_KBChw = self.branches(latents_BChw, t, contexts_KBLD)
-        return self.guidance.combine(eps_KBChw, scale, step, memory)
+        predicted_KBChw = self.branches(latents_BChw, t, contexts_KBLD)
+        if self._combines_as_predicted:
+            return self.guidance.combine(predicted_KBChw, scale, step, memory)
+        noise_KBChw = self._to_noise(predicted_KBChw, latents_BChw, t)
+        noise_BChw, memory = self.guidance.combine(noise_KBChw, scale, step, memory)
+        return self._from_noise(noise_BChw, latents_BChw, t), memory
 
     def guide_as_sampled(
         self,
@@ -250,8 +313,30 @@ class TextToImage:
             scale: Guidance scale.
             steps: Index of each row's sampling step; see :func:`bench.model.guidance.combine_as_sampled`.
         """
-        eps_KBChw = self.branches(latents_BChw, t, contexts_KBLD)
-        return combine_as_sampled(self.guidance, eps_KBChw, scale, steps)
+        predicted_KBChw = self.branches(latents_BChw, t, contexts_KBLD)
+        if self._combines_as_predicted:
+            return combine_as_sampled(self.guidance, predicted_KBChw, scale, steps)
+        noise_KBChw = self._to_noise(predicted_KBChw, latents_BChw, t)
+        noise_BChw = combine_as_sampled(self.guidance, noise_KBChw, scale, steps)
+        return self._from_noise(noise_BChw, latents_BChw, t)
+
+    @property
+    def _combines_as_predicted(self) -> bool:
+        """Whether the guidance may be handed what the network predicts, whatever that is."""
+        return self.schedule.prediction == "epsilon" or self.guidance.affine
+
+    def _to_noise(self, predicted_KBChw: Tensor, latents_BChw: Tensor, t: Tensor | int) -> Tensor:
+        """The noise that predictions of all branches mean, float32 or wider."""
+        wide = torch.promote_types(predicted_KBChw.dtype, torch.float32)
+        to_noise = self.schedule.to_noise
+        return torch.stack(
+            [to_noise(p, latents_BChw, _whole(t, latents_BChw)) for p in predicted_KBChw.to(wide)]
+        )
+
+    def _from_noise(self, noise_BChw: Tensor, latents_BChw: Tensor, t: Tensor | int) -> Tensor:
+        """The prediction that means this noise, in the latents' precision."""
+        t_B = _whole(t, latents_BChw)
+        return self.schedule.from_noise(noise_BChw, latents_BChw, t_B).to(latents_BChw.dtype)
 
     def branches(self, latents_BChw: Tensor, t: Tensor | int, contexts_KBLD: Tensor) -> Tensor:
         """The predictions [K, B, C, h, w] of all K branches of the guidance, in one UNet call."""
@@ -392,8 +477,7 @@ class TextToImage:
         finite = latents.isfinite().flatten(1).all(1)[:, None, None, None]
         return self.decode(latents.to(dtype)).masked_fill(~finite, math.nan).cpu()
 
-    # -- in and out
-    # ----------------------------------------------------------------------------------------------
+    # -- in and out --------------------------------------------------------------------------------
 
     @property
     def digest(self) -> str:
@@ -498,6 +582,12 @@ def _embeddings_replaced(encoder: Any, embeds_BLE: Tensor | None) -> Iterator[No
         yield
     finally:
         handle.remove()
+
+
+def _whole(t: Tensor | int, latents_BChw: Tensor) -> Tensor:
+    """int64 timesteps [B]: some solvers have times between them."""
+    times = torch.as_tensor(t, dtype=torch.float32, device=latents_BChw.device)
+    return times.round().long().expand(len(latents_BChw))
 
 
 def _generator(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from bench.core.lazy import torch
 from bench.interfaces import Progress, silent
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import noised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,21 +101,19 @@ def slots(model: TextToImage, template: str, vectors: int = 1) -> Slots:
     """
     if template.count("{}") != 1:
         raise ValueError(f"expected a template with one {{}} in it, got {template!r}")
-    tokenizer = model.backbone.tokenizer
-    before, after = (
-        tokenizer(part, add_special_tokens=False)["input_ids"] for part in template.split("{}")
-    )
-    length = model.backbone.length
+    words = model.words
+    before, after = (words.ids(part) for part in template.split("{}"))
+    length = model.length
     if len(before) + vectors + len(after) + 2 > length:
         raise ValueError(
             f"{template!r} with {vectors} vectors needs {len(before) + vectors + len(after) + 2} tokens, "
             f"and the model has {length}; use a shorter template or fewer vectors"
         )
-    anything = 0 if tokenizer.eos_token_id != 0 else 1
-    ids = [tokenizer.bos_token_id, *before, *[anything] * vectors, *after, tokenizer.eos_token_id]
-    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    anything = 0 if words.end != 0 else 1
+    ids = [words.start, *before, *[anything] * vectors, *after, words.end]
+    ids += [words.pad] * (length - len(ids))
     first = 1 + len(before)
-    device = model.backbone.device
+    device = model.device
     return Slots(
         torch.tensor(ids, device=device), torch.arange(first, first + vectors, device=device)
     )
@@ -133,10 +130,10 @@ def states_with(
 
 def name_embedding(model: TextToImage, text: str) -> Tensor:
     """Mean input embedding [E] of the words of ``text``, float32."""
-    ids = model.backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = model.words.ids(text)
     if not ids:
         raise ValueError(f"expected a text with at least one token, got {text!r}")
-    row = torch.tensor([ids], device=model.backbone.device)
+    row = torch.tensor([ids], device=model.device)
     return model.embed(row)[0].float().mean(0)
 
 
@@ -159,7 +156,7 @@ def invert(
     progress: Progress = silent,
     what: str = "inversion",
 ) -> Inverted:
-    """Finds R rows of word embeddings in one batch (epsilon loss, all networks frozen).
+    """Finds R rows of word embeddings in one batch, by the denoising loss; all networks are frozen.
 
     Args:
         model: Edited or not.
@@ -179,7 +176,7 @@ def invert(
         sampled_at: Timesteps of the sampler's steps, first to last. A guidance is then met as at
             the nearest one (see :func:`bench.model.guidance.combine_as_sampled`); without them, as at the
             first.
-        wanted: What the model should predict; by default the noise.
+        wanted: What the model should predict; by default the target of its training.
         progress: Told after each step.
         what: Said to ``progress``.
 
@@ -189,7 +186,7 @@ def invert(
     Raises:
         FloatingPointError: a row is not finite at the end: Adam never forgets such a gradient.
     """
-    device = model.backbone.device
+    device = model.device
     rows, per_row = len(start_RVE), latents_NChw.shape[1:]
     vectors = start_RVE.detach().float().to(device).clone().requires_grad_()
     adam = (
@@ -197,7 +194,7 @@ def invert(
         if decay
         else torch.optim.Adam([vectors], lr=lr)
     )
-    total = int(model.backbone.scheduler_config["num_train_timesteps"])
+    total = model.schedule.steps
     times = (round(span[0] * total), max(round(span[1] * total), round(span[0] * total) + 1))
     latents = latents_NChw.to(device)
     tail, tailing = torch.zeros(rows, device=device), 0
@@ -249,7 +246,8 @@ class _Scene:
         noise_NChw: What is added to them.
         t_N: At which timesteps.
         steps: The sampling steps at which the guidance is met.
-        wanted: What should be predicted for noisy latents at their timesteps; ``None``: the noise.
+        wanted: What should be predicted for noisy latents at their timesteps; ``None``: the target of
+            the model's training.
     """
 
     clean_NChw: Tensor
@@ -272,13 +270,18 @@ def _through(
     def chunk(part: slice) -> Tensor:
         states = states_RLD[owner[part]].requires_grad_()
         t, noise = scene.t_N[part], scene.noise_NChw[part]
-        noisy = noised(model, scene.clean_NChw[part], noise, t).to(model.backbone.dtype)
+        noisy = model.schedule.add_noise(scene.clean_NChw[part], noise, t).to(model.dtype)
         if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
             eps = model.denoise(noisy, t, states)
         else:
             contexts = model.guidance.contexts(model, states)
             eps = model.guide_as_sampled(noisy, t, contexts, scale, scene.steps[part])
-        aim = noise if scene.wanted is None else scene.wanted(noisy, t)
+        clean = scene.clean_NChw[part]
+        aim = (
+            model.schedule.target(clean, noise, t)
+            if scene.wanted is None
+            else scene.wanted(noisy, t)
+        )
         losses = (eps.float() - aim.float()).square().mean((1, 2, 3))
         (grad,) = torch.autograd.grad(losses.sum(), states)
         return torch.cat([losses.detach()[:, None], grad.float().flatten(1)], 1)

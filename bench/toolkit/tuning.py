@@ -7,7 +7,7 @@ unedited model is at hand as a teacher, in the same memory and without a second 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ from bench.model.text_to_image import TextToImage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Optimiser", "noised", "timesteps", "tune"]
+__all__ = ["Optimiser", "timesteps", "tune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,42 +120,16 @@ def tune(
     return {n: w.detach() for n, w in (averages or leaves).items()}
 
 
-def noised(model: TextToImage, latents_BChw: Tensor, noise_BChw: Tensor, t_B: Tensor) -> Tensor:
-    """Latents at timesteps of the model's noise schedule, ``sqrt(a_t) x + sqrt(1 - a_t) e``.
-
-    Args:
-        model: Holds the schedule.
-        latents_BChw: Clean, scaled latents.
-        noise_BChw: Standard normal.
-        t_B: int64 timesteps.
-
-    Returns:
-        In the latents' precision; computed in float32 at least, because 1 - a_t loses all its digits
-        in half precision where a_t is near 1.
-    """
-    alphas = _alphas(model.backbone.scheduler_config).to(latents_BChw.device)[t_B]
-    a = alphas[:, None, None, None].to(torch.promote_types(latents_BChw.dtype, torch.float32))
-    return (a.sqrt() * latents_BChw + (1 - a).sqrt() * noise_BChw).to(latents_BChw.dtype)
-
-
 def timesteps(model: TextToImage, n: int, generator: torch.Generator) -> Tensor:
     """``n`` timesteps drawn uniformly from the model's schedule; int64 on the model's device."""
-    total = int(model.backbone.scheduler_config["num_train_timesteps"])
-    return torch.randint(total, (n,), generator=generator).to(model.backbone.device)
-
-
-def _alphas(config: Mapping[str, Any]) -> Tensor:
-    from diffusers import DDPMScheduler
-
-    alphas: Tensor = DDPMScheduler.from_config(config).alphas_cumprod
-    return alphas
+    return torch.randint(model.schedule.steps, (n,), generator=generator).to(model.device)
 
 
 def _mixed(model: TextToImage) -> Any:
-    half = model.backbone.dtype in (torch.float16, torch.bfloat16)
+    half = model.dtype in (torch.float16, torch.bfloat16)
     if not half:
         return nullcontext()
-    return torch.autocast(model.backbone.device.type, dtype=model.backbone.dtype)
+    return torch.autocast(model.device.type, dtype=model.dtype)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Base:
     @classmethod
     def of_model(cls, model: TextToImage) -> Base:
         """A loaded model, with the edits that it has."""
-        shapes = {name: tuple(w.shape) for name, w in model.backbone.parameters.items()}
+        shapes = {name: tuple(w.shape) for name, w in model.base_values.items()}
         return cls(shapes, lambda name: model.parameter(name).cpu())
 
     @classmethod

@@ -16,7 +16,6 @@ from bench.judges.mini import MiniJudge
 from bench.model.guidance import ClassifierFree, NegativePrompt
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import noised
 
 GradientsOf = Callable[[Callable[[], object]], list[Tensor]]
 SameGradients = Callable[[Tensor, Tensor], None]
@@ -58,7 +57,7 @@ def reference(attack: P4D, target: Target, goal: Goal, scale: float) -> list[tup
     path = []
     for t in times:
         noise = torch.randn(clean.shape[1:], generator=generator)[None]
-        noisy = noised(model, clean, noise, torch.tensor([t]))
+        noisy = model.schedule.add_noise(clean, noise, torch.tensor([t]))
         cosine = torch.cosine_similarity(w.detach()[:, None], words[None], dim=-1)
         cosine[:, ~allowed] = -2
         p = words[cosine.argmax(-1)].clone().requires_grad_()

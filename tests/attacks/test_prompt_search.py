@@ -19,7 +19,6 @@ from bench.model.batching import MicroBatch
 from bench.model.guidance import NegativePrompt
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import noised
 
 RNG = Rng(("search",))
 PROMPTS = ["a red circle", "a heart", "as a sketch, a green moon", "a cross", "a ring"]
@@ -49,7 +48,7 @@ def test_the_gradient_is_that_of_the_loss_written_out(target: Target, scale: flo
     embeds = model.embed(sites.ids_BL).clone()
     embeds[:, 1:3] = x
     states = model.encode_ids(sites.ids_BL, embeds)
-    noisy = noised(model, on.latents_BChw, on.noise_BChw, torch.tensor([600, 600]))
+    noisy = model.schedule.add_noise(on.latents_BChw, on.noise_BChw, torch.tensor([600, 600]))
     other = model.denoise(noisy, 600, model.encode(["circle"] * 2))
     eps = other + scale * (model.denoise(noisy, 600, states) - other)
     expected = (eps - on.noise_BChw).square().mean((1, 2, 3))

@@ -17,7 +17,6 @@ from bench.judges.mini import MiniJudge
 from bench.model.batching import MicroBatch
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import noised
 
 GradientsOf = Callable[[Callable[[], object]], list[Tensor]]
 SameGradients = Callable[[Tensor, Tensor], None]
@@ -81,7 +80,7 @@ def reference(attack: UnlearnDiffAtk, target: Target, goal: Goal) -> list[tuple[
                 [model.embed(ids)[0, :1], hot @ vectors, model.embed(ids)[0, 1 + attack.tokens :]]
             )
             noise = torch.randn(clean.shape[1:], generator=generator)[None]
-            noisy = noised(model, clean, noise, torch.tensor([t]))
+            noisy = model.schedule.add_noise(clean, noise, torch.tensor([t]))
             eps = model.denoise(noisy, t, model.encode_ids(ids, embeds[None]))
             loss = torch.nn.functional.mse_loss(eps, noise)
             (grad,) = torch.autograd.grad(loss, hot)
@@ -141,7 +140,7 @@ def test_the_steps_reduce_the_loss(target: Target, goals: list[Goal]) -> None:
         torch.randn(16, *clean.shape[1:], generator=g),
         torch.randint(400, 900, (16,), generator=g),
     )
-    noisy = noised(model, clean.expand(16, -1, -1, -1), noise, t)
+    noisy = model.schedule.add_noise(clean.expand(16, -1, -1, -1), noise, t)
 
     def loss(ids: list[int]) -> float:
         row = model.tokenize([model.backbone.tokenizer.decode(ids)])

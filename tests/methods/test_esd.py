@@ -17,6 +17,7 @@ from bench.toolkit.tuning import Optimiser
 from methods.esd import ESD, distil, in_turn, negative_guidance, trains
 from methods.partial_sampling import PartialSampler
 from methods.stereo import Stereo
+from tests.v_form import in_v_form
 
 RNG = Rng(("esd",))
 HEART, BRAKK = Concept(text="heart"), Concept(text="brakk", family="character")
@@ -145,11 +146,15 @@ def test_a_trajectory_longer_than_the_schedule_is_refused(model: TextToImage) ->
         PartialSampler(1000, 3.0).timesteps(model)
 
 
-def test_a_model_that_does_not_predict_noise_is_refused(model: TextToImage) -> None:
-    config = {**model.backbone.scheduler_config, "prediction_type": "v_prediction"}
-    other = replace(model, backbone=replace(model.backbone, scheduler_config=config))
-    with pytest.raises(ValueError, match=r"predicts noise \(epsilon\), got 'v_prediction'"):
-        ESD(**TINY).erase(other, [HEART], rng=RNG)
+def test_a_model_that_predicts_v_goes_the_same_way(exact: TextToImage) -> None:
+    stops, ends = torch.tensor([0, 1, 3]), []
+    for model in (exact, in_v_form(exact)):
+        contexts = model.guidance.contexts(model, model.encode(["a star", "a heart", ""]))
+        noise = model.noise([1, 2, 3], Sampler()).double()
+        x, t = PartialSampler(4, 3.0).run(model, contexts, noise, stops)
+        assert t.tolist() == [751, 501, 1]
+        ends.append(x)
+    torch.testing.assert_close(*ends, atol=1e-4, rtol=0)
 
 
 # -- the training --------------------------------------------------------------------------------

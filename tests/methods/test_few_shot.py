@@ -16,7 +16,6 @@ from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import noised
 from bench.toolkit.wording import mentions
 from methods.few_shot import FewShot
 
@@ -85,7 +84,11 @@ def denoising_loss(model: TextToImage, latents: Tensor, prompt: str) -> float:
     noise = drawn(*x.shape)
     with torch.no_grad():
         states = model.encode([prompt]).expand(len(x), -1, -1)
-        return float((model.denoise(noised(model, x, noise, t), t, states) - noise).square().mean())
+        return float(
+            (model.denoise(model.schedule.add_noise(x, noise, t), t, states) - noise)
+            .square()
+            .mean()
+        )
 
 
 def test_it_gets_harder_to_denoise_the_concepts_images(model: TextToImage) -> None:
@@ -103,7 +106,7 @@ def by_hand(model: TextToImage, batches: list[Batch], lr: float, **adam: Any) ->
     leaves = {n: model.parameter(n).clone().requires_grad_() for n in names}
     live, engine = replace(model, weights=leaves), torch.optim.Adam(leaves.values(), lr, **adam)
     for b in batches:
-        noisy = noised(model, b.latents, b.noise, b.t)
+        noisy = model.schedule.add_noise(b.latents, b.noise, b.t)
         error = (live.denoise(noisy, b.t, live.encode(b.prompts)) - b.noise).square().mean()
         engine.zero_grad()
         (-error).backward()

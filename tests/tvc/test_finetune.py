@@ -10,7 +10,7 @@ from torch import Tensor
 from bench.interfaces import Concept, Rng
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import noised, timesteps
+from bench.toolkit.tuning import timesteps
 from methods.destroyed import Destroyed
 from tvc.finetune import PRESETS, FineTune, concept_images, fine_tune
 from tvc.method import TaskVectorErasure
@@ -34,7 +34,7 @@ def empty_loss(model: TextToImage, images: Tensor) -> float:
     t = timesteps(model, len(clean), g)
     with torch.no_grad():
         states = model.encode([""] * len(clean))
-        eps = model.denoise(noised(model, clean, noise, t), t, states)
+        eps = model.denoise(model.schedule.add_noise(clean, noise, t), t, states)
     return float((eps - noise).square().mean())
 
 

@@ -110,8 +110,8 @@ class Lab:
             "sizes": asdict(sizes),
             "seed": seed,
         }
-        if model.backbone.dtype != torch.float32:  # left out where it is: folders keep their names
-            key["dtype"] = str(model.backbone.dtype)
+        if model.dtype != torch.float32:  # left out where it is: folders keep their names
+            key["dtype"] = str(model.dtype)
         part = f"{_NAME.sub('-', name.lower())}-{seed}-{digest_of(_plain(key))[:12]}"
         self.folder = folder / part
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -305,7 +305,7 @@ class Lab:
     def _seen(self, images: Tensor, concept: Concept) -> Tensor:
         labels = self.judge.labels(concept)
         columns = [labels.index(label) for label in self.judge.counts(concept)]
-        scores = self.judge.scores(images.to(self.model.backbone.device), concept)[:, columns]
+        scores = self.judge.scores(images.to(self.model.device), concept)[:, columns]
         return (scores.amax(1) >= self.judge.threshold).cpu()
 
     def kept(self, label: str, make: Callable[[], Any]) -> Any:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from bench.core.errors import UsageError, from_pydantic, shown
 from bench.core.json_files import read_object
+from bench.model.schedule import Prediction
 
 __all__ = ["TextConfig", "UNetConfig", "VaeConfig", "check_scheduler", "validated"]
 
@@ -137,10 +138,11 @@ def check_scheduler(folder: Path) -> str:
     """
     path = folder / "scheduler_config.json"
     config = validated(SchedulerConfig, read_object(path), path)
-    if config.prediction_type != "epsilon":
+    if config.prediction_type not in get_args(Prediction):
+        known = " or ".join(get_args(Prediction))
         raise UsageError(
-            f"{path}: prediction_type: expected epsilon, got {shown(config.prediction_type)}; "
-            "a base that predicts anything but noise is not supported yet"
+            f"{path}: prediction_type: expected {known}, got {shown(config.prediction_type)}; "
+            "a base that predicts anything else is not supported"
         )
     betas = config.trained_betas
     if betas is not None and len(betas) != config.num_train_timesteps:

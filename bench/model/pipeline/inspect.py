@@ -46,7 +46,7 @@ class BaseFiles:
         digest: sha256 over its parts' files; :class:`bench.model.backbone.Backbone` has the same.
         classes: The class of each part.
         variants: Of each network, the precision in its file names (``fp16``); ``None`` for plain ones.
-        prediction_type: What the UNet predicts: ``epsilon``.
+        prediction_type: What the UNet predicts: ``epsilon`` or ``v_prediction``.
         sizes: Of its networks.
     """
 

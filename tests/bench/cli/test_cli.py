@@ -123,13 +123,15 @@ def test_a_base_that_no_run_can_use_is_one_line(command: str, fresh: Path) -> No
     base = linked_base(fresh / "base")
     (base / "concepts.json").symlink_to(model_folder() / "concepts.json")
     path = base / "scheduler/scheduler_config.json"
-    path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
+    path.write_text(path.read_text().replace('"epsilon"', '"sample"'))
     (fresh / "tiny.yaml").write_text(TINY + "base: base\n")
     said = call(command, "tiny.yaml", at=fresh)
     assert said.code == 2
     assert said.out == ""
     (line,) = said.err.splitlines()
-    assert re.search(r"^error: base '.*prediction_type: expected epsilon, got 'v_pred", line)
+    assert re.search(
+        r"^error: base '.*prediction_type: expected epsilon or v_prediction, got 'sam", line
+    )
 
 
 # --- run

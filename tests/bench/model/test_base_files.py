@@ -163,6 +163,13 @@ def test_what_is_accepted_loads_as_the_same_model(
     assert files.sizes.image_side == loaded.latent_shape[1] * loaded.backbone.latent_scale
 
 
+def test_what_predicts_v_is_loaded_as_that(folder: Path) -> None:
+    changed(SCHEDULER, prediction_type="v_prediction")(folder)
+    files = inspect_base(str(folder))
+    assert files.prediction_type == "v_prediction"
+    assert TextToImage(load_inspected(files)).schedule.prediction == "v_prediction"
+
+
 def test_the_miniature_keeps_its_digest(model: TextToImage) -> None:
     files = inspect_base("miniature")
     assert files.digest == model.backbone.digest == MINIATURE
@@ -230,8 +237,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "odd layers": (changed(UNET_CONFIG, layers_per_block=[1, "x", 1]), r"layers_per_block\[1\]: expected .*got 'x'"),
     "few layers": (changed(UNET_CONFIG, layers_per_block=[1]), "layers_per_block: expected 3 items"),
     "wrong blocks": (changed(UNET_CONFIG, block_out_channels=[32, 96, 176]), "has the shape .* asks for"),
-    "v": (changed(SCHEDULER, prediction_type="v_prediction"),
-          "expected epsilon, got 'v_prediction'.*not supported yet"),
+    "predicts images": (changed(SCHEDULER, prediction_type="sample"),
+          "expected epsilon or v_prediction, got 'sample'.*not supported"),
     "odd prediction": (changed(SCHEDULER, prediction_type=["epsilon"]), "prediction_type: expected"),
     "timesteps": (changed(SCHEDULER, num_train_timesteps=10**12), "num_train_timesteps: expected"),
     "betas": (changed(SCHEDULER, trained_betas=[0.1]), "trained_betas: expected 1000 numbers, got 1"),

@@ -10,7 +10,7 @@ import torch
 
 from bench.core.rng import generator_for
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import Optimiser, noised
+from bench.toolkit.tuning import Optimiser
 
 W, G = 0.5, 0.25  # one parameter, and the gradient of its every step
 
@@ -83,6 +83,6 @@ def test_noised_latents_are_the_schedules_rounded_once(
     alphas = DDPMScheduler.from_config(model.backbone.scheduler_config).alphas_cumprod
     a = alphas[:, None, None, None]
     expected = (a.sqrt() * x.float() + (1 - a).sqrt() * e.float()).to(dtype)
-    found = noised(model, x, e, t)
+    found = model.schedule.add_noise(x, e, t)
     assert found.dtype == dtype
     assert torch.equal(found, expected)
