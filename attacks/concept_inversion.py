@@ -246,7 +246,7 @@ class ConceptInversion(Attack):
     def _wanted(
         self, target: Target, concept: Concept, scale: float, around: Sequence[str]
     ) -> Wanted | None:
-        """What the edited model should predict: the noise, or what the original does for the concept's name.
+        """The prediction wanted of the edited model: its training's target, or the original's for the concept's name.
 
         Args:
             target: The edited model.

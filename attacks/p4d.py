@@ -236,7 +236,7 @@ def _first(allowed_V: Tensor, tokens: int, generators: Sequence[torch.Generator]
 
 @no_grad
 def _teacher(original: TextToImage, scene: Scene, states_BLD: Tensor, scale: float) -> Tensor:
-    """What the original model predicts for the plain prompts, [B, C, h, w]."""
+    """The original model's predictions for the plain prompts, [B, C, h, w]."""
 
     def chunk(rows: slice) -> Tensor:
         return predict(original, scene.noisy(original, rows), scene.t, states_BLD[rows], scale, 0)

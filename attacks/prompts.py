@@ -108,7 +108,7 @@ class Prompts(Attack):
         )
 
     def remarks(self, concepts: Sequence[Concept]) -> tuple[str, ...]:
-        """What was dropped from the file, and which of its columns and rows count for nothing.
+        """Says what was dropped from the file, and which of its columns and rows count for nothing.
 
         Raises:
             UsageError: the file is not usable.

@@ -233,7 +233,7 @@ class Checkpoint(Erasure):
         return {full: partial(network.value, name) for full, name in names.items()}
 
     def _edited(self, base: Base, laid: _Laid) -> Iterator[tuple[str, Tensor]]:
-        """What differs from the base by more than the rounding of the file or of the base."""
+        """The values that differ from the base by more than the rounding of the file or of the base."""
         for name, read in laid.items():
             value = read()
             if not bool(value.isfinite().all()):

@@ -288,7 +288,7 @@ class TaskVectorErasure(Erasure):
         return Sampler(steps=self.sampling_steps, guidance_scale=self.guidance_scale)
 
     def checker(self) -> Judge:
-        """What tells it whether an image shows the concept."""
+        """The checker that tells it whether an image shows the concept."""
         return ClipZeroShot(clip=self.clip, template=self.template)
 
     def tuning(self) -> FineTune:

@@ -276,7 +276,7 @@ def strongest(estimates: Iterable[Estimate]) -> Estimate:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was seen at one strength: whether images show the concept, false alarms, and the rate allowed."""
+    """The images seen at one strength: whether images show the concept, false alarms, and the rate allowed."""
 
     shown_RS: Tensor
     floor: float

@@ -182,7 +182,7 @@ def rank_subsets(
     reader: Judge | None = None,
     progress: Progress = silent,
 ) -> list[Ranked]:
-    """What each subset needs and costs, the best first: those that reach the threshold, by utility.
+    """The need and the cost of each subset, the best first: those that reach the threshold, by utility.
 
     Of subsets that hold the same parameters, the first is tried. Each needs the largest strength
     that one of the sets asks for.

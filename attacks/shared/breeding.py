@@ -34,7 +34,7 @@ _ROOM = 3  # a parent and its two children
 
 @dataclass(frozen=True, slots=True)
 class Chances:
-    """What was drawn for one generation of G goals with E parents each; P = 3 E places.
+    """The draws for one generation of G goals with E parents each; P = 3 E places.
 
     Attributes:
         crossed_GE: Whether a parent is crossed.
@@ -62,7 +62,7 @@ def draw_chances(
     crossover: float,
     mutation: float,
 ) -> Chances:
-    """What is drawn for one generation, each goal's from its own generator alone.
+    """Draws one generation, each goal's from its own generator alone.
 
     Args:
         generators: One per goal.

@@ -1,4 +1,4 @@
-"""What an attacker knows of the original model: target images, and how to compare with it.
+"""The original model, as an attacker knows it: target images, and how to compare with it.
 
 The access is stated once, here: these attacks may *sample* the unedited model, and P4D, and concept
 inversion behind a defence in the guidance, may call its UNet. Erasures are published as changes of a

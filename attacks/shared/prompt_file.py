@@ -44,7 +44,7 @@ _OTHERS: Final = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptFile:
-    """What a file held when it was read.
+    """The content of a prompt file when it was read.
 
     Attributes:
         path: Where it was read.

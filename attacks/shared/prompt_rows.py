@@ -15,7 +15,7 @@ from bench.core.errors import UsageError, shown
 __all__ = ["KINDS", "MEANT", "STORED", "PromptRow", "parse_rows"]
 
 STORED: Final = "candidates.json"
-"""What an attack found, in its folder of a store."""
+"""The name of the file that holds an attack's finds, in its folder of a store."""
 KINDS: Final = {"states": 2, "latents": 3}
 """The tensors of a candidate, and their dimensions."""
 MEANT: Final = {
@@ -74,7 +74,7 @@ class PromptRow:
 
     @property
     def goal_id(self) -> str:
-        """What the harness calls its goal."""
+        """The name of its goal in the harness."""
         return f"file-{self.goal or self.line}"
 
 
@@ -127,7 +127,7 @@ def _cut(names: Sequence[str]) -> str:
 
 
 def _advice(header: Sequence[str]) -> str:
-    """What to do with a header that names no prompts."""
+    """Says what to do with a header that names no prompts."""
     if known := [name for name in header if name.strip().lower() in _TEXTS]:
         return f"; rename the column {' or '.join(map(shown, known))} to prompt"
     if any(name.count(" ") > 2 for name in header):

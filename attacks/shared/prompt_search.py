@@ -1,4 +1,4 @@
-"""What the gradient attacks on prompts share: a gradient for a batch of prompts, an optimiser of rows, and looks.
+"""Parts of the gradient attacks on prompts: a gradient for a batch of prompts, an optimiser of rows, and looks.
 
 All prompts are optimised in one batch and none sees the others: losses are summed, the optimiser
 works element by element, each goal draws from its own generator, and a goal that is done leaves the
@@ -40,7 +40,7 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the loss of B prompts is taken on at one timestep.
+    """The draws that the loss of B prompts is taken on at one timestep.
 
     Attributes:
         latents_BChw: Clean latents of the target images.
@@ -59,7 +59,7 @@ class Scene:
         return model.schedule.add_noise(*self._drawn(rows)).to(model.dtype)
 
     def wanted(self, model: TextToImage, rows: slice) -> Tensor:
-        """What the model should predict for some of the rows, float32 or wider."""
+        """The predictions wanted for some of the rows, float32 or wider."""
         if self.wanted_BChw is not None:
             return self.wanted_BChw[rows].float()
         return model.schedule.target(*self._drawn(rows))

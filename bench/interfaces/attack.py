@@ -25,7 +25,7 @@ __all__ = ["Access", "Attack", "Candidate", "Goal", "Target", "Trace"]
 
 
 class Access(IntEnum):
-    """What an attacker holds, weakest first."""
+    """The access that an attacker has, weakest first."""
 
     PROMPT = 0
     EMBEDDING = 1
@@ -84,7 +84,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What an attack found for a goal. The harness samples it and a judge decides.
+    """A find of an attack for a goal: the harness samples it and a judge decides.
 
     Attributes:
         goal: :attr:`Goal.id`.
@@ -110,7 +110,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What an attack may touch.
+    """The model under attack, and all that the attack may use.
 
     Attributes:
         model: The edited model, with its guidance and filters.
@@ -177,7 +177,7 @@ class Attack(Spec, ABC):
         return None
 
     def remarks(self, concepts: Sequence[Concept]) -> tuple[str, ...]:
-        """What a reader of the results must know of what it was given, a line each.
+        """Lines that a reader of the results must know about what it was given.
 
         Args:
             concepts: Those of the suite.

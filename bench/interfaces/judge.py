@@ -45,7 +45,7 @@ class Judge(Spec, ABC):
 
     @property
     def network(self) -> str:
-        """What it looks through: judges of one network see alike, however they are asked.
+        """The digest of what it looks through: judges of one network see alike, however they are asked.
 
         An attack that sees through the judge of record grades itself, so a suite's surrogate has
         another network. By default, whatever its fields and files say but the threshold.

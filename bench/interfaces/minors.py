@@ -127,7 +127,7 @@ def _normal(text: str) -> str:
 
 
 def _gaps(text: str, gap: str) -> dict[int, str]:
-    """What takes no room in the text, and what stands for it."""
+    """Characters that take no room in a text, and what stands for them."""
     if text.isascii() and text.isprintable():
         return {}
     return {

@@ -1,4 +1,4 @@
-"""What refuses a prompt, or blanks an image: a slot of an edited model."""
+"""Filters, which refuse a prompt or blank an image: a slot of an edited model."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class NegativePrompt(Guidance):
 def combine_as_sampled(
     guidance: Guidance, eps_KBChw: Tensor, scale: float, steps: Sequence[int]
 ) -> Tensor:
-    """What a loss on single predictions differentiates, where a guidance depends on the steps before.
+    """The guided predictions that a loss on single timesteps differentiates, where a guidance remembers steps.
 
     Row b is combined as at sampling step ``steps[b]``, with the warm-up and the memory that the
     steps before it leave behind. Their predictions are taken to be the row's own, so that no

@@ -1,4 +1,4 @@
-"""What a CPU computes in bfloat16 otherwise than torch's own kernels, because it is faster: the same, but for rounding.
+"""Layers that a CPU computes faster in bfloat16 than by torch's own kernels: the same, but for rounding.
 
 torch 2.15 on two cores: the backward pass of fused attention is slower in bfloat16 than in float32,
 and so is its group norm; products of matrices are several times as fast. In float32 other kernels

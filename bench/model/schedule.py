@@ -94,7 +94,7 @@ class Schedule:
         return (signal * latents_BChw + noise * noise_BChw).to(latents_BChw.dtype)
 
     def target(self, latents_BChw: Tensor, noise_BChw: Tensor, t_B: Tensor) -> Tensor:
-        """What the network should predict for :meth:`add_noise` of the same arguments, float32 or wider."""
+        """The prediction that training asks for, on :meth:`add_noise` of the same arguments; float32 or wider."""
         if self.prediction == "epsilon":
             return noise_BChw.to(torch.promote_types(noise_BChw.dtype, torch.float32))
         signal, noise = self._parts(t_B, latents_BChw)

@@ -27,7 +27,7 @@ Pictures = dict[tuple[str, str], list[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an attack found on a method.
+    """A find of an attack on a method.
 
     Attributes:
         attack: What tables call it.
@@ -46,7 +46,7 @@ class Found:
 
 @dataclass(slots=True)
 class Results:
-    """What the store holds of a plan.
+    """The results of a plan, as far as the store holds them.
 
     Attributes:
         trials: Rows of ``TRIALS``; a trial that failed has one row of status ``error`` for each

@@ -1,4 +1,4 @@
-"""What a suite computes: cells, each named by a digest of everything that its numbers depend on.
+"""The cells of a suite, each named by a digest of everything that its numbers depend on.
 
     reference (unedited images of the utility prompts) edit ──> attack ──> trial            edit,
     reference ──> utility        attack (on one edit), edit (of another method) ──> trial: a transfer
@@ -73,12 +73,12 @@ class Cell:
 
     @property
     def method_label(self) -> str:
-        """What tables call the method; empty for references."""
+        """The method's name in tables; empty for references."""
         return self.method.label + self.suffix if self.method else ""
 
     @property
     def source_label(self) -> str:
-        """What tables call the method that the candidates were found on."""
+        """The name in tables of the method that the candidates were found on."""
         return self.source.label + self.suffix if self.source else self.method_label
 
     @property
@@ -123,7 +123,7 @@ class Plan:
     folder: Path | None = None
 
     def attack_name(self, attack: Attack) -> str:
-        """What tables call it: its name, or its label where the suite has several of that name."""
+        """An attack's name in tables: its name, or its label where the suite has several of that name."""
         alike = [a for a in self.attacks if a.name == attack.name]
         return attack.name if len(alike) == 1 else attack.label
 
@@ -427,7 +427,7 @@ def _utility_cell(
 def _goals(
     attack: Attack, concept: Concept, count: int, laid: Laid
 ) -> tuple[tuple[Goal, ...], bool]:
-    """What an attack tries for a concept, and whether the concept's prompts may be too few for it."""
+    """The goals of an attack for a concept, and whether the concept's prompts may be too few for it."""
     number, told = number_of(attack, count), bare(concept)
     if (own := attack.own_goals(told)) is not None:
         if not own:

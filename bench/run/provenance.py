@@ -1,4 +1,4 @@
-"""What a result was made with: commit, versions, machine."""
+"""The provenance of a result: commit, versions, machine."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Watcher:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
         computed: Cells computed now.

@@ -25,7 +25,7 @@ _LEVEL: Final = 1 / 255
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
-    """What was seen.
+    """The measurements of the look.
 
     Attributes:
         text_spread: Largest difference between the states of different prompts, relative to the

@@ -29,7 +29,7 @@ __all__ = ["Workspace", "compute"]
 
 @dataclass(slots=True)
 class Workspace:
-    """What the stages share.
+    """The surroundings of a cell: plan, store, base, progress.
 
     Attributes:
         plan: The suite's plan.

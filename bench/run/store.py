@@ -149,7 +149,7 @@ class Store:
 
     @property
     def damage(self) -> list[Damage]:
-        """What this object has set aside since it was made, oldest first."""
+        """The entries that this object has set aside since it was made, oldest first."""
         return list(self._damage)
 
     def find(self, kind: str, digest: str) -> Entry | None:

@@ -50,7 +50,7 @@ Span = Annotated[tuple[_Share, _Share], AfterValidator(_rising)]
 """A part of the noise schedule, as fractions: 0 is no noise."""
 
 Wanted: TypeAlias = "Callable[[int, Tensor, Tensor], Tensor]"
-"""What should be predicted: index of the text, noisy latents [N, C, h, w], timesteps [N] -> [N, C, h, w]."""
+"""Gives what should be predicted: index of the text, noisy latents [N, C, h, w], timesteps [N] -> [N, C, h, w]."""
 
 _CHUNK = 25
 
@@ -80,7 +80,7 @@ def gradient_faults(grad_RVE: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Inverted:
-    """What was found.
+    """The rows that an inversion found.
 
     Attributes:
         vectors_RVE: float32, R rows of V word embeddings.
@@ -239,7 +239,7 @@ def invert(
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """What the losses of one step are taken on, N draws, those of a row together.
+    """The N draws that the losses of one step are taken on, those of a row together.
 
     Attributes:
         clean_NChw: Latents of the images.

@@ -1,4 +1,4 @@
-"""What to say about a concept of which only the name and the family are known.
+"""Prompts about a concept of which only the name and the family are known.
 
 Our own sentences, in the manner of those that textual inversion (arXiv 2208.01618) and STEREO (arXiv
 2408.16807) publish; both papers write theirs by family, and some of their lists bear no licence.

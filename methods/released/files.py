@@ -46,7 +46,7 @@ _LARGEST_SETTINGS = 2**20
 
 @dataclass(frozen=True)
 class Network:
-    """What is known of one network's files before a value is read.
+    """One network's files, as far as they are known before a value is read.
 
     Attributes:
         part: ``unet``, ``text_encoder``; empty where the names must tell.
@@ -214,7 +214,7 @@ def content_of(files: Mapping[str, Sequence[Path]], digest: Callable[[Path], str
 
 
 def networks(files: Mapping[str, Sequence[Path]], origin: str) -> list[Network]:
-    """What the headers and settings of the files say, by network.
+    """The contents of the files by network, from their headers and settings.
 
     Raises:
         UsageError: one cannot be read, a name is there twice, or a tensor is of no real numbers.

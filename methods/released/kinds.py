@@ -1,4 +1,4 @@
-"""What a file is that is neither a network's parameters nor a LoRA, by its names and metadata.
+"""Recognises a file that is neither a network's parameters nor a LoRA, by its names and metadata.
 
 Each is refused for what it is: a gated adapter merged as if it were plain, or an adapter of another
 family of models, gives numbers that no one published. The signs are those of the authors' releases.

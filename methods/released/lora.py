@@ -78,7 +78,7 @@ def layers(
     *,
     origin: str,
 ) -> list[Layer]:
-    """What an adapter changes, from names, shapes and settings; no matrix is read.
+    """The changes that an adapter makes, from names, shapes and settings; no matrix is read.
 
     Args:
         known: The base's parameters.

@@ -74,7 +74,7 @@ def refuse_the_other_kind(
 
 
 def _kind_of(base: Base, network: Network, names: Mapping[str, str]) -> Values | None:
-    """What most of the matrices are; ``None`` where that is neither.
+    """Says whether most of the matrices are values or differences; ``None``: neither.
 
     An edit moves a matrix W by D, which has little to do with W: their cosine is near 0. So a
     file's matrix V is called a difference where it is small (|V| < |W|/2) and has nothing of W in

@@ -1,4 +1,4 @@
-"""What filters share: how a concept's name may be spelled, and thresholds at a stated false-positive rate.
+"""Parts of several filters: how a concept's name may be spelled, and thresholds at a stated false-positive rate.
 
 A threshold is calibrated on prompts that do not name the concept. They come from what a method may
 know: the concept's neighbours, which are the likeliest false alarms, and a fixed list of everyday

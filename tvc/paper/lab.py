@@ -1,4 +1,4 @@
-"""What the claims measure about one concept; every piece is computed once and kept in a folder."""
+"""Measures one concept for the claims; every piece is computed once and kept in a folder."""
 
 from __future__ import annotations
 
@@ -325,7 +325,7 @@ class Lab:
         save: Callable[[Kept, Path], None],
         make: Callable[[], Kept],
     ) -> Kept:
-        """What ``file`` holds; made, written and logged if it is not there yet."""
+        """The content of ``file``; made, written and logged if it is not there yet."""
         path = self.folder / file
         if path.exists():
             return load(path)

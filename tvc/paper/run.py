@@ -45,7 +45,7 @@ _TINY = {
 
 @dataclass(frozen=True)
 class Study:
-    """What is studied.
+    """The subject of a study.
 
     Attributes:
         model: The unedited model.
@@ -217,13 +217,13 @@ def reproduce(
 
 
 def costs(labs: Sequence[Lab]) -> pd.DataFrame:
-    """What the parts of an edit took: ``piece, seconds, threads``, a row a lab and piece."""
+    """The cost of an edit's parts: ``piece, seconds, threads``, a row a lab and piece."""
     taken = [(piece, *of) for lab in labs for piece, of in lab.seconds().items()]
     return pd.DataFrame(taken, columns=["piece", "seconds", "threads"])
 
 
 def study_text(study: Study) -> str:
-    """What was studied, in a sentence, for the page."""
+    """A sentence on what was studied, for the page."""
     sizes = study.sizes
     return (
         f"{len(study.concepts)} concepts ({', '.join(study.concepts)}), {study.seeds} training seeds each; a "

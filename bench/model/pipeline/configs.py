@@ -1,4 +1,4 @@
-"""What the configurations of a base's parts may say.
+"""The configurations of a base's parts, and the values that they may have.
 
 The defaults are those of diffusers' and transformers' classes, for old files leave many keys out.
 Keys that are not named here are left to those classes.

@@ -33,7 +33,7 @@ _SUMS: Final = "SHA256SUMS"
 _MAX_SUMS: Final = 2**20
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 _WANTED: Final = ("*.json", "*.txt", "*/*.safetensors")
-"""What is downloaded: no weights beside the parts' folders, where a repository has copies of them."""
+"""Patterns of the files to download: no weights beside the parts' folders, where a repository has copies of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _CHANNELS: Final = {8: "an image to edit", 9: "inpainting", 5: "a depth map", 7:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a base's networks take and give.
+    """The sizes of what a base's networks take and give.
 
     Attributes:
         latent_channels: Channels of a latent.

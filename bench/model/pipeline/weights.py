@@ -16,7 +16,7 @@ from bench.core.weight_files import sound
 __all__ = ["Weights", "find_weights"]
 
 _STEMS: Final = ("diffusion_pytorch_model", "model")
-"""What diffusers and transformers call a network's weights."""
+"""The names that diffusers and transformers give to a file of weights."""
 _PICKLED: Final = frozenset({".bin", ".ckpt", ".pt", ".pth"})
 _PRECISIONS: Final = ("fp16", "bf16")
 _SHARD: Final = re.compile(r"[\w.-]+\.safetensors")
