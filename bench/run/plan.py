@@ -186,9 +186,9 @@ def make_plan(
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit: expected at least 1, got {limit}")
-    sampler, judges, metrics = suite.sampler_spec(), suite.judge_specs(), suite.metric_specs()
-    surrogate, known = suite.surrogate_spec(), suite.known_concepts()
-    wanted = suite.concept_specs()
+    sampler, judges, metrics = suite.sampler, suite.judges, suite.metrics
+    surrogate, known = suite.surrogate, suite.known_concepts
+    wanted = suite.concepts
     known = {**known, **{c.text: c for c in wanted}}
     keep = _Only(only, suite)
     goals = suite.goals if limit is None else min(limit, suite.goals)
@@ -201,12 +201,12 @@ def make_plan(
         **({} if suite.dtype == "float32" else {"dtype": suite.dtype}),
     }
     judging = [j.identity() for j in judges]
-    sizes = suite.group_sizes()
+    sizes = suite.group_sizes
     # Every size is measured on the same utility prompts: those of the largest.
     widest = {c.text: group for group in _groups(wanted, max(sizes)) for c in group}
-    methods = [m for m in suite.method_specs() if keep.method(m)]
+    methods = [m for m in suite.methods if keep.method(m)]
     # Their files are read here, once: what is named is what is tried.
-    every = tuple(a.pinned() if keep.attack(a) else a for a in suite.attack_specs())
+    every = tuple(a.pinned() if keep.attack(a) else a for a in suite.attacks)
     attacks = [a for a in every if keep.attack(a)]
     tried = [c for c in wanted if keep.concept(c)]
     check_budget(suite, methods, attacks, tried, goals)
@@ -289,7 +289,7 @@ def make_plan(
                         )  # fmt: skip
                         cells += [search, trial]
     _check_utility(references.values(), metrics, judges[0], known)
-    moving = {a.label for a in suite.transfer_specs()}
+    moving = {a.label for a in suite.transfer}
     cells += _transfers(cells, [a for a in attacks if a.label in moving], judging)
     plan = Plan(
         suite=suite, base=base_digest, cells=tuple(cells), partial=bool(only) or limit is not None, sampler=sampler,
@@ -499,9 +499,9 @@ class _Only:
 
     def __init__(self, patterns: Sequence[str], suite: Suite) -> None:
         names = {
-            "method": {n for m in suite.method_specs() for n in (m.name, m.label)},
-            "attack": {n for a in suite.attack_specs() for n in (a.name, a.label)},
-            "concept": {c.text for c in suite.concept_specs()},
+            "method": {n for m in suite.methods for n in (m.name, m.label)},
+            "attack": {n for a in suite.attacks for n in (a.name, a.label)},
+            "concept": {c.text for c in suite.concepts},
         }
         self._kept: dict[str, set[str]] = {}
         for pattern in patterns:

@@ -229,7 +229,7 @@ def test_goals_tell_an_attack_and_a_method_no_test_prompts() -> None:
 
 
 def test_a_change_of_the_test_prompts_leaves_the_edits() -> None:
-    known = suite().concept_specs()[0]
+    known = suite().concepts[0]
     other = {**known.model_dump(), "prompts": {**known.prompts, "name": ["one star", "two"]}}
     before, after = plan(), plan(concepts=[other])
     assert digests(before, "edit") == digests(after, "edit")
@@ -269,7 +269,7 @@ def test_an_attack_with_fewer_goals_owes_fewer_images() -> None:
 
 def test_a_utility_prompt_for_an_unknown_concept_is_refused() -> None:
     prompt = UtilityPrompt(text="a glorp", concept="ster")
-    other = load_suite("mini-quick").known_concepts()["heart"]
+    other = load_suite("mini-quick").known_concepts["heart"]
     odd = other.model_copy(update={"utility": (prompt,)}).model_dump(mode="json")
     with pytest.raises(UsageError) as caught:
         plan(concepts=["star", odd], utility={"neighbours": 24, "others": 48})
@@ -498,7 +498,7 @@ def test_titles_say_what_a_cell_is() -> None:
 
 
 def test_bare_concepts_keep_what_a_method_may_know() -> None:
-    star: Concept = suite().concept_specs()[0]
+    star: Concept = suite().concepts[0]
     assert bare(star).text == "star"
     assert bare(star).neighbours == star.neighbours
 

@@ -42,7 +42,7 @@ def test_a_plan_counts_all_rows_of_a_file(tmp_path: Path) -> None:
     suite = load_suite("mini-quick").with_(
         concepts=["all"], attacks=[file, "random_tokens", "seed_search"], goals=1
     )
-    assert len(suite.concept_specs()) * 45_000 > MOST_PROMPTS
+    assert len(suite.concepts) * 45_000 > MOST_PROMPTS
     with pytest.raises(UsageError, match="at most 500,000 prompts"):
         make_plan(suite, "0" * 64)
 
@@ -64,7 +64,7 @@ def test_a_concepts_file_is_read_once(tmp_path: Path) -> None:
     before = make_plan(suite, "0" * 64)
     path.write_text("{}")
     assert make_plan(suite, "0" * 64).suite_digest == before.suite_digest
-    assert suite.concept_specs() == (Concept(text="star", prompts=prompts),)
+    assert suite.concepts == (Concept(text="star", prompts=prompts),)
 
 
 def _asks(text: str) -> UtilityPrompt:

@@ -218,8 +218,8 @@ def test_the_miniatures_networks_by_name_are_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", suite_names())
 def test_every_shipped_suite_has_judges_that_see_and_differ(name: str) -> None:
     suite = load_suite(name)
-    for judge in (*suite.judge_specs(), suite.surrogate_spec()):
-        for concept in suite.concept_specs():
+    for judge in (*suite.judges, suite.surrogate):
+        for concept in suite.concepts:
             judge.check_concept(concept)
 
 
