@@ -14,6 +14,7 @@ from bench.core.errors import UsageError
 from bench.interfaces import Concept
 from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
+from bench.run.cells import TrialCell
 from bench.run.collect import collect
 from bench.run.plan import Plan, make_plan
 from bench.run.runner import run_plan
@@ -43,7 +44,7 @@ def of_file(plan: Plan) -> dict[str, list[str]]:
     return {
         c.concept.text: [g.prompt for g in c.goals]
         for c in plan.cells
-        if c.kind == "trial" and c.method_label == "none" and c.goals[0].prompt_set == "file"
+        if isinstance(c, TrialCell) and c.method_label == "none" and c.goals[0].prompt_set == "file"
     }
 
 
