@@ -180,7 +180,7 @@ def evaluate(
     """
     loaded = load_suite(suite, code=code)
     if methods:
-        loaded = loaded.with_(methods=[*loaded.model_dump()["methods"], *methods])
+        loaded = loaded.with_(methods=[*loaded.file.methods, *methods])
     files = inspect_base(loaded.base, revision=loaded.revision)
     plan = make_plan(loaded, files.digest, folder=files.folder, only=only, limit=limit)
     backbone = load_inspected(files, dtype=loaded.dtype, device=device)

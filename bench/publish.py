@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.config.suite import Code, load_suite, suite_names
+from bench.config.suite import Code, read_suite, suite_names
 from bench.run.plan import Plan
 from bench.run.provenance import commit
 from bench.run.store import Store
@@ -144,7 +144,7 @@ def place(plan: Plan, asked: Asked) -> Path:
     """
     name = plan.suite.name
     if name in suite_names():
-        at_home = asked.source == name and plan.suite == load_suite(name)
+        at_home = asked.source == name and plan.suite.file == read_suite(name)
     else:
         at_home = asked.seed is None
     return (_LOCAL if at_home and not plan.partial else _DRAFTS) / name

@@ -55,7 +55,7 @@ def _suites() -> list[dict[str, str]]:
 def _concepts() -> list[dict[str, str]]:
     from bench.config.suite import load_suite
 
-    known = load_suite("mini-quick").known_concepts()
+    known = load_suite("mini-quick").known_concepts
     return [
         {"name": n, "about": f"{c.family}; near: {', '.join(c.neighbours)}"}
         for n, c in known.items()

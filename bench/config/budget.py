@@ -110,10 +110,10 @@ def _at_most(count: int, most: int, what: str) -> None:
 def _work(
     suite: Suite, methods: Sequence[Erasure], attacks: Sequence[Attack], concepts: int, goals: int
 ) -> _Work:
-    sizes = len(suite.group_sizes())
+    sizes = len(suite.group_sizes)
     edits = suite.repeats * sum(1 if method.control else sizes for method in methods)
     images = cells = 0
-    moved = {attack.label for attack in suite.transfer_specs()}
+    moved = {attack.label for attack in suite.transfer}
     for attack in attacks:
         tried = len(attack.prompt_sets) * min(goals, attack.goals or goals)
         trials = edits * (len(methods) if attack.label in moved else 1)

@@ -136,7 +136,7 @@ def dtype_of(name: Dtype) -> torch.dtype:
 @cache
 def concept() -> Concept:
     """What is erased and attacked."""
-    return load_suite("mini-quick").known_concepts()[_CONCEPT]
+    return load_suite("mini-quick").known_concepts[_CONCEPT]
 
 
 def surrogate() -> Judge:

@@ -14,8 +14,9 @@ from bench.config.suite import CONTROLS
 from bench.core.digest import DamagedError
 from bench.interfaces import Attack, Trace
 from bench.interfaces.minors import WITHHELD, about_minors
+from bench.run.cells import AttackCell, Cell, EditCell, OfAttack, TrialCell, UtilityCell
 from bench.run.contents import check, read_candidates, read_pictures, read_rows
-from bench.run.plan import Cell, Plan
+from bench.run.plan import Plan
 from bench.run.store import Entry, Store
 from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, conform
 
@@ -91,7 +92,7 @@ def collect(plan: Plan, store: Store) -> Results:
         if entry is None:
             failed = bool(store.failures(cell.kind, cell.digest))
             (out.failed if failed else out.missing).append(cell.title)
-            if cell.kind == "trial":
+            if isinstance(cell, TrialCell):
                 if failed:
                     trials.append(_lost(plan, cell))
                 else:
@@ -100,20 +101,20 @@ def collect(plan: Plan, store: Store) -> Results:
         timing: Any = entry.record["timing"]
         cells[cell.kind, cell.digest] = _spent(plan, cell, timing)
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
-        if cell.kind == "trial":
+        if isinstance(cell, TrialCell):
             rows = read_rows(entry)
             _note_errors(rows, cell, out)
             attack = _sound(store, "attack", cell.parents["attack"])
             found = [] if attack is None else read_candidates(attack)
             trials.append(_trial(plan, with_traces(rows, found), cell))
             _pictures(plan, entry, cell, rows, out)
-        elif cell.kind == "utility":
+        elif isinstance(cell, UtilityCell):
             rows = read_rows(entry)
             _note_errors(rows, cell, out)
             utility.append(_utility(rows, cell))
-        elif cell.kind == "edit":
+        elif isinstance(cell, EditCell):
             edits.append(_edit(entry, cell))
-        elif cell.attack is not None and not _is_control(cell.attack):
+        elif isinstance(cell, AttackCell) and not _is_control(cell.attack):
             out.candidates.append(_found(plan, entry, cell))
     out.trials = conform(_joined(trials)[TRIALS.names], TRIALS)
     out.utility = conform(_joined(utility)[UTILITY.names], UTILITY)
@@ -164,7 +165,7 @@ def _spent(plan: Plan, cell: Cell, timing: Mapping[str, Any]) -> dict[str, Any]:
         "source": cell.source_label,
         "concept": cell.concept.text,
         "repeat": cell.repeat,
-        "attack": "" if cell.attack is None else plan.attack_name(cell.attack),
+        "attack": plan.attack_name(cell.attack) if isinstance(cell, OfAttack) else "",
         **{name: timing.get(name) for name in names},
         "digest": cell.digest,
     }
@@ -195,8 +196,7 @@ def _account(trace: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(_TRACE, values, strict=True))
 
 
-def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    assert cell.attack is not None  # noqa: S101
+def _trial(plan: Plan, rows: pd.DataFrame, cell: TrialCell) -> pd.DataFrame:
     return rows.assign(
         **_about(cell),
         source=cell.source_label,
@@ -215,13 +215,12 @@ def _is_control(attack: Attack) -> bool:
     return attack.control or attack.name in CONTROLS["attacks"]
 
 
-def _found(plan: Plan, entry: Entry, cell: Cell) -> Found:
-    assert cell.attack is not None  # noqa: S101
+def _found(plan: Plan, entry: Entry, cell: AttackCell) -> Found:
     name = plan.attack_name(cell.attack)
     return Found(name, cell.method_label, cell.concept.text, repeat=cell.repeat, entry=entry)
 
 
-def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
+def _lost(plan: Plan, cell: TrialCell) -> pd.DataFrame:
     """Rows of status ``error`` in place of a failed trial: lost images are counted, not dropped."""
     goals = [g for g in cell.goals for _ in range(cell.images)]
     frames = []
@@ -251,11 +250,11 @@ def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
     return _trial(plan, pd.concat(frames, ignore_index=True), cell)
 
 
-def _utility(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+def _utility(rows: pd.DataFrame, cell: UtilityCell) -> pd.DataFrame:
     return rows.assign(**_about(cell), utility_digest=cell.digest)
 
 
-def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
+def _edit(entry: Entry, cell: EditCell) -> pd.DataFrame:
     about: Any = entry.record["cell"]
     return pd.DataFrame(
         [
@@ -277,9 +276,7 @@ def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
     )
 
 
-def _pictures(plan: Plan, entry: Entry, cell: Cell, rows: pd.DataFrame, out: Results) -> None:
-    assert cell.attack is not None  # noqa: S101
-    assert cell.method is not None  # noqa: S101
+def _pictures(plan: Plan, entry: Entry, cell: TrialCell, rows: pd.DataFrame, out: Results) -> None:
     if cell.repeat or cell.source or not plan.suite.keep_images:
         return
     kept = read_pictures(entry)

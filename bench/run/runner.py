@@ -18,8 +18,9 @@ from bench.core.digest import JSON, DamagedError
 from bench.core.environment import fault
 from bench.core.memory import peak_megabytes, reset_peak
 from bench.model.text_to_image import TextToImage
+from bench.run.cells import Cell
 from bench.run.contents import check
-from bench.run.plan import Cell, Plan
+from bench.run.plan import Plan
 from bench.run.provenance import provenance
 from bench.run.self_check import SelfCheck, self_check
 from bench.run.stages import Workspace, compute

@@ -21,7 +21,17 @@ from bench.core.memory import peak_megabytes, reset_peak
 from bench.interfaces import Candidate, Judge, Metric, Progress, Target, UtilityBatch, registry
 from bench.interfaces.minors import NoMinors, attack_goals, withhold
 from bench.model.text_to_image import Samples, TextToImage
-from bench.run.plan import Cell, Plan, bare
+from bench.run.cells import (
+    AttackCell,
+    Cell,
+    EditCell,
+    OfMethod,
+    ReferenceCell,
+    TrialCell,
+    UtilityCell,
+    bare,
+)
+from bench.run.plan import Plan
 from bench.run.store import Entry, Store
 
 __all__ = ["Workspace", "compute"]
@@ -57,7 +67,7 @@ class Workspace:
             )
         return entry
 
-    def edited(self, cell: Cell) -> TextToImage:
+    def edited(self, cell: OfMethod) -> TextToImage:
         """The edited model of the cell; the last one is kept, since cells of an edit come together."""
         digest = cell.parents["edit"]
         if self._edited is None or self._edited[0] != digest:
@@ -76,14 +86,24 @@ def compute(work: Workspace, cell: Cell) -> Written:
     Returns:
         Its record, and a function that writes its files into a folder.
     """
-    return _STAGES[cell.kind](work, cell)
+    match cell:
+        case ReferenceCell():
+            return _reference(work, cell)
+        case EditCell():
+            return _edit(work, cell)
+        case AttackCell():
+            return _attack(work, cell)
+        case TrialCell():
+            return _trial(work, cell)
+        case UtilityCell():
+            return _utility(work, cell)
+    raise TypeError(f"expected a reference, edit, attack, trial or utility, got {cell.title}")
 
 
 # -- edit ------------------------------------------------------------------------------------------
 
 
-def _edit(work: Workspace, cell: Cell) -> Written:
-    assert cell.method is not None  # noqa: S101 (edits have one)
+def _edit(work: Workspace, cell: EditCell) -> Written:
     rng = work.plan.rng.child("edit", cell.digest)
     reset_peak(work.base.backbone.device)
     began = time.perf_counter()
@@ -118,8 +138,7 @@ def _edit(work: Workspace, cell: Cell) -> Written:
 # -- attack ----------------------------------------------------------------------------------------
 
 
-def _attack(work: Workspace, cell: Cell) -> Written:
-    assert cell.attack is not None  # noqa: S101
+def _attack(work: Workspace, cell: AttackCell) -> Written:
     target = Target(work.edited(cell), work.plan.sampler, work.plan.surrogate, work.progress)
     # The stream's key leaves out the method: every method meets the same attack on the same draws.
     rng = work.plan.rng.child("attack", cell.attack.digest, cell.concept.text, cell.repeat)
@@ -185,7 +204,7 @@ def _candidates(entry: Entry) -> list[Candidate]:
 # -- trial -----------------------------------------------------------------------------------------
 
 
-def _trial(work: Workspace, cell: Cell) -> Written:
+def _trial(work: Workspace, cell: TrialCell) -> Written:
     plan, model = work.plan, work.edited(cell)
     found = _candidates(work.parent(cell, "attack"))
     # A candidate that brings its own noise fixes the image: there is one, whatever the number of
@@ -276,7 +295,7 @@ def _sample(
 
 
 def _judged(
-    frame: pd.DataFrame, shown: Tensor, ok: Tensor, judge: Judge, cell: Cell
+    frame: pd.DataFrame, shown: Tensor, ok: Tensor, judge: Judge, cell: TrialCell
 ) -> pd.DataFrame:
     labels = judge.labels(cell.concept)
     counting = set(judge.counts(cell.concept))
@@ -298,12 +317,12 @@ def _judged(
 # -- utility ---------------------------------------------------------------------------------------
 
 
-def _utility_seeds(plan: Plan, cell: Cell) -> list[int]:
+def _utility_seeds(plan: Plan, cell: ReferenceCell | UtilityCell) -> list[int]:
     stream = plan.rng.child("utility", cell.concept.text)
     return [stream.seed(i, p.text) for i, (_, p) in enumerate(cell.prompts)]
 
 
-def _reference(work: Workspace, cell: Cell) -> Written:
+def _reference(work: Workspace, cell: ReferenceCell) -> Written:
     texts = [p.text for _, p in cell.prompts]
     out = work.base.sample(
         texts, _utility_seeds(work.plan, cell), work.plan.sampler, progress=work.progress
@@ -314,7 +333,7 @@ def _reference(work: Workspace, cell: Cell) -> Written:
     )
 
 
-def _utility(work: Workspace, cell: Cell) -> Written:
+def _utility(work: Workspace, cell: UtilityCell) -> Written:
     plan, model = work.plan, work.edited(cell)
     with np.load(work.parent(cell, "reference").file("pictures.npz"), allow_pickle=False) as file:
         base = _floats(file["images"])
@@ -388,12 +407,3 @@ def _spread(n: int, count: int) -> list[int]:
     """At most ``count`` indices spread over n: the first of every prompt set are among them."""
     count = min(n, count)
     return [i * n // count for i in range(count)]
-
-
-_STAGES: dict[str, Callable[[Workspace, Cell], Written]] = {
-    "reference": _reference,
-    "edit": _edit,
-    "attack": _attack,
-    "trial": _trial,
-    "utility": _utility,
-}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-import bench.config.suite
+from bench.config.suite import SuiteFile, Utility
 from bench.core.spec import Spec
 from bench.interfaces import registry
 from bench.model.sampler import Sampler
@@ -71,7 +71,7 @@ def specs() -> list[type[BaseModel]]:
     """Every spec of ours that a user or a method can fill, and the suite itself."""
     registry.load()
     below = {c for c in Spec._below() if c.__module__.partition(".")[0] in _OURS}
-    return sorted({Sampler, bench.config.suite.Suite, bench.config.suite.Utility, *below}, key=lambda c: (
+    return sorted({Sampler, SuiteFile, Utility, *below}, key=lambda c: (
         c.__module__, c.__name__,
     ))  # fmt: skip
 

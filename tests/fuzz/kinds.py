@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from attacks.prompts import Prompts
-from bench.config.suite import Suite, Utility, load_suite, read_concepts
+from bench.config.suite import Suite, SuiteFile, Utility, load_suite, read_concepts
 from bench.core.errors import from_pydantic
 from bench.core.shipped import model_folder
 from bench.core.spec import Spec
@@ -144,16 +144,16 @@ def _field(seed: int, folder: Path) -> None:
 def _with_field(cls: type[BaseModel], field: str, value: Any) -> Suite | None:
     """A suite that holds the value; ``None``: suites have no place for such a spec."""
     suite = load_suite("mini-quick")
-    if cls is Suite:
+    if cls is SuiteFile:
         return suite.with_(**{field: value})
     if cls is Utility:
         return suite.with_(utility={field: value})
     if cls is Sampler:
-        return suite.with_(sampler={**suite.sampler, field: value})
+        return suite.with_(sampler={**suite.file.sampler, field: value})
     key = _PARTS.get(getattr(cls, "kind", ""))
     if key is None or not issubclass(cls, Spec) or not cls.name:
         return None
-    kept = [e for e in getattr(suite, key) if e != cls.name]
+    kept = [e for e in getattr(suite.file, key) if e != cls.name]
     return suite.with_(**{key: [*kept, {cls.name: {field: value}}]})
 
 

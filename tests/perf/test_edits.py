@@ -101,7 +101,7 @@ def test_methods_on_the_miniature(
 ) -> None:
     benchmark.extra_info["bar_s"] = seconds
     model = load_model()
-    star = bare(load_suite("mini-quick").known_concepts()["star"])
+    star = bare(load_suite("mini-quick").known_concepts["star"])
     edited = benchmark.pedantic(
         method.erase, (model, [star]), {"rng": Rng(("perf",))}, rounds=3, warmup_rounds=1
     )

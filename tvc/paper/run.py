@@ -118,28 +118,28 @@ def study_of(
         UsageError: the suite has no task vector, not that concept, or no CLIP for its base; or the
             base cannot be used.
     """
-    methods = suite.method_specs()
+    methods = suite.methods
     vectors = [m for m in methods if isinstance(m, TaskVectorErasure)]
     if not vectors:
         raise UsageError(f"suite {suite.name}: expected a task_vector among the methods")
-    there = [c.text for c in suite.concept_specs()]
+    there = [c.text for c in suite.concepts]
     for name in concepts:
         if name not in there:
             raise UsageError(unknown("concept", name, there))
-    known = {**suite.known_concepts(), **{c.text: c for c in suite.concept_specs()}}
+    known = {**suite.known_concepts, **{c.text: c for c in suite.concepts}}
     method = vectors[0].model_copy(update=_TINY) if quick else vectors[0]
     utility = suite.utility.neighbours + suite.utility.others
     files = inspect_base(suite.base, revision=suite.revision)
     method.check_base(files.folder)
     model = TextToImage(load_inspected(files, dtype=suite.dtype, device=device))
-    self_check(model, suite.sampler_spec())
+    self_check(model, suite.sampler)
     return Study(
         model=model,
         known=known,
         concepts=tuple(concepts) or tuple(there),
         method=method,
         competitors=tuple(m for m in methods if not m.control and m.name != "task_vector"),
-        judge=suite.judge_specs()[0],
+        judge=suite.judges[0],
         sizes=QUICK if quick else Sizes(prompts=suite.goals, utility=utility),
         seeds=seeds or (1 if quick else suite.repeats),
     )

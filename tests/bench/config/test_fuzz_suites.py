@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from bench.config.suite import Suite, load_suite
+from bench.config.suite import Suite, SuiteFile, load_suite
 from bench.core.errors import MOST_MESSAGE, UsageError
 from bench.core.spec import Spec
 from bench.run.plan import make_plan
@@ -50,7 +49,7 @@ def test_the_same_generator_gives_the_same_file() -> None:
 def test_a_spec_at_its_extremes_is_planned(cls: type[BaseModel]) -> None:
     spec = cast("type[Spec]", cls)
     suite, key = load_suite("mini-quick"), PARTS[spec.kind]
-    kept = {s.label: e for s, e in zip(_built(suite, key), getattr(suite, key), strict=True)}
+    kept = {s.label: e for s, e in zip(_built(suite, key), getattr(suite.file, key), strict=True)}
     for one in numbers(cls):
         for value in _at_the_ends(one):
             try:
@@ -72,8 +71,7 @@ def test_a_spec_at_its_extremes_is_planned(cls: type[BaseModel]) -> None:
 @pytest.mark.parametrize("key", ["goals", "seeds", "repeats", "seed", "keep_images"])
 @pytest.mark.parametrize("end", [0, 1])
 def test_a_suite_at_its_extremes_is_planned_or_refused_in_a_line(key: str, end: int) -> None:
-    cls = type(load_suite("mini-quick"))
-    (one,) = (n for n in numbers(cls) if n.place == key)
+    (one,) = (n for n in numbers(SuiteFile) if n.place == key)
     value = min(int(one.extremes()[end]), 2**63 - 1)
     try:
         assert make_plan(load_suite("mini-quick").with_(**{key: value}), "0" * 64, limit=1).cells
@@ -82,11 +80,8 @@ def test_a_suite_at_its_extremes_is_planned_or_refused_in_a_line(key: str, end: 
 
 
 def _built(suite: Suite, key: str) -> tuple[Spec, ...]:
-    made: dict[str, Callable[[], tuple[Spec, ...]]] = {
-        "methods": suite.method_specs, "attacks": suite.attack_specs,
-        "judges": suite.judge_specs, "metrics": suite.metric_specs,
-    }  # fmt: skip
-    return made[key]()
+    built: tuple[Spec, ...] = getattr(suite, key)
+    return built
 
 
 def _at_the_ends(one: Numeric) -> list[Any]:

@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 
 from attacks.concept_inversion import ConceptInversion
 from attacks.random_tokens import RandomTokens
-from bench.config import suite
-from bench.config.suite import Suite, load_suite, suite_names
+from bench.config import concepts, suite
+from bench.config.suite import SuiteFile, load_suite, suite_names
 from bench.core.errors import MOST_MESSAGE, UsageError
-from bench.interfaces import registry
+from bench.core.spec import Spec
+from bench.interfaces import Concept, registry
+from bench.publish import Asked, place
+from bench.run.plan import make_plan
 
 PLUGINS = """
 from typing import ClassVar
@@ -155,16 +158,40 @@ def message_of(path: str | Path) -> str:
 
 def test_everything_is_built(folder: Path) -> None:
     loaded = load_suite(written(folder, SUITE))
-    assert [spec.name for spec in loaded.method_specs()] == ["none", "destroyed", "edit"]
-    assert loaded.method_specs()[2].model_dump()["lam"] == 0.5
-    assert [spec.model_dump()["tries"] for spec in loaded.attack_specs()] == [8, 4, 4]
-    assert [spec.name for spec in loaded.judge_specs()] == ["eye"]
-    assert loaded.surrogate_spec().name == "ear"
-    assert [spec.name for spec in loaded.metric_specs()] == ["drift"]
-    assert (loaded.sampler_spec().steps, loaded.sampler_spec().guidance_scale) == (12, 5.0)
-    assert [concept.text for concept in loaded.concept_specs()] == ["star", "moon"]
-    assert list(loaded.known_concepts()) == ["star", "moon", "pixel art"]
+    assert [spec.name for spec in loaded.methods] == ["none", "destroyed", "edit"]
+    assert loaded.methods[2].model_dump()["lam"] == 0.5
+    assert [spec.model_dump()["tries"] for spec in loaded.attacks] == [8, 4, 4]
+    assert [spec.name for spec in loaded.judges] == ["eye"]
+    assert loaded.surrogate.name == "ear"
+    assert [spec.name for spec in loaded.metrics] == ["drift"]
+    assert (loaded.sampler.steps, loaded.sampler.guidance_scale) == (12, 5.0)
+    assert [concept.text for concept in loaded.concepts] == ["star", "moon"]
+    assert list(loaded.known_concepts) == ["star", "moon", "pixel art"]
     assert loaded.utility.neighbours == 24
+
+
+def test_everything_is_built_once_for_a_load_and_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    build, read = registry.build, concepts.read_concepts
+    entries: list[tuple[str, str]] = []
+    files: list[Path] = []
+
+    def counted(kind: registry.Kind, entry: str | dict[str, Any]) -> Spec:
+        entries.append((kind, json.dumps(entry, sort_keys=True)))
+        return build(kind, entry)
+
+    def opened(path: Path) -> dict[str, Concept]:
+        files.append(path)
+        return read(path)
+
+    monkeypatch.setattr(registry, "build", counted)
+    monkeypatch.setattr(concepts, "read_concepts", opened)
+    made = make_plan(load_suite("mini-quick"), "0" * 64, limit=1)
+    assert made.suite.digest
+    assert place(made, Asked("mini-quick")).name == "mini-quick"
+    file, once = made.suite.file, set(entries)
+    named = (*file.methods, *file.attacks, *file.judges, file.surrogate, *file.metrics)
+    assert len(entries) == len(once) == len(named)
+    assert len(files) == 1
 
 
 def test_paths_are_seen_from_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,16 +199,16 @@ def test_paths_are_seen_from_the_file(folder: Path, monkeypatch: pytest.MonkeyPa
     (folder / "more.json").write_text(json.dumps({"sun": {"text": "sun"}}))
     path = written(folder, SUITE, ("[star, moon]", "[sun]\nconcepts_file: more.json"))
     assert load_suite(str(path)).base == str(folder / "world")
-    assert [concept.text for concept in load_suite(path).concept_specs()] == ["sun"]
+    assert [concept.text for concept in load_suite(path).concepts] == ["sun"]
 
 
 def test_concepts_can_be_all_or_inline(folder: Path) -> None:
     for text in ("all", "[all]"):
         loaded = load_suite(written(folder, SUITE, ("[star, moon]", text)))
-        assert [concept.text for concept in loaded.concept_specs()] == list(WORLD)
+        assert [concept.text for concept in loaded.concepts] == list(WORLD)
     inline = "[star, {text: van Gogh, family: style, prompts: {name: [a painting]}}]"
     loaded = load_suite(written(folder, SUITE, ("[star, moon]", inline)))
-    assert loaded.concept_specs()[1].prompts == {"name": ("a painting",)}
+    assert loaded.concepts[1].prompts == {"name": ("a painting",)}
 
 
 def test_a_hub_id_needs_a_commit_and_its_concepts(folder: Path) -> None:
@@ -221,20 +248,20 @@ def test_the_digest_is_of_what_is_built(folder: Path) -> None:
 
 def test_a_transfer_names_attacks_by_name_or_label(folder: Path) -> None:
     plain = load_suite(written(folder, SUITE))
-    assert plain.transfer_specs() == ()
+    assert plain.transfer == ()
     end = "together: 1\n"
     same = load_suite(written(folder, SUITE, (end, end + "transfer: []\n")))
     assert same.digest == plain.digest
     named = load_suite(written(folder, SUITE, (end, end + "transfer: [random_tokens, prompts]\n")))
-    assert [spec.name for spec in named.transfer_specs()] == ["prompts", "random_tokens"]
+    assert [spec.name for spec in named.transfer] == ["prompts", "random_tokens"]
     label = load_suite(written(folder, SUITE, (end, end + "transfer: ['seed_search(tries=4)']\n")))
-    assert [spec.name for spec in label.transfer_specs()] == ["seed_search"]
+    assert [spec.name for spec in label.transfer] == ["seed_search"]
     assert len({plain.digest, named.digest, label.digest}) == 3
 
 
 def test_what_a_spec_needs_is_given(folder: Path) -> None:
     path = written(folder, SUITE, ("edit: {preset: early}", "given: {path: here}"))
-    assert load_suite(path).method_specs()[2].lacking == ()
+    assert load_suite(path).methods[2].lacking == ()
     with pytest.raises(
         UsageError, match=r"^methods\[3\]\.given\.path: expected this key, got none"
     ):
@@ -245,7 +272,7 @@ def test_other_values(folder: Path) -> None:
     loaded = load_suite(written(folder, SUITE))
     assert loaded.with_() == loaded
     changed = loaded.with_(seed=3, concepts=["moon"], sampler={"steps": 2})
-    assert (changed.seed, changed.sampler_spec().steps) == (3, 2)
+    assert (changed.seed, changed.sampler.steps) == (3, 2)
     assert changed.digest != loaded.digest
     mistakes: list[tuple[dict[str, Any], str]] = [
         ({"sede": 3}, f"sede: unknown key 'sede'; did you mean 'seed' or 'seeds'? known: {KNOWN}"),
@@ -581,7 +608,7 @@ def test_any_slip_of_the_pen_is_explained(folder: Path, at: int, cut: int, text:
 
 
 @FUZZ
-@given(st.dictionaries(st.sampled_from(sorted(Suite.model_fields)), VALUES, max_size=3))
+@given(st.dictionaries(st.sampled_from(sorted(SuiteFile.model_fields)), VALUES, max_size=3))
 def test_any_value_is_explained(folder: Path, changes: dict[str, Any]) -> None:
     data = {**yaml.safe_load(SUITE), **changes}
     loads_or_explains(written(folder, yaml.safe_dump(data, allow_unicode=False)))
@@ -598,7 +625,7 @@ def test_code_is_imported_only_where_it_is_allowed(
     path = written(folder, SUITE, ("edit: {preset: early}", "theirs_of_test_suite:Theirs"))
     assert "--allow-code" in message_of(path)
     assert "theirs_of_test_suite" not in sys.modules, "refused before anything is imported"
-    assert load_suite(path, code="named").method_specs()[2].name == "theirs"
+    assert load_suite(path, code="named").methods[2].name == "theirs"
     del sys.modules["theirs_of_test_suite"]
     path = written(folder, SUITE, ("edit: {preset: early}", "no_such.module:Edit"))
     with pytest.raises(UsageError, match="cannot import plug-in module no_such"):
@@ -638,11 +665,11 @@ def test_ours_load(name: str) -> None:
     loaded = load_suite(name)
     assert loaded.name == name
     assert loaded.base == "miniature"
-    assert loaded.judge_specs()[0].name == "mini_judge"
-    assert loaded.surrogate_spec().name == "clip_zero_shot"
-    assert [metric.name for metric in loaded.metric_specs()] == ["accuracy", "clip_score", "drift"]
+    assert loaded.judges[0].name == "mini_judge"
+    assert loaded.surrogate.name == "clip_zero_shot"
+    assert [metric.name for metric in loaded.metrics] == ["accuracy", "clip_score", "drift"]
     largest = dict[str, int]()
-    for spec in loaded.attack_specs():
+    for spec in loaded.attacks:
         # A control may stand there at a smaller attack's budget as well.
         if tries := spec.model_dump().get("tries"):
             largest[spec.name] = max(tries, largest.get(spec.name, 0))
@@ -651,7 +678,7 @@ def test_ours_load(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mini-quick", "mini-full"])
 def test_luck_stands_beside_concept_inversion_at_its_own_budget(name: str) -> None:
-    specs = load_suite(name).attack_specs()
+    specs = load_suite(name).attacks
     (inversion,) = (spec for spec in specs if isinstance(spec, ConceptInversion))
     tries = {spec.tries for spec in specs if isinstance(spec, RandomTokens)}
     assert inversion.restarts * inversion.checks in tries
@@ -663,13 +690,13 @@ def _ready(kind: registry.Kind) -> set[str]:
 
 def test_ours_grow() -> None:
     quick, full, paper = (load_suite(f"mini-{size}") for size in ("quick", "full", "paper"))
-    assert [concept.text for concept in quick.concept_specs()] == ["star", "zorbo", "watercolour"]
-    assert quick.concepts == full.concepts
-    assert set(full.concepts) < set(paper.concepts)
+    assert [concept.text for concept in quick.concepts] == ["star", "zorbo", "watercolour"]
+    assert quick.file.concepts == full.file.concepts
+    assert set(full.file.concepts) < set(paper.file.concepts)
     assert (quick.goals, full.goals, paper.goals) == (24, 24, 100)
     assert (quick.seeds, full.seeds, paper.seeds) == (1, 2, 5)
     assert (quick.repeats, full.repeats, paper.repeats) == (1, 1, 3)
     for large in (full, paper):
-        assert {spec.name for spec in large.method_specs()} == _ready("method")
-        assert {spec.name for spec in large.attack_specs()} == _ready("attack")
+        assert {spec.name for spec in large.methods} == _ready("method")
+        assert {spec.name for spec in large.attacks} == _ready("attack")
     assert len({quick.digest, full.digest, paper.digest}) == 3

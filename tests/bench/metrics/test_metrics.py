@@ -183,7 +183,7 @@ def test_the_weights_of_a_clip_of_its_own_are_in_drifts_digest(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", suite_names())
 def test_a_shipped_suite_with_drift_has_the_miniatures_clip_in_its_digest(name: str) -> None:
-    metrics = load_suite(name).metric_specs()
+    metrics = load_suite(name).metrics
     if Drift() in metrics:
         assert ClipScore() in metrics
 

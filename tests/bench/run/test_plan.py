@@ -17,7 +17,16 @@ from bench.interfaces import Concept, UtilityPrompt
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.metrics.clip_score import ClipScore
 from bench.metrics.drift import Drift
-from bench.run.plan import Cell, Plan, bare, make_plan
+from bench.run.cells import (
+    AttackCell,
+    EditCell,
+    OfAttack,
+    OfMethod,
+    ReferenceCell,
+    TrialCell,
+    UtilityCell,
+)  # fmt: skip
+from bench.run.plan import Plan, bare, make_plan
 
 BASE = "0" * 64
 OTHER_BASE = "1" * 64
@@ -50,11 +59,11 @@ def digests(made: Plan, *kinds: str, method: str | None = None) -> list[str]:
         c.digest
         for c in made.cells
         if (not kinds or c.kind in kinds)
-        and (method is None or (c.method is not None and c.method.name == method))
+        and (method is None or (isinstance(c, OfMethod) and c.method.name == method))
     ]
 
 
-def seeds_of(made: Plan, cell: Cell) -> set[int]:
+def seeds_of(made: Plan, cell: TrialCell) -> set[int]:
     """The seeds of the images that are judged."""
     stream = made.rng.child("held-out", cell.concept.text, cell.repeat)
     return {stream.seed(goal.id, k) for goal in cell.goals for k in range(cell.images)}
@@ -118,9 +127,8 @@ def test_another_precision_changes_every_digest() -> None:
 def test_digests_do_not_say_float32() -> None:
     """What was stored before a digest covered the precision is still found."""
     made = plan()
-    (edit,) = (c for c in made.cells if c.kind == "edit" and c.method_label == "none")
+    (edit,) = (c for c in made.cells if isinstance(c, EditCell) and c.method_label == "none")
     method = edit.method
-    assert method is not None
     what = {
         "stage": "edit", "format": 1, "base": BASE, "seed": 0, "sampler": made.sampler.identity(),
         "method": method.identity(), "repeat": 0,
@@ -147,8 +155,12 @@ def test_an_attacks_field_leaves_edits_utility_and_other_attacks() -> None:
         assert digests(before, kind) == digests(after, kind)
     for kind in ("attack", "trial"):
         both = set(digests(before, kind)) & set(digests(after, kind))
-        kept = [c for c in before.cells if c.kind == kind and c.digest in both]
-        assert {c.attack.name for c in kept if c.attack} == {"prompts", "seed_search"}
+        kept = [
+            c
+            for c in before.cells
+            if isinstance(c, OfAttack) and c.kind == kind and c.digest in both
+        ]
+        assert {c.attack.name for c in kept} == {"prompts", "seed_search"}
         assert len(kept) == 6
 
 
@@ -180,7 +192,7 @@ def test_concepts_that_meet_the_same_prompts_have_references_of_their_own() -> N
     # Their prompts are the same and their seeds are not.
     asked = {"prompts": {"name": ["a beast"], "synonyms": ["a beast"], "indirect": ["a beast"]}}
     made = plan(concepts=[{"text": text, "family": "colour", **asked} for text in ("red", "blue")])
-    references = [c for c in made.cells if c.kind == "reference"]
+    references = [c for c in made.cells if isinstance(c, ReferenceCell)]
     assert references[0].prompts == references[1].prompts
     assert references[0].digest != references[1].digest
 
@@ -191,7 +203,7 @@ def test_concepts_that_meet_the_same_prompts_have_references_of_their_own() -> N
 def test_methods_and_attacks_meet_on_the_same_held_out_seeds() -> None:
     made = plan(seeds=3)
     by_goal: dict[str, set[int]] = {}
-    for cell in (c for c in made.cells if c.kind == "trial"):
+    for cell in (c for c in made.cells if isinstance(c, TrialCell)):
         stream = made.rng.child("held-out", cell.concept.text, cell.repeat)
         for goal in cell.goals:
             seeds = {stream.seed(goal.id, k) for k in range(made.suite.seeds)}
@@ -204,9 +216,9 @@ def test_an_attack_never_sees_a_held_out_seed() -> None:
     held_out: set[int] = set()
     searched: set[int] = set()
     for cell in made.cells:
-        if cell.kind == "trial":
+        if isinstance(cell, TrialCell):
             held_out |= seeds_of(made, cell)
-        if cell.kind == "attack" and cell.attack is not None:
+        if isinstance(cell, AttackCell):
             name = ("attack", cell.attack.digest, cell.concept.text, cell.repeat)
             stream = made.rng.child(*name)
             goals = [goal.id for goal in cell.goals]
@@ -219,17 +231,17 @@ def test_an_attack_never_sees_a_held_out_seed() -> None:
 
 def test_goals_tell_an_attack_and_a_method_no_test_prompts() -> None:
     made = plan()
-    for cell in made.cells:
+    for cell in (c for c in made.cells if isinstance(c, OfAttack)):
         for goal in cell.goals:
             assert not goal.concept.prompts
             assert not goal.concept.utility
-    star = next(c for c in made.cells if c.kind == "edit").erased[0]
+    star = next(c for c in made.cells if isinstance(c, EditCell)).erased[0]
     assert star.prompts
     assert bare(star).identity() != star.identity()
 
 
 def test_a_change_of_the_test_prompts_leaves_the_edits() -> None:
-    known = suite().concept_specs()[0]
+    known = suite().concepts[0]
     other = {**known.model_dump(), "prompts": {**known.prompts, "name": ["one star", "two"]}}
     before, after = plan(), plan(concepts=[other])
     assert digests(before, "edit") == digests(after, "edit")
@@ -238,7 +250,7 @@ def test_a_change_of_the_test_prompts_leaves_the_edits() -> None:
 
 def test_utility_prompts_never_mention_what_is_erased() -> None:
     made = plan(concepts="all", utility={"neighbours": 24, "others": 48})
-    utility = [c for c in made.cells if c.kind == "utility"]
+    utility = [c for c in made.cells if isinstance(c, UtilityCell)]
     assert len(utility) == 60
     for cell in utility:
         gone = {c.text for c in cell.erased}
@@ -251,7 +263,7 @@ def test_utility_prompts_never_mention_what_is_erased() -> None:
 
 def test_utility_groups_ask_for_neighbours_and_for_others_evenly() -> None:
     made = plan(utility={"neighbours": 9, "others": 38})
-    cell = next(c for c in made.cells if c.kind == "utility")
+    cell = next(c for c in made.cells if isinstance(c, UtilityCell))
     near = Counter(p.concept for group, p in cell.prompts if group == "neighbour")
     far = Counter(p.concept for group, p in cell.prompts if group == "other")
     assert set(near) == set(cell.concept.neighbours)
@@ -263,13 +275,17 @@ def test_utility_groups_ask_for_neighbours_and_for_others_evenly() -> None:
 def test_an_attack_with_fewer_goals_owes_fewer_images() -> None:
     attacks = [*FIELDS["attacks"], {"random_tokens": {"tries": 2, "goals": 2}}]
     made = plan(goals=8, seeds=2, attacks=attacks)
-    owed = {len(c.goals) * c.images for c in made.cells if c.kind == "trial" and len(c.goals) < 24}
+    owed = {
+        len(c.goals) * c.images
+        for c in made.cells
+        if isinstance(c, TrialCell) and len(c.goals) < 24
+    }
     assert owed == {16, 4}  # 8 goals, or the attack's own 2, at 2 seeds
 
 
 def test_a_utility_prompt_for_an_unknown_concept_is_refused() -> None:
     prompt = UtilityPrompt(text="a glorp", concept="ster")
-    other = load_suite("mini-quick").known_concepts()["heart"]
+    other = load_suite("mini-quick").known_concepts["heart"]
     odd = other.model_copy(update={"utility": (prompt,)}).model_dump(mode="json")
     with pytest.raises(UsageError) as caught:
         plan(concepts=["star", odd], utility={"neighbours": 24, "others": 48})
@@ -293,8 +309,8 @@ def test_a_whole_plan_is_not_partial() -> None:
 def test_limit_marks_the_plan_partial_and_cuts_prompts() -> None:
     made = plan(limit=1)
     assert made.partial
-    assert {len(c.goals) for c in made.cells if c.kind == "trial"} == {1, 3}
-    utility = next(c for c in made.cells if c.kind == "utility")
+    assert {len(c.goals) for c in made.cells if isinstance(c, TrialCell)} == {1, 3}
+    utility = next(c for c in made.cells if isinstance(c, UtilityCell))
     assert Counter(group for group, _ in utility.prompts) == {"neighbour": 1, "other": 1}
 
 
@@ -317,8 +333,8 @@ def test_only_narrows_by_sort_and_widens_within_one(
 ) -> None:
     made = plan(only=only)
     assert made.partial
-    assert {c.method.name for c in made.cells if c.method} == methods
-    assert {c.attack.name for c in made.cells if c.attack} == attacks
+    assert {c.method.name for c in made.cells if isinstance(c, OfMethod)} == methods
+    assert {c.attack.name for c in made.cells if isinstance(c, OfAttack)} == attacks
     assert set(digests(made)) < set(digests(plan()))
 
 
@@ -342,8 +358,8 @@ def test_a_concept_without_prompts_says_what_to_add() -> None:
 # --- transfer
 
 
-def transfers(made: Plan) -> list[Cell]:
-    return [c for c in made.cells if c.source is not None]
+def transfers(made: Plan) -> list[TrialCell]:
+    return [c for c in made.cells if isinstance(c, TrialCell) and c.source is not None]
 
 
 @pytest.mark.parametrize("named", [["prompts"], ["random_tokens(tries=2)"], ["prompts"] * 2])
@@ -364,12 +380,13 @@ def test_a_transfer_tries_what_the_source_found_on_the_targets_edit() -> None:
     ordinary = {
         (c.parents["edit"], c.concept.text, c.attack.name): c
         for c in made.cells
-        if c.kind == "trial" and c.attack and not c.source
+        if isinstance(c, TrialCell) and not c.source
     }
     pairs: Counter[tuple[str, str]] = Counter()
     for cell in transfers(made):
-        assert cell.attack is not None and cell.method is not None and cell.source is not None
+        assert cell.source is not None
         edit, search = by_digest[cell.parents["edit"]], by_digest[cell.parents["attack"]]
+        assert isinstance(edit, EditCell) and isinstance(search, AttackCell)
         assert (edit.method, search.method) == (cell.method, cell.source)
         assert edit.repeat == search.repeat == cell.repeat
         assert search.concept == cell.concept
@@ -437,27 +454,31 @@ def test_cells_of_an_edit_come_together() -> None:
 
 def test_concepts_erased_together_share_their_edits() -> None:
     made = plan(concepts=["star", "zorbo", "sketch"], together=2)
-    groups = {tuple(c.text for c in cell.erased) for cell in made.cells if cell.kind == "edit"}
+    groups = {
+        tuple(c.text for c in cell.erased) for cell in made.cells if isinstance(cell, EditCell)
+    }
     assert groups == {("star", "zorbo"), ("sketch",)}
-    for cell in (c for c in made.cells if c.kind == "utility"):
+    for cell in (c for c in made.cells if isinstance(c, UtilityCell)):
         gone = {c.text for c in cell.erased}
         assert cell.concept.text in gone
         assert not any(gone & {p.concept, *p.mentions} for _, p in cell.prompts)
-    of_pair = [c for c in made.cells if c.kind == "trial" and len(c.erased) == 2]
+    of_pair = [c for c in made.cells if isinstance(c, TrialCell) and len(c.erased) == 2]
     assert {c.concept.text for c in of_pair} == {"star", "zorbo"}
 
 
 def test_several_sizes_of_groups_share_controls_and_utility_prompts() -> None:
     names = ["star", "zorbo", "sketch", "house"]
     made = plan(concepts=names, together=[1, 2, 4])
-    edits = [(c.method_label, *(x.text for x in c.erased)) for c in made.cells if c.kind == "edit"]
+    edits = [
+        (c.method_label, *(x.text for x in c.erased)) for c in made.cells if isinstance(c, EditCell)
+    ]
     one = "uce[repo-2023]"
     assert [e for e in edits if e[0].startswith("uce")] == [
         *((one, n) for n in names), (f"{one} x2", "star", "zorbo"), (f"{one} x2", "sketch", "house"),
         (f"{one} x4", *names),
     ]  # fmt: skip
     assert [e for e in edits if e[0].startswith("none")] == [("none", n) for n in names]
-    asked = {(c.concept.text, c.prompts) for c in made.cells if c.kind == "utility"}
+    asked = {(c.concept.text, c.prompts) for c in made.cells if isinstance(c, UtilityCell)}
     assert len(asked) == len(names)  # one list a concept, whatever is erased beside it
     assert not any(
         {p.concept, *p.mentions} & set(names) for _, prompts in asked for _, p in prompts
@@ -484,9 +505,9 @@ def test_the_shipped_suite_has_the_expected_cells() -> None:
         "trial": 60,
         "utility": 15,
     }
-    for cell in (c for c in made.cells if c.kind == "trial"):  # a character has few prompts
+    for cell in (c for c in made.cells if isinstance(c, TrialCell)):  # a character has few prompts
         sets = Counter(goal.prompt_set for goal in cell.goals)
-        wanted = cell.attack.goals if cell.attack and cell.attack.goals else 24
+        wanted = cell.attack.goals or 24
         assert min(sets.values()) * cell.images >= wanted
 
 
@@ -498,7 +519,7 @@ def test_titles_say_what_a_cell_is() -> None:
 
 
 def test_bare_concepts_keep_what_a_method_may_know() -> None:
-    star: Concept = suite().concept_specs()[0]
+    star: Concept = suite().concepts[0]
     assert bare(star).text == "star"
     assert bare(star).neighbours == star.neighbours
 

@@ -13,8 +13,8 @@ from bench.config.suite import load_suite
 from bench.core.digest import canonical_json, digest_of, digest_of_parts
 from bench.core.errors import UsageError
 from bench.interfaces import Concept, UtilityPrompt
-from bench.run import plan as planning
 from bench.run.plan import make_plan
+from bench.run.planning.utility_prompts import in_turn
 
 
 def test_a_digest_of_parts_is_the_digest_of_the_whole() -> None:
@@ -42,7 +42,7 @@ def test_a_plan_counts_all_rows_of_a_file(tmp_path: Path) -> None:
     suite = load_suite("mini-quick").with_(
         concepts=["all"], attacks=[file, "random_tokens", "seed_search"], goals=1
     )
-    assert len(suite.concept_specs()) * 45_000 > MOST_PROMPTS
+    assert len(suite.concepts) * 45_000 > MOST_PROMPTS
     with pytest.raises(UsageError, match="at most 500,000 prompts"):
         make_plan(suite, "0" * 64)
 
@@ -51,7 +51,7 @@ def test_utility_prompts_are_taken_in_turn() -> None:
     pools = [
         iter([_asks(f"{name}{i}") for i in range(n)]) for name, n in (("a", 1), ("b", 3), ("c", 2))
     ]
-    assert [p.text for p in planning._in_turn(pools)] == ["a0", "b0", "c0", "b1", "c1", "b2"]
+    assert [p.text for p in in_turn(pools)] == ["a0", "b0", "c0", "b1", "c1", "b2"]
 
 
 def test_a_concepts_file_is_read_once(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_concepts_file_is_read_once(tmp_path: Path) -> None:
     before = make_plan(suite, "0" * 64)
     path.write_text("{}")
     assert make_plan(suite, "0" * 64).suite_digest == before.suite_digest
-    assert suite.concept_specs() == (Concept(text="star", prompts=prompts),)
+    assert suite.concepts == (Concept(text="star", prompts=prompts),)
 
 
 def _asks(text: str) -> UtilityPrompt:

@@ -14,6 +14,7 @@ from bench.core.errors import UsageError
 from bench.interfaces import Concept
 from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
+from bench.run.cells import TrialCell
 from bench.run.collect import collect
 from bench.run.plan import Plan, make_plan
 from bench.run.runner import run_plan
@@ -43,7 +44,7 @@ def of_file(plan: Plan) -> dict[str, list[str]]:
     return {
         c.concept.text: [g.prompt for g in c.goals]
         for c in plan.cells
-        if c.kind == "trial" and c.method_label == "none" and c.goals[0].prompt_set == "file"
+        if isinstance(c, TrialCell) and c.method_label == "none" and c.goals[0].prompt_set == "file"
     }
 
 
@@ -218,8 +219,8 @@ def test_the_miniatures_networks_by_name_are_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", suite_names())
 def test_every_shipped_suite_has_judges_that_see_and_differ(name: str) -> None:
     suite = load_suite(name)
-    for judge in (*suite.judge_specs(), suite.surrogate_spec()):
-        for concept in suite.concept_specs():
+    for judge in (*suite.judges, suite.surrogate):
+        for concept in suite.concepts:
             judge.check_concept(concept)
 
 

@@ -26,6 +26,7 @@ from bench.core.errors import UsageError
 from bench.core.shipped import clip_folder
 from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
+from bench.run.cells import OfAttack, OfMethod
 from bench.run.collect import collect, with_traces
 from bench.run.plan import Cell, Plan, make_plan
 from bench.run.runner import Outcome, Watcher, run_plan
@@ -70,8 +71,9 @@ def table_of(plan: Plan, store: Store) -> pd.DataFrame:
 
 def cell_of(plan: Plan, kind: str, method: str, attack: str | None = None) -> Cell:
     for cell in plan.cells:
-        named = cell.method is not None and cell.method.name == method
-        if cell.kind == kind and named and (cell.attack.name if cell.attack else None) == attack:
+        named = isinstance(cell, OfMethod) and cell.method.name == method
+        tried = cell.attack.name if isinstance(cell, OfAttack) else None
+        if cell.kind == kind and named and tried == attack:
             return cell
     raise LookupError(f"{kind} {method} {attack}")
 
@@ -624,6 +626,7 @@ import torch
 torch.set_num_threads(1)  # a forked child must not wait for threads that it does not have
 
 import bench.run.runner
+from bench.run.cells import OfAttack, OfMethod
 from bench.run.collect import collect, with_traces
 from bench.model.text_to_image import load_model
 from bench.run.plan import make_plan

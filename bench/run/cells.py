@@ -1,0 +1,179 @@
+"""What is computed: five records, each named by a digest of everything that its numbers depend on.
+
+    edit ──> attack ──> trial
+    edit, reference ──> utility
+    attack (on one edit), edit (of another method) ──> trial: a transfer
+
+A reference is the unedited model's images of the utility prompts.
+A record is a description: nothing is computed yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from bench.core.spec import Spec
+from bench.interfaces import Attack, Concept, Erasure, Goal, UtilityPrompt
+
+__all__ = [
+    "AttackCell",
+    "Cell",
+    "EditCell",
+    "Kind",
+    "OfAttack",
+    "OfMethod",
+    "Prompts",
+    "ReferenceCell",
+    "TrialCell",
+    "UtilityCell",
+    "bare",
+]
+
+Kind = Literal["reference", "edit", "attack", "trial", "utility"]
+Prompts = tuple[tuple[str, UtilityPrompt], ...]
+"""Utility prompts, each with its group: ``neighbour`` or ``other``."""
+
+
+def bare(concept: Concept) -> Concept:
+    """The concept as a method sees it: without the prompts that will test the edit."""
+    return concept.model_copy(update={"prompts": {}, "utility": ()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One thing to compute.
+
+    Attributes:
+        kind: Its stage.
+        digest: Of everything its numbers depend on.
+        concept: What is attacked or measured; of an edit, the first of the erased.
+        parents: Digests by kind.
+        repeat: Index of the independent edit; 0 for references.
+        method_label: What tables call the method; empty for references. Where a suite erases several
+            numbers of concepts together, it tells them apart.
+        source_label: What tables call the method that the candidates were found on: its own method,
+            but for transfers.
+    """
+
+    kind: ClassVar[Kind]
+
+    digest: str
+    concept: Concept
+    parents: Mapping[str, str] = field(default_factory=dict)
+    repeat: int = 0
+    method_label: str = ""
+    source_label: str = ""
+
+    @property
+    def plugins(self) -> tuple[Spec, ...]:
+        """What it runs, judges and metrics aside."""
+        return ()
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.kind} {self.method_label or 'unedited'} / {self.concept.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceCell(Cell):
+    """The unedited model's images of the utility prompts.
+
+    Attributes:
+        prompts: The utility prompts of the concept.
+    """
+
+    kind: ClassVar[Kind] = "reference"
+    prompts: Prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfMethod(Cell):
+    """What has to do with an edit.
+
+    Attributes:
+        method: The erasure.
+        erased: What the edit erases together.
+    """
+
+    method: Erasure
+    erased: tuple[Concept, ...]
+
+    @property
+    def plugins(self) -> tuple[Spec, ...]:
+        """What it runs, judges and metrics aside."""
+        return (self.method,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditCell(OfMethod):
+    """A model that a method has edited."""
+
+    kind: ClassVar[Kind] = "edit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UtilityCell(OfMethod):
+    """What an edit cost, on the images of its reference.
+
+    Attributes:
+        prompts: The utility prompts of the concept, as the reference has them.
+    """
+
+    kind: ClassVar[Kind] = "utility"
+    prompts: Prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfAttack(OfMethod):
+    """What has to do with an attack on an edit.
+
+    Attributes:
+        attack: With the content of its files.
+        attack_label: Its label, which is one in the suite.
+        goals: What it tries.
+    """
+
+    attack: Attack
+    attack_label: str
+    goals: tuple[Goal, ...]
+
+    @property
+    def plugins(self) -> tuple[Spec, ...]:
+        """What it runs, judges and metrics aside."""
+        return (self.method, self.attack)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.kind} {self.method_label} / {self.concept.text} / {self.attack_label}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackCell(OfAttack):
+    """What an attack finds on an edit."""
+
+    kind: ClassVar[Kind] = "attack"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialCell(OfAttack):
+    """What was found, sampled on held-out seeds and judged.
+
+    Attributes:
+        images: Held-out images per candidate.
+        source: Of transfers, the method that the candidates were found on; they are tried on
+            ``method``.
+    """
+
+    kind: ClassVar[Kind] = "trial"
+    images: int
+    source: Erasure | None = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        found = f" found on {self.source_label}" if self.source else ""
+        return f"trial {self.method_label} / {self.concept.text} / {self.attack_label}{found}"

@@ -1,0 +1,1 @@
+"""Lays out the cells of a suite: a planner per kind of cell, and what they share worked out once."""

@@ -1,0 +1,45 @@
+"""Lays out the cells of a scope: parents first, the cells of an edit together, transfers last."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from bench.config.budget import Laid, check_budget
+from bench.run.cells import Cell, TrialCell
+from bench.run.planning.edits import Edits
+from bench.run.planning.goals import tried_goals
+from bench.run.planning.scope import Scope
+from bench.run.planning.searches import Searches
+from bench.run.planning.trials import Trials
+from bench.run.planning.utilities import References, Utilities, check_metrics
+
+__all__ = ["lay_out"]
+
+
+def lay_out(scope: Scope) -> tuple[Cell, ...]:
+    """The cells of a scope.
+
+    Raises:
+        UsageError: they are too many, or a part of the suite does not suit what it would be asked.
+    """
+    suite, laid = scope.suite, Laid(edits=scope.edits)
+    check_budget(suite, scope.methods, scope.attacks, scope.tried, scope.goals)
+    tried = tried_goals(scope, laid)
+    for judge, concept in product((*suite.judges, suite.surrogate), scope.tried):
+        judge.check_concept(concept)
+    references = References(scope).cells(laid)
+    check_metrics(scope, references.values())
+    edits, utilities = Edits(scope), Utilities(scope)
+    searches, trials = Searches(scope, tried), Trials(scope)
+    cells: list[Cell] = list(references.values())
+    judged: list[TrialCell] = []
+    for edit in edits.cells():
+        cells.append(edit)
+        for concept in edits.kept(edit):
+            if (reference := references.get(concept.text)) is not None:
+                cells.append(utilities.of(edit, reference))
+            for search, one in searches.on(edit, concept):
+                trial = trials.of(search, one.images)
+                cells += [search, trial]
+                judged.append(trial)
+    return (*cells, *trials.transfers(judged))

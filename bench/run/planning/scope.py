@@ -1,0 +1,112 @@
+"""What of a suite is planned, and what thousands of its cells share, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.config.suite import Suite
+from bench.core.digest import canonical_json
+from bench.core.errors import UsageError
+from bench.interfaces import Attack, Concept, Erasure
+from bench.run.cells import bare
+from bench.run.planning.narrowing import Only
+
+__all__ = ["Scope", "parts_of", "scope_of"]
+
+_FORMAT: Final = 1  # raise when the meaning of cells changes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What is planned of a suite.
+
+    Attributes:
+        suite: The suite.
+        folder: The base's pipeline folder; ``None`` where nobody said which.
+        limit: At most so many prompts per set, and so many utility prompts per group.
+        goals: Prompts per prompt set, under the limit.
+        methods: Those that are kept.
+        attacks: Those that are kept, with the content of their files.
+        every: All attacks of the suite; those that are kept hold the content of their files.
+        tried: The concepts that are kept.
+        known: Every concept that the base knows or the suite brings, by name.
+        bare: By name, the concepts of the suite as a method sees them.
+        shared: The canonical JSON of what is in every digest.
+    """
+
+    suite: Suite
+    folder: Path | None
+    limit: int | None
+    goals: int
+    methods: tuple[Erasure, ...]
+    attacks: tuple[Attack, ...]
+    every: tuple[Attack, ...]
+    tried: tuple[Concept, ...]
+    known: dict[str, Concept]
+    bare: Mapping[str, Concept]
+    shared: Mapping[str, str]
+
+    @property
+    def edits(self) -> int:
+        """How many edits there are of each concept."""
+        sizes = len(self.suite.group_sizes)
+        return self.suite.repeats * sum(1 if m.control else sizes for m in self.methods)
+
+    def groups(self, size: int) -> list[tuple[Concept, ...]]:
+        """The suite's concepts, so many of them together, in order; the last may be fewer."""
+        concepts = self.suite.concepts
+        return [concepts[i : i + size] for i in range(0, len(concepts), size)]
+
+
+def scope_of(
+    suite: Suite, base: str, *, folder: Path | None, only: Sequence[str], limit: int | None
+) -> Scope:
+    """What the patterns and the limit leave of a suite.
+
+    Args:
+        suite: What to evaluate.
+        base: Digest of the unedited model.
+        folder: The unedited model's, where it has one.
+        only: Glob patterns; see :func:`bench.run.plan.make_plan`.
+        limit: At most so many prompts; ``None``: as the suite says.
+
+    Raises:
+        UsageError: a limit below 1, a pattern matches nothing, or a file of an attack is not usable.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit: expected at least 1, got {limit}")
+    keep = Only(only, suite)
+    # Their files are read here, once: what is named is what is tried.
+    kept = [
+        (attack.pinned(), True) if keep.attack(attack) else (attack, False)
+        for attack in suite.attacks
+    ]
+    shared: dict[str, Any] = {
+        "format": _FORMAT,
+        "base": base,
+        "seed": suite.seed,
+        "sampler": suite.sampler.identity(),
+        # Where it is the usual one it is left out: cells from before it was told keep their names.
+        **({} if suite.dtype == "float32" else {"dtype": suite.dtype}),
+    }
+    return Scope(
+        suite=suite,
+        folder=folder,
+        limit=limit,
+        goals=suite.goals if limit is None else min(limit, suite.goals),
+        methods=tuple(m for m in suite.methods if keep.method(m)),
+        attacks=tuple(attack for attack, stays in kept if stays),
+        every=tuple(attack for attack, _ in kept),
+        tried=tuple(c for c in suite.concepts if keep.concept(c)),
+        known={**suite.known_concepts, **{c.text: c for c in suite.concepts}},
+        bare={c.text: bare(c) for c in suite.concepts},
+        shared=parts_of(shared),
+    )
+
+
+def parts_of(what: Mapping[str, Any]) -> dict[str, str]:
+    """The canonical JSON of each value, for :func:`bench.core.digest.digest_of_parts`."""
+    return {key: canonical_json(value) for key, value in what.items()}

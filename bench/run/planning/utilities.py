@@ -1,0 +1,103 @@
+"""Plans what an edit costs: the reference of each concept, and each edit against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bench.config.budget import Laid
+from bench.core.digest import digest_of_parts
+from bench.core.errors import UsageError, shown, unknown
+from bench.interfaces import Concept
+from bench.run.cells import EditCell, Prompts, ReferenceCell, UtilityCell, bare
+from bench.run.planning.scope import Scope, parts_of
+from bench.run.planning.utility_prompts import utility_prompts
+
+__all__ = ["References", "Utilities", "check_metrics"]
+
+
+class References:
+    """The planner of references: the unedited model's images of a concept's utility prompts."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._same = {**scope.shared, **parts_of({"stage": "reference"})}
+        self._named: dict[str, str] = {}  # digests of concepts, which many prompts ask for
+
+    def cells(self, laid: Laid) -> dict[str, ReferenceCell]:
+        """A reference per concept that is kept and has utility prompts, by its name.
+
+        Args:
+            laid: Counts what is laid out.
+
+        Raises:
+            UsageError: a prompt asks for an unknown concept, or the prompts are too many.
+        """
+        # Every size is measured on the same utility prompts: those of the largest.
+        widest = max(self._scope.suite.group_sizes)
+        kept = {concept.text for concept in self._scope.tried}
+        cells: dict[str, ReferenceCell] = {}
+        for group in self._scope.groups(widest):
+            for concept in (c for c in group if c.text in kept):
+                if prompts := utility_prompts(self._scope, concept, group):
+                    laid.prompts(len(prompts))
+                    cells[concept.text] = self._cell(concept, prompts)
+        return cells
+
+    def _cell(self, concept: Concept, prompts: Prompts) -> ReferenceCell:
+        for _, prompt in prompts:
+            if prompt.concept not in self._scope.known:
+                message = unknown("concept", prompt.concept, self._scope.known)
+                raise UsageError(f"utility prompt {shown(prompt.text)}: concept: {message}")
+        for name in {prompt.concept for _, prompt in prompts} - self._named.keys():
+            self._named[name] = bare(self._scope.known[name]).digest
+        what = {
+            "concept": concept.text,
+            # The concept's name is in the seeds; what a prompt asks for is what the utility cells judge.
+            "prompts": [[group, p.text, self._named[p.concept]] for group, p in prompts],
+        }
+        digest = digest_of_parts({**self._same, **parts_of(what)})
+        return ReferenceCell(digest=digest, concept=concept, prompts=prompts)
+
+
+class Utilities:
+    """The planner of utility cells."""
+
+    def __init__(self, scope: Scope) -> None:
+        metrics, judge = scope.suite.metrics, scope.suite.judges[0]
+        what = {
+            "stage": "utility",
+            "metrics": [m.identity() for m in metrics],
+            "judge": judge.identity(),
+        }
+        self._same = {**scope.shared, **parts_of(what)}
+
+    def of(self, edit: EditCell, reference: ReferenceCell) -> UtilityCell:
+        """What an edit costs on the prompts of a reference."""
+        parents = {"edit": edit.digest, "reference": reference.digest}
+        return UtilityCell(
+            digest=digest_of_parts({**self._same, **parts_of(parents)}),
+            concept=reference.concept,
+            parents=parents,
+            repeat=edit.repeat,
+            method_label=edit.method_label,
+            source_label=edit.source_label,
+            method=edit.method,
+            erased=edit.erased,
+            prompts=reference.prompts,
+        )
+
+
+def check_metrics(scope: Scope, references: Iterable[ReferenceCell]) -> None:
+    """Refuses a metric that asks the judge of record for what it cannot see.
+
+    Raises:
+        UsageError: with the metric.
+    """
+    asked: Mapping[str, Concept] = {
+        p.concept: scope.known[p.concept] for cell in references for _, p in cell.prompts
+    }
+    for metric in scope.suite.metrics:
+        try:
+            metric.check_judge(scope.suite.judges[0], list(asked.values()))
+        except UsageError as error:
+            raise UsageError(f"metric {metric.name}, on the utility prompts: {error}") from error
