@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.core.lazy import torch
-from bench.interfaces.minors import about_minors, refuse_minors
+from bench.interfaces.minors import about_minors
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = [
     "place",
     "project_simplex",
     "read_prompt",
-    "refuse_minors",
     "straight_through",
     "table",
 ]
@@ -57,7 +56,7 @@ class Read(NamedTuple):
     kept: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sites:
     """B prompts with K places each for adversarial tokens.
 

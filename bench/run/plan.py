@@ -23,7 +23,17 @@ from bench.config.suite import Suite
 from bench.core.digest import canonical_json, digest_of, digest_of_parts
 from bench.core.errors import UsageError, shown, unknown
 from bench.core.spec import Spec, content
-from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, Rng, UtilityPrompt
+from bench.interfaces import (
+    Attack,
+    Concept,
+    Erasure,
+    Goal,
+    Judge,
+    Metric,
+    Rng,
+    UtilityPrompt,
+    bare,
+)
 from bench.interfaces.minors import refuse_minors
 from bench.model.sampler import Sampler
 from bench.run.remarks import number_of, warnings_of
@@ -151,11 +161,6 @@ class Plan:
     def rng(self) -> Rng:
         """The root of all random streams of the suite."""
         return Rng(("suite", self.suite.seed))
-
-
-def bare(concept: Concept) -> Concept:
-    """The concept as a method sees it: without the prompts that will test the edit."""
-    return concept.model_copy(update={"prompts": {}, "utility": ()})
 
 
 def make_plan(

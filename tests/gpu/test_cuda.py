@@ -55,7 +55,7 @@ def _attacked(model: TextToImage, goals: Sequence[Goal], spec: dict[str, Any]) -
     attack, judge = registry.build("attack", spec), registry.build("judge", "clip_zero_shot")
     assert isinstance(attack, Attack)
     assert isinstance(judge, Judge)
-    return attack.run(Target(model, SAMPLER, judge), goals, rng=Rng(("gpu",)))
+    return attack(Target(model, SAMPLER, judge), goals, rng=Rng(("gpu",)))
 
 
 def _gradient(model: TextToImage, rows: int) -> Tensor:
@@ -149,7 +149,7 @@ def test_edits_are_made_in_half_precision(
 ) -> None:
     method = registry.build("method", spec)
     assert isinstance(method, Erasure)
-    edited = method.erase(halved, [bare(concepts["star"])], rng=Rng(("gpu",)))
+    edited = method(halved, [bare(concepts["star"])], rng=Rng(("gpu",)))
     assert edited.weights
     assert any(not torch.equal(v, halved.parameter(n)) for n, v in edited.weights.items())
     for value in edited.weights.values():

@@ -88,7 +88,7 @@ def test_uce_on_sd14(benchmark: BenchmarkFixture, sd: TextToImage) -> None:
     method = UCE.preset("repo-2023")
     reset_peak(CPU)
     edited = benchmark.pedantic(
-        method.erase, (sd, [Concept(text="star")]), {"rng": Rng(("perf",))}, rounds=1
+        method, (sd, [Concept(text="star")]), {"rng": Rng(("perf",))}, rounds=1
     )
     assert len(edited.weights) == 32
     benchmark.extra_info["bar_s"] = SECONDS_UCE
@@ -103,6 +103,6 @@ def test_methods_on_the_miniature(
     model = load_model()
     star = bare(load_suite("mini-quick").known_concepts()["star"])
     edited = benchmark.pedantic(
-        method.erase, (model, [star]), {"rng": Rng(("perf",))}, rounds=3, warmup_rounds=1
+        method, (model, [star]), {"rng": Rng(("perf",))}, rounds=3, warmup_rounds=1
     )
     assert "weights" in edited.slots

@@ -53,7 +53,7 @@ def test_unet_forward_of_32(benchmark: BenchmarkFixture, model: TextToImage) -> 
 def test_uce_on_the_miniature(benchmark: BenchmarkFixture, model: TextToImage) -> None:
     star = bare(load_suite("mini-quick").known_concepts()["star"])
     method = UCE.preset("repo-2023")
-    edited = benchmark(method.erase, model, [star], rng=Rng(("perf",)))
+    edited = benchmark(method, model, [star], rng=Rng(("perf",)))
     assert len(edited.weights) == sum(method.touches(n) for n in model.backbone.parameters)
 
 
