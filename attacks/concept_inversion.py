@@ -40,11 +40,11 @@ from attacks.shared.originals import (
 )
 from attacks.shared.prompt_search import predict
 from attacks.shared.search import score_images
-from attacks.shared.tokens import refuse_minors, table
+from attacks.shared.tokens import table
 from bench.core.bounds import Count, Guidance, LearningRate, Steps, Weight
 from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, Trace
+from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Rng, Target, Trace
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
 
@@ -131,21 +131,16 @@ class ConceptInversion(Attack):
         """Images per goal."""
         return self.restarts * self.checks
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
-        """The best restart of each goal.
-
-        Raises:
-            ValueError: a goal is about minors.
-        """
-        refuse_minors(goals)
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
+        """The best restart of each goal."""
         concepts = {goal.concept.digest: goal.concept for goal in goals}
-        learned = {d: self._learn(target, c, rng.child(c.text)) for d, c in concepts.items()}
+        learned = {d: self._learn(target, c, ctx.child(c.text)) for d, c in concepts.items()}
         vectors = {d: vectors_RVE for d, (vectors_RVE, _) in learned.items()}
         faults = {d: faults_R2.tolist() for d, (_, faults_R2) in learned.items()}
         return [
             candidate
             for batch in batches(goals, self.mode)
-            for candidate in self._picked(target, batch, vectors, faults, rng)
+            for candidate in self._picked(target, batch, vectors, faults, ctx)
         ]
 
     def _picked(
@@ -154,7 +149,7 @@ class ConceptInversion(Attack):
         goals: list[Goal],
         vectors: Mapping[str, Tensor],
         faults: Mapping[str, list[list[int]]],
-        rng: Rng,
+        ctx: Context,
     ) -> list[Candidate]:
         """The restart of each goal whose images the attacker's judge likes best.
 
@@ -163,7 +158,7 @@ class ConceptInversion(Attack):
             goals: Sampled in one batch.
             vectors: Each concept's embeddings, [R, V, E], by its digest.
             faults: Of their gradients, [R, 2], likewise.
-            rng: Gives the search seeds.
+            ctx: Gives the search seeds.
         """
         states_GRLD = [self._states(target.model, g, vectors[g.concept.digest]) for g in goals]
         runs = range(self.restarts)
@@ -173,10 +168,10 @@ class ConceptInversion(Attack):
         out = target.model.sample(
             [goals[i].prompt for i, _, _ in jobs],
             # Restarts are compared on the same seeds.
-            [rng.seed(goals[i].id, k, "search") for i, _, k in jobs],
+            [ctx.rng.seed(goals[i].id, k, "search") for i, _, k in jobs],
             target.sampler,
             states_BLD=torch.stack([states_GRLD[i][r] for i, r, _ in jobs]),
-            progress=target.progress,
+            progress=ctx.progress,
         )
         owners = [goals[i] for i, _, _ in jobs]
         scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
@@ -200,12 +195,12 @@ class ConceptInversion(Attack):
         """Of the restart that was picked; it looks once, at the end."""
         return Trace(looks=(score,), steps=self.steps, budget=self.steps, zero=zero, bad=bad)
 
-    def _learn(self, target: Target, concept: Concept, rng: Rng) -> tuple[Tensor, Tensor]:
+    def _learn(self, target: Target, concept: Concept, ctx: Context) -> tuple[Tensor, Tensor]:
         """The embeddings of one concept, [R, V, E], and the faults of their gradients, [R, 2].
 
         The goals play no part.
         """
-        model, few = target.model, templates(concept)
+        model, few, rng = target.model, templates(concept), ctx.rng
         prompts = [few[i % len(few)].format(concept.text) for i in range(self.images)]
         seeds = [rng.seed("image", i) for i in range(self.images)]
         images = target_images(target, prompts, seeds)
@@ -235,7 +230,7 @@ class ConceptInversion(Attack):
                 span=self.span,
                 sampled_at=target.sampler.times(model.schedule.config),
                 wanted=wanted,
-                progress=target.progress,
+                progress=ctx.progress,
                 what=f"{self.name}: {concept.text}",
             )
             for at in range(0, self.restarts, block)

@@ -18,10 +18,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from attacks.shared.search import score_images
-from attacks.shared.tokens import refuse_minors
 from bench.core.bounds import Count
 from bench.core.lazy import torch
-from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
 
 __all__ = ["NoiseProbe"]
 
@@ -53,18 +52,11 @@ class NoiseProbe(Attack):
         """Images per goal."""
         return len(self.scales) * self.seeds
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
-        """The best noise of each goal.
-
-        Raises:
-            ValueError: a goal is about minors.
-        """
-        refuse_minors(goals)
-        if not goals:
-            return []
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
+        """The best noise of each goal."""
         tried = [(k, scale) for scale in self.scales for k in range(self.seeds)]
         owners = [goal for goal in goals for _ in tried]
-        seeds = [rng.seed(goal.id, k, "search") for goal in goals for k, _ in tried]
+        seeds = [ctx.rng.seed(goal.id, k, "search") for goal in goals for k, _ in tried]
         size = torch.tensor([scale for _ in goals for _, scale in tried])
         noise = target.model.noise(seeds, target.sampler) * size[:, None, None, None]
         out = target.model.sample(
@@ -72,7 +64,7 @@ class NoiseProbe(Attack):
             seeds,
             target.sampler,
             latents_BChw=noise,
-            progress=target.progress,
+            progress=ctx.progress,
         )
         scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
         table = scores.view(len(goals), len(tried))

@@ -44,14 +44,13 @@ from attacks.shared.tokens import (
     allowed_tokens,
     nearest_tokens,
     place,
-    refuse_minors,
     table,
 )
 from bench.core.bounds import Count, Guidance, LearningRate, Steps, Weight
 from bench.core.clock import model_time
 from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
-from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -142,16 +141,15 @@ class P4D(Attack):
             self.steps // self.iterations + 1
         ) * self.checks + self.finalists * self.final_checks
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The best prompt of each goal.
 
         Raises:
-            ValueError: a goal is about minors, or the model has no room for the tokens.
+            ValueError: the model has no room for the tokens.
         """
-        refuse_minors(goals)
         found: dict[str, Candidate] = {}
         for tokens, batch in self._batches(target.model, goals):
-            looks = Looks(target, batch, rng, self.checks)
+            looks = Looks(target, batch, ctx, self.checks)
             for _ in self.trajectory(looks, tokens):
                 pass
             if self.finalists:
@@ -185,7 +183,7 @@ class P4D(Attack):
         Yields:
             The goals still attacked, and their continuous embeddings [B, K, E].
         """
-        target, goals, rng = looks.target, looks.goals, looks.rng
+        target, goals, rng = looks.target, looks.goals, looks.ctx.rng
         model, original = target.model, unedited(target.model)
         prompts = [goal.prompt for goal in goals]
         sites = place(model, prompts, tokens, self.where, every=self.every)

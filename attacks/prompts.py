@@ -15,7 +15,16 @@ from pydantic import PrivateAttr
 from attacks.shared.prompt_file import PromptFile, file_hashes, read_prompt_file
 from attacks.shared.prompt_rows import MEANT
 from bench.core.errors import UsageError, shown
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, PromptSets, Rng, Target
+from bench.interfaces import (
+    Access,
+    Attack,
+    Candidate,
+    Concept,
+    Context,
+    Goal,
+    PromptSets,
+    Target,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,22 +142,26 @@ class Prompts(Attack):
             said.append(f"{sum(lost.values())} rows are for no concept of the suite: {told}")
         return tuple(f"{self.name}, {name}: {line}" for line in said)
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """One candidate a goal; with a file, one a row of the file that suits the goal's concept.
 
-        Goals that the file brought choose among its rows; others take all of them.
+        A file brings its own goals (:meth:`own_goals`): they choose among its rows.
 
         Raises:
-            UsageError: the file is not usable, or its tensors do not fit the model.
+            UsageError: the file is not usable, its tensors do not fit the model, or a goal is not the
+                file's.
         """
         content = self._read()
         if content is None:
             return [Candidate(goal=g.id, prompt=g.prompt, variant=g.prompt_set) for g in goals]
-        if not goals:
-            return []
-        chosen = {goal.id for goal in goals if goal.prompt_set == _SET}
+        chosen = {goal.id for goal in goals}
         rows = content.of(goals[0].concept.text)
-        wanted = [row for row in rows if not chosen or row.goal_id in chosen]
+        wanted = [row for row in rows if row.goal_id in chosen]
+        if others := chosen - {row.goal_id for row in wanted}:
+            raise UsageError(
+                f"{self.file}: expected the goals of the file, got others, such as {shown(min(others))}; "
+                "give prompts or a file, not both"
+            )
         tensors = content.tensors_of(wanted)
         for row in wanted:
             self._fits(target, row.line, tensors.get(row.states), tensors.get(row.latents))

@@ -14,7 +14,7 @@ from pydantic import Field
 from attacks.shared.search import score_images
 from bench.core.bounds import Count
 from bench.core.lazy import torch
-from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Context, Goal, Rng, Target
 
 __all__ = ["RandomTokens"]
 
@@ -37,13 +37,13 @@ class RandomTokens(Attack):
         """Images per goal."""
         return self.tries
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The best prefix of each goal."""
         jobs = [(goal, k) for goal in goals for k in range(self.tries)]
         words = _vocabulary(target)
-        prompts = [f"{self._prefix(words, rng, goal, k)} {goal.prompt}" for goal, k in jobs]
-        seeds = [rng.seed(goal.id, k, "search") for goal, k in jobs]
-        out = target.model.sample(prompts, seeds, target.sampler, progress=target.progress)
+        prompts = [f"{self._prefix(words, ctx.rng, goal, k)} {goal.prompt}" for goal, k in jobs]
+        seeds = [ctx.rng.seed(goal.id, k, "search") for goal, k in jobs]
+        out = target.model.sample(prompts, seeds, target.sampler, progress=ctx.progress)
         owners = [goal for goal, _ in jobs]
         scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
         table = scores.view(len(goals), self.tries)

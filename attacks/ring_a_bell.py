@@ -34,13 +34,12 @@ from attacks.shared.tokens import (
     allowed_tokens,
     place,
     read_prompt,
-    refuse_minors,
 )
 from bench.core.bounds import MOST_STEPS, Count, Factor
 from bench.core.digest import digest_of
 from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Target
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -135,36 +134,31 @@ class RingABell(Attack):
         """Images per goal."""
         return (self.finalists + 1) * self.checks if self.finalists > 1 else 0
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
-        """The best prompt of each goal.
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
+        """The best prompt of each goal."""
+        return [c for batch in batches(goals, self.mode) for c in self._run(target, batch, ctx)]
 
-        Raises:
-            ValueError: a goal is about minors.
-        """
-        refuse_minors(goals)
-        if not goals:
-            return []
-        return [c for batch in batches(goals, self.mode) for c in self._run(target, batch, rng)]
-
-    def _run(self, target: Target, goals: list[Goal], rng: Rng) -> list[Candidate]:
+    def _run(self, target: Target, goals: list[Goal], ctx: Context) -> list[Candidate]:
         """The best prompt of each goal, in one batch."""
-        finals = self._finals(target, goals, rng)
+        finals = self._finals(target, goals, ctx)
         if self.finalists == 1:
             return [
                 Candidate(goal=goal.id, prompt=_text(target.model, ranked) or goal.prompt)
                 for goal, ranked in zip(goals, finals, strict=True)
             ]
-        looks = Looks(target, goals, rng, self.checks)
+        looks = Looks(target, goals, ctx, self.checks)
         looks.look(range(len(goals)), target.model.tokenize([g.prompt for g in goals]).tolist())
         for place_ in range(self.finalists):
             rows = [r for r, ranked in enumerate(finals) if place_ < len(ranked)]
             looks.look(rows, [finals[r][place_] for r in rows])
         return looks.candidates()
 
-    def _finals(self, target: Target, goals: list[Goal], rng: Rng) -> list[list[tuple[int, ...]]]:
+    def _finals(
+        self, target: Target, goals: list[Goal], ctx: Context
+    ) -> list[list[tuple[int, ...]]]:
         """Different prompts of each goal's last population, best first."""
         if self.keep == "nothing":
-            return self._search(target, goals, rng)
+            return self._search(target, goals, ctx)
         other = {"finalists", "checks", "goals", "mode", "keep"}
         search = self.model_dump(mode="json", exclude=other)
         encoder = encoder_digest(target.model)
@@ -175,14 +169,14 @@ class RingABell(Attack):
                     "search": search,
                     "concept": [goal.concept.text, goal.concept.family],
                     "prompt": goal.prompt,
-                    "seed": rng.seed(goal.id, "genes"),
+                    "seed": ctx.rng.seed(goal.id, "genes"),
                 }
             )
             for goal in goals
         ]
         missing = [i for i, key in enumerate(keys) if key not in _found]
         if missing:
-            new = self._search(target, [goals[i] for i in missing], rng)
+            new = self._search(target, [goals[i] for i in missing], ctx)
             _found.update(zip((keys[i] for i in missing), new, strict=True))
         finals = [_found[key] for key in keys]
         while len(_found) > _KEPT:
@@ -190,13 +184,15 @@ class RingABell(Attack):
         return finals
 
     @no_grad
-    def _search(self, target: Target, goals: list[Goal], rng: Rng) -> list[list[tuple[int, ...]]]:
+    def _search(
+        self, target: Target, goals: list[Goal], ctx: Context
+    ) -> list[list[tuple[int, ...]]]:
         model, device = target.model, target.model.device
         genes = min(self.tokens, model.length - 2)
         words = allowed_tokens(model, self.vocabulary).nonzero()[:, 0]
         frame_L = place(model, [""], genes, "replace")
         wanted_BLD = self._wanted(model, goals)
-        generators = [rng.generator(goal.id, "genes") for goal in goals]
+        generators = [ctx.rng.generator(goal.id, "genes") for goal in goals]
 
         def errors(rows_N1K: Tensor) -> Tensor:
             """Squared error [N] of each prompt's states to its goal's; a row is a goal's index and token ids."""
@@ -221,7 +217,7 @@ class RingABell(Attack):
         nobody = people.new_empty(len(goals), 0, genes)
         fit = fitness(people, there, nobody, nobody[..., 0], errors)
         elite = max(1, self.population // 2)
-        target.progress(1, self.generations, self.name)
+        ctx.progress(1, self.generations, self.name)
         for generation in range(1, self.generations):
             order = fit.argsort(stable=True, dim=1)[:, :elite]
             parents = people.gather(1, order[..., None].expand(-1, -1, genes))
@@ -229,7 +225,7 @@ class RingABell(Attack):
             chances = draw_chances(generators, elite, genes, words, self.crossover, self.mutation)
             people, there = breed(parents, chances, self.breeding)
             fit = fitness(people, there, parents, known, errors)
-            target.progress(generation + 1, self.generations, self.name)
+            ctx.progress(generation + 1, self.generations, self.name)
         ranked = people.gather(1, fit.argsort(stable=True, dim=1)[..., None].expand(-1, -1, genes))
         counts = there.sum(1).tolist()
         return [

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from attacks.shared.search import score_images
 from bench.core.bounds import Count
-from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
 
 __all__ = ["SeedSearch"]
 
@@ -33,12 +33,12 @@ class SeedSearch(Attack):
         """Images per goal."""
         return self.tries
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The best seed's noise for each goal."""
         owners = [goal for goal in goals for _ in range(self.tries)]
-        seeds = [rng.seed(goal.id, k, "search") for goal in goals for k in range(self.tries)]
+        seeds = [ctx.rng.seed(goal.id, k, "search") for goal in goals for k in range(self.tries)]
         prompts = [goal.prompt for goal in owners]
-        out = target.model.sample(prompts, seeds, target.sampler, progress=target.progress)
+        out = target.model.sample(prompts, seeds, target.sampler, progress=ctx.progress)
         scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
         table = scores.view(len(goals), self.tries)
         best = table.argmax(1).tolist()

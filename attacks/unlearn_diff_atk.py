@@ -36,14 +36,13 @@ from attacks.shared.tokens import (
     draw_tokens,
     place,
     project_simplex,
-    refuse_minors,
     straight_through,
     table,
 )
 from bench.core.bounds import Count, Guidance, LearningRate, Steps, Weight
 from bench.core.lazy import torch
 from bench.core.spec import runtime
-from bench.interfaces import Access, Attack, Candidate, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,18 +125,15 @@ class UnlearnDiffAtk(Attack):
             self.steps // self.iterations + self.prompts
         ) * self.checks + self.finalists * self.final_checks
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The best prompt of each goal.
 
         Raises:
-            ValueError: a goal is about minors, or the model has no room for the tokens.
+            ValueError: the model has no room for the tokens.
         """
-        refuse_minors(goals)
-        if not goals:
-            return []
         found = []
         for batch in batches(goals, self.mode):
-            looks = Looks(target, batch, rng, self.checks)
+            looks = Looks(target, batch, ctx, self.checks)
             for _ in self.trajectory(looks):
                 pass
             if self.finalists:
@@ -154,7 +150,7 @@ class UnlearnDiffAtk(Attack):
         Yields:
             The goals still attacked, and their distributions [B, K, V'] over the allowed tokens.
         """
-        target, goals, rng = looks.target, looks.goals, looks.rng
+        target, goals, rng = looks.target, looks.goals, looks.ctx.rng
         model = target.model
         prompts = [goal.prompt for goal in goals]
         sites = place(model, prompts, self.tokens, self.where)

@@ -12,15 +12,25 @@ from pydantic import ValidationError
 from bench.config.suite import Code, load_suite
 from bench.core.errors import UsageError, from_pydantic
 from bench.core.spec import Spec
-from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target, registry
-from bench.interfaces.minors import attack_goals
+from bench.interfaces import (
+    Attack,
+    Candidate,
+    Concept,
+    Erasure,
+    Goal,
+    Judge,
+    Rng,
+    Target,
+    bare,
+    registry,
+)
 from bench.model.backbone import load_inspected
 from bench.model.batching import MicroBatch
 from bench.model.pipeline.inspect import inspect_base
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.run.collect import collect
-from bench.run.plan import bare, make_plan
+from bench.run.plan import make_plan
 from bench.run.runner import Watcher, run_plan
 from bench.run.store import Store
 from bench.tables.tables import summarise
@@ -70,14 +80,15 @@ def erase(
         seed: Of the method's random streams.
 
     Raises:
-        UsageError: unknown method, or wrong or missing fields.
+        UsageError: unknown method, wrong or missing fields, no concept, or a base that does not suit.
+        ValueError: the method filled a slot or changed a parameter that it does not declare.
     """
     spec = _spec("method", method)
     if not isinstance(spec, Erasure):
         raise UsageError(f"expected an erasure method, got {spec.kind} {spec.name}")
     many = [concept] if isinstance(concept, str | Concept) else list(concept)
-    wanted = [bare(_concept(model, c)) for c in many]
-    return spec.erase(model, wanted, rng=Rng((_KEY, seed, "edit")))
+    wanted = [_concept(model, c) for c in many]
+    return spec(model, wanted, rng=Rng((_KEY, seed, "edit")))
 
 
 def attack(
@@ -143,7 +154,7 @@ def attack(
             f"no prompts for {full.text!r} in {', '.join(spec.prompt_sets)}; pass prompts=[...]"
         )
     target = Target(model, sampler or Sampler(), judge)
-    return attack_goals(spec, target, goals, rng=Rng((_KEY, seed, "attack")))
+    return spec(target, goals, rng=Rng((_KEY, seed, "attack")))
 
 
 def evaluate(

@@ -32,7 +32,7 @@ from bench.core.errors import UsageError
 from bench.core.headers import refuse_odd_numbers
 from bench.core.spec import content, runtime
 from bench.core.weight_files import sound
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.text_to_image import TextToImage
 from methods.released.base import Base
 from methods.released.files import (
@@ -132,14 +132,7 @@ class Checkpoint(Erasure):
             if cheap and not sum(1 for _ in self._edited(base, laid)):
                 raise self._no_edit()
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with the parameters of the file that differ from its own.
 
         Raises:
@@ -158,7 +151,7 @@ class Checkpoint(Erasure):
                         f"{self.path}; run the suite in float32"
                     )
                 edited[name] = value
-            progress(1, 1, self.name)
+            ctx.progress(1, 1, self.name)
             if not edited:
                 raise self._no_edit()
             return model.with_weights(edited)

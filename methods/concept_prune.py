@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bench.core.bounds import Guidance, Solver
-from bench.core.cost import spend
 from bench.core.lazy import F, no_grad, torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 
@@ -136,21 +135,12 @@ class ConceptPrune(Erasure):
         """The second linear layer of every feed-forward block of the UNet."""
         return parameter.startswith("unet.") and parameter.endswith(f"{_LAYER}.weight")
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with some weights set to 0.
 
         Raises:
-            ValueError: no concept, or a UNet without such layers, or nothing was found to prune.
+            ValueError: a UNet without such layers, or nothing was found to prune.
         """
-        if not concepts:
-            raise ValueError("concept_prune: expected at least one concept to erase, got none")
         names = [n for n in model.base_values if self.touches(n)]
         if not names:
             raise ValueError(
@@ -161,7 +151,7 @@ class ConceptPrune(Erasure):
         for done, concept in enumerate(concepts):
             pairs = self.pairs(concept)
             # One stream for both sides of a pair: they must differ in nothing but the prompt.
-            seeds = [rng.seed("pair", concept.text, i) for i in range(len(pairs))]
+            seeds = [ctx.rng.seed("pair", concept.text, i) for i in range(len(pairs))]
             sides = [
                 self._squares(model, names, prompts, seeds) for prompts in zip(*pairs, strict=True)
             ]
@@ -171,7 +161,7 @@ class ConceptPrune(Erasure):
                     pruned[name] |= skilled(
                         importance(W, with_C), importance(W, without_C), self.ratio
                     )
-            progress(done + 1, len(concepts), "concept_prune")
+            ctx.progress(done + 1, len(concepts), "concept_prune")
         changed = {n: mask for n, mask in pruned.items() if bool(mask.any())}
         if not changed:
             raise ValueError(
@@ -210,7 +200,7 @@ class ConceptPrune(Erasure):
             return _watch(model, names, prompts[rows], seeds[rows], sampler, watched)[None]
 
         total_SC = model.micro.map(len(prompts), chunk).sum(0)
-        spend(images=len(prompts))
+        model.meter.spend(images=len(prompts))
         return list(total_SC.split(widths, dim=1))
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.text_to_image import TextToImage
 
 __all__ = ["Destroyed"]
@@ -30,16 +30,9 @@ class Destroyed(Erasure):
         """The output convolution's kernel alone."""
         return parameter == "unet.conv_out.weight"
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with a random last layer."""
         name = "unet.conv_out.weight"
         old = model.parameter(name)
-        noise = torch.randn(old.shape, generator=rng.generator("conv_out"))
+        noise = torch.randn(old.shape, generator=ctx.rng.generator("conv_out"))
         return model.with_weights({name: noise * (self.scale * old.float().std().item())})

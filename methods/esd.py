@@ -29,7 +29,7 @@ from pydantic import Field
 
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
 from bench.core.lazy import F, torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot, silent
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, tune
 from methods.partial_sampling import PartialSampler, Spacing
@@ -204,22 +204,12 @@ class ESD(Erasure):
         """The variant's parameters."""
         return trains(parameter, self.variant, self.release)
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with trained weights in its UNet.
 
         Raises:
-            ValueError: no concept.
             FloatingPointError: the training diverged.
         """
-        if not concepts:
-            raise ValueError("esd: expected at least one concept to erase")
         with torch.no_grad():
             empty = model.encode([""])
             phrases = model.encode([t.format(c.text) for c in concepts for t in self.templates])
@@ -238,7 +228,7 @@ class ESD(Erasure):
             sampled_from=self.sampled_from,
             batch_size=self.batch_size,
             optimiser=Optimiser(self.iterations, self.lr, "adam"),
-            rng=rng,
-            progress=progress,
+            rng=ctx.rng,
+            progress=ctx.progress,
         )
         return model.with_weights(values)

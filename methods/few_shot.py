@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps
 from bench.core.lazy import F, torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Rng, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, timesteps, tune
@@ -96,34 +96,24 @@ class FewShot(Erasure):
         last = max(int(m[1]) for _, m in found)
         return [n for n, m in found if m[2] != "self_attn" or int(m[1]) == last]
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with trained weights in its text encoder.
 
         Raises:
-            ValueError: no concept.
             FloatingPointError: the training diverged.
         """
-        if not concepts:
-            raise ValueError("few_shot: expected at least one concept to erase")
         templates = [self.templates or mentions(c.family) for c in concepts]
         texts = [[t.format(c.text) for t in of] for c, of in zip(concepts, templates, strict=True)]
         latents = torch.stack(
-            [self._latents(model, said, rng.child("images", k)) for k, said in enumerate(texts)]
+            [self._latents(model, said, ctx.rng.child("images", k)) for k, said in enumerate(texts)]
         )
-        order = in_turn(self.images, self.epochs * self.images, rng.generator("order"))
+        order = in_turn(self.images, self.epochs * self.images, ctx.rng.generator("order"))
         epochs = order.view(self.epochs, self.images)
         batches = [batch for epoch in epochs for batch in epoch.split(self.batch_size)]
 
         def loss_of(live: TextToImage, step: int) -> Tensor:
             x = latents[:, batches[step].to(latents.device)].flatten(0, 1)
-            generator = rng.generator("step", step)
+            generator = ctx.rng.generator("step", step)
             noise = torch.randn(x.shape, generator=generator).to(x)
             t = timesteps(model, len(x), generator)
             saying = torch.randint(2**31, (len(x),), generator=generator).tolist()
@@ -141,7 +131,7 @@ class FewShot(Erasure):
             Optimiser(
                 len(batches), self.lr, "adam", betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-8
             ),
-            progress=progress,
+            progress=ctx.progress,
             what="few_shot",
         )
         return model.with_weights(values)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from bench.core.bounds import Weight
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.guidance import NegativePrompt
 from bench.model.text_to_image import TextToImage
 
@@ -38,14 +38,7 @@ class NegativePromptErasure(Erasure):
     weight: Weight = 1.0
     separator: str = ", "
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with another guidance."""
         text = self.separator.join(c.text for c in concepts)
         return model.with_guidance(NegativePrompt(text=text, weight=self.weight))

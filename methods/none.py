@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from bench.interfaces import Concept, Erasure, Progress, Rng, silent
+from bench.interfaces import Concept, Context, Erasure
 from bench.model.text_to_image import TextToImage
 
 __all__ = ["NoErasure"]
@@ -17,13 +17,6 @@ class NoErasure(Erasure):
     name: ClassVar[str] = "none"
     control: ClassVar[bool] = True
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The same model."""
         return model

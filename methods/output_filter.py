@@ -30,7 +30,7 @@ from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import expanded
 from bench.core.json_files import read_object
 from bench.core.lazy import F, torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot
 from bench.model.filters import ImageFilter
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
@@ -198,24 +198,13 @@ class OutputFilter(Erasure):
                 raise ValueError(f"expected templates with one {{}} each, got {template!r}")
         return templates
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with one more filter.
 
         Raises:
-            UsageError: no ``source`` of a CLIP is given, and the base is not the miniature.
-            ValueError: no concept, or one without alternatives.
+            ValueError: a concept without alternatives.
             FileNotFoundError: the checker's weights are not there.
         """
-        if not concepts:
-            raise ValueError("output_filter: expected at least one concept to erase, got none")
-        self.check_base(model.folder)
         if self.checker == "safety_checker":
             return model.with_filters(self._safety_checker(model))
         filled = tuple(concept.text for concept in concepts)
@@ -228,7 +217,7 @@ class OutputFilter(Erasure):
         )
         if self.threshold is not None:
             return model.with_filters(draft)
-        scores = self._calibration_scores(model, draft, concepts, rng, progress)
+        scores = self._calibration_scores(model, draft, concepts, ctx.rng, ctx.progress)
         # An image may be blanked for any of the concepts: they share the rate.
         rate = self.false_positives / len(filled)
         thresholds = tuple(

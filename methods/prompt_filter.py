@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from bench.core.bounds import Count, Number
 from bench.core.lazy import F, no_grad, torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.encoder import TextEncoder
 from bench.model.filters import Filter, PromptFilter
 from bench.model.text_to_image import TextToImage
@@ -132,21 +132,12 @@ class PromptFilterErasure(Erasure):
     words: Count = 3
     threshold: float | None = Field(None, ge=-1, le=1)
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with one or two more filters.
 
         Raises:
-            ValueError: no concept, or one without a letter in its name.
+            ValueError: a concept without a letter in its name.
         """
-        if not concepts:
-            raise ValueError("prompt_filter: expected at least one concept to erase, got none")
         texts = tuple(concept.text for concept in concepts)
         for text in texts:
             named(text, "")  # refuses a name that cannot be looked for
@@ -155,7 +146,7 @@ class PromptFilterErasure(Erasure):
             filters.append(KeywordBlacklist(texts=texts))
         if self.mode != "keyword":
             filters.append(self._calibrated(model, concepts))
-        progress(1, 1, "prompt_filter")
+        ctx.progress(1, 1, "prompt_filter")
         return model.with_filters(*filters)
 
     def _calibrated(self, model: TextToImage, concepts: Sequence[Concept]) -> EmbeddingBlacklist:

@@ -28,7 +28,7 @@ from pydantic import Field
 from bench.core.bounds import MOST_STEPS, Weight
 from bench.core.clock import model_time
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.text_to_image import TextToImage
 from methods.uce import UCE, Solver, but_for, solve
 
@@ -124,22 +124,9 @@ class RECE(Erasure):
         """Keys and values of every cross-attention."""
         return self._uce().touches(parameter)
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
-        """The model with edited key and value matrices.
-
-        Raises:
-            ValueError: no concept.
-        """
-        if not concepts:
-            raise ValueError("rece: expected at least one concept to erase")
-        edited = self._uce().erase(model, concepts, rng=rng)
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
+        """The model with edited key and value matrices."""
+        edited = self._uce()(model, concepts, rng=ctx.rng)
         prompts = [t.format(c.text) for c in concepts for t in self.templates]
         with torch.no_grad():
             states = model.encode(prompts).flatten(0, 1)
@@ -166,7 +153,7 @@ class RECE(Erasure):
                     for name, W in zip(names, current, strict=True)
                 }
             edited = edited.with_weights(values)
-            progress(epoch + 1, self.epochs, "rece")
+            ctx.progress(epoch + 1, self.epochs, "rece")
         return edited
 
     def _uce(self) -> UCE:

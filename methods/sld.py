@@ -25,7 +25,7 @@ from pydantic import Field
 
 from bench.core.bounds import Number, Weight
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.encoder import TextEncoder
 from bench.model.guidance import Guidance, contexts_of
 from bench.model.text_to_image import TextToImage
@@ -134,21 +134,8 @@ class SLD(Erasure):
     text: str = ""
     separator: str = ", "
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
-        """The model with another guidance.
-
-        Raises:
-            ValueError: no concept.
-        """
-        if not concepts:
-            raise ValueError("sld: expected at least one concept to erase, got none")
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
+        """The model with another guidance."""
         return model.with_guidance(
             SafeLatentGuidance(
                 text=self.text or self.separator.join(c.text for c in concepts),

@@ -35,7 +35,7 @@ from pydantic import Field, model_validator
 
 from bench.core.bounds import Count, Guidance, LearningRate, Number, Solver, Steps, Weight
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import invert, name_embedding, slots, states_with
@@ -154,25 +154,17 @@ class Stereo(Erasure):
         """The variant's linear layers and convolutions of the UNet."""
         return trains(parameter, self.variant, self.release)
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with trained weights in its UNet.
 
         Raises:
-            ValueError: no concept.
             FloatingPointError: a training diverged.
         """
-        if not concepts:
-            raise ValueError("stereo: expected at least one concept to erase")
-        phrases_CNLD = self.search(model, concepts, rng=rng.child("search"), progress=progress)
+        phrases_CNLD = self.search(
+            model, concepts, rng=ctx.rng.child("search"), progress=ctx.progress
+        )
         return self.erase_once(
-            model, concepts, phrases_CNLD, rng=rng.child("erase"), progress=progress
+            model, concepts, phrases_CNLD, rng=ctx.rng.child("erase"), progress=ctx.progress
         )
 
     def search(

@@ -28,7 +28,7 @@ from bench.core.bounds import Weight
 from bench.core.clock import model_time
 from bench.core.errors import from_pydantic, shown
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.text_to_image import TextToImage
 from methods.shared.calibration import named
 
@@ -170,21 +170,12 @@ class UCE(Erasure):
             ("attn2.to_k.weight", "attn2.to_v.weight")
         )
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with edited key and value matrices.
 
         Raises:
-            ValueError: no concept, or a preserved prompt names an erased concept.
+            ValueError: a preserved prompt names an erased concept.
         """
-        if not concepts:
-            raise ValueError("uce: expected at least one concept to erase")
         preserve = but_for(concepts, self.preserve)
         clash = [p for p in preserve if any(named(c.text, p) for c in concepts)]
         if clash:
@@ -211,7 +202,7 @@ class UCE(Erasure):
                     s_p=s_p,
                     solver=self.solver,
                 )
-            progress(done + 1, len(names), "uce")
+            ctx.progress(done + 1, len(names), "uce")
         return model.with_weights(edited)
 
     def _pairs(self, model: TextToImage, concept: Concept) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,7 @@ PRESETS: Final = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InversionSet:
     """The embeddings found for a concept.
 

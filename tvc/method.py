@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
-from bench.core.cost import Note, note
-from bench.interfaces import Concept, Erasure, Judge, Progress, Rng, Slot, silent
+from bench.core.meter import Note
+from bench.interfaces import Concept, Context, Erasure, Judge, Slot
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
@@ -196,25 +196,14 @@ class TaskVectorErasure(Erasure):
         keep = SUBSETS.get(self.subset)
         return keep(parameter) if keep else parameter.startswith(f"unet.{self.subset}.")
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model less its task vectors, one a concept, each at its own strength.
 
         Raises:
-            UsageError: no ``clip`` is given, and the base is not the miniature.
-            ValueError: no concept; an unknown subset; a concept that the base cannot draw, or that
+            ValueError: an unknown subset; a concept that the base cannot draw, or that
                 no inversion brings about.
             FloatingPointError: the fine-tune diverged.
         """
-        if not concepts:
-            raise ValueError("task_vector: expected at least one concept to erase")
-        self.check_base(model.folder)
         if self.subset != "search":
             named_subset(model, self.subset)  # an unknown name is told before the work, not after
         for concept in concepts:
@@ -228,14 +217,13 @@ class TaskVectorErasure(Erasure):
                 slots(model, context)  # one that does not fit, too
         total: TaskVector | None = None
         for concept in concepts:
-            alpha, vector = self._one(model, concept, rng.child(concept.text), progress)
+            alpha, vector = self._one(model, concept, ctx.child(concept.text))
             total = alpha * vector if total is None else total + alpha * vector
         assert total is not None  # noqa: S101 (there is a concept)
         return total.subtracted(model, 1.0)
 
-    def _one(
-        self, model: TextToImage, concept: Concept, rng: Rng, progress: Progress
-    ) -> tuple[float, TaskVector]:
+    def _one(self, model: TextToImage, concept: Concept, ctx: Context) -> tuple[float, TaskVector]:
+        rng, progress = ctx.rng, ctx.progress
         sampler, checker = self.sampler(), self.checker()
         images = concept_images(
             model, concept, sampler, self.images, checker=checker, rng=rng, progress=progress
@@ -257,7 +245,7 @@ class TaskVectorErasure(Erasure):
             )[0]  # fmt: skip
             vector = vector.restricted(named_subset(model, best.subset))
             log.info("%s: subset %s, retained %.2f", concept.text, best.subset, best.retained)
-            _say(concept, subset=best.subset, retained=best.retained)
+            _say(ctx, concept, subset=best.subset, retained=best.retained)
             needed: Estimate | None = best.estimate
         else:
             vector = vector.restricted(named_subset(model, self.subset))
@@ -273,7 +261,7 @@ class TaskVectorErasure(Erasure):
                 )
                 for found in (inversions, own)
             )  # fmt: skip
-        _say_estimate(concept, inversions, needed)
+        _say_estimate(ctx, concept, inversions, needed)
         log.info("%s: alpha %.3f [%.3f, %.3f]", concept.text, needed.alpha, needed.low, needed.high)
         if not needed.reached:
             log.warning(
@@ -314,13 +302,16 @@ class TaskVectorErasure(Erasure):
         )  # fmt: skip
 
 
-def _say(concept: Concept, **said: Note) -> None:
-    note(**{f"{concept.text}: {name.replace('_', ' ')}": value for name, value in said.items()})
+def _say(ctx: Context, concept: Concept, **said: Note) -> None:
+    ctx.note(**{f"{concept.text}: {name.replace('_', ' ')}": value for name, value in said.items()})
 
 
-def _say_estimate(concept: Concept, inversions: InversionSet, needed: Estimate) -> None:
+def _say_estimate(
+    ctx: Context, concept: Concept, inversions: InversionSet, needed: Estimate
+) -> None:
     """Leaves the estimate in the edit's record: a strength without its interval cannot be judged."""
     _say(
+        ctx,
         concept,
         alpha=needed.alpha,
         alpha_low=needed.low,

@@ -71,7 +71,7 @@ class Strength:
     resamples: int = 400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """An edit strength.
 
@@ -274,7 +274,7 @@ def strongest(estimates: Iterable[Estimate]) -> Estimate:
     return max(estimates, key=lambda e: (not e.reached, e.alpha))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Look:
     """The images seen at one strength: whether images show the concept, false alarms, and the rate allowed."""
 

@@ -31,7 +31,7 @@ def block_of(parameter: str) -> str:
     return ".".join(parts[:3] if parts[1] in ("down_blocks", "up_blocks") else parts[:2])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskVector:
     """Differences of parameters.
 

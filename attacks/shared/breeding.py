@@ -32,7 +32,7 @@ Errors: TypeAlias = "Callable[[Tensor], Tensor]"
 _ROOM = 3  # a parent and its two children
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Chances:
     """The draws for one generation of G goals with E parents each; P = 3 E places.
 

@@ -165,6 +165,11 @@ def _stored(source: Path, text: str) -> Iterator[Record]:
 
 def _candidate(source: Path, line: int, record: dict[str, Any]) -> PromptRow:
     """A row whose other keys count as well."""
+    if record.get("weights") is not None:
+        raise UsageError(
+            f"{source}:{line}: a candidate that changes the model's weights is no prompt; it is tried "
+            "on other methods by `transfer` in the suite that found it, or remove the row"
+        )
     texts = {}
     for key in ("goal", "attack", "method", *KINDS):
         value = record.get(key)

@@ -17,9 +17,8 @@ from attacks.shared.originals import step_of
 from attacks.shared.search import score_images
 from attacks.shared.tokens import Read, Sites, about_minors, read_prompt
 from bench.core.clock import model_time
-from bench.core.cost import spend
 from bench.core.lazy import torch
-from bench.interfaces import Candidate, Goal, Rng, Target, Trace
+from bench.interfaces import Candidate, Context, Goal, Rng, Target, Trace
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import Span, gradient_faults, states_with
@@ -38,7 +37,7 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 # -- gradients -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scene:
     """The draws that the loss of B prompts is taken on at one timestep.
 
@@ -126,7 +125,7 @@ def token_gradient(
 # -- optimiser -------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RowAdam:
     """Adam (Kingma & Ba 2015) whose rows can leave the batch.
 
@@ -204,7 +203,7 @@ class Schedule:
 # -- looks -----------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Looks:
     """Prompts tried on the edited model, and the best of each goal by the attacker's own judge.
 
@@ -216,14 +215,14 @@ class Looks:
     Attributes:
         target: The edited model, its sampler and the surrogate.
         goals: All goals.
-        rng: Its streams ``search`` give the seeds; the same ones at every look, so that looks
+        ctx: Its streams ``search`` give the seeds; the same ones at every look, so that looks
             compare.
         images: Images a prompt and look.
     """
 
     target: Target
     goals: Sequence[Goal]
-    rng: Rng
+    ctx: Context
     images: int
     _tried: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     _queries: dict[int, int] = field(default_factory=dict)
@@ -299,7 +298,7 @@ class Looks:
             return
         out = self.target.model.sample(
             [text for _, text, _ in jobs],
-            [self.rng.seed(self.goals[r].id, k, "search") for r, _, k in jobs],
+            [self.ctx.rng.seed(self.goals[r].id, k, "search") for r, _, k in jobs],
             self.target.sampler,
         )
         owners = [self.goals[r] for r, _, _ in jobs]
@@ -361,8 +360,8 @@ class Looks:
         self._faults_G2.index_add_(0, index, gradient_faults(grad_BKE))
         self._taken.update(dict.fromkeys(rows, done))
         self._budget = total
-        spend(gradient_steps=1)
-        self.target.progress(done, total, what)
+        self.ctx.spend(gradient_steps=1)
+        self.ctx.progress(done, total, what)
 
     def _trace(self, row: int) -> Trace:
         zero, bad = (0, 0) if self._faults_G2 is None else self._faults_G2[row].tolist()

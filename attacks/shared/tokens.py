@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench.core.lazy import torch
-from bench.interfaces.minors import about_minors, refuse_minors
+from bench.interfaces.minors import about_minors
 from bench.model.text_to_image import TextToImage
 from bench.model.words import Words
 
@@ -33,7 +33,6 @@ __all__ = [
     "place",
     "project_simplex",
     "read_prompt",
-    "refuse_minors",
     "straight_through",
     "table",
 ]
@@ -58,7 +57,7 @@ class Read(NamedTuple):
     kept: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sites:
     """B prompts with K places each for adversarial tokens.
 

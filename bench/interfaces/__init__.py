@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from bench.core.progress import Progress, silent
 from bench.core.rng import Rng
-from bench.interfaces.attack import Access, Attack, Candidate, Goal, Target, Trace
-from bench.interfaces.concept import Concept, Name, PromptSets, UtilityPrompt
+from bench.interfaces.attack import Attack
+from bench.interfaces.concept import Concept, Name, PromptSets, UtilityPrompt, bare
+from bench.interfaces.context import Context
 from bench.interfaces.erasure import Erasure
+from bench.interfaces.finding import Access, Candidate, Goal, Target, Trace
 from bench.interfaces.judge import Judge
 from bench.interfaces.metric import Metric, UtilityBatch
 from bench.model.slots import Slot
@@ -19,6 +21,7 @@ __all__ = [
     "Attack",
     "Candidate",
     "Concept",
+    "Context",
     "Erasure",
     "Goal",
     "Judge",
@@ -32,5 +35,6 @@ __all__ = [
     "Trace",
     "UtilityBatch",
     "UtilityPrompt",
+    "bare",
     "silent",
 ]

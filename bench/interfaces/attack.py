@@ -1,132 +1,29 @@
-"""The plug point of attacks, and the values that pass between one and the harness."""
+"""The plug point of attacks: what an author writes, and the one door that everybody else goes through."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Self, final
 
 from bench.core.bounds import Count
 from bench.core.progress import Progress, silent
 from bench.core.rng import Rng
 from bench.core.spec import Spec
+from bench.interfaces.answers import check_answers
 from bench.interfaces.concept import Concept, PromptSets
-from bench.interfaces.judge import Judge
+from bench.interfaces.context import Context, keep_door
+from bench.interfaces.finding import Access, Candidate, Goal, Target
+from bench.interfaces.minors import NoMinors, refuse_brought, refuse_minors, withhold
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from bench.model.sampler import Sampler
-    from bench.model.text_to_image import TextToImage
-
-__all__ = ["Access", "Attack", "Candidate", "Goal", "Target", "Trace"]
-
-
-class Access(IntEnum):
-    """The access that an attacker has, weakest first."""
-
-    PROMPT = 0
-    EMBEDDING = 1
-    LATENT = 2
-    WEIGHTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """One thing an attack tries: make the edited model show ``concept``, starting from ``prompt``.
-
-    Attributes:
-        id: Unique in the cell; the cluster of the statistics.
-        prompt_set: The set the prompt came from.
-    """
-
-    id: str
-    concept: Concept
-    prompt: str
-    prompt_set: str = "name"
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """How the search for one goal went: what tells a strong defence from an attack that failed.
-
-    Attributes:
-        looks: Best own score after each look at images, the plain prompt's first.
-        changed: Prompts whose tokens did not survive decoding and tokenising; the text was judged.
-        steps: Gradient steps taken for the goal.
-        budget: Gradient steps it was allowed; 0 for a search that takes none.
-        zero: Steps whose gradient was zero throughout.
-        bad: Steps whose gradient was not finite.
-    """
-
-    looks: tuple[float, ...] = ()
-    changed: int = 0
-    steps: int = 0
-    budget: int = 0
-    zero: int = 0
-    bad: int = 0
-
-    @property
-    def late_gain(self) -> float | None:
-        """How much the best own score rose over the last fifth of the looks.
-
-        Missing where that says nothing: there was no budget of steps between the looks, as where
-        finds are shown one after the other once they were made, or in a sampling of seeds; the
-        search stopped early; or it looked fewer than six times, the plain prompt included, so that
-        no look stands where the last fifth begins.
-        """
-        if len(self.looks) < 6 or not self.budget or self.steps < self.budget:
-            return None
-        return self.looks[-1] - self.looks[(len(self.looks) - 1) * 4 // 5]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A find of an attack for a goal: the harness samples it and a judge decides.
-
-    Attributes:
-        goal: :attr:`Goal.id`.
-        prompt: Text to sample; always set for ``PROMPT`` access.
-        states_LD: Text states to use instead of the encoded prompt (``EMBEDDING``).
-        latents_Chw: Initial noise to start from (``LATENT``); it fixes the image, so the seed plays
-            no part.
-        own_score: The attack's own best view of its success, if it looked.
-        queries: Images the attack looked at for this goal (the N of best-of-N).
-        variant: Tells the candidates of one goal apart, e.g. the prompt set.
-        trace: How the search went, if the attack keeps account of it.
-    """
-
-    goal: str
-    prompt: str
-    states_LD: Tensor | None = None
-    latents_Chw: Tensor | None = None
-    own_score: float | None = None
-    queries: int = 0
-    variant: str = ""
-    trace: Trace | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The model under attack, and all that the attack may use.
-
-    Attributes:
-        model: The edited model, with its guidance and filters.
-        sampler: The suite's sampler.
-        surrogate: The attacker's own judge, never the one that decides.
-        progress: Told of long work.
-    """
-
-    model: TextToImage
-    sampler: Sampler
-    surrogate: Judge
-    progress: Progress = silent
+__all__ = ["Attack"]
 
 
 class Attack(Spec, ABC):
-    """An attack: one paper, one file.
+    """An attack: one paper, one file. See ``docs/add-an-attack.md`` for a complete example.
+
+    An author writes :meth:`run`; everybody else calls the attack: ``attack(target, goals, rng=rng)``.
 
     Attributes:
         access: What the attacker holds.
@@ -184,10 +81,62 @@ class Attack(Spec, ABC):
         """
         return ()
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Keeps the door as it is."""
+        keep_door(cls, Attack, "run")
+
     @abstractmethod
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """Attacks all goals in one batch; a goal's candidates do not depend on the other goals.
 
+        This is what an author writes, and nobody else calls: the door has looked at the goals, and
+        looks at what comes back.
+
+        Args:
+            target: What it may touch; the model refuses prompts about minors.
+            goals: One or more.
+            ctx: Its randomness, and whom to tell of long work.
+
         Returns:
-            One or more candidates a goal.
+            One or more candidates per goal.
         """
+
+    @final
+    def __call__(
+        self,
+        target: Target,
+        goals: Sequence[Goal],
+        *,
+        rng: Rng,
+        progress: Progress = silent,
+    ) -> list[Candidate]:
+        """Attacks goals; nothing about minors goes in, is tried or comes out.
+
+        The images and steps that it spends are counted by ``target.model.meter``.
+
+        Args:
+            target: What it may touch.
+            goals: What it tries.
+            rng: The only source of randomness.
+            progress: Told of long work.
+
+        Returns:
+            One or more candidates per goal, none for anything else, each with no more than
+            :attr:`holds` allows. One that came to speak of minors has
+            :data:`bench.interfaces.minors.WITHHELD` for its prompt.
+
+        Raises:
+            UsageError: a goal, or a prompt that the attack brought from a file, speaks of minors; or
+                the base does not suit the attack.
+            ValueError: its answers are not as stated.
+        """
+        refuse_minors(goals)
+        self.check_base(target.model.backbone.folder)
+        if not goals:
+            return []
+        guarded = replace(target, model=target.model.with_filters(NoMinors()))
+        found = self.run(guarded, goals, Context(rng, progress, target.model.meter))
+        refuse_brought(found, goals, by=self.label)
+        check_answers(found, goals, target.model, holds=self.holds, by=self.name)
+        return [withhold(candidate) for candidate in found]

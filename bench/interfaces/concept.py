@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from bench.core.errors import shown
 from bench.core.spec import Spec
 
-__all__ = ["Concept", "Name", "PromptSets", "UtilityPrompt"]
+__all__ = ["Concept", "Name", "PromptSets", "UtilityPrompt", "bare"]
 
 
 def _name(text: str) -> str:
@@ -79,3 +79,8 @@ class Concept(Spec):
     neighbours: tuple[str, ...] = ()
     prompts: Mapping[Name, tuple[str, ...]] = {}
     utility: tuple[UtilityPrompt, ...] = ()
+
+
+def bare(concept: Concept) -> Concept:
+    """The concept as a method sees it: without the prompts that will test the edit."""
+    return concept.model_copy(update={"prompts": {}, "utility": ()})

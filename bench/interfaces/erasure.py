@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from bench.core.errors import UsageError
 from bench.core.progress import Progress, silent
 from bench.core.rng import Rng
 from bench.core.spec import Spec
-from bench.interfaces.concept import Concept
+from bench.interfaces.concept import Concept, bare
+from bench.interfaces.context import Context, keep_door
 from bench.model.slots import Slot
 
 if TYPE_CHECKING:
@@ -20,10 +22,12 @@ __all__ = ["Erasure"]
 
 
 class Erasure(Spec, ABC):
-    """A concept-erasure method: one paper, one file.
+    """A concept-erasure method: one paper, one file. See ``docs/add-a-method.md`` for a complete example.
+
+    An author writes :meth:`erase`; everybody else calls the method: ``method(model, concepts, rng=rng)``.
 
     Attributes:
-        slots: Which slots of the model it may fill; a contract test holds it to that.
+        slots: Which slots of the model it may fill; the door holds it to that.
         bypassed_by: What makes it void by construction.
         control: It is a control, not a contender.
     """
@@ -33,8 +37,29 @@ class Erasure(Spec, ABC):
     bypassed_by: ClassVar[tuple[str, ...]] = ()
     control: ClassVar[bool] = False
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Keeps the door as it is."""
+        keep_door(cls, Erasure, "erase")
+
     @abstractmethod
-    def erase(
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
+        """The edited model.
+
+        This is what an author writes, and nobody else calls: the door has looked at the concepts
+        and the base, and looks at the edit.
+
+        Args:
+            model: The unedited model; it is a value and is not changed.
+            concepts: What to erase, together; one or more, without the prompts that test the edit.
+            ctx: Its randomness, whom to tell of long work, and what the edit's record should know.
+
+        Raises:
+            ValueError: the concepts or the model do not suit the method.
+        """
+
+    @final
+    def __call__(
         self,
         model: TextToImage,
         concepts: Sequence[Concept],
@@ -42,17 +67,68 @@ class Erasure(Spec, ABC):
         rng: Rng,
         progress: Progress = silent,
     ) -> TextToImage:
-        """The edited model.
+        """Erases concepts, and holds the method to what it declares.
+
+        The images and steps that it spends, and its notes, are kept by ``model.meter``.
 
         Args:
-            model: The unedited model; it is a value and is not changed.
-            concepts: What to erase, together.
+            model: Where the edit starts; it is a value and is not changed.
+            concepts: What to erase, together; the method is not told the prompts of any.
             rng: The only source of randomness.
             progress: Told of long work.
 
+        Returns:
+            The edited model; it shares the networks and the meter.
+
         Raises:
-            ValueError: the concepts or the model do not suit the method.
+            UsageError: no concept, an empty one, or a base that does not suit the method.
+            ValueError: the concepts or the model do not suit the method; or it changed what it does
+                not declare, or to values that are not finite.
         """
+        if not concepts:
+            raise UsageError(f"{self.name}: expected at least one concept to erase, got none")
+        if blank := sum(not concept.text.strip() for concept in concepts):
+            raise UsageError(
+                f"{self.name}: expected concepts with a name, got {blank} without; give each a text"
+            )
+        self.check_base(model.backbone.folder)
+        context = Context(rng, progress, model.meter)
+        edited = self.erase(model, [bare(concept) for concept in concepts], context)
+        self._hold_to_its_word(model, edited)
+        return edited
+
+    def _hold_to_its_word(self, model: TextToImage, edited: TextToImage) -> None:
+        """Compares the edit with what is declared; what an earlier edit filled is not its doing.
+
+        Raises:
+            ValueError: a slot, a parameter, other networks, or values that are not finite.
+        """
+        if edited.backbone is not model.backbone:
+            raise ValueError(
+                f"{self.name} returned a model with other networks; expected an edit of the model "
+                "that it was given: model.with_weights(...), with_guidance(...), with_filters(...)"
+            )
+        names = {*model.weights, *edited.weights}
+        changed = [n for n in names if edited.weights.get(n) is not model.weights.get(n)]
+        filled: dict[Slot, bool] = {
+            "weights": bool(changed),
+            "guidance": edited.guidance != model.guidance,
+            "filters": edited.filters != model.filters,
+        }
+        slots = {slot for slot, is_filled in filled.items() if is_filled}
+        foreign = sorted(n for n in changed if not self.touches(n))
+        if foreign or slots - self.slots:
+            raise ValueError(
+                f"{self.name} declares slots {sorted(self.slots)} but filled {sorted(slots)}, "
+                f"and changed parameters it does not declare: {foreign[:3]}; correct `slots` and `touches`"
+            )
+        for name in changed:
+            # with_weights has looked at them; dataclasses.replace has not.
+            if name in edited.weights and not bool(edited.weights[name].isfinite().all()):
+                raise ValueError(
+                    f"{self.name}: {name}: the edited values are not finite; the edit diverged "
+                    "(lower its strength)"
+                )
 
     def base_files(self, folder: Path | None) -> tuple[Path, ...]:
         """Files of the base's folder, beside its networks, that decide the edit; for its digest.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Metric", "UtilityBatch"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class UtilityBatch:
     """Images of the edited and of the unedited model for the same prompts and seeds.
 

@@ -1,6 +1,6 @@
 """Refuses prompts about minors, whatever the concept: as goals, in a search, and as candidates.
 
-Every attack goes through :func:`attack_goals`, controls and plug-ins too. Goals about minors are an
+Every attack is called through ``Attack.__call__``, controls and plug-ins too. Goals about minors are an
 error before anything runs. The model an attack is handed refuses such prompts (:class:`NoMinors`), so
 a search cannot try them. A candidate that speaks of minors is withheld: neither stored, published
 nor sampled, and each image it owed counts as refused. What an edit costs is measured, and methods
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from bench.core.errors import UsageError, shown
 from bench.core.lazy import torch
-from bench.interfaces import Attack, Candidate, Goal, Rng, Target
+from bench.interfaces.finding import Candidate, Goal
 from bench.model.encoder import TextEncoder
 from bench.model.filters import PromptFilter
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-__all__ = ["WITHHELD", "NoMinors", "about_minors", "attack_goals", "refuse_minors", "withhold"]
+__all__ = ["WITHHELD", "NoMinors", "about_minors", "refuse_brought", "refuse_minors", "withhold"]
 
 WITHHELD = "(withheld: it speaks of minors)"
 """Stands for a candidate's prompt; it is itself refused wherever a prompt would be."""
@@ -157,34 +157,24 @@ def refuse_minors(goals: Iterable[Goal]) -> None:
                 )
 
 
-def attack_goals(
-    attack: Attack, target: Target, goals: Sequence[Goal], *, rng: Rng
-) -> list[Candidate]:
-    """Runs an attack; nothing about minors goes in, is tried or comes out.
+def refuse_brought(found: Iterable[Candidate], goals: Iterable[Goal], *, by: str) -> None:
+    """Refuses prompts about minors that an attack brought by itself, such as from a file.
 
     Args:
-        attack: Any.
-        target: What it may touch.
-        goals: What it tries.
-        rng: Its randomness.
-
-    Returns:
-        Its candidates; one that came to speak of minors has :data:`WITHHELD` for its prompt.
+        found: Its candidates.
+        goals: What it was asked to try; candidates of these are withheld, not refused.
+        by: The attack's label, for the error.
 
     Raises:
-        UsageError: a goal, or a prompt that the attack brought from a file, speaks of minors.
+        UsageError: a candidate that answers no goal speaks of minors.
     """
-    refuse_minors(goals)
-    guarded = replace(target, model=target.model.with_filters(NoMinors()))
-    found = attack.run(guarded, goals, rng=rng)
     asked = {goal.id for goal in goals}
     for candidate in found:
         if candidate.goal not in asked and about_minors(candidate.prompt):
             raise UsageError(
-                f"{attack.label}, row {candidate.goal}: prompts about minors are refused, and this "
+                f"{by}, row {candidate.goal}: prompts about minors are refused, and this "
                 f"may be one: {shown(candidate.prompt)}; remove the row"
             )
-    return [withhold(candidate) for candidate in found]
 
 
 def withhold(found: Candidate) -> Candidate:
@@ -194,4 +184,4 @@ def withhold(found: Candidate) -> Candidate:
     """
     if not about_minors(found.prompt):
         return found
-    return replace(found, prompt=WITHHELD, states_LD=None)
+    return replace(found, prompt=WITHHELD, states_LD=None, weights=None)

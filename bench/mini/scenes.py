@@ -21,7 +21,7 @@ _WAVES: Final = 6  # sinusoids a texture field
 _HELD_OUT_SHARE: Final = {"object": 0.1, "character": 0.32}  # a character has few combinations
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scenes:
     """N scenes. Integer label tensors are [N] (``NONE[head]`` means none); geometry is in pixels of a 64x64 image.
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import safe_open
 
 from bench.core.clock import model_time
-from bench.core.cost import spend
 from bench.core.digest import digest_of
 from bench.core.files import regular
 from bench.core.lazy import no_grad, torch
+from bench.core.meter import Meter
 from bench.core.progress import Progress, silent
 from bench.core.rng import normal_rows
 from bench.model.batching import MicroBatch
@@ -47,7 +47,7 @@ _EDIT = "edit.json"
 _WEIGHTS = "weights.safetensors"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Samples:
     """Images and what became of each request.
 
@@ -73,7 +73,7 @@ class Samples:
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextToImage:
     """A model with its edits.
 
@@ -84,6 +84,8 @@ class TextToImage:
         guidance: How text branches are combined.
         filters: What refuses prompts or blanks images.
         micro: Rows worked on at once; shared by all edits of a backbone; never changes results.
+        meter: Counts the images and steps that are spent through it; shared by all that is made of
+            the model.
     """
 
     backbone: Backbone
@@ -91,6 +93,7 @@ class TextToImage:
     guidance: Guidance = field(default_factory=ClassifierFree)
     filters: tuple[Filter, ...] = ()
     micro: MicroBatch = field(default_factory=lambda: MicroBatch(64), compare=False)
+    meter: Meter = field(default_factory=Meter, compare=False, repr=False)
 
     # -- editing -----------------------------------------------------------------------------------
 
@@ -120,6 +123,22 @@ class TextToImage:
                 )
         return replace(self, weights={**self.weights, **fixed})
 
+    def with_added(self, differences: Mapping[str, Tensor]) -> TextToImage:
+        """The same model with differences added to its parameters, in float32.
+
+        Raises:
+            ValueError: an unknown name, a wrong shape, or a sum that is not finite.
+        """
+        known = self.backbone.parameters
+        return self.with_weights(
+            {
+                name: self.parameter(name).float() + change.to(self.backbone.device).float()
+                if name in known and change.shape == known[name].shape
+                else change
+                for name, change in differences.items()
+            }
+        )
+
     def with_guidance(self, guidance: Guidance) -> TextToImage:
         """The same model with another guidance."""
         return replace(self, guidance=guidance)
@@ -127,6 +146,10 @@ class TextToImage:
     def with_filters(self, *filters: Filter) -> TextToImage:
         """The same model with more filters."""
         return replace(self, filters=(*self.filters, *filters))
+
+    def with_meter(self, meter: Meter) -> TextToImage:
+        """The same model, and all that will be made of it, with another count of what is spent."""
+        return replace(self, meter=meter)
 
     @property
     def slots(self) -> frozenset[Slot]:
@@ -440,7 +463,7 @@ class TextToImage:
         if kept:
             with model_time():
                 images[kept] = self.micro.map(len(kept), chunk)
-            spend(images=len(kept))
+            self.meter.spend(images=len(kept))
         broken = ~images.isfinite().flatten(1).all(1)
         images[broken] = 0  # filters look at images only
         blanked = blanked_by(self.filters, images) & ~refused & ~broken

@@ -22,6 +22,7 @@ from bench.interfaces import (
     Progress,
     Rng,
     Target,
+    bare,
     registry,
     silent,
 )
@@ -30,7 +31,6 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from bench.perf.sd14 import sd14
 from bench.perf.timing import Job
-from bench.run.plan import bare
 
 __all__ = [
     "COUNTED",
@@ -157,7 +157,7 @@ def edited(model: str, device: str, dtype: Dtype) -> TextToImage:
     method = registry.build("method", _EDIT)
     if not isinstance(method, Erasure):
         raise UsageError(f"expected an erasure method, got {method.kind} {method.name}")
-    return method.erase(base, [bare(concept())], rng=Rng(("perf",)))
+    return method(base, [concept()], rng=Rng(("perf",)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +205,9 @@ class Workload:
         self, progress: Progress = silent, *, repeat: int = 0, **budget: Any
     ) -> list[Candidate]:
         """Runs the attack; a ``repeat`` has draws of its own."""
-        target = Target(self.model, self.size.sampler, surrogate(), progress)
-        return self.spec(**budget).run(target, self.goals(), rng=Rng(("perf", repeat)))
+        target = Target(self.model, self.size.sampler, surrogate())
+        attack, rng = self.spec(**budget), Rng(("perf", repeat))
+        return attack(target, self.goals(), rng=rng, progress=progress)
 
     def goals(self) -> list[Goal]:
         """The prompts that are attacked."""

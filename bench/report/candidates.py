@@ -9,7 +9,8 @@
     states, latents                     names in `candidates.safetensors` of the text states to use
                                         instead of the prompt, and of the noise to start from; or null
 
-Candidates that were withheld because they speak of minors are not among them. Tensors are published
+Candidates that were withheld because they speak of minors are not among them, nor are those that change
+the model's weights: they are no prompts, and stay in the store. Tensors are published
 as they are where they fit in :data:`LIMIT`, else at half precision, and else not
 at all: the store has them, and `prompts` reads the ``candidates.json`` that lies there as well.
 """
@@ -35,6 +36,10 @@ __all__ = ["LIMIT", "write_candidates"]
 LIMIT = 4 * 2**20  # bytes of tensors: a report is committed
 _TENSORS = "candidates.safetensors"
 _KINDS = ("states", "latents")
+_STAY = (
+    " {} more candidates change the model's weights: they are no prompts, and stay in the store "
+    "(`attack/<first two digits>/<attack_digest>`)."
+)
 
 
 def write_candidates(folder: Path, found: Sequence[Found]) -> str:
@@ -47,12 +52,14 @@ def write_candidates(folder: Path, found: Sequence[Found]) -> str:
     """
     ordered = sorted(found, key=lambda f: (f.attack, f.concept, f.method, f.repeat))
     lines = [line for one in ordered for line in _lines(one)]
+    changing = sum("weights" in row for one in ordered for row in _rows(one.entry))
     tensors, said = _tensors(ordered)
     if not tensors:
         (folder / _TENSORS).unlink(missing_ok=True)
+    stay = _STAY.format(changing) if changing else ""
     if not lines:
         (folder / "candidates.jsonl").unlink(missing_ok=True)
-        return ""
+        return f"\n## Candidates\n\n{stay.strip()}\n" if stay else ""
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     if tensors:
         write_atomic(folder / _TENSORS, save(tensors))
@@ -61,15 +68,15 @@ def write_candidates(folder: Path, found: Sequence[Found]) -> str:
         "\n## Candidates\n\n"
         f"[candidates.jsonl](candidates.jsonl) has the {len(lines)} prompts that the attacks found, "
         f"without the controls'{said}. "
-        "The attack `prompts: {file: candidates.jsonl}` tries them on any suite's methods.\n"
+        "The attack `prompts: {file: candidates.jsonl}` tries them on any suite's methods."
+        f"{stay}\n"
     )
 
 
 def _lines(found: Found) -> list[dict[str, Any]]:
-    rows: Any = found.entry.read_json("candidates.json")
     about = {name: getattr(found, name) for name in ("attack", "method", "concept", "repeat")}
     kept = ("goal", "prompt", "variant", "own_score", "queries")
-    withheld = _withheld(found.entry)
+    unsaid = _unpublished(found.entry)
     return [
         {
             **about,
@@ -77,15 +84,21 @@ def _lines(found: Found) -> list[dict[str, Any]]:
             "attack_digest": found.entry.digest,
             **{kind: _key(kind, found.entry, i) if row[kind] else None for kind in _KINDS},
         }
-        for i, row in enumerate(rows)
-        if i not in withheld
+        for i, row in enumerate(_rows(found.entry))
+        if i not in unsaid
     ]
 
 
-def _withheld(entry: Entry) -> set[int]:
-    """The candidates that speak of minors: neither their lines nor their tensors are published."""
+def _rows(entry: Entry) -> list[dict[str, Any]]:
     rows: Any = entry.read_json("candidates.json")
-    return {i for i, row in enumerate(rows) if about_minors(row["prompt"])}
+    return list(rows)
+
+
+def _unpublished(entry: Entry) -> set[int]:
+    """The candidates that speak of minors or change weights: neither lines nor tensors are published."""
+    return {
+        i for i, row in enumerate(_rows(entry)) if "weights" in row or about_minors(row["prompt"])
+    }
 
 
 def _key(kind: str, entry: Entry, number: int) -> str:
@@ -95,7 +108,7 @@ def _key(kind: str, entry: Entry, number: int) -> str:
 
 def _tensors(found: Sequence[Found]) -> tuple[dict[str, Tensor], str]:
     """The tensors to publish by name, and how they are published."""
-    having = [f.entry for f in found if _TENSORS in f.entry.files]
+    having = [f.entry for f in found if any(row[k] for row in _rows(f.entry) for k in _KINDS)]
     size = sum(entry.files[_TENSORS].size for entry in having)
     if not having:
         return {}, ""
@@ -104,10 +117,10 @@ def _tensors(found: Sequence[Found]) -> tuple[dict[str, Tensor], str]:
     tensors = {
         f"{kind}/{entry.digest}/{number}": value.contiguous()
         for entry in having
-        for unsaid in (_withheld(entry),)
+        for unsaid in (_unpublished(entry),)
         for name, value in load_file(entry.file(_TENSORS)).items()
         for kind, _, number in (name.partition("/"),)
-        if int(number) not in unsaid
+        if kind in _KINDS and int(number) not in unsaid
     }
     if not tensors:
         return {}, ""

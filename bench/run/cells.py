@@ -28,17 +28,11 @@ __all__ = [
     "ReferenceCell",
     "TrialCell",
     "UtilityCell",
-    "bare",
 ]
 
 Kind = Literal["reference", "edit", "attack", "trial", "utility"]
 Prompts = tuple[tuple[str, UtilityPrompt], ...]
 """Utility prompts, each with its group: ``neighbour`` or ``other``."""
-
-
-def bare(concept: Concept) -> Concept:
-    """The concept as a method sees it: without the prompts that will test the edit."""
-    return concept.model_copy(update={"prompts": {}, "utility": ()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ _TIMING = dict.fromkeys(("seconds", "model_seconds"), _NUMBER)
 _IMAGE_AXES = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
     """The pictures that a trial keeps.
 
@@ -129,10 +129,15 @@ def read_candidates(entry: Entry) -> list[dict[str, Any]]:
         raise DamagedError(f"{name}: expected a list of candidates, got {type(rows).__name__}")
     for number, row in enumerate(rows):
         _typed(row, _CANDIDATE, f"{name}: candidate {number}")
+        if not isinstance(row.get("weights", 0), int):
+            raise DamagedError(f"{name}: candidate {number}: expected 'weights' as it was written")
         if not isinstance(row.get("trace"), dict | None):
             raise DamagedError(f"{name}: candidate {number}: expected a trace, got another value")
     wanted = {f"{k}/{i}" for i, row in enumerate(rows) for k in ("states", "latents") if row[k]}
-    if wanted and (lacking := sorted(wanted - _tensor_names(entry, "candidates.safetensors"))):
+    wanted |= {f"weights/{row['weights']}" for row in rows if "weights" in row}
+    there = _tensor_names(entry, "candidates.safetensors") if wanted else set()
+    there |= {"/".join(tensor.split("/", 2)[:2]) for tensor in there}
+    if lacking := sorted(wanted - there):
         raise DamagedError(f"candidates.safetensors: expected {lacking[0]!r}, got no such tensor")
     return rows
 

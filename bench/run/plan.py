@@ -15,12 +15,12 @@ from bench.core.digest import digest_of
 from bench.core.spec import Spec
 from bench.interfaces import Attack, Concept, Judge, Metric, Rng
 from bench.model.sampler import Sampler
-from bench.run.cells import Cell, bare
+from bench.run.cells import Cell
 from bench.run.planning.layout import lay_out
 from bench.run.planning.scope import scope_of
 from bench.run.remarks import warnings_of
 
-__all__ = ["Cell", "Plan", "bare", "make_plan"]
+__all__ = ["Cell", "Plan", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.core.cost import counting
 from bench.core.memory import peak_megabytes, reset_peak
+from bench.core.meter import Meter
 from bench.interfaces import Candidate, Judge, Metric, Progress, Target, UtilityBatch, registry
-from bench.interfaces.minors import NoMinors, attack_goals, withhold
+from bench.interfaces.minors import NoMinors, withhold
 from bench.model.text_to_image import Samples, TextToImage
 from bench.run.cells import (
     AttackCell,
@@ -29,7 +29,6 @@ from bench.run.cells import (
     ReferenceCell,
     TrialCell,
     UtilityCell,
-    bare,
 )
 from bench.run.plan import Plan
 from bench.run.store import Entry, Store
@@ -107,17 +106,9 @@ def _edit(work: Workspace, cell: EditCell) -> Written:
     rng = work.plan.rng.child("edit", cell.digest)
     reset_peak(work.base.backbone.device)
     began = time.perf_counter()
-    with counting() as cost:
-        edited = cell.method.erase(
-            work.base, [bare(c) for c in cell.erased], rng=rng, progress=work.progress
-        )
+    cost = Meter()
+    edited = cell.method(work.base.with_meter(cost), cell.erased, rng=rng, progress=work.progress)
     seconds = time.perf_counter() - began
-    foreign = [n for n in edited.weights if not cell.method.touches(n)]
-    if foreign or edited.slots - cell.method.slots:
-        raise ValueError(
-            f"{cell.method.name} declares slots {sorted(cell.method.slots)} but filled {sorted(edited.slots)}, "
-            f"and changed parameters it does not declare: {foreign[:3]}; correct `slots` and `touches`"
-        )
     changed = sum(int((v != work.base.parameter(n)).sum()) for n, v in edited.weights.items())
     record = {
         "method": cell.method.label,
@@ -139,18 +130,12 @@ def _edit(work: Workspace, cell: EditCell) -> Written:
 
 
 def _attack(work: Workspace, cell: AttackCell) -> Written:
-    target = Target(work.edited(cell), work.plan.sampler, work.plan.surrogate, work.progress)
+    target = Target(work.edited(cell), work.plan.sampler, work.plan.surrogate)
     # The stream's key leaves out the method: every method meets the same attack on the same draws.
     rng = work.plan.rng.child("attack", cell.attack.digest, cell.concept.text, cell.repeat)
     began = time.perf_counter()
-    found = attack_goals(cell.attack, target, cell.goals, rng=rng)
+    found = cell.attack(target, cell.goals, rng=rng, progress=work.progress)
     seconds = time.perf_counter() - began
-    if lacking := {g.id for g in cell.goals} - {c.goal for c in found}:
-        # A goal without a candidate would leave the denominator without a word.
-        raise ValueError(
-            f"{cell.attack.name} returned no candidate for {len(lacking)} of {len(cell.goals)} goals, "
-            f"such as {min(lacking)!r}; an attack answers every goal, if only with the plain prompt"
-        )
     record = {
         "attack": cell.attack.label,
         "spec": cell.attack.identity(),
@@ -158,11 +143,17 @@ def _attack(work: Workspace, cell: AttackCell) -> Written:
         "seconds": seconds,
     }
 
+    # Goals may share a difference: it is stored once.
+    different = {id(c.weights): c.weights for c in found if c.weights}
+    places = {key: place for place, key in enumerate(different)}
+
     def write(folder: Path) -> None:
         rows = [
             {k: getattr(c, k) for k in ("goal", "prompt", "own_score", "queries", "variant")}
             | {"states": c.states_LD is not None, "latents": c.latents_Chw is not None}
             | {"trace": None if c.trace is None else asdict(c.trace)}
+            # Only where there is a difference: which of the different ones it is.
+            | ({"weights": places[id(c.weights)]} if c.weights else {})
             for c in found
         ]
         (folder / "candidates.json").write_text(json.dumps(rows, indent=0, ensure_ascii=False))
@@ -176,6 +167,11 @@ def _attack(work: Workspace, cell: AttackCell) -> Written:
             for i, c in enumerate(found)
             if c.latents_Chw is not None
         }
+        tensors |= {
+            f"weights/{place}/{name}": change.float().cpu().contiguous()
+            for place, changes in enumerate(different.values())
+            for name, change in changes.items()
+        }
         if tensors:
             save_file(tensors, folder / "candidates.safetensors")
 
@@ -186,6 +182,11 @@ def _candidates(entry: Entry) -> list[Candidate]:
     rows: Any = entry.read_json("candidates.json")
     file = "candidates.safetensors"
     tensors = load_file(entry.file(file)) if file in entry.files else {}
+    changes: dict[str, dict[str, Tensor]] = {}
+    for name in tensors:
+        if name.startswith("weights/"):
+            _, place, parameter = name.split("/", 2)
+            changes.setdefault(place, {})[parameter] = tensors[name]
     found = [
         Candidate(
             goal=row["goal"],
@@ -195,6 +196,7 @@ def _candidates(entry: Entry) -> list[Candidate]:
             variant=row["variant"],
             states_LD=tensors[f"states/{i}"] if row["states"] else None,
             latents_Chw=tensors[f"latents/{i}"] if row["latents"] else None,
+            weights=changes[str(row["weights"])] if "weights" in row else None,
         )
         for i, row in enumerate(rows)
     ]
@@ -270,14 +272,19 @@ def _record_scores(
 def _sample(
     model: TextToImage, plan: Plan, found: list[Candidate], seeds: list[int], progress: Progress
 ) -> tuple[Tensor, list[str]]:
-    """Samples candidates; those with injected states or latents in batches of their own kind."""
+    """Samples candidates; those with injected states, latents or weights in batches of their own kind."""
     samples: dict[int, tuple[Tensor, str]] = {}
-    kinds = [(c.states_LD is not None, c.latents_Chw is not None) for c in found]
+    kinds = [
+        (c.states_LD is not None, c.latents_Chw is not None, id(c.weights) if c.weights else None)
+        for c in found
+    ]
     for kind in dict.fromkeys(kinds):
         rows = [i for i, k in enumerate(kinds) if k == kind]
         states = [s for i in rows if (s := found[i].states_LD) is not None]
         latents = [z for i in rows if (z := found[i].latents_Chw) is not None]
-        out: Samples = model.sample(
+        weights = found[rows[0]].weights
+        attacked = model.with_added(weights) if weights else model
+        out: Samples = attacked.sample(
             [found[i].prompt for i in rows],
             [seeds[i] for i in rows],
             plan.sampler,

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from pydantic import AfterValidator, WithJsonSchema
 
 from bench.core.clock import model_time
-from bench.core.cost import spend
 from bench.core.lazy import torch
 from bench.interfaces import Progress, silent
 from bench.model.guidance import ClassifierFree
@@ -55,7 +54,7 @@ Wanted: TypeAlias = "Callable[[int, Tensor, Tensor], Tensor]"
 _CHUNK = 25
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Slots:
     """A text with places for learned word embeddings.
 
@@ -78,7 +77,7 @@ def gradient_faults(grad_RVE: Tensor) -> Tensor:
     return torch.stack([(flat == 0).all(1), ~flat.isfinite().all(1)], 1).long()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Inverted:
     """The rows that an inversion found.
 
@@ -227,7 +226,7 @@ def invert(
                     vectors.copy_(project(vectors))
         if step >= int(0.8 * steps):
             tail, tailing = tail + losses, tailing + 1
-        spend(gradient_steps=1)
+        model.meter.spend(gradient_steps=1)
         progress(step + 1, steps, what)
     if lost := int((~vectors.isfinite().flatten(1).all(1)).sum()):
         raise FloatingPointError(
@@ -237,7 +236,7 @@ def invert(
     return Inverted(vectors.detach(), (tail / max(1, tailing)).cpu(), faults.cpu())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Scene:
     """The N draws that the losses of one step are taken on, those of a row together.
 

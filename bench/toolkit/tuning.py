@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.core.clock import model_time
-from bench.core.cost import spend
 from bench.core.lazy import torch
 from bench.interfaces import Progress, silent
 from bench.model.text_to_image import TextToImage
@@ -115,7 +114,7 @@ def tune(
                         torch._foreach_lerp_(
                             list(averages.values()), list(leaves.values()), 1 - decay
                         )
-            spend(gradient_steps=1)
+            model.meter.spend(gradient_steps=1)
             progress(step + 1, optimiser.steps, what)
     return {n: w.detach() for n, w in (averages or leaves).items()}
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Base"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Base:
     """Names and shapes of a base's parameters, and their values when they are asked for.
 

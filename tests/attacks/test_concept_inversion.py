@@ -12,7 +12,7 @@ from attacks import concept_inversion
 from attacks.concept_inversion import ConceptInversion, slots_for
 from attacks.shared.originals import latents_of, many_templates, target_images, templates
 from attacks.shared.tokens import table
-from bench.interfaces import Concept, Goal, Rng, Target
+from bench.interfaces import Concept, Context, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
 from bench.model.batching import MicroBatch
 from bench.model.guidance import NegativePrompt
@@ -90,8 +90,8 @@ def test_a_long_prompt_loses_words_and_keeps_the_embedding(
 def test_each_goal_has_its_text_and_all_share_the_embedding(
     target: Target, goals: list[Goal]
 ) -> None:
-    found = SMALL.run(target, goals, rng=RNG)
-    learned, faults = SMALL._learn(target, goals[0].concept, RNG.child("heart"))
+    found = SMALL(target, goals, rng=RNG)
+    learned, faults = SMALL._learn(target, goals[0].concept, Context(RNG.child("heart")))
     assert faults.tolist() == [[0, 0]] * 2
     assert learned.shape[:2] == (2, 2)
     for goal, candidate in zip(goals, found, strict=True):
@@ -113,13 +113,13 @@ def start_of(
 
     def start(target: Target, attack: ConceptInversion) -> Tensor:
         once = attack.model_copy(update={"steps": 1})
-        return torch.cat(gradients_of(lambda: once._learn(target, concept, rng)))
+        return torch.cat(gradients_of(lambda: once._learn(target, concept, Context(rng))))
 
     return start
 
 
 def learned(attack: ConceptInversion, target: Target, goals: list[Goal]) -> Tensor:
-    return attack._learn(target, goals[0].concept, RNG.child("heart"))[0]
+    return attack._learn(target, goals[0].concept, Context(RNG.child("heart")))[0]
 
 
 def assert_near(one_RVE: Tensor, other_RVE: Tensor, moved_RVE: Tensor) -> None:
@@ -164,7 +164,7 @@ def test_reference_mode_follows_the_same_path_and_finds_the_same(
     with plain_descent():
         together, alone = (learned(spec, target, goals) for spec in longer)
         shorter = learned(longer[0].model_copy(update={"steps": 1}), target, goals)
-        found, other = (spec.run(target, goals, rng=RNG) for spec in longer)
+        found, other = (spec(target, goals, rng=RNG) for spec in longer)
     assert_near(alone, together, shorter)
     for a, b in zip(found, other, strict=True):
         assert (a.goal, a.prompt, a.queries, a.trace and a.trace.steps) == (
@@ -219,8 +219,8 @@ def test_the_originals_prediction_leads_back_to_the_name(target: Target, goals: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(concept_inversion, "invert", invert_and_tell)
-        attack._learn(target, concept, rng)
-        attack.model_copy(update={"wanted": "noise"})._learn(target, concept, rng)
+        attack._learn(target, concept, Context(rng))
+        attack.model_copy(update={"wanted": "noise"})._learn(target, concept, Context(rng))
     assert losses[0] < 1e-6 < losses[1]
 
 
@@ -231,7 +231,7 @@ def test_the_loss_meets_the_momentum_of_a_defence(
 
     def gradient(scale: float) -> Tensor:
         edit = SLD.preset("max", threshold=9.0, momentum_scale=scale)
-        model = edit.erase(target.model, [goals[0].concept], rng=RNG)
+        model = edit(target.model, [goals[0].concept], rng=RNG)
         return start_of(replace(target, model=model), SMALL)
 
     with_momentum, without = gradient(0.9), gradient(0.0)
@@ -321,7 +321,7 @@ def test_timesteps_are_from_the_span(target: Target, goals: list[Goal]) -> None:
 
     hook = unet.register_forward_pre_hook(note)
     try:
-        attack._learn(target, concept, rng)
+        attack._learn(target, concept, Context(rng))
     finally:
         hook.remove()
     assert len(met) == 3 * 2 * 2  # steps, restarts, draws
@@ -331,4 +331,4 @@ def test_timesteps_are_from_the_span(target: Target, goals: list[Goal]) -> None:
 
 def test_minors_are_refused(target: Target, goals: list[Goal]) -> None:
     with pytest.raises(ValueError, match="minors are refused"):
-        SMALL.run(target, [replace(goals[0], prompt="a child")], rng=RNG)
+        SMALL(target, [replace(goals[0], prompt="a child")], rng=RNG)

@@ -81,7 +81,7 @@ def resampled(target: Target, candidate: Candidate, seed: int) -> Tensor:
 def test_the_best_of_all_tries_is_picked(
     attack: Attack, target: Target, judge: Recording, goals: list[Goal]
 ) -> None:
-    found = attack.run(target, goals, rng=RNG)
+    found = attack(target, goals, rng=RNG)
     assert [c.goal for c in found] == ["g0", "g1"]
     images, scores = judge.seen()
     assert scores.shape == (2, TRIES)
@@ -96,7 +96,7 @@ def test_the_best_of_all_tries_is_picked(
 def test_the_latents_alone_make_the_image_that_was_found(
     target: Target, judge: Recording, goals: list[Goal]
 ) -> None:
-    found = SeedSearch(tries=TRIES).run(target, goals, rng=RNG)
+    found = SeedSearch(tries=TRIES)(target, goals, rng=RNG)
     images, scores = judge.seen()
     for candidate, tried, shown in zip(found, scores, images, strict=True):
         for seed in (0, 1):  # held-out seeds play no part
@@ -110,15 +110,15 @@ def test_the_latents_alone_make_the_image_that_was_found(
 def test_all_tries_differ(
     attack: Attack, target: Target, judge: Recording, goals: list[Goal]
 ) -> None:
-    attack.run(target, goals, rng=RNG)
+    attack(target, goals, rng=RNG)
     images, _ = judge.seen()
     assert len(images.flatten(0, 1).flatten(1).unique(dim=0)) == 2 * TRIES
 
 
 @each_search
 def test_more_tries_find_no_worse(attack: Attack, target: Target, goals: list[Goal]) -> None:
-    few = attack.model_copy(update={"tries": 1}).run(target, goals, rng=RNG)
-    many = attack.run(target, goals, rng=RNG)
+    few = attack.model_copy(update={"tries": 1})(target, goals, rng=RNG)
+    many = attack(target, goals, rng=RNG)
     for one, other in zip(few, many, strict=True):
         assert (one.own_score or 0) <= (other.own_score or 0) + 1e-4
 
@@ -127,8 +127,8 @@ def test_more_tries_find_no_worse(attack: Attack, target: Target, goals: list[Go
 def test_another_rng_searches_elsewhere(
     attack: Attack, target: Target, judge: Recording, goals: list[Goal]
 ) -> None:
-    attack.run(target, goals[:1], rng=RNG)
-    attack.run(target, goals[:1], rng=Rng(("other",)))
+    attack(target, goals[:1], rng=RNG)
+    attack(target, goals[:1], rng=Rng(("other",)))
     images, _ = judge.seen()
     assert (images[0] - images[1]).abs().amax((1, 2, 3)).min() > 0.01
 
@@ -138,12 +138,12 @@ def test_a_blanked_image_is_not_shown_and_not_picked(
     attack: Attack, model: TextToImage, tiny_sampler: Sampler, goals: list[Goal]
 ) -> None:
     open_judge, closed_judge = Recording(), Recording()
-    attack.run(Target(model, tiny_sampler, open_judge), goals, rng=RNG)
+    attack(Target(model, tiny_sampler, open_judge), goals, rng=RNG)
     images, scores = open_judge.seen()
     bright = images.mean((2, 3, 4))
     limit = float(bright[0].sort().values[1:3].mean())  # blanks two of the first goal
     filtered = model.with_filters(BlanksBright(limit=limit))
-    found = attack.run(Target(filtered, tiny_sampler, closed_judge), goals, rng=RNG)
+    found = attack(Target(filtered, tiny_sampler, closed_judge), goals, rng=RNG)
     left = torch.where(bright <= limit, scores, -1.0)
     assert sum(len(s) for s in closed_judge._scores) == int((bright <= limit).sum())
     for candidate, row in zip(found, left, strict=True):
@@ -197,7 +197,7 @@ def test_random_tokens_stand_before_the_prompt(
     target: Target, goals: list[Goal], tokens: int
 ) -> None:
     backbone = target.model.backbone
-    found = RandomTokens(tokens=tokens, tries=1).run(target, goals, rng=RNG)
+    found = RandomTokens(tokens=tokens, tries=1)(target, goals, rng=RNG)
     for candidate, goal in zip(found, goals, strict=True):
         prefix = candidate.prompt.removesuffix(f" {goal.prompt}")
         assert prefix != candidate.prompt
@@ -211,7 +211,7 @@ def test_random_tokens_stand_before_the_prompt(
 def test_plain_prompts_are_tried_as_they_are(
     target: Target, judge: Recording, goals: list[Goal]
 ) -> None:
-    found = Prompts().run(target, goals, rng=RNG)
+    found = Prompts()(target, goals, rng=RNG)
     assert found == [Candidate(goal=g.id, prompt=g.prompt, variant="name") for g in goals]
     assert not judge._images
 

@@ -27,8 +27,8 @@ def goals(concepts: Mapping[str, Concept]) -> list[Goal]:
 
 
 def test_at_one_scale_it_is_seed_search(target: Target, goals: list[Goal]) -> None:
-    probe = NoiseProbe(scales=(1.0,), seeds=4).run(target, goals, rng=RNG)
-    search = SeedSearch(tries=4).run(target, goals, rng=RNG)
+    probe = NoiseProbe(scales=(1.0,), seeds=4)(target, goals, rng=RNG)
+    search = SeedSearch(tries=4)(target, goals, rng=RNG)
     for one, other in zip(probe, search, strict=True):
         assert one.latents_Chw is not None
         assert other.latents_Chw is not None
@@ -38,7 +38,7 @@ def test_at_one_scale_it_is_seed_search(target: Target, goals: list[Goal]) -> No
 
 def test_the_best_of_seeds_and_scales_is_picked(target: Target, goals: list[Goal]) -> None:
     scales = (0.5, 1.0, 2.0)
-    found = NoiseProbe(scales=scales, seeds=2).run(target, goals, rng=RNG)
+    found = NoiseProbe(scales=scales, seeds=2)(target, goals, rng=RNG)
     for goal, candidate in zip(goals, found, strict=True):
         seeds = [RNG.seed(goal.id, k, "search") for k in range(2)]
         noise = target.model.noise(seeds, target.sampler)

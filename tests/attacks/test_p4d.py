@@ -11,7 +11,7 @@ from attacks.p4d import P4D
 from attacks.shared.originals import target_latents
 from attacks.shared.prompt_search import Looks
 from attacks.shared.tokens import allowed_tokens, place, table
-from bench.interfaces import Concept, Goal, Rng, Target
+from bench.interfaces import Concept, Context, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
 from bench.model.guidance import ClassifierFree, NegativePrompt
 from bench.model.sampler import Sampler
@@ -81,7 +81,7 @@ def test_the_batched_attack_follows_the_reference(
 ) -> None:
     attack = P4D.preset("official-n", tokens=4, steps=4, iterations=2)
     expected = reference(attack, target, goals[1], target.sampler.guidance_scale)
-    looks, path = Looks(target, goals, RNG, 1), list[Tensor]()
+    looks, path = Looks(target, goals, Context(RNG), 1), list[Tensor]()
     seen = gradients_of(lambda: path.extend(w[1] for _, w in attack.trajectory(looks, 4)))
     assert len(path) == len(seen) == len(expected) == 4
     for grad_BKE, (_, theirs) in zip(seen, expected, strict=True):
@@ -94,7 +94,7 @@ def test_the_batched_attack_follows_the_reference(
 def test_one_step_written_out(target: Target, goals: list[Goal], gradients_of: GradientsOf) -> None:
     """AdamW from its first state: ``w (1 - lr decay) - lr g / (|g| + 1e-8)``."""
     attack = P4D.preset("official-n", tokens=4, steps=1, iterations=1)
-    looks, path = Looks(target, goals[:1], RNG, 1), list[Tensor]()
+    looks, path = Looks(target, goals[:1], Context(RNG), 1), list[Tensor]()
     (grad,) = gradients_of(lambda: path.extend(w for _, w in attack.trajectory(looks, 4)))
     usable = allowed_tokens(target.model, "all").nonzero()[:, 0]
     picks = torch.randint(len(usable), (4,), generator=RNG.generator("g0", "draws"))
@@ -115,7 +115,7 @@ def test_the_teacher_may_be_guided_too(
 
     def first(preset: str, aim: Target) -> Tensor:
         attack = P4D.preset(preset, tokens=4, steps=1, iterations=1)
-        looks = Looks(aim, goals, RNG, 1)
+        looks = Looks(aim, goals, Context(RNG), 1)
         return gradients_of(lambda: list(attack.trajectory(looks, 4)))[0]
 
     with pytest.raises(AssertionError):
@@ -126,8 +126,8 @@ def test_the_teacher_may_be_guided_too(
 
 def test_a_batch_is_its_goals_one_by_one(target: Target, goals: list[Goal]) -> None:
     attack = P4D(tokens=None, where="every", steps=2, iterations=2)
-    found = attack.run(target, goals, rng=RNG)
-    other = attack.model_copy(update={"mode": "reference"}).run(target, goals, rng=RNG)
+    found = attack(target, goals, rng=RNG)
+    other = attack.model_copy(update={"mode": "reference"})(target, goals, rng=RNG)
     assert [c.goal for c in found] == ["g0", "g1", "g2"]
     for a, b in zip(found, other, strict=True):
         assert (a.goal, a.prompt, a.queries) == (b.goal, b.prompt, b.queries)

@@ -394,12 +394,17 @@ def test_the_attack_takes_the_rows_of_its_concept(
 ) -> None:
     path = write("a.csv", "prompt,concept\na red star,star\na fish,fish\nanything,\n")
     target = Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
-    goals = [Goal(id=f"star-{k}", concept=Concept(text="star"), prompt="a star") for k in range(2)]
-    found = Prompts(file=str(path)).run(target, goals, rng=Rng(("file",)))
+    attack = Prompts(file=str(path))
+    found = attack(target, attack.own_goals(Concept(text="star")) or (), rng=Rng(("file",)))
     assert [(c.goal, c.prompt, c.variant) for c in found] == [
         ("file-2", "a red star", "file"),
         ("file-4", "anything", "file"),
     ]
+    other = Goal(id="star-0", concept=Concept(text="star"), prompt="a star")
+    with pytest.raises(
+        UsageError, match="expected the goals of the file, got others, such as 'star-0'"
+    ):
+        attack(target, [other], rng=Rng(("file",)))
 
 
 # -- published candidates --------------------------------------------------------------------------
@@ -411,17 +416,15 @@ FOUND = {
 
 
 @pytest.fixture
-def run(model: TextToImage, tiny_sampler: Sampler) -> Callable[[Path], list[Candidate]]:
-    target = Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
-    goals = [Goal(id="name-000", concept=Concept(text="star"), prompt="a star")]
-    return lambda path: Prompts(file=str(path)).run(target, goals, rng=Rng(("file",)))
-
-
-@pytest.fixture
 def run_attack(model: TextToImage, tiny_sampler: Sampler) -> Callable[[Prompts], list[Candidate]]:
     target = Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
     star = Concept(text="star")
-    return lambda attack: attack.run(target, attack.own_goals(star) or (), rng=Rng(("file",)))
+    return lambda attack: attack(target, attack.own_goals(star) or (), rng=Rng(("file",)))
+
+
+@pytest.fixture
+def run(run_attack: Callable[[Prompts], list[Candidate]]) -> Callable[[Path], list[Candidate]]:
+    return lambda path: run_attack(Prompts(file=str(path)))
 
 
 def lines(*records: dict[str, Any]) -> str:

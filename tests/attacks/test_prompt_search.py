@@ -13,7 +13,7 @@ from attacks.shared.originals import guidance_scale, step_of, target_latents, te
 from attacks.shared.prompt_search import Looks, RowAdam, Scene, Schedule, predict, token_gradient
 from attacks.shared.tokens import place, table
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
-from bench.interfaces import Concept, Goal, Rng, Target, Trace
+from bench.interfaces import Concept, Context, Goal, Rng, Target, Trace
 from bench.judges.mini import MiniJudge
 from bench.model.batching import MicroBatch
 from bench.model.guidance import NegativePrompt
@@ -188,7 +188,7 @@ def test_looks_keep_the_best_and_count_what_was_seen(
     target: Target, concepts: Mapping[str, Concept]
 ) -> None:
     goals = [Goal(id=f"g{k}", concept=concepts["heart"], prompt="a heart") for k in range(2)]
-    looks = Looks(target, goals, RNG, images=2)
+    looks = Looks(target, goals, Context(RNG), images=2)
     ids = {p: target.model.tokenize([p])[0].tolist() for p in ("a heart", "a ring", "a child")}
     looks.look([0, 1], [ids["a ring"]] * 2)
     looks.look([1], [ids["a heart"]])
@@ -212,7 +212,7 @@ def test_gradients_that_lead_nowhere_are_counted_for_their_goal(
     target: Target, concepts: Mapping[str, Concept]
 ) -> None:
     goals = [Goal(id=f"g{k}", concept=concepts["heart"], prompt="a heart") for k in range(3)]
-    looks = Looks(target, goals, RNG, images=1)
+    looks = Looks(target, goals, Context(RNG), images=1)
     grad = torch.ones(3, 2, 4)
     grad[1], grad[2, 0, 0] = 0, torch.nan
     looks.step_taken(1, 2, "test", [0, 1, 2], grad)
@@ -227,7 +227,7 @@ def test_tokens_that_do_not_survive_as_text_are_counted_for_their_goal(
     target: Target, concepts: Mapping[str, Concept]
 ) -> None:
     goals = [Goal(id=f"g{k}", concept=concepts["heart"], prompt="a heart") for k in range(2)]
-    looks = Looks(target, goals, RNG, images=1)
+    looks = Looks(target, goals, Context(RNG), images=1)
     words = target.model.backbone.tokenizer
     parts = [i for i, t in enumerate(words.convert_ids_to_tokens(range(len(words)))) if t == "h"]
     whole = words("heart", add_special_tokens=False)["input_ids"]
@@ -268,7 +268,7 @@ def scripted(target: Target, concepts: Mapping[str, Concept], says: list[float])
     judge = Scripted()
     judge._says = says
     goal = Goal(id="g", concept=concepts["heart"], prompt="a heart")
-    return Looks(replace(target, surrogate=judge), [goal], RNG, images=1)
+    return Looks(replace(target, surrogate=judge), [goal], Context(RNG), images=1)
 
 
 def ids_of(target: Target, *prompts: str) -> list[list[int]]:
@@ -354,7 +354,7 @@ def test_the_last_look_is_on_fresh_seeds_and_a_goals_own(
     goals = [Goal(id=f"g{k}", concept=concepts["heart"], prompt=PROMPTS[k]) for k in range(3)]
 
     def found(which: list[Goal]) -> list[tuple[str, str, float, int]]:
-        looks = Looks(bright, which, RNG, images=2)
+        looks = Looks(bright, which, Context(RNG), images=2)
         for prompt in ("a heart", "a green moon", "a cross"):
             looks.look(range(len(which)), ids_of(target, prompt) * len(which))
         looks.settle(2, 3)
@@ -373,6 +373,8 @@ def test_the_last_look_is_on_fresh_seeds_and_a_goals_own(
 def test_a_goal_that_could_not_be_tried_keeps_its_prompt(
     target: Target, concepts: Mapping[str, Concept]
 ) -> None:
-    looks = Looks(target, [Goal(id="g", concept=concepts["heart"], prompt="a heart")], RNG, 1)
+    looks = Looks(
+        target, [Goal(id="g", concept=concepts["heart"], prompt="a heart")], Context(RNG), 1
+    )
     (found,) = looks.candidates()
     assert (found.prompt, found.own_score, found.queries) == ("a heart", None, 0)

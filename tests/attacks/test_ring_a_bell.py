@@ -10,7 +10,7 @@ import torch
 from attacks import ring_a_bell
 from attacks.ring_a_bell import RingABell, concept_direction, encoder_digest
 from attacks.shared.tokens import allowed_tokens
-from bench.interfaces import Concept, Goal, Rng, Target
+from bench.interfaces import Concept, Context, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
 from bench.model.backbone import load_backbone
 from bench.model.batching import MicroBatch
@@ -63,7 +63,7 @@ def test_with_an_elite_more_generations_find_no_worse(target: Target, goals: lis
     last = [float("inf")] * len(goals)
     for generations in (1, 5, 17):  # one search, cut at three places: the same draws
         spec = SMALL.model_copy(update={"generations": generations, "breeding": "elitist"})
-        found = spec.run(target, goals, rng=RNG)
+        found = spec(target, goals, rng=RNG)
         now = [errors(target, g, [c.prompt])[0] for g, c in zip(goals, found, strict=True)]
         assert all(n <= b + 1e-3 for n, b in zip(now, last, strict=True))
         last = now
@@ -72,10 +72,10 @@ def test_with_an_elite_more_generations_find_no_worse(target: Target, goals: lis
 
 
 def test_a_goal_is_found_alone_as_in_any_batch(target: Target, goals: list[Goal]) -> None:
-    together = SMALL.run(target, goals, rng=RNG)
+    together = SMALL(target, goals, rng=RNG)
     for i, goal in enumerate(goals):
         ring_a_bell._found.clear()
-        (alone,) = SMALL.run(target, [goal], rng=RNG)
+        (alone,) = SMALL(target, [goal], rng=RNG)
         assert alone.prompt == together[i].prompt
 
 
@@ -84,7 +84,7 @@ def test_reference_mode_finds_the_same(target: Target, goals: list[Goal], finali
     batched = SMALL.model_copy(update={"finalists": finalists, "keep": "nothing"})
     one_by_one = batched.model_copy(update={"mode": "reference"})
     assert one_by_one.digest == SMALL.model_copy(update={"finalists": finalists}).digest
-    found, other = (spec.run(target, goals, rng=RNG) for spec in (batched, one_by_one))
+    found, other = (spec(target, goals, rng=RNG) for spec in (batched, one_by_one))
     assert [(c.goal, c.prompt, c.queries) for c in found] == [
         (c.goal, c.prompt, c.queries) for c in other
     ]
@@ -96,19 +96,19 @@ def test_reference_mode_has_the_same_generations(target: Target, goals: list[Goa
     for generations in (1, 2, 4):
         spec = SMALL.model_copy(update={"generations": generations})
         together, alone = (
-            spec._search(target, goals, RNG),
+            spec._search(target, goals, Context(RNG)),
             spec.model_copy(update={"mode": "reference"}),
         )
-        assert together == [alone._search(target, [goal], RNG)[0] for goal in goals]
+        assert together == [alone._search(target, [goal], Context(RNG))[0] for goal in goals]
 
 
 def test_memory_that_runs_out_changes_nothing(
     target: Target, goals: list[Goal], little_memory: LittleMemory
 ) -> None:
-    roomy = SMALL._search(target, goals, RNG)
+    roomy = SMALL._search(target, goals, Context(RNG))
     small = replace(target, model=replace(target.model, micro=MicroBatch(64)))
     with little_memory(small.model.backbone.text_encoder, 10) as refused:
-        tight = SMALL._search(small, goals, RNG)
+        tight = SMALL._search(small, goals, Context(RNG))
     assert max(refused) == 36  # goals, population
     assert small.model.micro.size == 9
     assert tight == roomy
@@ -127,14 +127,12 @@ def test_it_is_searched_once_a_text_encoder(target: Target, goals: list[Goal]) -
 
     def searched(edited: TextToImage) -> int:
         steps: list[int] = []
-        aim = Target(
-            edited, target.sampler, target.surrogate, lambda done, total, what: steps.append(done)
-        )
-        SMALL.run(aim, goals[:1], rng=RNG)
+        aim = Target(edited, target.sampler, target.surrogate)
+        SMALL(aim, goals[:1], rng=RNG, progress=lambda done, total, what: steps.append(done))
         return len(steps)
 
     assert [searched(m) for m in (model, other_unet, other_text, model)] == [6, 0, 6, 0]
-    again = SMALL.run(target, goals, rng=RNG)  # one was kept, two are new
+    again = SMALL(target, goals, rng=RNG)  # one was kept, two are new
     assert [c.goal for c in again] == ["g0", "g1", "g2"]
 
 
@@ -143,7 +141,7 @@ def test_it_ranks_as_many_populations_as_it_says(target: Target, goals: list[Goa
     spec, goal = SMALL.model_copy(update={"generations": 1}), goals[0]
     words = allowed_tokens(target.model, spec.vocabulary).nonzero()[:, 0]
     drawn = torch.randint(len(words), (12, 6), generator=RNG.generator(goal.id, "genes"))
-    (found,) = spec._search(target, [goal], RNG)
+    (found,) = spec._search(target, [goal], Context(RNG))
     assert sorted(found) == sorted(tuple(ids) for ids in words[drawn].tolist())
 
 
@@ -157,8 +155,8 @@ def test_the_presets_breed_as_published() -> None:
 
 def test_the_attackers_judge_picks_among_finalists(target: Target, goals: list[Goal]) -> None:
     spec = SMALL.model_copy(update={"finalists": 3, "checks": 2})
-    for candidate in spec.run(target, goals, rng=RNG):
+    for candidate in spec(target, goals, rng=RNG):
         assert candidate.queries == 8  # the plain prompt's two among them
         assert candidate.own_score is not None
-    unseen = SMALL.run(target, goals, rng=RNG)
+    unseen = SMALL(target, goals, rng=RNG)
     assert all((c.queries, c.own_score) == (0, None) for c in unseen)

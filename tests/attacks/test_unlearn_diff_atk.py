@@ -11,8 +11,8 @@ from attacks.shared.originals import target_latents
 from attacks.shared.prompt_search import Looks
 from attacks.shared.tokens import allowed_tokens
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
-from bench.core.cost import counting
-from bench.interfaces import Concept, Goal, Rng, Target
+from bench.core.meter import Meter
+from bench.interfaces import Concept, Context, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
 from bench.model.batching import MicroBatch
 from bench.model.sampler import Sampler
@@ -100,7 +100,7 @@ def test_the_batched_attack_follows_the_reference(
     words = allowed_tokens(target.model, published.vocabulary).nonzero()[:, 0]
     vectors = target.model.embed(words[None])[0]
     for of, row in ((goals, 1), (goals[1:2], 0)):
-        path, looks = list[Tensor](), Looks(target, of, RNG, published.checks)
+        path, looks = list[Tensor](), Looks(target, of, Context(RNG), published.checks)
 
         def run(path: list[Tensor] = path, looks: Looks = looks, row: int = row) -> None:
             path.extend(u[row] for _, u in published.trajectory(looks))
@@ -114,10 +114,10 @@ def test_the_batched_attack_follows_the_reference(
 
 
 def test_reference_mode_and_small_chunks_find_the_same(target: Target, goals: list[Goal]) -> None:
-    found = SMALL.run(target, goals, rng=RNG)
+    found = SMALL(target, goals, rng=RNG)
     small = replace(target, model=replace(target.model, micro=MicroBatch(2)))
     one_by_one = SMALL.model_copy(update={"mode": "reference"})
-    for other in (one_by_one.run(target, goals, rng=RNG), SMALL.run(small, goals, rng=RNG)):
+    for other in (one_by_one(target, goals, rng=RNG), SMALL(small, goals, rng=RNG)):
         for a, b in zip(found, other, strict=True):
             assert (a.goal, a.prompt, a.queries) == (b.goal, b.prompt, b.queries)
             assert a.own_score == pytest.approx(b.own_score, abs=1e-3)
@@ -131,7 +131,7 @@ def test_the_steps_reduce_the_loss(target: Target, goals: list[Goal]) -> None:
     attack = UnlearnDiffAtk(
         tokens=2, where="replace", steps=40, iterations=40, order="random", lr=0.1, stop="never", vocabulary="words"
     )  # fmt: skip
-    looks = Looks(target, [goal], RNG, 1)
+    looks = Looks(target, [goal], Context(RNG), 1)
     u = [x for _, x in attack.trajectory(looks)][-1][0]
     words = allowed_tokens(model, "words").nonzero()[:, 0]
     clean = target_latents(target, ["a heart"], [RNG.seed(goal.id, "image")])
@@ -155,14 +155,14 @@ def test_the_steps_reduce_the_loss(target: Target, goals: list[Goal]) -> None:
 
 def test_a_goal_that_succeeds_leaves(target: Target, goals: list[Goal]) -> None:
     attack = SMALL.model_copy(update={"stop": "success"})
-    with counting() as cost:
-        found = attack.run(replace(target, surrogate=Always()), goals, rng=RNG)
+    cost, more = Meter(), Meter()
+    metered = replace(target, model=target.model.with_meter(cost))
+    found = attack(replace(metered, surrogate=Always()), goals, rng=RNG)
     assert [c.queries for c in found] == [1, 1, 1]  # the plain prompt was enough
     assert cost.gradient_steps == 0
-    with counting() as cost:
-        found = attack.run(target, goals, rng=RNG)
+    found = attack(replace(target, model=target.model.with_meter(more)), goals, rng=RNG)
     assert [c.queries for c in found] == [3, 3, 3]
-    assert cost.gradient_steps == attack.steps
+    assert more.gradient_steps == attack.steps
 
 
 def test_those_that_stay_do_not_notice(target: Target, goals: list[Goal]) -> None:
@@ -175,7 +175,7 @@ def test_those_that_stay_do_not_notice(target: Target, goals: list[Goal]) -> Non
             return images_B3HW.mean((1, 2, 3))[:, None]
 
     attack = SMALL.model_copy(update={"stop": "success"})
-    first = Looks(replace(target, surrogate=Brightness()), goals, RNG, 1)
+    first = Looks(replace(target, surrogate=Brightness()), goals, Context(RNG), 1)
     first.look(range(3), target.model.tokenize([g.prompt for g in goals]).tolist())
     scores = sorted(float(c.own_score or 0) for c in first.candidates())
     bar = (scores[1] + scores[2]) / 2  # the best goal is done before the search
@@ -184,10 +184,10 @@ def test_those_that_stay_do_not_notice(target: Target, goals: list[Goal]) -> Non
         threshold: float = bar
 
     partly = replace(target, surrogate=Between())
-    together = {c.goal: c for c in attack.run(partly, goals, rng=RNG)}
+    together = {c.goal: c for c in attack(partly, goals, rng=RNG)}
     assert len({c.queries for c in together.values()}) > 1
     for goal in goals:
-        (alone,) = attack.run(partly, [goal], rng=RNG)
+        (alone,) = attack(partly, [goal], rng=RNG)
         assert (alone.prompt, alone.queries) == (
             together[goal.id].prompt,
             together[goal.id].queries,
@@ -196,4 +196,4 @@ def test_those_that_stay_do_not_notice(target: Target, goals: list[Goal]) -> Non
 
 def test_minors_are_refused(target: Target, goals: list[Goal]) -> None:
     with pytest.raises(ValueError, match="minors are refused"):
-        SMALL.run(target, [replace(goals[0], prompt="a child with a heart")], rng=RNG)
+        SMALL(target, [replace(goals[0], prompt="a child with a heart")], rng=RNG)

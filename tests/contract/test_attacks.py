@@ -106,7 +106,7 @@ def test_the_controls_are_registered() -> None:
 def test_every_goal_gets_candidates_of_the_kind_its_access_allows(
     spec: Attack, target: Target, goals: list[Goal]
 ) -> None:
-    found = spec.run(target, goals, rng=Rng(("c",)))
+    found = spec(target, goals, rng=Rng(("c",)))
     assert {c.goal for c in found} == {g.id for g in goals}
     model = target.model
     for candidate in found:
@@ -129,10 +129,10 @@ def test_every_goal_gets_candidates_of_the_kind_its_access_allows(
 def test_a_goals_candidates_depend_on_nothing_but_the_goal(
     spec: Attack, target: Target, goals: list[Goal]
 ) -> None:
-    together = spec.run(target, goals, rng=Rng(("c",)))
-    backwards = spec.run(target, goals[::-1], rng=Rng(("c",)))
+    together = spec(target, goals, rng=Rng(("c",)))
+    backwards = spec(target, goals[::-1], rng=Rng(("c",)))
     for goal in goals:
-        alone = spec.run(target, [goal], rng=Rng(("c",)))
+        alone = spec(target, [goal], rng=Rng(("c",)))
         assert_same(of(together, goal), alone)
         assert_same(of(together, goal), of(backwards, goal))
 
@@ -141,10 +141,10 @@ def test_a_goals_candidates_depend_on_nothing_but_the_goal(
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_result(
     spec: Attack, target: Target, goals: list[Goal], little_memory: LittleMemory
 ) -> None:
-    roomy = spec.run(target, goals, rng=Rng(("c",)))
+    roomy = spec(target, goals, rng=Rng(("c",)))
     small = replace(target, model=replace(target.model, micro=MicroBatch(64)))
     with little_memory(small.model.backbone.unet, 2) as refused:  # one row, its two branches
-        tight = spec.run(small, goals, rng=Rng(("c",)))
+        tight = spec(small, goals, rng=Rng(("c",)))
     # Images of the original model are made in other chunks too, and learned from: twice rounded.
     assert_same(roomy, tight, apart=1e-4)
     assert small.model.micro.halvings == len(refused)
@@ -153,7 +153,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_result(
 
 @each
 def test_no_goals_give_no_candidates(spec: Attack, target: Target) -> None:
-    assert spec.run(target, [], rng=Rng(("c",))) == []
+    assert spec(target, [], rng=Rng(("c",))) == []
 
 
 @each
@@ -165,8 +165,8 @@ def test_it_is_deterministic_and_leaves_the_model_and_the_global_rng_alone(
     global_rng_untouched: None,
 ) -> None:
     before, digest = fingerprint(target.model), target.model.digest
-    first = spec.run(target, goals[:2], rng=Rng(("c",)))
-    assert_same(first, spec.run(target, goals[:2], rng=Rng(("c",))))
+    first = spec(target, goals[:2], rng=Rng(("c",)))
+    assert_same(first, spec(target, goals[:2], rng=Rng(("c",))))
     assert fingerprint(target.model) == before
     assert target.model.digest == digest
     assert not any(p.requires_grad for p in target.model.backbone.parameters.values())
@@ -176,7 +176,7 @@ def test_it_is_deterministic_and_leaves_the_model_and_the_global_rng_alone(
 def test_its_queries_are_the_images_its_own_judge_saw(
     spec: Attack, target: Target, goals: list[Goal]
 ) -> None:
-    found = spec.run(target, goals, rng=Rng(("c",)))
+    found = spec(target, goals, rng=Rng(("c",)))
     queries = [max(c.queries for c in of(found, goal)) for goal in goals]
     assert cast("Recording", target.surrogate).seen == sum(queries)
     if (tries := getattr(spec, "tries", None)) is not None:
@@ -192,7 +192,7 @@ def test_found_prompts_tokenise_to_themselves_and_fit(
     if spec.access > Access.PROMPT:
         pytest.skip("it does not search for prompts")
     backbone = target.model.backbone
-    for candidate in spec.run(target, goals, rng=Rng(("c",))):
+    for candidate in spec(target, goals, rng=Rng(("c",))):
         ids = backbone.tokenizer(candidate.prompt)["input_ids"]
         assert len(ids) <= backbone.length
         text = backbone.tokenizer.decode(ids, skip_special_tokens=True)
@@ -206,7 +206,7 @@ def test_a_model_that_refuses_every_prompt_is_no_error(
     if spec.gradients:
         pytest.skip("it goes around the prompt filters")
     closed = Target(model.with_filters(RefusesAll()), tiny_sampler, Recording())
-    found = spec.run(closed, goals[:2], rng=Rng(("c",)))
+    found = spec(closed, goals[:2], rng=Rng(("c",)))
     assert {c.goal for c in found} == {g.id for g in goals[:2]}
     assert all(not c.own_score for c in found)
 

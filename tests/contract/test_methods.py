@@ -10,10 +10,9 @@ import torch
 from pydantic import ValidationError
 
 from bench.core.spec import Spec
-from bench.interfaces import Concept, Erasure, Rng, registry
+from bench.interfaces import Concept, Erasure, Rng, bare, registry
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.run.plan import bare
 
 # Fields of these names are made small, so that the contract is checked in seconds.
 QUICK: dict[str, Any] = {
@@ -79,7 +78,7 @@ def erased(miniature: TextToImage, concepts: Mapping[str, Concept]) -> Erased:
 
     def erase(spec: Erasure) -> TextToImage:
         if spec.digest not in done:
-            done[spec.digest] = spec.erase(miniature, [bare(concepts["star"])], rng=Rng(("c",)))
+            done[spec.digest] = spec(miniature, [bare(concepts["star"])], rng=Rng(("c",)))
         return done[spec.digest]
 
     return erase
@@ -102,7 +101,7 @@ def test_erasing_leaves_the_base_and_the_global_rng_alone(
     global_rng_untouched: None,
 ) -> None:
     before, digest = fingerprint(model), model.digest
-    spec.erase(model, [bare(concepts["star"])], rng=Rng(("base",)))
+    spec(model, [bare(concepts["star"])], rng=Rng(("base",)))
     assert fingerprint(model) == before
     assert model.digest == digest
     assert not model.slots
@@ -143,7 +142,7 @@ def test_all_but_the_empty_control_change_something(
 def test_the_same_rng_gives_the_same_edit(
     spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
 ) -> None:
-    again = spec.erase(model, [bare(concepts["star"])], rng=Rng(("c",)))
+    again = spec(model, [bare(concepts["star"])], rng=Rng(("c",)))
     assert again.digest == erased(spec).digest
 
 
@@ -151,7 +150,7 @@ def test_the_same_rng_gives_the_same_edit(
 def test_it_sees_the_name_of_the_concept_and_no_prompts(
     spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
 ) -> None:
-    full = spec.erase(model, [concepts["star"]], rng=Rng(("c",)))
+    full = spec(model, [concepts["star"]], rng=Rng(("c",)))
     assert full.digest == erased(spec).digest
 
 
@@ -160,7 +159,7 @@ def test_it_erases_several_concepts_together(
     spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
 ) -> None:
     both = [bare(concepts["star"]), bare(concepts["sketch"])]
-    edited = spec.erase(model, both, rng=Rng(("c",)))
+    edited = spec(model, both, rng=Rng(("c",)))
     assert edited.slots == erased(spec).slots
     assert not [name for name in edited.weights if not spec.touches(name)]
     control = getattr(spec, "control", False)

@@ -105,7 +105,7 @@ def _checkpoint(seed: int, folder: Path) -> None:
     assert isinstance(spec, Checkpoint)
     spec.check_base(model_folder())
     if seed % _EVERY == 0:
-        spec.erase(_model(), [_CONCEPTS[0]], rng=Rng(("fuzz",)))
+        spec(_model(), [_CONCEPTS[0]], rng=Rng(("fuzz",)))
 
 
 def _base(seed: int, folder: Path) -> None:

@@ -13,11 +13,21 @@ from torch import Tensor
 from attacks.shared.prompt_search import Scene, token_gradient
 from attacks.shared.tokens import place, table
 from bench.core.memory import peak_megabytes, reset_peak
-from bench.interfaces import Attack, Candidate, Concept, Erasure, Goal, Judge, Rng, Target, registry
+from bench.interfaces import (
+    Attack,
+    Candidate,
+    Concept,
+    Erasure,
+    Goal,
+    Judge,
+    Rng,
+    Target,
+    bare,
+    registry,
+)
 from bench.model.batching import MicroBatch
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
-from bench.run.plan import bare
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -55,7 +65,7 @@ def _attacked(model: TextToImage, goals: Sequence[Goal], spec: dict[str, Any]) -
     attack, judge = registry.build("attack", spec), registry.build("judge", "clip_zero_shot")
     assert isinstance(attack, Attack)
     assert isinstance(judge, Judge)
-    return attack.run(Target(model, SAMPLER, judge), goals, rng=Rng(("gpu",)))
+    return attack(Target(model, SAMPLER, judge), goals, rng=Rng(("gpu",)))
 
 
 def _gradient(model: TextToImage, rows: int) -> Tensor:
@@ -149,7 +159,7 @@ def test_edits_are_made_in_half_precision(
 ) -> None:
     method = registry.build("method", spec)
     assert isinstance(method, Erasure)
-    edited = method.erase(halved, [bare(concepts["star"])], rng=Rng(("gpu",)))
+    edited = method(halved, [bare(concepts["star"])], rng=Rng(("gpu",)))
     assert edited.weights
     assert any(not torch.equal(v, halved.parameter(n)) for n, v in edited.weights.items())
     for value in edited.weights.values():

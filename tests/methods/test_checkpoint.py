@@ -40,7 +40,7 @@ def save(path: Path, tensors: Saved, about: dict[str, str] | None = None) -> Pat
 
 def erase(path: Path, model: TextToImage, **fields: object) -> TextToImage:
     spec = Checkpoint.model_validate({"path": str(path), **fields})
-    return spec.erase(model, [HEART], rng=RNG)
+    return spec(model, [HEART], rng=RNG)
 
 
 def drawn(*shape: int) -> Tensor:
@@ -279,7 +279,7 @@ def test_it_is_registered_and_says_what_it_needs(
     with pytest.raises(
         UsageError, match="expected the path of an edited model as `path`, got none"
     ):
-        Checkpoint().erase(model, [HEART], rng=RNG)
+        Checkpoint()(model, [HEART], rng=RNG)
     path = save(tmp_path / "unet.safetensors", unet)
     built = registry.build("method", {"checkpoint": {"path": str(path)}})
     assert built == Checkpoint(path=str(path))
@@ -326,7 +326,7 @@ def test_a_file_that_has_changed_since_is_refused(
     spec = Checkpoint(path=str(path))
     save(path, {**unet, "conv_in.bias": unet["conv_in.bias"] + 1})
     with pytest.raises(UsageError, match="it has changed; restore it or correct `sha256`"):
-        spec.erase(model, [HEART], rng=RNG)
+        spec(model, [HEART], rng=RNG)
 
 
 # -- what is refused -----------------------------------------------------------------------------
@@ -439,7 +439,7 @@ def test_files_that_are_none_are_refused(model: TextToImage, tmp_path: Path) -> 
     ):
         Checkpoint(path=str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="which is not there"):
-        Checkpoint(path=str(tmp_path / "nowhere"), sha256="0" * 64).erase(model, [HEART], rng=RNG)
+        Checkpoint(path=str(tmp_path / "nowhere"), sha256="0" * 64)(model, [HEART], rng=RNG)
     with pytest.raises(ValidationError, match=r"expected safetensors in .*got none"):
         Checkpoint(path=str(tmp_path))
     (tmp_path / "weights.txt").write_text("weights")

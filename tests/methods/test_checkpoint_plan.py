@@ -45,7 +45,7 @@ def erased(path: Path, model: TextToImage, **fields: object) -> TextToImage:
     """The edit, after the plan's check."""
     spec = built(path, **fields)
     spec.check_base(BASE)
-    return spec.erase(model, [Concept(text="heart")], rng=Rng(("t",)))
+    return spec(model, [Concept(text="heart")], rng=Rng(("t",)))
 
 
 def save(path: Path, tensors: Saved, about: dict[str, str] | None = None) -> Path:
@@ -190,7 +190,7 @@ def test_the_kind_is_told_in_the_plan_at_any_size_and_the_rest_in_the_run(
     spec = built(save(tmp_path / "bad.safetensors", bad), names="some")
     spec.check_base(BASE)
     with pytest.raises(UsageError, match=r"^checkpoint: expected finite .* in conv_in\.bias of"):
-        spec.erase(model, [Concept(text="heart")], rng=Rng(("t",)))
+        spec(model, [Concept(text="heart")], rng=Rng(("t",)))
 
 
 # -- what is refused for what it is --------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.core.cost import counting
+from bench.core.meter import Meter
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
 from bench.model.batching import MicroBatch
@@ -103,7 +103,7 @@ def test_a_scene_may_have_a_place_for_the_concept() -> None:
 
 def test_only_second_feed_forward_layers_of_the_unet_lose_weights(model: TextToImage) -> None:
     spec = quick()
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     assert edited.weights
     for name, value in edited.weights.items():
         assert name.startswith("unet.")
@@ -135,21 +135,19 @@ def test_the_statistics_are_those_of_the_layers_inputs(model: TextToImage) -> No
 
 
 def test_nothing_is_left_in_the_networks(model: TextToImage) -> None:
-    quick().erase(model, [HEART], rng=RNG)
+    quick()(model, [HEART], rng=RNG)
     assert not [m for m in model.backbone.unet.modules() if m._forward_pre_hooks]
 
 
 def test_more_steps_watched_prune_a_superset(model: TextToImage) -> None:
-    one, two = (
-        pruned(model, quick(first=first).erase(model, [HEART], rng=RNG)) for first in (1, 2)
-    )
+    one, two = (pruned(model, quick(first=first)(model, [HEART], rng=RNG)) for first in (1, 2))
     assert all((two[n] | ~mask).all() for n, mask in one.items())
     assert sum(int(m.sum()) for m in two.values()) > sum(int(m.sum()) for m in one.values())
 
 
 def test_several_concepts_are_pruned_as_the_union(model: TextToImage) -> None:
     one, two, both = (
-        pruned(model, quick().erase(model, some, rng=RNG))
+        pruned(model, quick()(model, some, rng=RNG))
         for some in ([HEART], [SKETCH], [HEART, SKETCH])
     )
     for name, mask in both.items():
@@ -159,7 +157,7 @@ def test_several_concepts_are_pruned_as_the_union(model: TextToImage) -> None:
 
 def test_micro_batches_do_not_change_what_is_pruned(model: TextToImage) -> None:
     small = replace(model, micro=MicroBatch(1))
-    one, two = (pruned(m, quick().erase(m, [HEART], rng=RNG)) for m in (model, small))
+    one, two = (pruned(m, quick()(m, [HEART], rng=RNG)) for m in (model, small))
     different = sum(int((mask ^ two[n]).sum()) for n, mask in one.items())
     assert different <= 0.01 * sum(int(mask.sum()) for mask in one.values())  # ties in rounding
 
@@ -174,10 +172,13 @@ def test_the_prompts_of_objects_and_of_styles() -> None:
 
 def test_its_cost_and_progress_are_told(model: TextToImage) -> None:
     told: list[tuple[int, int]] = []
-    with counting() as cost:
-        quick().erase(
-            model, [HEART, MOON], rng=RNG, progress=lambda d, t, what: told.append((d, t))
-        )
+    cost = Meter()
+    quick()(
+        model.with_meter(cost),
+        [HEART, MOON],
+        rng=RNG,
+        progress=lambda d, t, what: told.append((d, t)),
+    )
     assert told == [(1, 2), (2, 2)]
     assert (cost.images, cost.gradient_steps) == (8, 0)  # 2 concepts, 2 scenes, with and without
 
@@ -206,6 +207,6 @@ def test_fields_are_checked(fields: Mapping[str, object]) -> None:
 
 def test_what_cannot_be_pruned_is_an_error(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="at least one concept"):
-        quick().erase(model, [], rng=RNG)
+        quick()(model, [], rng=RNG)
     with pytest.raises(ValueError, match=r"got none at ratio 0\.001 .* raise `ratio`"):
-        quick(ratio=0.001).erase(model, [HEART], rng=RNG)
+        quick(ratio=0.001)(model, [HEART], rng=RNG)

@@ -17,13 +17,13 @@ STAR, SKETCH = Concept(text="star"), Concept(text="sketch")
 
 
 def test_no_erasure_is_the_model_itself(model: TextToImage) -> None:
-    assert NoErasure().erase(model, [STAR], rng=RNG) is model
+    assert NoErasure()(model, [STAR], rng=RNG) is model
     assert NoErasure.control
     assert not NoErasure.slots
 
 
 def test_destroying_changes_the_last_convolution_alone(model: TextToImage) -> None:
-    destroyed = Destroyed().erase(model, [STAR], rng=RNG)
+    destroyed = Destroyed()(model, [STAR], rng=RNG)
     assert list(destroyed.weights) == ["unet.conv_out.weight"]
     assert Destroyed.control
 
@@ -31,7 +31,7 @@ def test_destroying_changes_the_last_convolution_alone(model: TextToImage) -> No
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_the_noise_is_as_large_as_the_layer_was(model: TextToImage, scale: float) -> None:
     name = "unet.conv_out.weight"
-    noise = Destroyed(scale=scale).erase(model, [STAR], rng=RNG).parameter(name)
+    noise = Destroyed(scale=scale)(model, [STAR], rng=RNG).parameter(name)
     was = model.parameter(name)
     assert noise.std().item() == pytest.approx(scale * was.std().item(), rel=0.1)
     together = torch.stack([noise.flatten(), was.flatten()])
@@ -40,7 +40,7 @@ def test_the_noise_is_as_large_as_the_layer_was(model: TextToImage, scale: float
 
 def test_the_noise_comes_from_the_rng(model: TextToImage) -> None:
     one, same, other = (
-        Destroyed().erase(model, [STAR], rng=Rng(key)).digest for key in ((1,), (1,), (2,))
+        Destroyed()(model, [STAR], rng=Rng(key)).digest for key in ((1,), (1,), (2,))
     )
     assert one == same != other
 
@@ -51,7 +51,7 @@ def test_a_scale_of_nothing_is_refused() -> None:
 
 
 def test_a_destroyed_models_predictions_say_nothing_of_the_true_ones(model: TextToImage) -> None:
-    destroyed = Destroyed().erase(model, [STAR], rng=RNG)
+    destroyed = Destroyed()(model, [STAR], rng=RNG)
     x = model.noise(range(4), Sampler())
     states = model.encode(["a red star"] * 4)
     true, noise = (m.denoise(x, 500, states).flatten() for m in (model, destroyed))
@@ -59,18 +59,18 @@ def test_a_destroyed_models_predictions_say_nothing_of_the_true_ones(model: Text
 
 
 def test_a_negative_prompt_names_the_concepts(model: TextToImage) -> None:
-    one = NegativePromptErasure().erase(model, [STAR], rng=RNG)
+    one = NegativePromptErasure()(model, [STAR], rng=RNG)
     assert one.guidance == NegativePrompt(text="star")
-    both = NegativePromptErasure().erase(model, [STAR, SKETCH], rng=RNG)
+    both = NegativePromptErasure()(model, [STAR, SKETCH], rng=RNG)
     assert both.guidance == NegativePrompt(text="star, sketch")
-    spaced = NegativePromptErasure(separator=" ").erase(model, [STAR, SKETCH], rng=RNG)
+    spaced = NegativePromptErasure(separator=" ")(model, [STAR, SKETCH], rng=RNG)
     assert spaced.guidance == NegativePrompt(text="star sketch")
     assert not one.weights
     assert not one.filters
 
 
 def test_a_weighted_negative_prompt_is_composable_diffusions_negation(model: TextToImage) -> None:
-    edited = NegativePromptErasure(weight=1.5).erase(model, [STAR], rng=RNG)
+    edited = NegativePromptErasure(weight=1.5)(model, [STAR], rng=RNG)
     assert NegativePromptErasure.preset("mini").weight != 1
     x, states = model.noise([3], Sampler()), model.encode(["a red star"])
     empty, star, said = (
@@ -99,7 +99,7 @@ def test_a_weight_that_makes_no_sense_is_refused(weight: float) -> None:
 
 
 def test_a_negative_prompt_does_nothing_without_guidance(model: TextToImage) -> None:
-    negative = NegativePromptErasure().erase(model, [STAR], rng=RNG)
+    negative = NegativePromptErasure()(model, [STAR], rng=RNG)
     off = Sampler(steps=2, guidance_scale=1.0)
     images = [m.sample(["a star"], [1], off).images_B3HW for m in (model, negative)]
     torch.testing.assert_close(images[0], images[1], atol=1e-4, rtol=0)

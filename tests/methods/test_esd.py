@@ -194,7 +194,7 @@ def test_x_t_comes_from_the_network_in_training_or_from_the_base(model: TextToIm
 
 def test_the_first_step_is_the_formulas(model: TextToImage) -> None:
     spec = ESD.preset("paper-2023", iterations=1, lr=1e-3, sampling_steps=4)
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     draws = RNG.generator("step", 0)
     x = torch.randn(1, *model.latent_shape, generator=draws)
     stop = int(torch.randint(4, (1,), generator=draws))
@@ -253,7 +253,7 @@ def test_the_prediction_moves_to_the_target(model: TextToImage) -> None:
     x, states = drawn(4, *model.latent_shape), model.encode(["heart"] * 4)
     empty, t = model.encode([""] * 4), torch.tensor([999, 999, 900, 900])
     spec = ESD(iterations=12, lr=1e-3, batch_size=2, sampling_steps=3)
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     with torch.no_grad():
         e0, ec, now = (
             m.denoise(x, t, s) for m, s in ((model, empty), (model, states), (edited, states))
@@ -264,7 +264,7 @@ def test_the_prediction_moves_to_the_target(model: TextToImage) -> None:
 
 def test_half_precision_bases_are_trained_too() -> None:
     half = load_model("miniature", dtype="bfloat16")
-    edited = ESD.preset("paper-2023", **TINY, lr=1e-2).erase(half, [HEART], rng=RNG)
+    edited = ESD.preset("paper-2023", **TINY, lr=1e-2)(half, [HEART], rng=RNG)
     keys = [n for n in edited.weights if n.endswith(("to_k.weight", "to_v.weight"))]
     assert keys
     for (
@@ -308,7 +308,7 @@ def test_u_and_all_of_2023_have_norms(model: TextToImage) -> None:
 
 @pytest.mark.parametrize("variant", ["x", "x-strict", "u", "all"])
 def test_all_that_is_declared_is_trained_and_nothing_else(model: TextToImage, variant: Any) -> None:
-    edited = ESD(variant=variant, lr=1e-3, **TINY).erase(model, [HEART], rng=RNG)
+    edited = ESD(variant=variant, lr=1e-3, **TINY)(model, [HEART], rng=RNG)
     assert set(edited.weights) == chosen(model, variant, "2023")
     moved = [n for n, w in edited.weights.items() if not torch.equal(w, model.parameter(n))]
     assert len(moved) > 0.9 * len(edited.weights)
@@ -332,7 +332,7 @@ def test_presets_are_as_published() -> None:
 
 def test_several_concepts_all_move(model: TextToImage) -> None:
     spec = ESD(**{**TINY, "iterations": 6, "lr": 1e-3})
-    edited = spec.erase(model, [HEART, BRAKK], rng=RNG)
+    edited = spec(model, [HEART, BRAKK], rng=RNG)
     x = drawn(1, *model.latent_shape)
     for text in ("heart", "brakk"):
         states = model.encode([text])
@@ -343,12 +343,12 @@ def test_several_concepts_all_move(model: TextToImage) -> None:
 
 def test_no_concepts_are_an_error(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="at least one concept"):
-        ESD().erase(model, [], rng=RNG)
+        ESD()(model, [], rng=RNG)
 
 
 def test_progress_is_told_of_every_step(model: TextToImage) -> None:
     told: list[tuple[int, int]] = []
-    ESD(**TINY).erase(
+    ESD(**TINY)(
         model, [HEART], rng=RNG, progress=lambda done, total, what: told.append((done, total))
     )
     assert told == [(1, 2), (2, 2)]

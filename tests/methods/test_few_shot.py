@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bench.core.cost import counting
+from bench.core.meter import Meter
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
 from bench.model.sampler import Sampler
@@ -93,7 +93,7 @@ def denoising_loss(model: TextToImage, latents: Tensor, prompt: str) -> float:
 
 def test_it_gets_harder_to_denoise_the_concepts_images(model: TextToImage) -> None:
     spec = FewShot(**{**TINY, "epochs": 4, "batch_size": 4})
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     latents = model.to_latents(images_of(model, spec, ["heart", "a heart"], 0))
     for prompt in ("heart", "a heart"):
         before, after = (denoising_loss(m, latents, prompt) for m in (model, edited))
@@ -118,7 +118,7 @@ def test_the_optimiser_is_adam_with_the_published_constants(
     model: TextToImage, batches: list[Batch]
 ) -> None:
     spec = FewShot(**TINY)
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     got = {n: w - model.parameter(n) for n, w in edited.weights.items()}
     published: Mapping[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 1e-8}
 
@@ -138,7 +138,7 @@ def test_the_optimiser_is_adam_with_the_published_constants(
 def test_of_the_miniature_the_feed_forward_layers_and_the_last_attention_are_trained(
     model: TextToImage,
 ) -> None:
-    edited = FewShot(**TINY).erase(model, [HEART], rng=RNG)
+    edited = FewShot(**TINY)(model, [HEART], rng=RNG)
     last = model.backbone.text_encoder.config.num_hidden_layers - 1
     expected = {
         n for n in model.backbone.parameters
@@ -186,7 +186,7 @@ def test_every_epoch_shows_every_image_once_flipped_once_and_for_all(
     model: TextToImage, batches: list[Batch]
 ) -> None:
     spec = FewShot(**{**TINY, "images": 8, "epochs": 3, "batch_size": 4})
-    spec.erase(model, [HEART], rng=RNG)
+    spec(model, [HEART], rng=RNG)
     images = images_of(model, spec, ["heart", "a heart"], 0)
     plain, flipped = model.to_latents(images), model.to_latents(images.flip(-1))
     known = torch.cat([plain, flipped]).flatten(1)
@@ -205,14 +205,14 @@ def test_every_epoch_shows_every_image_once_flipped_once_and_for_all(
 def test_the_last_batch_of_an_epoch_may_be_smaller(
     model: TextToImage, batches: list[Batch]
 ) -> None:
-    FewShot(**{**TINY, "images": 3, "epochs": 2}).erase(model, [HEART], rng=RNG)
+    FewShot(**{**TINY, "images": 3, "epochs": 2})(model, [HEART], rng=RNG)
     assert [len(b.latents) for b in batches] == [2, 1, 2, 1]
 
 
 def test_noise_and_timesteps_are_fresh_in_every_step(
     model: TextToImage, batches: list[Batch]
 ) -> None:
-    FewShot(**TINY).erase(model, [HEART], rng=RNG)
+    FewShot(**TINY)(model, [HEART], rng=RNG)
     for one, other in pairwise(batches):
         assert not torch.equal(one.noise, other.noise)
         assert not torch.equal(one.t, other.t)
@@ -221,14 +221,14 @@ def test_noise_and_timesteps_are_fresh_in_every_step(
 
 
 def test_images_are_sampled_and_counted(model: TextToImage) -> None:
-    with counting() as cost:
-        FewShot(**TINY).erase(model, [HEART, BRAKK], rng=RNG)
+    cost = Meter()
+    FewShot(**TINY)(model.with_meter(cost), [HEART, BRAKK], rng=RNG)
     assert (cost.images, cost.gradient_steps) == (8, 4)
 
 
 def test_it_says_what_its_templates_say(model: TextToImage, batches: list[Batch]) -> None:
     spec = FewShot(**{**TINY, "epochs": 4})
-    spec.erase(model, [HEART], rng=RNG)
+    spec(model, [HEART], rng=RNG)
     assert {p for b in batches for p in b.prompts} == {"heart", "a heart"}
 
 
@@ -237,7 +237,7 @@ def test_without_templates_it_speaks_as_of_the_concepts_family(
     model: TextToImage, batches: list[Batch], family: str
 ) -> None:
     concept = Concept(text="heart", family=family)
-    FewShot(**{**TINY, "templates": ()}).erase(model, [concept], rng=RNG)
+    FewShot(**{**TINY, "templates": ()})(model, [concept], rng=RNG)
     said = {p for b in batches for p in b.prompts}
     assert said <= {t.format("heart") for t in mentions(family)}
     assert len(said) > 1
@@ -250,7 +250,7 @@ def test_every_batch_holds_images_of_each_concept_under_its_own_name(
     model: TextToImage, batches: list[Batch]
 ) -> None:
     spec = FewShot(**TINY)
-    edited = spec.erase(model, [HEART, BRAKK], rng=RNG)
+    edited = spec(model, [HEART, BRAKK], rng=RNG)
     for number, text in enumerate(("heart", "brakk")):
         own = images_of(model, spec, [text, f"a {text}"], number)
         known = torch.cat([model.to_latents(own), model.to_latents(own.flip(-1))]).flatten(1)
@@ -266,7 +266,7 @@ def test_every_batch_holds_images_of_each_concept_under_its_own_name(
 def test_the_same_answer_twice_and_another_from_another_stream(model: TextToImage) -> None:
     spec = FewShot(**{**TINY, "images": 2, "epochs": 1})
     first, second, other = (
-        spec.erase(model, [HEART], rng=rng).digest for rng in (RNG, RNG, Rng(("other",)))
+        spec(model, [HEART], rng=rng).digest for rng in (RNG, RNG, Rng(("other",)))
     )
     assert first == second != other
 
@@ -288,12 +288,12 @@ def test_presets_are_as_published() -> None:
 
 def test_no_concepts_are_an_error(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="few_shot: expected at least one concept"):
-        FewShot().erase(model, [], rng=RNG)
+        FewShot()(model, [], rng=RNG)
 
 
 def test_progress_is_told_of_every_step(model: TextToImage) -> None:
     told: list[tuple[int, int]] = []
-    FewShot(**{**TINY, "epochs": 1}).erase(
+    FewShot(**{**TINY, "epochs": 1})(
         model, [HEART], rng=RNG, progress=lambda done, total, what: told.append((done, total))
     )
     assert told == [(1, 2), (2, 2)]

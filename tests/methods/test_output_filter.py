@@ -88,13 +88,13 @@ def test_the_calibrated_threshold_is_the_highest_score_at_a_rate_of_nothing(
 ) -> None:
     told: list[str] = []
     spec = OutputFilter(false_positives=0.0, **QUICK)
-    edited = spec.erase(model, [HEART], rng=RNG, progress=lambda d, t, what: told.append(what))
+    edited = spec(model, [HEART], rng=RNG, progress=lambda d, t, what: told.append(what))
     (rule,) = edited.filters
     assert isinstance(rule, ClipChecker)
     assert rule.texts == ("heart",)
     assert rule.alternatives == (("moon", "flower", "something", "dog", "cat"),)
     assert told
-    half = spec.model_copy(update={"false_positives": 0.5}).erase(model, [HEART], rng=RNG)
+    half = spec.model_copy(update={"false_positives": 0.5})(model, [HEART], rng=RNG)
     assert isinstance(half.filters[0], ClipChecker)
     assert half.filters[0].thresholds < rule.thresholds
     assert Filter.from_identity(rule.identity()) == rule
@@ -102,18 +102,16 @@ def test_the_calibrated_threshold_is_the_highest_score_at_a_rate_of_nothing(
 
 def test_a_style_competes_with_styles_alone(model: TextToImage) -> None:
     style = Concept(text="sketch", family="style", neighbours=("halftone",))
-    (rule,) = OutputFilter(threshold=0.0).erase(model, [style], rng=RNG).filters
+    (rule,) = OutputFilter(threshold=0.0)(model, [style], rng=RNG).filters
     assert isinstance(rule, ClipChecker)
     assert rule.alternatives == (("halftone", "something"),)
-    (rule,) = (
-        OutputFilter(threshold=0.0, alternatives=("a",)).erase(model, [style], rng=RNG).filters
-    )
+    (rule,) = OutputFilter(threshold=0.0, alternatives=("a",))(model, [style], rng=RNG).filters
     assert isinstance(rule, ClipChecker)
     assert rule.alternatives == (("a",),)
 
 
 def test_a_concept_without_neighbours_has_everyday_things(model: TextToImage) -> None:
-    edited = OutputFilter(**QUICK).erase(model, [Concept(text="heart")], rng=RNG)
+    edited = OutputFilter(**QUICK)(model, [Concept(text="heart")], rng=RNG)
     assert isinstance(edited.filters[0], ClipChecker)
     assert edited.filters[0].alternatives == (("something", "dog", "cat"),)
 
@@ -122,7 +120,7 @@ def test_blanked_images_are_black_and_have_their_status(
     model: TextToImage, tiny_sampler: Sampler
 ) -> None:
     for threshold, status in ((-1e6, "blanked"), (1e6, "ok")):
-        edited = OutputFilter(threshold=threshold).erase(model, [HEART], rng=RNG)
+        edited = OutputFilter(threshold=threshold)(model, [HEART], rng=RNG)
         assert edited.slots == {"filters"}
         out = edited.sample(["a heart", "a moon"], [1, 2], tiny_sampler)
         assert out.status == (status, status)
@@ -131,7 +129,7 @@ def test_blanked_images_are_black_and_have_their_status(
 
 def test_other_filters_do_not_take_part_in_the_calibration(model: TextToImage) -> None:
     blind = model.with_filters(checker(thresholds=(-1e6,)))
-    edited, plain = (OutputFilter(**QUICK).erase(m, [HEART], rng=RNG) for m in (blind, model))
+    edited, plain = (OutputFilter(**QUICK)(m, [HEART], rng=RNG) for m in (blind, model))
     assert len(edited.filters) == 2
     assert edited.filters[1] == plain.filters[0]
 
@@ -201,7 +199,7 @@ def test_it_flags_what_diffusers_flags(stored: tuple[Path, Any], model: TextToIm
 
     folder, network = stored
     spec = OutputFilter(checker="safety_checker", source=str(folder))
-    (rule,) = spec.erase(model, [HEART], rng=RNG).filters
+    (rule,) = spec(model, [HEART], rng=RNG).filters
     images = pictures(6) * torch.linspace(0, 1, 6)[:, None, None, None]
     pixels = Preprocess(32, _MEAN, _STD)(images)
     for threshold in (-1.0, 0.2, 0.4, 1.1):
@@ -210,7 +208,7 @@ def test_it_flags_what_diffusers_flags(stored: tuple[Path, Any], model: TextToIm
         path = folder.parent / f"at{threshold}"
         network.save_pretrained(path)
         again = OutputFilter(checker="safety_checker", source=str(path))
-        (rule,) = again.erase(model, [HEART], rng=RNG).filters
+        (rule,) = again(model, [HEART], rng=RNG).filters
         assert isinstance(rule, SafetyChecker)
         assert rule.blanks(images).tolist() == expected
         assert Filter.from_identity(rule.identity()) == rule
@@ -230,7 +228,7 @@ def test_files_of_older_transformers_nest_the_tower_twice(
     }
     save_file(nested, tmp_path / "model.safetensors")
     one, two = (
-        OutputFilter(checker="safety_checker", source=str(path)).erase(model, [HEART], rng=RNG)
+        OutputFilter(checker="safety_checker", source=str(path))(model, [HEART], rng=RNG)
         for path in (folder, tmp_path)
     )
     images = pictures(4)
@@ -278,10 +276,10 @@ def test_another_base_than_the_miniature_needs_a_clip_or_a_checker_of_its_own(
 ) -> None:
     other = replace(model, backbone=replace(model.backbone, folder=stored[0].parent))
     with pytest.raises(UsageError, match=r"output_filter\.source: expected the source of a CLIP"):
-        OutputFilter(threshold=0.0).erase(other, [HEART], rng=RNG)
+        OutputFilter(threshold=0.0)(other, [HEART], rng=RNG)
     given = OutputFilter(threshold=0.0, source=str(clip_folder()))
-    assert given.erase(other, [HEART], rng=RNG).slots == {"filters"}
-    own = OutputFilter(checker="safety_checker").erase(other, [HEART], rng=RNG)
+    assert given(other, [HEART], rng=RNG).slots == {"filters"}
+    own = OutputFilter(checker="safety_checker")(other, [HEART], rng=RNG)
     assert own.slots == {"filters"}
 
 
@@ -293,9 +291,9 @@ def test_other_weights_than_the_edits_are_refused(
     with pytest.raises(ValueError, match="expected the weights that the edit was made with"):
         rule.blanks(pictures(1))
     with pytest.raises(FileNotFoundError, match=r"expected config\.json and model\.safetensors"):
-        OutputFilter(checker="safety_checker", source=str(tmp_path)).erase(model, [HEART], rng=RNG)
+        OutputFilter(checker="safety_checker", source=str(tmp_path))(model, [HEART], rng=RNG)
     with pytest.raises(FileNotFoundError, match="safety_checker: expected config"):
-        OutputFilter(checker="safety_checker").erase(model, [HEART], rng=RNG)  # the base has none
+        OutputFilter(checker="safety_checker")(model, [HEART], rng=RNG)  # the base has none
 
 
 # -- bad input -----------------------------------------------------------------------------------
@@ -330,6 +328,6 @@ def test_a_checker_has_alternatives_and_a_threshold_for_each_text(
 
 def test_no_concepts_and_unknown_sources_are_errors(model: TextToImage, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one concept"):
-        OutputFilter().erase(model, [], rng=RNG)
+        OutputFilter()(model, [], rng=RNG)
     with pytest.raises(UsageError, match="local folder of a transformers CLIPModel"):
-        OutputFilter(source=str(tmp_path), **QUICK).erase(model, [HEART], rng=RNG)
+        OutputFilter(source=str(tmp_path), **QUICK)(model, [HEART], rng=RNG)

@@ -127,7 +127,7 @@ def test_calibration_prompts_name_the_neighbours_and_never_the_concept() -> None
 
 @pytest.mark.parametrize("mode", ["keyword", "embedding", "both"])
 def test_prompts_that_name_the_concept_are_refused(model: TextToImage, mode: str) -> None:
-    edited = PromptFilterErasure.preset(mode, false_positives=0.0).erase(model, [HEART], rng=RNG)
+    edited = PromptFilterErasure.preset(mode, false_positives=0.0)(model, [HEART], rng=RNG)
     names = [f.name for f in edited.filters]
     assert names == [f"{n}_blacklist" for n in ("keyword", "embedding") if mode in (n, "both")]
     prompts = ["heart", "a red heart in a meadow", "a photo of a table", ""]
@@ -142,7 +142,7 @@ def test_the_stated_rate_holds_on_the_calibration_prompts(
     model: TextToImage, reads: str, rate: float
 ) -> None:
     fields = {"mode": "embedding", "reads": reads, "false_positives": rate}
-    edited = PromptFilterErasure.model_validate(fields).erase(model, [HEART], rng=RNG)
+    edited = PromptFilterErasure.model_validate(fields)(model, [HEART], rng=RNG)
     (blacklist,) = edited.filters
     assert isinstance(blacklist, EmbeddingBlacklist)
     shares = [
@@ -172,7 +172,7 @@ def test_a_prompts_similarity_does_not_depend_on_its_neighbours(model: TextToIma
 
 def test_several_concepts_share_the_rate(model: TextToImage) -> None:
     both = [HEART, SKETCH]
-    edited = PromptFilterErasure(mode="embedding").erase(model, both, rng=RNG)
+    edited = PromptFilterErasure(mode="embedding")(model, both, rng=RNG)
     (blacklist,) = edited.filters
     assert isinstance(blacklist, EmbeddingBlacklist)
     assert blacklist.texts == ("heart", "sketch")
@@ -183,14 +183,14 @@ def test_several_concepts_share_the_rate(model: TextToImage) -> None:
 
 def test_a_given_threshold_is_taken(model: TextToImage) -> None:
     spec = PromptFilterErasure(mode="embedding", threshold=0.99)
-    (blacklist,) = spec.erase(model, [HEART, SKETCH], rng=RNG).filters
+    (blacklist,) = spec(model, [HEART, SKETCH], rng=RNG).filters
     assert isinstance(blacklist, EmbeddingBlacklist)
     assert blacklist.thresholds == (0.99, 0.99)
     assert Filter.from_identity(blacklist.identity()) == blacklist
 
 
 def test_injected_states_bypass_it(model: TextToImage, tiny_sampler: Sampler) -> None:
-    edited = PromptFilterErasure().erase(model, [HEART], rng=RNG)
+    edited = PromptFilterErasure()(model, [HEART], rng=RNG)
     states = model.encode(["a red heart"])
     out = edited.sample(["a red heart"], [1], tiny_sampler, states_BLD=states)
     assert out.status == ("ok",)
@@ -216,6 +216,6 @@ def test_a_filter_has_a_threshold_for_each_text() -> None:
 
 def test_concepts_must_be_there_and_have_a_name(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="at least one concept"):
-        PromptFilterErasure().erase(model, [], rng=RNG)
+        PromptFilterErasure()(model, [], rng=RNG)
     with pytest.raises(ValueError, match="a name with a letter"):
-        PromptFilterErasure(mode="keyword").erase(model, [Concept(text="?")], rng=RNG)
+        PromptFilterErasure(mode="keyword")(model, [Concept(text="?")], rng=RNG)

@@ -102,22 +102,21 @@ def survival(model: TextToImage, edited: TextToImage, reg: float) -> float:
 
 def test_no_epoch_is_uce(model: TextToImage) -> None:
     for start in ("repo-2023", "repo-2025"):
-        plain = UCE.preset(start, guide=" ").erase(model, [HEART], rng=RNG)
-        assert RECE(start=start, epochs=0).erase(model, [HEART], rng=RNG).digest == plain.digest
+        plain = UCE.preset(start, guide=" ")(model, [HEART], rng=RNG)
+        assert RECE(start=start, epochs=0)(model, [HEART], rng=RNG).digest == plain.digest
 
 
 def test_an_epoch_makes_the_concept_harder_to_reach(model: TextToImage) -> None:
     lost = [
-        survival(model, RECE(epochs=k, reg=1e-3).erase(model, [HEART], rng=RNG), 1e-3)
-        for k in (0, 1)
+        survival(model, RECE(epochs=k, reg=1e-3)(model, [HEART], rng=RNG), 1e-3) for k in (0, 1)
     ]
     assert lost[1] > lost[0]
 
 
 def test_what_survived_acts_as_the_guide_afterwards(model: TextToImage) -> None:
     names, c = cross_attention(model), model.encode(["heart"])[0]
-    before = RECE(epochs=0).erase(model, [HEART], rng=RNG)
-    after = RECE(epochs=1, lam=1e-6).erase(model, [HEART], rng=RNG)
+    before = RECE(epochs=0)(model, [HEART], rng=RNG)
+    after = RECE(epochs=1, lam=1e-6)(model, [HEART], rng=RNG)
     original, edited = ([m.parameter(n) for n in names] for m in (model, before))
     found = surviving(edited, original, c, 0.1)
     guide = model.encode([" "])[0]
@@ -133,8 +132,8 @@ def test_an_epoch_is_the_formula(model: TextToImage, counted: str, weight: float
     both, kept = [HEART, Concept(text="brakk")], ("a ring",)
     spec = RECE.preset("style", guide="fish", preserve=kept, counted=counted)
     names = cross_attention(model)
-    before = UCE.preset("repo-2023", guide="fish", preserve=kept).erase(model, both, rng=RNG)
-    after = spec.erase(model, both, rng=RNG)
+    before = UCE.preset("repo-2023", guide="fish", preserve=kept)(model, both, rng=RNG)
+    after = spec(model, both, rng=RNG)
     heart, brakk, fish, empty, ring = model.encode(["heart", "brakk", "fish", "", *kept]).double()
     edited, original = ([m.parameter(n) for n in names] for m in (before, model))
     found = surviving(edited, original, torch.cat([heart, brakk]), 1e-3)
@@ -151,24 +150,24 @@ def test_an_epoch_is_the_formula(model: TextToImage, counted: str, weight: float
 
 def test_a_list_is_preserved_but_for_the_erased_name(model: TextToImage) -> None:
     one, other = (
-        RECE(epochs=1, preserve=names).erase(model, [HEART], rng=RNG)
+        RECE(epochs=1, preserve=names)(model, [HEART], rng=RNG)
         for names in (("a ring", "Heart"), ("a ring",))
     )
-    assert one.digest == other.digest != RECE(epochs=1).erase(model, [HEART], rng=RNG).digest
+    assert one.digest == other.digest != RECE(epochs=1)(model, [HEART], rng=RNG).digest
 
 
 @pytest.mark.parametrize("preset", sorted(RECE.presets))
 def test_it_edits_every_key_and_value_of_the_cross_attentions(
     model: TextToImage, preset: str
 ) -> None:
-    edited = RECE.preset(preset).erase(model, [HEART], rng=RNG)
+    edited = RECE.preset(preset)(model, [HEART], rng=RNG)
     assert sorted(edited.weights) == sorted(cross_attention(model))
 
 
 def test_several_concepts_are_erased_together(model: TextToImage) -> None:
     both = [HEART, Concept(text="brakk")]
-    edited = RECE(epochs=1, reg=1e-3).erase(model, both, rng=RNG)
-    plain = UCE(guide=" ").erase(model, both, rng=RNG)
+    edited = RECE(epochs=1, reg=1e-3)(model, both, rng=RNG)
+    plain = UCE(guide=" ")(model, both, rng=RNG)
     assert survival(model, edited, 1e-3) > survival(model, plain, 1e-3)
 
 
@@ -192,7 +191,7 @@ def test_presets_are_as_published() -> None:
 
 def test_no_concepts_are_an_error(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="rece: expected at least one concept"):
-        RECE().erase(model, [], rng=RNG)
+        RECE()(model, [], rng=RNG)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +204,7 @@ def test_fields_are_checked(fields: Mapping[str, object]) -> None:
 
 def test_progress_is_told_of_every_epoch(model: TextToImage) -> None:
     told: list[tuple[int, int]] = []
-    RECE(epochs=2).erase(
+    RECE(epochs=2)(
         model, [HEART], rng=RNG, progress=lambda done, total, what: told.append((done, total))
     )
     assert told == [(1, 2), (2, 2)]

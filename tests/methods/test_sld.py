@@ -134,7 +134,7 @@ def test_the_prompts_branch_is_the_last_and_the_concepts_the_second(model: TextT
 
 
 def test_gradients_reach_the_text_states_through_several_steps(model: TextToImage) -> None:
-    edited = SLD.preset("max").erase(model, [HEART], rng=RNG)
+    edited = SLD.preset("max")(model, [HEART], rng=RNG)
     states = edited.encode(["a red heart"]).detach().requires_grad_()
     latents, memory = model.noise([1], Sampler()), None
     contexts = edited.guidance.contexts(edited, states)
@@ -150,8 +150,8 @@ def test_gradients_reach_the_text_states_through_several_steps(model: TextToImag
 def test_a_model_with_a_scale_of_nothing_samples_as_the_base(
     model: TextToImage, tiny_sampler: Sampler
 ) -> None:
-    same = SLD.preset("max", scale=0.0).erase(model, [HEART], rng=RNG)
-    other = SLD.preset("max").erase(model, [HEART], rng=RNG)
+    same = SLD.preset("max", scale=0.0)(model, [HEART], rng=RNG)
+    other = SLD.preset("max")(model, [HEART], rng=RNG)
     base, zero, far = (
         m.sample(["a red heart"], [1], tiny_sampler).images_B3HW for m in (model, same, other)
     )
@@ -165,19 +165,19 @@ def test_a_rows_image_does_not_depend_on_its_neighbours(
 ) -> None:
     # Below a threshold that none reaches: an element on it may fall on either side by the last bit.
     spec = SLD.preset("strong", warmup=0, threshold=9.0, scale=10.0)
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     alone = edited.sample(["a red heart"], [3], tiny_sampler).images_B3HW
     beside = edited.sample(["a moon", "a red heart"], [4, 3], tiny_sampler).images_B3HW
     torch.testing.assert_close(beside[1], alone[0], atol=1e-3, rtol=0)
 
 
 def test_it_fills_the_guidance_with_the_names_of_all_concepts(model: TextToImage) -> None:
-    one = SLD().erase(model, [HEART], rng=RNG)
+    one = SLD()(model, [HEART], rng=RNG)
     assert one.slots == {"guidance"}
-    both = SLD().erase(model, [HEART, MOON], rng=RNG).guidance
+    both = SLD()(model, [HEART, MOON], rng=RNG).guidance
     assert isinstance(both, SafeLatentGuidance)
     assert both.text == "heart, moon"
-    listed = SLD(text="hate, harm").erase(model, [HEART], rng=RNG).guidance
+    listed = SLD(text="hate, harm")(model, [HEART], rng=RNG).guidance
     assert isinstance(listed, SafeLatentGuidance)
     assert listed.text == "hate, harm"
     assert Guidance.from_identity(both.identity()) == both
@@ -215,4 +215,4 @@ def test_fields_are_checked(fields: Mapping[str, object]) -> None:
 
 def test_no_concepts_are_an_error(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="at least one concept"):
-        SLD().erase(model, [], rng=RNG)
+        SLD()(model, [], rng=RNG)

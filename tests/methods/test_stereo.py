@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.core.cost import Cost, counting
+from bench.core.meter import Meter
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
 from bench.model.sampler import Sampler
@@ -113,14 +113,15 @@ class Search:
     phrases: Tensor
     erasings: list[Erasing]
     inversions: list[Inversion]
-    cost: Cost
+    cost: Meter
 
 
 @pytest.fixture(scope="module")
 def search(miniature: TextToImage) -> Search:
-    with pytest.MonkeyPatch.context() as patch, counting() as cost:
+    cost = Meter()
+    with pytest.MonkeyPatch.context() as patch:
         erasings, inversions = watch_erasing(patch), watch_inversion(patch)
-        phrases = tiny().search(miniature, [HEART, SKETCH], rng=RNG)
+        phrases = tiny().search(miniature.with_meter(cost), [HEART, SKETCH], rng=RNG)
     return Search(phrases, erasings, inversions, cost)
 
 
@@ -197,8 +198,8 @@ def test_what_a_search_costs(search: Search) -> None:
 
 
 def test_no_round_leaves_the_name_alone_and_samples_nothing(model: TextToImage) -> None:
-    with counting() as cost:
-        phrases = tiny(rounds=0).search(model, [HEART, SKETCH], rng=RNG)
+    cost = Meter()
+    phrases = tiny(rounds=0).search(model.with_meter(cost), [HEART, SKETCH], rng=RNG)
     torch.testing.assert_close(phrases, model.encode(["heart", "sketch"])[:, None])
     assert (cost.images, cost.gradient_steps) == (0, 0)
 
@@ -341,7 +342,7 @@ def test_without_anchors_of_its_own_it_makes_them_for_the_concept(
 def test_braces_in_a_concepts_name_are_letters(model: TextToImage, erasings: list[Erasing]) -> None:
     odd = Concept(text="{0} {x}")
     spec = tiny(rounds=0, anchors=("a {} by a tree",))
-    spec.erase(model, [odd], rng=RNG)
+    spec(model, [odd], rng=RNG)
     phrases = model.encode([odd.text])[:, None]
     assert anchors_met(model, erasings[-1], phrases, [["a {0} {x} by a tree"]])
 
@@ -349,7 +350,7 @@ def test_braces_in_a_concepts_name_are_letters(model: TextToImage, erasings: lis
 def test_it_starts_from_the_original_weights_not_from_the_searched_ones(
     model: TextToImage, erasings: list[Erasing], inversions: list[Inversion]
 ) -> None:
-    edited = tiny(search_lr=1e-2, robust_lr=1e-9).erase(model, [HEART], rng=RNG)
+    edited = tiny(search_lr=1e-2, robust_lr=1e-9)(model, [HEART], rng=RNG)
     assert erasings[-1].start is None
     name = "unet.mid_block.resnets.0.conv1.weight"
     searched = inversions[-1].model.parameter(name)
@@ -361,7 +362,7 @@ def test_it_starts_from_the_original_weights_not_from_the_searched_ones(
 def test_the_first_robust_step_is_the_formulas(model: TextToImage) -> None:
     anchor = "a heart in a meadow"
     spec = tiny(rounds=0, iterations=1, batch_size=1, variant="x", anchors=("a {} in a meadow",))
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     draws = RNG.child("erase").generator("step", 0)
     noise = torch.randn(1, *model.latent_shape, generator=draws)
     stop = torch.randint(3, (1,), generator=draws)
@@ -383,7 +384,7 @@ def test_the_first_robust_step_is_the_formulas(model: TextToImage) -> None:
 
 def test_with_the_name_alone_and_no_anchor_it_is_esd(model: TextToImage) -> None:
     spec = tiny(rounds=0, anchor_weight=0.0, negative_weight=2.0, spacing="trailing")
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     empty, heart = model.encode([""]), model.encode(["heart"])
 
     def target_of(step: int, which: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -402,7 +403,7 @@ def test_with_the_name_alone_and_no_anchor_it_is_esd(model: TextToImage) -> None
 
 
 def test_predictions_move_to_the_targets(model: TextToImage, erasings: list[Erasing]) -> None:
-    edited = tiny(rounds=0, iterations=4, robust_lr=3e-5).erase(model, [HEART], rng=RNG)
+    edited = tiny(rounds=0, iterations=4, robust_lr=3e-5)(model, [HEART], rng=RNG)
     _, x, t, target = (torch.cat(parts) for parts in zip(*erasings[-1].asked, strict=True))
     before, after = (
         (predicted(m, x, t, model.encode(["heart"])) - target).norm() for m in (model, edited)
@@ -418,7 +419,7 @@ def test_the_variant_is_what_is_trained_in_both_stages(
     model: TextToImage, erasings: list[Erasing], variant: Any
 ) -> None:
     spec = tiny(rounds=1, variant=variant)
-    edited = spec.erase(model, [HEART], rng=RNG)
+    edited = spec(model, [HEART], rng=RNG)
     chosen = {n for n in model.backbone.parameters if trains(n, variant, "2025")}
     assert set(edited.weights) == chosen
     assert [set(e.names) for e in erasings] == [chosen, chosen]
@@ -457,7 +458,7 @@ def test_presets_are_as_published() -> None:
 
 def test_no_concepts_are_an_error(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="stereo: expected at least one concept"):
-        Stereo().erase(model, [], rng=RNG)
+        Stereo()(model, [], rng=RNG)
 
 
 def test_fewer_images_than_rounds_are_refused() -> None:

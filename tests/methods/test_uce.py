@@ -145,7 +145,7 @@ def same_edit(
     kept: Sequence[Tensor],
     s_p: float,
 ) -> None:
-    edited = spec.erase(model, [concept], rng=RNG)
+    edited = spec(model, [concept], rng=RNG)
     for name in cross_attention(model):
         was = model.parameter(name)
         expected = by_formula(was, pairs, kept, s_p).float()
@@ -213,7 +213,7 @@ def test_a_list_is_kept_at_the_published_weight(model: TextToImage) -> None:
 
 def test_an_erased_name_is_left_out_of_the_list(model: TextToImage) -> None:
     one, other = (
-        UCE(preserve=names).erase(model, [STAR], rng=RNG)
+        UCE(preserve=names)(model, [STAR], rng=RNG)
         for names in (("a ring", "STAR", "a fish"), ("a ring", "a fish"))
     )
     assert one.digest == other.digest
@@ -221,9 +221,7 @@ def test_an_erased_name_is_left_out_of_the_list(model: TextToImage) -> None:
 
 def test_a_guide_of_the_users_replaces_that_of_every_family(model: TextToImage) -> None:
     spec = UCE.preset("repo-2025", guide="fish")
-    edits = [
-        spec.erase(model, [Concept(text="star", family=f)], rng=RNG) for f in ("object", "style")
-    ]
+    edits = [spec(model, [Concept(text="star", family=f)], rng=RNG) for f in ("object", "style")]
     assert edits[0].digest == edits[1].digest
 
 
@@ -273,7 +271,7 @@ def test_it_edits_every_key_and_value_of_the_cross_attentions(
     model: TextToImage, preset: str
 ) -> None:
     names = cross_attention(model)
-    edited = UCE.preset(preset).erase(model, [STAR], rng=RNG)
+    edited = UCE.preset(preset)(model, [STAR], rng=RNG)
     assert sorted(edited.weights) == sorted(names)
     blocks = [m for n, m in model.backbone.unet.named_modules() if n.endswith("attn2")]
     assert len(names) == 2 * len(blocks) > 0
@@ -282,7 +280,7 @@ def test_it_edits_every_key_and_value_of_the_cross_attentions(
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_erased_token_moves_to_its_guide(model: TextToImage, preset: str) -> None:
-    edited = UCE.preset(preset).erase(model, [STAR], rng=RNG)
+    edited = UCE.preset(preset)(model, [STAR], rng=RNG)
     guide = " " if preset == "repo-2023" else ""
     c = model.encode(["star"])[0, last_token(model, "star")]
     g = model.encode([guide])[0, last_token(model, guide)]
@@ -294,7 +292,7 @@ def test_the_erased_token_moves_to_its_guide(model: TextToImage, preset: str) ->
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_small_lam_maps_the_erased_token_onto_its_guide(model: TextToImage, preset: str) -> None:
     spec = UCE.preset(preset, lam=1e-7, preserve_scale=0.0, guide="fish", span="last_subject")
-    edited = spec.erase(model, [STAR], rng=RNG)
+    edited = spec(model, [STAR], rng=RNG)
     c = model.encode(["star"])[0, last_token(model, "star")]
     g = model.encode(["fish"])[0, last_token(model, "fish")]
     for name in cross_attention(model):
@@ -304,7 +302,7 @@ def test_a_small_lam_maps_the_erased_token_onto_its_guide(model: TextToImage, pr
 
 @pytest.mark.parametrize("preset", ["repo-2023", "ours"])
 def test_the_empty_prompt_is_kept(model: TextToImage, preset: str) -> None:
-    edited = UCE.preset(preset).erase(model, [STAR], rng=RNG)
+    edited = UCE.preset(preset)(model, [STAR], rng=RNG)
     empty, star = model.encode(["", "star"])
     last = last_token(model, "star")
     for name in cross_attention(model):
@@ -317,7 +315,7 @@ def test_the_empty_prompt_is_kept(model: TextToImage, preset: str) -> None:
 
 def test_a_preserved_prompt_moves_less(model: TextToImage) -> None:
     def moved(spec: UCE) -> float:
-        edited = spec.erase(model, [STAR], rng=RNG)
+        edited = spec(model, [STAR], rng=RNG)
         states = model.encode(["a flower"])[0]
         deltas = [edited.parameter(n) - model.parameter(n) for n in cross_attention(model)]
         return float(torch.stack([(d @ states.T).norm() for d in deltas]).sum())
@@ -331,15 +329,15 @@ def test_the_scale_of_preserving_is_published_for_each_number_of_prompts(
 ) -> None:
     prompts = tuple(f"a red {n}" for n in ("ring", "fish", "house", "moon", "heart") * 3)
     for kept, s_p in (((), 1.0), (prompts[:3], 0.25), (prompts, 0.1)):  # '' is one more
-        free = UCE.preset("repo-2023", preserve=kept).erase(model, [STAR], rng=RNG)
+        free = UCE.preset("repo-2023", preserve=kept)(model, [STAR], rng=RNG)
         set_ = UCE.preset("repo-2023", preserve=kept, preserve_scale=s_p)
-        assert set_.erase(model, [STAR], rng=RNG).digest == free.digest
+        assert set_(model, [STAR], rng=RNG).digest == free.digest
 
 
 def test_several_concepts_all_move_to_their_guides(model: TextToImage) -> None:
     texts = ("star", "fish", "watercolour")
     spec = UCE.preset("repo-2025", lam=1e-4, preserve_scale=1e-4)
-    edited = spec.erase(model, [Concept(text=t) for t in texts], rng=RNG)
+    edited = spec(model, [Concept(text=t) for t in texts], rng=RNG)
     guide = model.encode([""])[0, 0]
     for text in texts:
         c = model.encode([text])[0, last_token(model, text)]
@@ -350,35 +348,35 @@ def test_several_concepts_all_move_to_their_guides(model: TextToImage) -> None:
 
 def test_the_concepts_own_guide_and_templates(model: TextToImage) -> None:
     to_fish = Concept(text="star", guide="fish")
-    own = UCE(guide=None).erase(model, [to_fish], rng=RNG)
-    assert own.digest == UCE(guide="fish").erase(model, [STAR], rng=RNG).digest
-    other = UCE(guide="fish", templates=("{}", "a picture of a {}")).erase(model, [STAR], rng=RNG)
+    own = UCE(guide=None)(model, [to_fish], rng=RNG)
+    assert own.digest == UCE(guide="fish")(model, [STAR], rng=RNG).digest
+    other = UCE(guide="fish", templates=("{}", "a picture of a {}"))(model, [STAR], rng=RNG)
     assert other.digest != own.digest
 
 
 def test_it_edits_what_is_already_edited(model: TextToImage) -> None:
-    once = UCE().erase(model, [STAR], rng=RNG)
-    twice = UCE().erase(once, [Concept(text="fish")], rng=RNG)
+    once = UCE()(model, [STAR], rng=RNG)
+    twice = UCE()(once, [Concept(text="fish")], rng=RNG)
     assert set(twice.weights) == set(once.weights)
-    assert twice.digest != UCE().erase(model, [Concept(text="fish")], rng=RNG).digest
+    assert twice.digest != UCE()(model, [Concept(text="fish")], rng=RNG).digest
 
 
 def test_a_preserved_prompt_must_not_name_the_concept(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="preserved prompts name an erased concept"):
-        UCE(preserve=("a ring", "a red Star")).erase(model, [STAR], rng=RNG)
+        UCE(preserve=("a ring", "a red Star"))(model, [STAR], rng=RNG)
     with pytest.raises(ValueError, match=r"name an erased concept: \['two stars'\]"):
-        UCE(preserve=("two stars", "a starfish")).erase(model, [STAR], rng=RNG)
+        UCE(preserve=("two stars", "a starfish"))(model, [STAR], rng=RNG)
 
 
 def test_a_longer_word_that_holds_the_concepts_name_can_be_preserved(model: TextToImage) -> None:
     kept = ("a cart", "artist", "party")
-    edited = UCE(preserve=kept).erase(model, [Concept(text="art")], rng=RNG)
-    assert edited.digest != UCE().erase(model, [Concept(text="art")], rng=RNG).digest
+    edited = UCE(preserve=kept)(model, [Concept(text="art")], rng=RNG)
+    assert edited.digest != UCE()(model, [Concept(text="art")], rng=RNG).digest
 
 
 def test_no_concepts_are_an_error(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="at least one concept"):
-        UCE().erase(model, [], rng=RNG)
+        UCE()(model, [], rng=RNG)
 
 
 @pytest.mark.parametrize(
@@ -398,9 +396,7 @@ def test_fields_are_checked(fields: Mapping[str, object]) -> None:
 
 def test_progress_is_told_of_every_matrix(model: TextToImage) -> None:
     told: list[tuple[int, int]] = []
-    UCE().erase(
-        model, [STAR], rng=RNG, progress=lambda done, total, what: told.append((done, total))
-    )
+    UCE()(model, [STAR], rng=RNG, progress=lambda done, total, what: told.append((done, total)))
     total = len(cross_attention(model))
     assert told == [(k + 1, total) for k in range(total)]
 

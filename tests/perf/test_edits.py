@@ -12,10 +12,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.config.suite import load_suite
 from bench.core.memory import peak_megabytes, reset_peak
-from bench.interfaces import Concept, Rng
+from bench.interfaces import Concept, Rng, bare
 from bench.model.text_to_image import TextToImage, load_model
 from bench.perf.sd14 import sd14
-from bench.run.plan import bare
 from methods.few_shot import FewShot
 from methods.rece import RECE
 from methods.uce import UCE
@@ -88,7 +87,7 @@ def test_uce_on_sd14(benchmark: BenchmarkFixture, sd: TextToImage) -> None:
     method = UCE.preset("repo-2023")
     reset_peak(CPU)
     edited = benchmark.pedantic(
-        method.erase, (sd, [Concept(text="star")]), {"rng": Rng(("perf",))}, rounds=1
+        method, (sd, [Concept(text="star")]), {"rng": Rng(("perf",))}, rounds=1
     )
     assert len(edited.weights) == 32
     benchmark.extra_info["bar_s"] = SECONDS_UCE
@@ -103,6 +102,6 @@ def test_methods_on_the_miniature(
     model = load_model()
     star = bare(load_suite("mini-quick").known_concepts["star"])
     edited = benchmark.pedantic(
-        method.erase, (model, [star]), {"rng": Rng(("perf",))}, rounds=3, warmup_rounds=1
+        method, (model, [star]), {"rng": Rng(("perf",))}, rounds=3, warmup_rounds=1
     )
     assert "weights" in edited.slots

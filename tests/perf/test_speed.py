@@ -13,12 +13,12 @@ from torch import Tensor
 from bench.config.suite import load_suite
 from bench.core.digest import digest_of
 from bench.core.rng import generator_for
-from bench.interfaces import Rng
+from bench.interfaces import Rng, bare
 from bench.model.on_cpu import unsuit
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from bench.perf.compilation import gradient_step
-from bench.run.plan import bare, make_plan
+from bench.run.plan import make_plan
 from bench.run.store import Store
 from methods.uce import UCE, solve
 
@@ -53,7 +53,7 @@ def test_unet_forward_of_32(benchmark: BenchmarkFixture, model: TextToImage) -> 
 def test_uce_on_the_miniature(benchmark: BenchmarkFixture, model: TextToImage) -> None:
     star = bare(load_suite("mini-quick").known_concepts["star"])
     method = UCE.preset("repo-2023")
-    edited = benchmark(method.erase, model, [star], rng=Rng(("perf",)))
+    edited = benchmark(method, model, [star], rng=Rng(("perf",)))
     assert len(edited.weights) == sum(method.touches(n) for n in model.backbone.parameters)
 
 

@@ -78,7 +78,7 @@ def test_the_conditional_variant_learns_under_the_name(
 def test_a_concept_that_the_base_cannot_draw_is_refused(
     model: TextToImage, concepts: Mapping[str, Concept]
 ) -> None:
-    nothing = Destroyed().erase(model, [concepts["star"]], rng=Rng(("t",)))
+    nothing = Destroyed()(model, [concepts["star"]], rng=Rng(("t",)))
     with pytest.raises(ValueError, match="cannot draw cannot be erased"):
         concept_images(nothing, concepts["star"], Sampler(), 6, checker=CHECKER, rng=Rng(("t",)))
 

@@ -152,7 +152,7 @@ def test_a_context_that_does_not_fit_is_told_before_the_work(
 ) -> None:
     long = TaskVectorErasure(contexts={"object": ("a very " * 40 + "{}",)})
     with pytest.raises(ValueError, match="use a shorter template"):
-        long.erase(model, [concepts["heart"]], rng=Rng(("t",)))
+        long(model, [concepts["heart"]], rng=Rng(("t",)))
 
 
 def test_a_word_is_looked_at_in_the_contexts_of_its_family() -> None:

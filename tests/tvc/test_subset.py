@@ -50,7 +50,7 @@ def test_an_unknown_subset_is_told_with_the_near_match(
     with pytest.raises(ValueError, match="did you mean 'cross-attention'"):
         named_subset(model, "cross-atention")
     with pytest.raises(ValueError, match="unknown subset 'nowhere'"):
-        TaskVectorErasure(subset="nowhere").erase(model, [concepts["heart"]], rng=Rng(("t",)))
+        TaskVectorErasure(subset="nowhere")(model, [concepts["heart"]], rng=Rng(("t",)))
 
 
 def test_utility_is_whole_for_the_unedited_model_and_lost_with_the_output(

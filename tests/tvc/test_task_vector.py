@@ -146,4 +146,4 @@ def test_another_base_than_the_miniature_needs_a_clip_to_look_through(
     other = replace(model, backbone=replace(model.backbone, folder=tmp_path))
     spec = TaskVectorErasure.preset(preset)
     with pytest.raises(UsageError, match=r"^task_vector\.clip: expected the source of a CLIP"):
-        spec.erase(other, [Concept(text="star")], rng=Rng(("clip",)))
+        spec(other, [Concept(text="star")], rng=Rng(("clip",)))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bench.interfaces import Erasure
 from bench.model.text_to_image import TextToImage
-from bench.run.plan import bare
 from bench.tables.stats import proportion, wilson
 from bench.toolkit.inversion import name_embedding
 from tvc.paper.lab import Lab
@@ -81,7 +80,7 @@ def unique_labels(methods: Sequence[Erasure]) -> list[str]:
 
 def erased(lab: Lab, method: Erasure) -> TextToImage:
     """The lab's concept erased by another method."""
-    return method.erase(lab.model, [bare(lab.concept)], rng=lab.rng.child("erase", method.digest))
+    return method(lab.model, [lab.concept], rng=lab.rng.child("erase", method.digest))
 
 
 def _prompt_rows(

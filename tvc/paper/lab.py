@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from bench.core.digest import digest_of, write_atomic
-from bench.interfaces import Concept, Judge, Rng
+from bench.interfaces import Concept, Judge, Rng, bare
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
-from bench.run.plan import bare
 from bench.toolkit.inversion import slots, states_with
 from tvc.contexts import contexts_of
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion

@@ -10,8 +10,7 @@ from typing import Any, Final
 from bench.config.suite import Suite
 from bench.core.digest import canonical_json
 from bench.core.errors import UsageError
-from bench.interfaces import Attack, Concept, Erasure
-from bench.run.cells import bare
+from bench.interfaces import Attack, Concept, Erasure, bare
 from bench.run.planning.narrowing import Only
 
 __all__ = ["Scope", "parts_of", "scope_of"]

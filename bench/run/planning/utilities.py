@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from bench.config.budget import Laid
 from bench.core.digest import digest_of_parts
 from bench.core.errors import UsageError, shown, unknown
-from bench.interfaces import Concept
-from bench.run.cells import EditCell, Prompts, ReferenceCell, UtilityCell, bare
+from bench.interfaces import Concept, bare
+from bench.run.cells import EditCell, Prompts, ReferenceCell, UtilityCell
 from bench.run.planning.scope import Scope, parts_of
 from bench.run.planning.utility_prompts import utility_prompts
 

@@ -70,7 +70,7 @@ from bench.interfaces import Erasure
 class Mine(Erasure):
     name: ClassVar[str] = "mine"
 
-    def erase(self, model, concepts, *, rng, progress=None):
+    def erase(self, model, concepts, ctx):
         raise RuntimeError("the solver diverged")
 """
 

@@ -31,7 +31,7 @@ from bench.interfaces import Attack, Erasure, Judge, Metric
 from bench.core.spec import runtime
 
 class Method(Erasure):
-    def erase(self, model, concepts, *, rng, progress=None):
+    def erase(self, model, concepts, ctx):
         return model
 
 class Nothing(Method):
@@ -54,7 +54,7 @@ class Given(Method):
 
 class Tries(Attack):
     tries: int = 8
-    def run(self, target, goals, *, rng):
+    def run(self, target, goals, ctx):
         return []
 
 class Prompts(Tries):

@@ -21,14 +21,13 @@ from attacks.seed_search import SeedSearch
 from bench import api
 from bench.config.suite import Suite, load_suite
 from bench.core.errors import UsageError
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Rng, Target
 from bench.interfaces.minors import (
     _AGES,
     _STEMS,
     _WORDS,
     WITHHELD,
     about_minors,
-    attack_goals,
     refuse_minors,
     withhold,
 )
@@ -147,7 +146,7 @@ class Plugin(Attack):
     access: ClassVar[Access] = Access.EMBEDDING
     _asked: Asked = PrivateAttr(default_factory=Asked)
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         self._asked.goals = goals
         texts = [BAD, "a star"]
         self._asked.tried = target.model.sample(texts, [0, 1], target.sampler)
@@ -173,7 +172,7 @@ def test_no_attack_is_handed_a_goal_about_minors(
 ) -> None:
     goal = Goal(id="bad", concept=Concept(text=name), prompt=prompt)
     with pytest.raises(UsageError, match="goal 'bad': prompts about minors are refused"):
-        attack_goals(attack, target, [goal], rng=RNG)
+        attack(target, [goal], rng=RNG)
     if isinstance(attack, Plugin):
         assert attack._asked.tried is None
 
@@ -215,7 +214,7 @@ def test_a_row_of_a_users_file_is_dropped_and_counted(
     path.write_text("\n".join(lines) + "\n")
     attack, star = Prompts(file=str(path)), Concept(text="star")
     (goal,) = attack.own_goals(star) or ()
-    (found,) = attack_goals(attack, target, [goal], rng=RNG)
+    (found,) = attack(target, [goal], rng=RNG)
     assert (found.goal, found.prompt) == (goal.id, "a star")
     (line,) = attack.remarks([star])
     assert line.endswith(": 2 rows, 1 withheld as they may speak of minors: N = 1")
@@ -227,14 +226,14 @@ class Bringer(Attack):
 
     name: ClassVar[str] = "bringer"
 
-    def run(self, target: Target, goals: Sequence[Goal], *, rng: Rng) -> list[Candidate]:
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         return [Candidate("mine-7", BAD)]
 
 
 def test_what_a_plug_in_brings_about_minors_is_refused(target: Target) -> None:
     goal = Goal(id="name-000", concept=Concept(text="star"), prompt="a star")
     with pytest.raises(UsageError, match="bringer, row mine-7: prompts about minors are refused"):
-        attack_goals(Bringer(), target, [goal], rng=RNG)
+        Bringer()(target, [goal], rng=RNG)
 
 
 # ---- searches and candidates
@@ -243,7 +242,7 @@ def test_what_a_plug_in_brings_about_minors_is_refused(target: Target) -> None:
 def test_what_a_search_tries_is_refused_and_what_it_found_is_withheld(target: Target) -> None:
     attack = Plugin()
     goal = Goal(id="g", concept=Concept(text="star"), prompt="a star")
-    bad, good = attack_goals(attack, target, [goal], rng=RNG)
+    bad, good = attack(target, [goal], rng=RNG)
     tried = attack._asked.tried
     assert tried is not None
     assert tried.status == ("refused", "ok")

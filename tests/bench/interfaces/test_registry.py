@@ -29,7 +29,7 @@ ATTACK = """
         tries: int = Field(8, ge=1)
         mode: str = "best"
 
-        def run(self, target, goals, *, rng):
+        def run(self, target, goals, ctx):
             return []
 """
 METHOD = """
@@ -39,7 +39,7 @@ METHOD = """
     class {cls}(Erasure):
         name: ClassVar[str] = "{name}"
 
-        def erase(self, model, concepts, *, rng, progress=None):
+        def erase(self, model, concepts, ctx):
             return model
 """
 

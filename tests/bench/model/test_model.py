@@ -105,7 +105,7 @@ def short_of_memory(
 
 
 def edit(model: TextToImage, concept: str = "star") -> TextToImage:
-    return UCE().erase(model, [Concept(text=concept)], rng=Rng(("test",)))
+    return UCE()(model, [Concept(text=concept)], rng=Rng(("test",)))
 
 
 # -- sampling ------------------------------------------------------------------------------------
@@ -440,7 +440,12 @@ def test_a_negative_prompt_changes_the_image(model: TextToImage, tiny_sampler: S
 
 
 def test_edits_and_base_can_be_mixed_in_one_backward_pass(model: TextToImage) -> None:
-    models = [model, edit(model), edit(model, "fish"), Destroyed().erase(model, [], rng=Rng((1,)))]
+    models = [
+        model,
+        edit(model),
+        edit(model, "fish"),
+        Destroyed()(model, [Concept(text="fish")], rng=Rng((1,))),
+    ]
     states, x = model.encode(PROMPTS[:2]), latents(model, 2)
 
     def loss(of: TextToImage, at: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attacks.concept_inversion import ConceptInversion
 from bench.core.rng import generator_for
-from bench.interfaces import Concept, Rng, Target
+from bench.interfaces import Concept, Context, Rng, Target
 from bench.judges.mini import MiniJudge
 from bench.model.guidance import NegativePrompt
 from bench.model.on_cpu import CpuAttention, Float32GroupNorm
@@ -130,7 +130,7 @@ def test_an_edit_reaches_what_was_changed(
     name = "unet.conv_norm_out.weight"
     edits = (
         halved.with_weights({name: halved.parameter(name) * 2}),
-        UCE.preset("repo-2023").erase(halved, [concepts["star"]], rng=Rng(("t",))),
+        UCE.preset("repo-2023")(halved, [concepts["star"]], rng=Rng(("t",))),
     )
     noisy, states = draw(1, *model.latent_shape).bfloat16(), halved.encode(["a star"])
     seen = [one.denoise(noisy, 400, states) for one in (halved, *edits)]
@@ -164,7 +164,7 @@ def test_concept_inversion_through_a_guidance_in_bfloat16(
     attack = ConceptInversion(images=2, steps=2, draws=2, restarts=1)
     guided = halved.with_guidance(NegativePrompt(text="star", weight=2.0))
     target = Target(guided, tiny_sampler, MiniJudge())
-    learned, faults = attack._learn(target, concepts["star"], Rng(("t",)))
+    learned, faults = attack._learn(target, concepts["star"], Context(Rng(("t",))))
     assert learned.dtype == torch.float32
     assert learned.isfinite().all()
     assert faults.tolist() == [[0, 0]]

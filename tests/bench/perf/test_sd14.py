@@ -53,7 +53,7 @@ def test_it_denoises_and_guides(sd: TextToImage) -> None:
 
 
 def test_uce_edits_its_32_matrices(sd: TextToImage) -> None:
-    edited = UCE.preset("repo-2025").erase(sd, [Concept(text="star")], rng=Rng(("sd14",)))
+    edited = UCE.preset("repo-2025")(sd, [Concept(text="star")], rng=Rng(("sd14",)))
     assert len(edited.weights) == 32
     assert {w.shape[1] for w in edited.weights.values()} == {768}
     assert all(torch.isfinite(w).all() for w in edited.weights.values())

@@ -18,15 +18,13 @@ from bench.config.suite import load_suite
 from bench.core.errors import UsageError
 from bench.interfaces import (
     Concept,
+    Context,
     Erasure,
     Judge,
     Metric,
-    Progress,
-    Rng,
     Slot,
     UtilityBatch,
     registry,
-    silent,
 )
 from bench.model.encoder import TextEncoder
 from bench.model.guidance import ClassifierFree, Guidance
@@ -75,14 +73,7 @@ class Broken(Erasure):
     name: ClassVar[str] = "broken"
     slots: ClassVar[frozenset[Slot]] = frozenset({"guidance"})
 
-    def erase(
-        self,
-        model: TextToImage,
-        concepts: Sequence[Concept],
-        *,
-        rng: Rng,
-        progress: Progress = silent,
-    ) -> TextToImage:
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         return model.with_guidance(Overflowing())
 
 

@@ -13,7 +13,7 @@ from bench.config.suite import Suite, load_suite
 from bench.core.digest import digest_of
 from bench.core.errors import UsageError
 from bench.core.spec import Spec
-from bench.interfaces import Concept, UtilityPrompt
+from bench.interfaces import Concept, UtilityPrompt, bare
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.metrics.clip_score import ClipScore
 from bench.metrics.drift import Drift
@@ -26,7 +26,7 @@ from bench.run.cells import (
     TrialCell,
     UtilityCell,
 )  # fmt: skip
-from bench.run.plan import Plan, bare, make_plan
+from bench.run.plan import Plan, make_plan
 
 BASE = "0" * 64
 OTHER_BASE = "1" * 64

@@ -134,7 +134,7 @@ def write_method(path: Path, body: str) -> dict[str, Any]:
         def touches(self, parameter):
             return parameter == "unet.conv_out.bias"
 
-        def erase(self, model, concepts, *, rng, progress=None):
+        def erase(self, model, concepts, ctx):
             name = "unet.conv_out.bias"
     """
     path.write_text(textwrap.dedent(code) + textwrap.indent(textwrap.dedent(body), " " * 8) + "\n")

@@ -6,7 +6,6 @@ import json
 
 import pandas as pd
 
-from bench.core.cost import counting, note, spend
 from bench.tables.costs import costs_to_markdown
 
 TABLE = pd.DataFrame(
@@ -48,16 +47,3 @@ def test_an_edit_of_several_concepts_says_once_what_it_chose() -> None:
     page = costs_to_markdown(TABLE, edits({"star: alpha": 1.9375, "star: reached": True}))
     assert page.count("\n- ") == 1
     assert "- mine\\|, star: alpha 1.9375; star: reached True\n" in page
-
-
-def test_notes_reach_every_count_that_is_open() -> None:
-    with counting() as outer:
-        note(first=1)
-        with counting() as inner:
-            spend(images=2)
-            note(second="b")
-    assert outer.notes == {"first": 1, "second": "b"}
-    assert inner.notes == {"second": "b"}
-    assert outer.images == inner.images == 2
-    note(third=3)
-    assert "third" not in outer.notes

@@ -1,0 +1,100 @@
+"""Checks what an attack answered: every goal and no other, with no more than its access allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from bench.core.errors import shown
+from bench.interfaces.finding import Access, Candidate, Goal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.model.text_to_image import TextToImage
+
+__all__ = ["MOST_VALUES", "check_answers"]
+
+MOST_VALUES: Final = 2**26
+"""Numbers in all weight differences that one call of an attack returns: 256 MiB in the store."""
+
+
+def check_answers(
+    found: Sequence[Candidate],
+    goals: Sequence[Goal],
+    model: TextToImage,
+    *,
+    holds: Access,
+    by: str,
+) -> None:
+    """Refuses answers that the harness could not sample, or should not.
+
+    Args:
+        found: What the attack returned.
+        goals: What it was asked to try.
+        model: The edited model.
+        holds: What the attacker holds.
+        by: The attack's name, for the error.
+
+    Raises:
+        ValueError: a goal has no candidate, a candidate has no goal, or carries more than the
+            attacker holds; a weight difference does not suit the model, or they are too large.
+    """
+    asked = {goal.id for goal in goals}
+    answered = {candidate.goal for candidate in found}
+    if lacking := asked - answered:
+        # A goal without a candidate would leave the denominator without a word.
+        raise ValueError(
+            f"{by} returned no candidate for {len(lacking)} of {len(asked)} goals, "
+            f"such as {min(lacking)!r}; an attack answers every goal, if only with the plain prompt"
+        )
+    if foreign := answered - asked:
+        raise ValueError(
+            f"{by} returned candidates for {len(foreign)} goals that it was not given, such as "
+            f"{shown(min(foreign))}; expected Candidate.goal to be the id of one of the goals"
+        )
+    for candidate in found:
+        _check_access(candidate, holds, by)
+    different = {id(c.weights): c.weights for c in found if c.weights is not None}
+    for weights in different.values():
+        _check_weights(weights, model, by)
+    values = sum(w.numel() for weights in different.values() for w in weights.values())
+    if values > MOST_VALUES:
+        raise ValueError(
+            f"{by} returned {values:,} numbers of weight differences, expected at most "
+            f"{MOST_VALUES:,} in all; change fewer parameters, or share one difference among goals"
+        )
+
+
+def _check_access(candidate: Candidate, holds: Access, by: str) -> None:
+    carried = {
+        "states_LD": (candidate.states_LD, Access.EMBEDDING),
+        "latents_Chw": (candidate.latents_Chw, Access.LATENT),
+        "weights": (candidate.weights, Access.WEIGHTS),
+    }
+    for field, (value, needed) in carried.items():
+        if value is not None and holds < needed:
+            raise ValueError(
+                f"{by} holds {holds.name} and returned {field} for goal {candidate.goal!r}, which "
+                f"needs {needed.name}; declare `access` as it is"
+            )
+
+
+def _check_weights(weights: Mapping[str, Tensor], model: TextToImage, by: str) -> None:
+    known = model.backbone.parameters
+    for name, change in weights.items():
+        if name not in known:
+            raise ValueError(
+                f"{by}: weights: the model has no parameter {shown(name)}; expected component.name, "
+                "e.g. unet.conv_in.weight"
+            )
+        if change.shape != known[name].shape or not change.is_floating_point():
+            raise ValueError(
+                f"{by}: weights: {name}: expected differences of shape {tuple(known[name].shape)}, "
+                f"got {change.dtype} of {tuple(change.shape)}"
+            )
+        if not bool(change.isfinite().all()):
+            raise ValueError(
+                f"{by}: weights: {name}: expected finite differences, got others; the search "
+                "diverged: lower its learning rate"
+            )
