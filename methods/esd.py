@@ -32,7 +32,7 @@ from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot, silent
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, tune
-from methods.partial_sampling import PartialSampler, Spacing
+from methods.shared.partial_sampling import PartialSampler, Spacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,7 +170,7 @@ class ESD(Erasure):
         eta: Strength of the negative guidance.
         start_guidance: Guidance scale on the way to x_t.
         sampling_steps: DDIM steps of a whole trajectory.
-        spacing: Of their timesteps; see :class:`methods.partial_sampling.PartialSampler`.
+        spacing: Of their timesteps; see :class:`methods.shared.partial_sampling.PartialSampler`.
         sampled_from: Which network goes to x_t.
         templates: Prompts that hold the concept at ``{}``.
     """

@@ -42,7 +42,7 @@ from bench.toolkit.inversion import invert, name_embedding, slots, states_with
 from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import family_word, in_context, mentions
 from methods.esd import Release, Variant, distil, in_turn, trains
-from methods.partial_sampling import PartialSampler, Spacing
+from methods.shared.partial_sampling import PartialSampler, Spacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ class Stereo(Erasure):
         batch_size: Rows an erasing step.
         start_guidance: Guidance scale on the way to x_t.
         sampling_steps: DDIM steps of a whole trajectory.
-        spacing: Of their timesteps; see :class:`methods.partial_sampling.PartialSampler`.
+        spacing: Of their timesteps; see :class:`methods.shared.partial_sampling.PartialSampler`.
         steps: Optimiser steps of an inversion.
         inversion_lr: Its learning rate.
         draws: Images, timesteps and noises in a step of it.

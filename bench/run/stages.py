@@ -20,7 +20,8 @@ from bench.core.memory import peak_megabytes, reset_peak
 from bench.core.meter import Meter
 from bench.interfaces import Candidate, Judge, Metric, Progress, Target, UtilityBatch, registry
 from bench.interfaces.minors import NoMinors, withhold
-from bench.model.text_to_image import Samples, TextToImage
+from bench.model.samples import Samples
+from bench.model.text_to_image import TextToImage
 from bench.run.cells import (
     AttackCell,
     Cell,

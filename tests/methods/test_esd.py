@@ -15,7 +15,7 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from bench.toolkit.tuning import Optimiser
 from methods.esd import ESD, distil, in_turn, negative_guidance, trains
-from methods.partial_sampling import PartialSampler
+from methods.shared.partial_sampling import PartialSampler
 from methods.stereo import Stereo
 from tests.v_form import in_v_form
 

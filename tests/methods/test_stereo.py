@@ -18,7 +18,7 @@ from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import in_context, mentions
 from methods import stereo
 from methods.esd import distil, negative_guidance, trains
-from methods.partial_sampling import PartialSampler
+from methods.shared.partial_sampling import PartialSampler
 from methods.stereo import Stereo, robust_target
 
 RNG = Rng(("stereo",))

@@ -33,7 +33,8 @@ from bench.interfaces.minors import (
 )
 from bench.judges.mini import MiniJudge
 from bench.model.sampler import Sampler
-from bench.model.text_to_image import Samples, TextToImage
+from bench.model.samples import Samples
+from bench.model.text_to_image import TextToImage
 from bench.report.candidates import write_candidates
 from bench.run.collect import collect
 from bench.run.plan import make_plan
