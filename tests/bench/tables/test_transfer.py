@@ -19,6 +19,7 @@ from bench.model.text_to_image import TextToImage
 from bench.report import plots
 from bench.report.heat_map import heat_map
 from bench.report.write import write_report
+from bench.run.cells import AttackCell
 from bench.run.collect import Results, collect
 from bench.run.plan import Plan, make_plan
 from bench.run.runner import run_plan
@@ -125,7 +126,7 @@ def test_a_failed_source_is_an_error_of_its_transfers(
     finished: tuple[Plan, Path, pd.DataFrame], miniature: TextToImage, tmp_path: Path
 ) -> None:
     plan = plan_of(miniature, transfer=["seed_search"])
-    kept = [c for c in plan.cells if c.kind != "attack" or (c.method and c.method.name == "none")]
+    kept = [c for c in plan.cells if not isinstance(c, AttackCell) or c.method.name == "none"]
     store, broken = Store(tmp_path), Plan(**{**vars_of(plan), "cells": tuple(kept)})
     run_plan(broken, store, miniature)  # nobody attacks uce
     found = collect(broken, store)
