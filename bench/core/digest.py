@@ -29,6 +29,8 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 Stamp: TypeAlias = Mapping[str, tuple[int, int, int, int]]
 
 MANIFEST = "manifest.json"
+# One for all: `json.dumps` makes one at each call.
+_written = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
@@ -62,8 +64,7 @@ def canonical_json(value: object) -> str:
         TypeError: naming the path (`$.attack.budgets[2]`) of what is not JSON: another type, a key
             that is not a string, NaN, an infinity, or a lone surrogate.
     """
-    plain = _plain(value, "$")
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _written(_plain(value, "$"))
 
 
 def digest_of(value: object) -> str:
@@ -77,7 +78,7 @@ def digest_of_parts(parts: Mapping[str, str]) -> str:
     Args:
         parts: the keys and the canonical JSON of their values: what many mappings share is written once.
     """
-    pairs = (f"{json.dumps(key, ensure_ascii=False)}:{parts[key]}" for key in sorted(parts))
+    pairs = (f"{_written(key)}:{parts[key]}" for key in sorted(parts))
     return hashlib.sha256(f"{{{','.join(pairs)}}}".encode()).hexdigest()
 
 

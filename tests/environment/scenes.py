@@ -23,25 +23,12 @@ import torch
 
 from bench.cli import main as cli
 from bench.run.store import Store
+from tests.tiny import CELLS, SUITE
 
-SUITE = """\
-name: tiny
-concepts: [star]
-sampler: {steps: 2, guidance_scale: 3.0}
-methods: [none, destroyed]
-attacks: [prompts, {random_tokens: {tries: 1}}, {seed_search: {tries: 1}}]
-judges: [mini_judge]
-surrogate: clip_zero_shot
-metrics: [accuracy]
-goals: 1
-utility: {neighbours: 1, others: 1}
-keep_images: 1
-"""
 ROOT = Path(__file__).parents[2]
 DAMAGED = {"an_entry_was_cut_short": 1, "the_record_of_a_failure_is_damaged": 1}
 WRITTEN = {"nobody_reads_what_is_said", "what_is_said_goes_to_a_full_disk"}
 NOBODY = 65534
-CELLS = 17
 PLAN, RUN, REPORT = ["plan", "tiny.yaml"], ["run", "tiny.yaml"], ["report", "tiny.yaml"]
 VERIFY, LS = ["verify"], ["ls", "store"]
 Scene = Callable[[Path], list[str]]
@@ -138,7 +125,7 @@ def part_of_the_store_may_not_be_read(at: Path) -> list[str]:
     return VERIFY
 
 
-@scene(0, "17 cells, 17 in the store")
+@scene(0, f"{CELLS} cells, {CELLS} in the store")
 def plan_on_the_store_of_another_user(at: Path) -> list[str]:
     become_nobody()
     return PLAN
@@ -272,7 +259,7 @@ def the_current_folder_is_gone(at: Path) -> list[str]:
     return ["plan", suite]
 
 
-@scene(0, "17 in the store")
+@scene(0, f"{CELLS} in the store")
 def the_current_folder_is_not_text(at: Path) -> list[str]:
     folder = at / os.fsdecode(b"\xff")
     folder.mkdir()
@@ -282,7 +269,7 @@ def the_current_folder_is_not_text(at: Path) -> list[str]:
     return PLAN
 
 
-@scene(0, "17 in the store")
+@scene(0, f"{CELLS} in the store")
 def there_is_no_home(at: Path) -> list[str]:
     os.environ.pop("HOME", None)
     become_nobody()
@@ -315,7 +302,7 @@ def nobody_reads_what_is_said(at: Path) -> list[str]:
     return RUN
 
 
-@scene(0, "17 in the store")
+@scene(0, f"{CELLS} in the store")
 def nobody_reads_the_errors(at: Path) -> list[str]:
     closed_pipe(2)
     return PLAN

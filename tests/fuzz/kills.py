@@ -1,6 +1,6 @@
 """Kills runs of a tiny suite at random times, and compares what comes of it with an unbroken run.
 
-    python tests/fuzz/kills.py 100 [seed] [folder]
+    python -m tests.fuzz.kills 100 [seed] [folder]
 
 One process loads everything; each run is a child of it, so a kill costs no import. Kills fall on all
 of a run: on cells, on the store and on the writing of the report.
@@ -23,20 +23,8 @@ import pandas as pd
 import torch
 
 from bench.cli import main as cli
+from tests.tiny import SUITE
 
-SUITE = """\
-name: tiny
-concepts: [star]
-sampler: {steps: 2, guidance_scale: 3.0}
-methods: [none, destroyed]
-attacks: [prompts, {random_tokens: {tries: 1}}, {seed_search: {tries: 1}}]
-judges: [mini_judge]
-surrogate: clip_zero_shot
-metrics: [accuracy, clip_score]
-goals: 1
-utility: {neighbours: 1, others: 1}
-keep_images: 2
-"""
 TIMED = ("edit_seconds", "edit_memory_mb", "seconds", "peak_memory_mb")
 SAME = ("trials.parquet", "utility.parquet", "flags.csv", "grid-star.png", "scatter.png")
 

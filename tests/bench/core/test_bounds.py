@@ -38,7 +38,7 @@ def test_the_walk_finds_what_has_no_bounds() -> None:
 
 def test_the_walk_goes_everywhere() -> None:
     names = {cls.__name__ for cls in specs()}
-    assert {"Suite", "Utility", "Sampler", "Stereo", "RingABell", "ClipZeroShot"} <= names
+    assert {"SuiteFile", "Utility", "Sampler", "Stereo", "RingABell", "ClipZeroShot"} <= names
     assert {"SafeLatentGuidance", "ClipChecker", "Attack", "Judge"} <= names
     assert {"scales[]", "span[0]", "together[]", "alpha"} <= {one.place for _, one in ALL}
 

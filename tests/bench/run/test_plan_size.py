@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.config.budget import MOST_CHARACTERS, MOST_PROMPTS, Laid
 from bench.config.suite import load_suite
 from bench.core.digest import canonical_json, digest_of, digest_of_parts
 from bench.core.errors import UsageError
+from bench.core.spec import Spec
 from bench.interfaces import Concept, UtilityPrompt
 from bench.run.plan import make_plan
 from bench.run.planning.utility_prompts import in_turn
@@ -20,6 +22,34 @@ from bench.run.planning.utility_prompts import in_turn
 def test_a_digest_of_parts_is_the_digest_of_the_whole() -> None:
     whole: dict[str, Any] = {"b": [1, "é", None], "a": {"z": 1.5, "y": "\u2028"}, "edit": "0" * 64}
     assert digest_of_parts({k: canonical_json(v) for k, v in whole.items()}) == digest_of(whole)
+
+
+def test_what_cells_share_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity, label = Spec.identity, Spec.label.fget  # type: ignore[attr-defined] # a property
+    asked: Counter[str] = Counter()
+
+    def counted_identity(self: Spec) -> dict[str, Any]:
+        asked["identity"] += 1
+        return identity(self)
+
+    def counted_label(self: Spec) -> str:
+        asked["label"] += 1
+        told: str = label(self)
+        return told
+
+    monkeypatch.setattr(Spec, "identity", counted_identity)
+    monkeypatch.setattr(Spec, "label", property(counted_label))
+    few, many = (
+        load_suite("mini-quick").with_(repeats=n, transfer=["prompts"], together=[1, 3])
+        for n in (1, 8)
+    )
+    asked.clear()
+    cells = len(make_plan(few, "0" * 64).cells)
+    once = Counter(asked)
+    assert once["identity"] and once["label"]
+    asked.clear()
+    assert len(make_plan(many, "0" * 64).cells) > 7 * cells
+    assert asked == once
 
 
 def test_many_prompts_are_refused() -> None:
