@@ -34,7 +34,8 @@ from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot
 from bench.model.filters import ImageFilter
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.clip import Preprocess, check_source, clip_files, load_clip
+from bench.toolkit.clip import check_source, clip_files, load_clip
+from bench.toolkit.clip_towers import Preprocess
 from methods.shared.calibration import THINGS, named, threshold_at, unnamed_prompts
 
 if TYPE_CHECKING:

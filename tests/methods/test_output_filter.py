@@ -194,7 +194,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 def test_it_flags_what_diffusers_flags(stored: tuple[Path, Any], model: TextToImage) -> None:
-    from bench.toolkit.clip import Preprocess
+    from bench.toolkit.clip_towers import Preprocess
     from methods.output_filter import _MEAN, _STD
 
     folder, network = stored

@@ -23,7 +23,8 @@ from bench.core.shipped import model_folder
 from bench.mini.captions import corpus
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import new_clip
-from bench.toolkit.clip import Preprocess, check_source, load_clip
+from bench.toolkit.clip import check_source, load_clip
+from bench.toolkit.clip_towers import Preprocess
 
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 TEXTS = ["a red star", "a sketch of a fish", "something"]

@@ -1,0 +1,99 @@
+"""A CLIP from the folder of a transformers ``CLIPModel``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.core.files import all_regular
+from bench.core.json_files import read_object
+from bench.core.lazy import torch
+from bench.toolkit.clip_towers import Clip, Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["PREPROCESS", "load_folder", "no_model", "tokenizer_folder"]
+
+PREPROCESS = "preprocessor_config.json"
+
+
+def no_model(folder: Path) -> str:
+    """Says that a folder holds no CLIP."""
+    return (
+        f"expected the local folder of a transformers CLIPModel, got {folder}, which has no "
+        "config.json; nothing is downloaded: fetch the model first"
+    )
+
+
+@lru_cache(maxsize=4)
+def load_folder(folder: Path, device: str) -> Clip:
+    """The CLIP of a folder; see :func:`bench.toolkit.clip.load_clip` for the errors."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(no_model(folder))
+    if (kind := read_object(folder / "config.json").get("model_type")) != "clip":
+        raise ValueError(f"{folder}: expected a model of type 'clip', got {kind!r}")
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{folder}: expected weights in model.safetensors, got none; pickled weights "
+            "(.bin, .pt) are not read: convert them"
+        )
+    tokenizer = all_regular(tokenizer_folder(all_regular(folder)))
+    words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
+        network: Any = CLIPModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    network = network.to(device).eval().requires_grad_(False)
+    length = min(words.model_max_length, network.config.text_config.max_position_embeddings)
+
+    def encode_images(pixels: Tensor) -> Tensor:
+        return network.get_image_features(pixel_values=pixels).pooler_output
+
+    def encode_texts(texts: list[str]) -> Tensor:
+        # Padded to a fixed length, so that a text's features do not depend on its neighbours. The
+        # tower is causal and reads out at the end token: it needs no attention mask.
+        ids = words(
+            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )["input_ids"]
+        return network.get_text_features(input_ids=ids.to(device)).pooler_output
+
+    return Clip(
+        width=network.config.projection_dim,
+        logit_scale=network.logit_scale.exp().item(),
+        preprocess=_folder_preprocess(folder, network.config.vision_config.image_size),
+        encode_images=encode_images,
+        encode_texts=encode_texts,
+        device=device,
+    )
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """The folder of its tokenizer: its own, or the one beside it in a pipeline.
+
+    Raises:
+        FileNotFoundError: neither has one.
+    """
+    places = (folder, folder.parent / "tokenizer")
+    for place in places:
+        if (place / "tokenizer.json").is_file() or (place / "vocab.json").is_file():
+            return place
+    raise FileNotFoundError(
+        f"{folder}: expected tokenizer.json or vocab.json in {places[0]} or {places[1]}, got none"
+    )
+
+
+def _folder_preprocess(folder: Path, size: int) -> Preprocess:
+    path = folder / PREPROCESS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder}: expected {PREPROCESS} with image_mean and image_std, got none; they "
+            "are not guessed, because a wrong guess changes every score"
+        )
+    given: dict[str, Any] = read_object(path)
+    if not {"image_mean", "image_std"} <= given.keys():
+        raise ValueError(f"{path}: expected image_mean and image_std, got {sorted(given)}")
+    return Preprocess(size, tuple(given["image_mean"]), tuple(given["image_std"]))
