@@ -20,9 +20,10 @@ from bench.core.errors import UsageError
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
 from bench.model.text_to_image import TextToImage
 from bench.report.candidates import write_candidates
-from bench.run.collect import Results, collect
-from bench.run.contents import read_candidates
+from bench.run.collect import collect
+from bench.run.contents import read
 from bench.run.plan import make_plan
+from bench.run.results import Results
 from bench.run.runner import run_plan
 from bench.run.store import Entry, Store
 
@@ -72,7 +73,7 @@ def test_the_difference_is_stored_once_and_the_rest_as_ever(run: tuple[Store, Re
         assert [row.get("weights") for row in rows] == [0, None] * 2
         tensors = load_file(entry.file("candidates.safetensors"))
         assert list(tensors) == [f"weights/0/{NAME}"]
-        assert read_candidates(entry) == rows
+        assert read(entry).candidates == rows
 
 
 def test_it_is_sampled_on_the_edited_model_with_the_difference_added(
@@ -127,4 +128,4 @@ def test_a_difference_that_is_not_there_is_damage(
     save_file({"other": torch.zeros(1)}, copy / "candidates.safetensors")
     moved = replace(entry, path=copy)
     with pytest.raises(DamagedError, match="expected 'weights/0', got no such tensor"):
-        read_candidates(moved)
+        read(moved)
