@@ -108,12 +108,12 @@ _SD14: Final = Size(
     compile_limit=180.0,
 )  # fmt: skip
 _TINY: Final[dict[str, Any]] = {
-    "goals": 2, "steps": 2, "block": 2, "often": 1, "repeats": 1, "sampler": Sampler(steps=1),
-    "matrix": 256, "compile_limit": 0.0,
+    "goals": 2, "steps": 2, "block": 2, "often": 1, "repeats": 1,
+    "sampler": Sampler(steps=1, size=16), "matrix": 256, "compile_limit": 0.0,
 }  # fmt: skip
 _FEW: Final[dict[str, dict[str, Any]]] = {
-    "unlearn_diff_atk": {"checks": 1},
-    "p4d": {"checks": 1},
+    "unlearn_diff_atk": {"prompts": 1, "checks": 1, "finalists": 1, "final_checks": 1},
+    "p4d": {"checks": 1, "finalists": 1, "final_checks": 1},
     "concept_inversion": {"images": 2, "draws": 2, "checks": 1},
     "ring_a_bell": {"population": 4, "generations": 2, "finalists": 2, "checks": 1},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 
 from bench.core.errors import UsageError
 from bench.interfaces import Candidate
-from bench.model.backbone import load_backbone
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.perf import run
@@ -25,7 +25,7 @@ from bench.perf.machine import folder_name, machine, matmul_peak
 from bench.perf.run import measure_speed
 from bench.perf.throughput import same_find, throughput
 from bench.perf.timing import Job, measure
-from bench.perf.workload import Workload, concept, few, reference, size_of
+from bench.perf.workload import Workload, concept, few, one_by_one, reference, size_of
 
 CPU = torch.device("cpu")
 
@@ -43,14 +43,16 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     attacks = {"unlearn_diff_atk", "p4d", "concept_inversion", "ring_a_bell"}
     both = ("float32", "bfloat16")
     assert sorted((r["attack"], r["dtype"]) for r in rows) == sorted(product(attacks, both))
+    for full, half in zip(rows[::2], rows[1::2], strict=True):
+        assert (full["attack"], full["dtype"], half["dtype"]) == (half["attack"], *both)
+        assert full["reference"] == half["reference"]  # one at a time is in float32, for both
     assert re.search(r"ring.*bell \| \d+ \| bfloat16 \|", page)
     for row in rows:
         assert row["prompts"] == row["prompts_alone"] == 2
         if row["dtype"] == "float32":
             assert row["same_finds"] == 2
-        # Only what is new is encoded in a batch of ring_a_bell.
-        least, most = (1.1, 4.0) if row["attack"] == "ring_a_bell" else (0.9, 1.1)
-        assert least < row["work_ratio"] < most
+        # Its bounds are held below: of images this small, the judge's words are a fifth of the work.
+        assert row["work_ratio"] > 0.9
         assert row["reference"]["added_mb"] >= 0
         for way in (row["reference"], row["batched"]):
             assert 0 <= way["taken_for_the_concept"] <= way["looked_at"] == 2
@@ -66,6 +68,18 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
         rate, peak = row["gflop"] / row["seconds"], row["matmul_gflop_per_second"]
         assert row["share_of_matmul"] == pytest.approx(rate / peak)
         assert row["share_of_matmul"] > 0
+
+
+@pytest.mark.parametrize("attack", size_of("miniature").attacks)
+def test_both_modes_do_the_same_work(model: TextToImage, attack: str) -> None:
+    size = replace(size_of("miniature", quick=True), sampler=Sampler(steps=1))
+    some = few(Workload(model, size, attack))
+    alone, batch = (
+        operations(partial(work.run, steps=1, iterations=1)) for work in (one_by_one(some), some)
+    )
+    # Only what is new is encoded in a batch of ring_a_bell.
+    least, most = (1.1, 4.0) if attack == "ring_a_bell" else (0.9, 1.1)
+    assert least < alone / batch < most
 
 
 def test_parts_of_a_measurement_come_together_in_one_folder(
@@ -189,18 +203,6 @@ def test_there_are_as_many_prompts_as_the_size_says(model: str, goals: int) -> N
     size = size_of(model)
     assert size.goals == goals
     assert len(set(concept().prompts["name"][:goals])) == goals
-
-
-@pytest.mark.slow
-def test_throughput_has_a_row_for_each_precision(model: TextToImage) -> None:
-    size = size_of("miniature", quick=True)
-    size = replace(size, attacks={"ring_a_bell": size.attacks["ring_a_bell"]})
-    half = replace(model, backbone=load_backbone("miniature", dtype="bfloat16"))
-    rows = list(throughput({"float32": model, "bfloat16": half}, size))
-    assert [(r["attack"], r["dtype"]) for r in rows] == [
-        ("ring_a_bell", "float32"), ("ring_a_bell", "bfloat16"),
-    ]  # fmt: skip
-    assert rows[0]["reference"] == rows[1]["reference"]  # one at a time is in float32, for both
 
 
 @pytest.mark.parametrize("has_half", [True, False])
