@@ -112,7 +112,7 @@ def edit(model: TextToImage, concept: str = "star") -> TextToImage:
 
 
 @pytest.mark.parametrize("micro", [1, 2, 3, 64])
-@pytest.mark.parametrize("sampler", [Sampler(steps=2), Ancestral(steps=2)])
+@pytest.mark.parametrize("sampler", [Sampler(steps=2, size=16), Ancestral(steps=2, size=16)])
 def test_an_image_depends_on_its_prompt_and_seed_alone(
     exact: TextToImage, sampler: Sampler, micro: int
 ) -> None:
@@ -198,7 +198,7 @@ def test_a_smaller_size(model: TextToImage) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_runs(dtype: Literal["bfloat16", "float16"], tiny_sampler: Sampler) -> None:
     half = load_model("miniature", dtype=dtype)
-    out = edit(half).sample(PROMPTS[:2], SEEDS[:2], tiny_sampler)
+    out = edit(half).sample(PROMPTS[:2], SEEDS[:2], tiny_sampler.model_copy(update={"size": 32}))
     assert out.images_B3HW.dtype == torch.float32
     assert torch.isfinite(out.images_B3HW).all()
     assert out.status == ("ok", "ok")
@@ -292,7 +292,7 @@ def test_gradients_that_do_not_fit_leave_sampling_as_it_was() -> None:
 def test_images_are_the_same_when_memory_runs_out(
     exact: TextToImage, monkeypatch: pytest.MonkeyPatch, spared: int
 ) -> None:
-    sampler = Ancestral(steps=3)  # a failed attempt has drawn from the rows' generators
+    sampler = Ancestral(steps=3, size=16)  # a failed attempt has drawn from the rows' generators
     prompts, seeds = (*PROMPTS, *PROMPTS[:3]), range(8)
     expected = exact.sample(prompts, seeds, sampler).images_B3HW
     small = replace(exact, micro=MicroBatch(8))
