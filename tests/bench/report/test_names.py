@@ -40,7 +40,7 @@ NAMES = (
 )
 SUITE = """\
 name: nasty
-sampler: {steps: 1}
+sampler: {steps: 1, size: 32}
 methods: [none, destroyed]
 attacks: [{prompts: {prompt_sets: [name]}}, {random_tokens: {tries: 1}}, {seed_search: {tries: 1}}]
 judges: [{clip_zero_shot: {alternatives: [moon]}}]

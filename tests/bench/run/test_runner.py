@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[3]
 FIELDS: dict[str, Any] = {
     "name": "tiny",
     "concepts": ["star"],
-    "sampler": {"steps": 2, "guidance_scale": 3.0},
+    "sampler": {"steps": 1, "guidance_scale": 3.0},
     "methods": ["none", "destroyed", {"uce": {"preset": "repo-2023"}}],
     "attacks": ["prompts", {"random_tokens": {"tries": 2}}, {"seed_search": {"tries": 2}}],
     "judges": ["mini_judge"],
