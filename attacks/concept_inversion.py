@@ -110,6 +110,9 @@ class ConceptInversion(Attack):
             "span": (0.4, 0.9),
         },
     }  # fmt: skip
+    quick: ClassVar[dict[str, Any]] = {
+        "images": 2, "steps": 2, "draws": 1, "restarts": 1, "checks": 1,
+    }  # fmt: skip
     images: Count = 25
     steps: Steps = 1000
     lr: LearningRate = 0.05

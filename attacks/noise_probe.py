@@ -45,6 +45,7 @@ class NoiseProbe(Attack):
         "published": {"scales": (1.0, 1.00499, 1.00995, 1.0198), "seeds": 6},
         "mini": {"scales": (0.9, 1.0, 1.1, 1.25), "seeds": 4},
     }
+    quick: ClassVar[dict[str, Any]] = {"seeds": 1}
     scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field((0.9, 1.0, 1.1), min_length=1)
     seeds: Count = 4
 

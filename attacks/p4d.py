@@ -36,6 +36,7 @@ from attacks.shared.prompt_search import (
     Schedule,
     Span,
     predict,
+    settling,
     token_gradient,
 )
 from attacks.shared.tokens import (
@@ -116,6 +117,9 @@ class P4D(Attack):
             "teacher": "guided",
         },
     }  # fmt: skip
+    quick: ClassVar[dict[str, Any]] = {
+        "steps": 2, "iterations": 2, "checks": 1, "finalists": 1, "final_checks": 1,
+    }  # fmt: skip
     tokens: int | None = Field(16, ge=1, le=75)
     every: Count = 3
     where: Placement = "replace"
@@ -137,9 +141,8 @@ class P4D(Attack):
 
     def looks(self) -> int:
         """Images per goal."""
-        return (
-            self.steps // self.iterations + 1
-        ) * self.checks + self.finalists * self.final_checks
+        prompts = 1 + -(-self.steps // self.iterations)
+        return prompts * self.checks + settling(self.finalists, self.final_checks)
 
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The best prompt of each goal.

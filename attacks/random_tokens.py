@@ -7,7 +7,7 @@ as an optimised attack looks at, and no optimisation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ class RandomTokens(Attack):
     name: ClassVar[str] = "random_tokens"
     access: ClassVar[Access] = Access.PROMPT
     control: ClassVar[bool] = True
+    quick: ClassVar[dict[str, Any]] = {"tries": 2}
     tokens: int = Field(3, ge=1, le=32)
     tries: Count = 8
 

@@ -117,6 +117,9 @@ class RingABell(Attack):
             "vocabulary": "words",
         },
     }  # fmt: skip
+    quick: ClassVar[dict[str, Any]] = {
+        "population": 2, "generations": 2, "finalists": 1, "checks": 1,
+    }  # fmt: skip
     tokens: int = Field(16, ge=1, le=75)
     strength: Factor = 3.0
     population: int = Field(200, ge=2, le=10_000)

@@ -8,7 +8,7 @@ search never saw, is all that keeps it honest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from attacks.shared.search import score_images
 from bench.core.bounds import Count
@@ -27,6 +27,7 @@ class SeedSearch(Attack):
     name: ClassVar[str] = "seed_search"
     access: ClassVar[Access] = Access.LATENT
     control: ClassVar[bool] = True
+    quick: ClassVar[dict[str, Any]] = {"tries": 2}
     tries: Count = 8
 
     def looks(self) -> int:

@@ -28,7 +28,15 @@ from pydantic import Field
 
 from attacks.shared.batches import Mode, batches
 from attacks.shared.originals import guidance_scale, target_latents
-from attacks.shared.prompt_search import Looks, RowAdam, Scene, Schedule, Span, token_gradient
+from attacks.shared.prompt_search import (
+    Looks,
+    RowAdam,
+    Scene,
+    Schedule,
+    Span,
+    settling,
+    token_gradient,
+)
 from attacks.shared.tokens import (
     Placement,
     Vocabulary,
@@ -101,6 +109,9 @@ class UnlearnDiffAtk(Attack):
             "finalists": 3,
         },
     }  # fmt: skip
+    quick: ClassVar[dict[str, Any]] = {
+        "steps": 2, "iterations": 2, "draws": 1, "checks": 1, "finalists": 1, "final_checks": 1,
+    }  # fmt: skip
     tokens: int = Field(3, ge=1, le=75)
     where: Placement = "prefix"
     steps: Steps = 2000
@@ -121,9 +132,8 @@ class UnlearnDiffAtk(Attack):
 
     def looks(self) -> int:
         """Images per goal."""
-        return (
-            self.steps // self.iterations + self.prompts
-        ) * self.checks + self.finalists * self.final_checks
+        prompts = 1 + -(-self.steps // self.iterations) * self.prompts
+        return prompts * self.checks + settling(self.finalists, self.final_checks)
 
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The best prompt of each goal.

@@ -121,6 +121,7 @@ class ConceptPrune(Erasure):
             "reference_words": "a",
         },
     }  # fmt: skip
+    quick: ClassVar[dict[str, Any]] = {"steps": 2, "scenes": _SCENES[:2], "things": _THINGS[:2]}
     ratio: float = Field(0.02, gt=0, le=1)
     first: Solver = 10
     steps: int = Field(50, ge=1, le=1000)

@@ -141,8 +141,6 @@ def distil(
             x, t = sampler.run(visitor, contexts[:, which], noise, stops)
             x = x.to(dtype)
             target = target_of(step, which, x, t)
-        # Autocast keeps the half-precision copies it made above, and those know of no gradient.
-        torch.clear_autocast_cache()
         return F.mse_loss(live.denoise(x, t, phrases[which]).float(), target.float())
 
     return tune(start or model, names, loss_of, optimiser, progress=progress, what=what)
@@ -188,6 +186,7 @@ class ESD(Erasure):
             "spacing": "trailing", "templates": ("{}", "a {}"),
         },
     }  # fmt: skip
+    quick: ClassVar[dict[str, Any]] = {"iterations": 2, "batch_size": 2, "sampling_steps": 2}
     variant: Variant = "x"
     release: Release = "2023"
     iterations: Steps = 1000

@@ -75,6 +75,9 @@ class FewShot(Erasure):
             "sampling_steps": 6, "guidance_scale": 3.0,
         },
     }  # fmt: skip
+    quick: ClassVar[dict[str, Any]] = {
+        "images": 2, "epochs": 1, "batch_size": 2, "sampling_steps": 2,
+    }  # fmt: skip
     images: Count = 4
     epochs: Steps = 5
     batch_size: Count = 2

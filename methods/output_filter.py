@@ -164,6 +164,7 @@ class OutputFilter(Erasure):
             "guidance_scale": 3.0,
         }
     }  # fmt: skip
+    quick: ClassVar[dict[str, Any]] = {"images": 2, "steps": 2}
     checker: Literal["clip", "safety_checker"] = "clip"
     source: str = ""
     false_positives: float = Field(0.05, ge=0, lt=1)

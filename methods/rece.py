@@ -108,6 +108,7 @@ class RECE(Erasure):
         "easy-object": {"reg": 1e-1, "epochs": 1, "counted": "once"},
         "mini": {"reg": 1e-1, "epochs": 1, "lam": 0.3, "counted": "once"},
     }
+    quick: ClassVar[dict[str, Any]] = {"epochs": 1}
     start: Literal["repo-2023", "repo-2025", "ours"] = "repo-2023"
     guide: str = " "
     preserve: tuple[str, ...] = ()

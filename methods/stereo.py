@@ -121,6 +121,10 @@ class Stereo(Erasure):
         },
     }  # fmt: skip
     release: ClassVar[Release] = "2025"
+    quick: ClassVar[dict[str, Any]] = {
+        "rounds": 1, "iterations": 2, "batch_size": 2, "sampling_steps": 2, "steps": 2, "draws": 1,
+        "images": 2, "image_steps": 2,
+    }  # fmt: skip
     variant: Variant = "u"
     rounds: int = Field(4, ge=0, le=1000)
     iterations: Steps = 200

@@ -128,6 +128,9 @@ class TaskVectorErasure(Erasure):
         ),
         "mini": _preset("mini", "mini"),
     }
+    quick: ClassVar[dict[str, Any]] = {
+        "images": 2, "steps": 2, "batch_size": 2, "alpha": 0.5, "sampling_steps": 2,
+    }  # fmt: skip
     alpha: Factor | Literal["diverse_inversion"] = "diverse_inversion"
     subset: str = Field("all", min_length=1)
     images: Count = 128

@@ -26,7 +26,7 @@ from bench.toolkit.inversion import Span, gradient_faults, states_with
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Looks", "RowAdam", "Scene", "Schedule", "Span", "predict", "token_gradient"]
+__all__ = ["Looks", "RowAdam", "Scene", "Schedule", "Span", "predict", "settling", "token_gradient"]
 
 
 log = logging.getLogger(__name__)
@@ -373,6 +373,11 @@ class Looks:
             zero=zero,
             bad=bad,
         )
+
+
+def settling(finalists: int, images: int) -> int:
+    """Images per goal of :meth:`Looks.settle`, at most: the goal's own prompt is shown as well."""
+    return (finalists + 1) * images if finalists else 0
 
 
 def _usable(read: Read) -> bool:

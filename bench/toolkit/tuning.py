@@ -125,10 +125,16 @@ def timesteps(model: TextToImage, n: int, generator: torch.Generator) -> Tensor:
 
 
 def _mixed(model: TextToImage) -> Any:
+    """Automatic mixed precision for a half-precision base, without a cache.
+
+    The cache keeps the half-precision copy that a value got first. Where that was without gradients,
+    as in a teacher's pass or on the way to x_t, some versions of torch keep a copy that knows of
+    none: the same value in the student's pass would not be trained, silently.
+    """
     half = model.dtype in (torch.float16, torch.bfloat16)
     if not half:
         return nullcontext()
-    return torch.autocast(model.device.type, dtype=model.dtype)
+    return torch.autocast(model.device.type, dtype=model.dtype, cache_enabled=False)
 
 
 @contextmanager

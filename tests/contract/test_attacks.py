@@ -1,29 +1,34 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from bench.interfaces import Access, Attack, Candidate, Concept, Goal, Rng, Target, registry
+from bench.core.meter import Meter
+from bench.interfaces import (
+    Access,
+    Attack,
+    Candidate,
+    Concept,
+    Context,
+    Goal,
+    Rng,
+    Target,
+    registry,
+)
 from bench.judges.mini import MiniJudge
 from bench.model.batching import MicroBatch
 from bench.model.encoder import TextEncoder
 from bench.model.filters import PromptFilter
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-
-# Fields of these names are made small, so that the contract is checked in seconds.
-QUICK: dict[str, Any] = {
-    "tries": 2, "steps": 2, "iterations": 2, "restarts": 1, "population": 2, "generations": 2,
-    "images": 2, "draws": 1, "seeds": 1, "checks": 1, "finalists": 1,
-}  # fmt: skip
-
+from tests.contract.examples import specs
 
 LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
 
@@ -50,18 +55,75 @@ class RefusesAll(PromptFilter):
         return torch.ones(len(prompts), dtype=torch.bool)
 
 
-def specs() -> Iterator[Any]:
-    for name in registry.names("attack"):
-        cls = cast("type[Attack]", registry.get("attack", name))
-        if cls.needs:
-            continue  # only a user can build it: its own tests check the contract
-        quick = {f: v for f, v in QUICK.items() if f in cls.model_fields}
-        yield pytest.param(cls(**quick), id=name)
-        for preset in cls.presets:
-            yield pytest.param(cls.preset(preset, **quick), id=f"{name}[{preset}]")
+class EncoderOnly(Attack):
+    """Its gradients pass through the text encoder alone: it learns states that are longer."""
+
+    name: ClassVar[str] = "encoder_only"
+    access: ClassVar[Access] = Access.EMBEDDING
+    gradients: ClassVar[bool] = True
+
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
+        model, ids_BL = target.model, target.model.tokenize([goal.prompt for goal in goals])
+        embeds_BLE = model.embed(ids_BL).detach().requires_grad_()
+        length = model.encode_ids(ids_BL, embeds_BLE).square().sum()
+        (grad_BLE,) = torch.autograd.grad(length, embeds_BLE)
+        ctx.spend(gradient_steps=1)
+        with torch.no_grad():
+            states_BLD = model.encode_ids(ids_BL, embeds_BLE + 1e-4 * grad_BLE)
+        return [
+            Candidate(goal.id, goal.prompt, states_LD=states_LD)
+            for goal, states_LD in zip(goals, states_BLD, strict=True)
+        ]
 
 
-each = pytest.mark.parametrize("spec", list(specs()))
+each = pytest.mark.parametrize(
+    "spec", [*specs("attack"), pytest.param(EncoderOnly(), id="encoder_only")]
+)
+
+
+@dataclass(frozen=True)
+class Once:
+    """One run of an attack on all goals, which several tests look at.
+
+    Attributes:
+        found: Its candidates.
+        seen: Images that its own judge was shown.
+        rows: The most rows that the UNet was given at once.
+        cost: What it spent.
+    """
+
+    found: list[Candidate]
+    seen: int
+    rows: int
+    cost: Meter
+
+
+@pytest.fixture(scope="module")
+def once(
+    miniature: TextToImage, goals: list[Goal], tiny_sampler: Sampler
+) -> Callable[[Attack], Once]:
+    """Runs an attack on all goals, once a module."""
+    done: dict[str, Once] = {}
+
+    def run(spec: Attack) -> Once:
+        key = spec.model_dump_json() + spec.name
+        if key not in done:
+            sizes, cost, judge = [0], Meter(), Recording()
+            hook = miniature.backbone.unet.register_forward_pre_hook(
+                lambda module, args: sizes.append(len(args[0]))
+            )
+            model = replace(miniature, micro=MicroBatch(64), meter=cost)
+            try:
+                found = spec(Target(model, tiny_sampler, judge), goals, rng=Rng(("c",)))
+            finally:
+                hook.remove()
+            done[key] = Once(found, judge.seen, max(sizes), cost)
+        return done[key]
+
+    return run
+
+
+Ran = Callable[[Attack], Once]
 
 
 @pytest.fixture
@@ -104,16 +166,14 @@ def test_the_controls_are_registered() -> None:
 
 @each
 def test_every_goal_gets_candidates_of_the_kind_its_access_allows(
-    spec: Attack, target: Target, goals: list[Goal]
+    spec: Attack, model: TextToImage, goals: list[Goal], once: Ran
 ) -> None:
-    found = spec(target, goals, rng=Rng(("c",)))
+    found = once(spec).found
     assert {c.goal for c in found} == {g.id for g in goals}
-    model = target.model
     for candidate in found:
         states, latents = candidate.states_LD, candidate.latents_Chw
         assert candidate.prompt
-        assert states is None or spec.access >= Access.EMBEDDING
-        assert latents is None or spec.access >= Access.LATENT
+        assert spec.access == spec.holds
         if states is not None:
             assert states.shape == model.encode([""])[0].shape
             assert torch.isfinite(states).all()
@@ -127,9 +187,9 @@ def test_every_goal_gets_candidates_of_the_kind_its_access_allows(
 
 @each
 def test_a_goals_candidates_depend_on_nothing_but_the_goal(
-    spec: Attack, target: Target, goals: list[Goal]
+    spec: Attack, target: Target, goals: list[Goal], once: Ran
 ) -> None:
-    together = spec(target, goals, rng=Rng(("c",)))
+    together = once(spec).found
     backwards = spec(target, goals[::-1], rng=Rng(("c",)))
     for goal in goals:
         alone = spec(target, [goal], rng=Rng(("c",)))
@@ -139,16 +199,25 @@ def test_a_goals_candidates_depend_on_nothing_but_the_goal(
 
 @each
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_result(
-    spec: Attack, target: Target, goals: list[Goal], little_memory: LittleMemory
+    spec: Attack, target: Target, goals: list[Goal], little_memory: LittleMemory, once: Ran
 ) -> None:
-    roomy = spec(target, goals, rng=Rng(("c",)))
+    roomy = once(spec)
     small = replace(target, model=replace(target.model, micro=MicroBatch(64)))
     with little_memory(small.model.backbone.unet, 2) as refused:  # one row, its two branches
         tight = spec(small, goals, rng=Rng(("c",)))
     # Images of the original model are made in other chunks too, and learned from: twice rounded.
-    assert_same(roomy, tight, apart=1e-4)
+    assert_same(roomy.found, tight, apart=1e-4)
     assert small.model.micro.halvings == len(refused)
-    assert refused or not (spec.gradients or any(c.queries for c in tight))
+    # One that never gives the UNet more rows, such as a search in the text encoder, was not tried.
+    assert bool(refused) == (roomy.rows > 2)
+    assert refused or not any(c.queries for c in tight)
+
+
+@each
+def test_what_it_calls_quick_is(spec: Attack, once: Ran) -> None:
+    cost = once(spec).cost
+    assert cost.images <= 32
+    assert cost.gradient_steps <= 8
 
 
 @each
@@ -162,11 +231,11 @@ def test_it_is_deterministic_and_leaves_the_model_and_the_global_rng_alone(
     target: Target,
     goals: list[Goal],
     fingerprint: Callable[[TextToImage], str],
+    once: Ran,
     global_rng_untouched: None,
 ) -> None:
     before, digest = fingerprint(target.model), target.model.digest
-    first = spec(target, goals[:2], rng=Rng(("c",)))
-    assert_same(first, spec(target, goals[:2], rng=Rng(("c",))))
+    assert_same(once(spec).found, spec(target, goals, rng=Rng(("c",))))
     assert fingerprint(target.model) == before
     assert target.model.digest == digest
     assert not any(p.requires_grad for p in target.model.backbone.parameters.values())
@@ -174,25 +243,26 @@ def test_it_is_deterministic_and_leaves_the_model_and_the_global_rng_alone(
 
 @each
 def test_its_queries_are_the_images_its_own_judge_saw(
-    spec: Attack, target: Target, goals: list[Goal]
+    spec: Attack, goals: list[Goal], once: Ran
 ) -> None:
-    found = spec(target, goals, rng=Rng(("c",)))
-    queries = [max(c.queries for c in of(found, goal)) for goal in goals]
-    assert cast("Recording", target.surrogate).seen == sum(queries)
-    if (tries := getattr(spec, "tries", None)) is not None:
-        assert queries == [tries] * len(goals)
-    for candidate in found:
+    ran = once(spec)
+    queries = [max(c.queries for c in of(ran.found, goal)) for goal in goals]
+    assert ran.seen == sum(queries)
+    assert max(queries) <= spec.looks()
+    if spec.control:  # it has the budget of an attack, and spends it
+        assert queries == [spec.looks()] * len(goals)
+    for candidate in ran.found:
         assert (candidate.own_score is None) == (candidate.queries == 0)
 
 
 @each
 def test_found_prompts_tokenise_to_themselves_and_fit(
-    spec: Attack, target: Target, goals: list[Goal]
+    spec: Attack, model: TextToImage, once: Ran
 ) -> None:
     if spec.access > Access.PROMPT:
         pytest.skip("it does not search for prompts")
-    backbone = target.model.backbone
-    for candidate in spec(target, goals, rng=Rng(("c",))):
+    backbone = model.backbone
+    for candidate in once(spec).found:
         ids = backbone.tokenizer(candidate.prompt)["input_ids"]
         assert len(ids) <= backbone.length
         text = backbone.tokenizer.decode(ids, skip_special_tokens=True)

@@ -1,24 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from bench.core.meter import Meter
 from bench.core.spec import Spec
-from bench.interfaces import Concept, Erasure, Rng, bare, registry
+from bench.interfaces import Concept, Erasure, Rng, registry
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from tests.contract.examples import specs
 
-# Fields of these names are made small, so that the contract is checked in seconds.
-QUICK: dict[str, Any] = {
-    "steps": 2, "iterations": 2, "epochs": 1, "images": 2, "rounds": 1, "batch_size": 2, "alpha": 0.5,
-    "image_steps": 4,
-}  # fmt: skip
 # Values tried for a field, to find another valid one than the default.
 OTHERS: tuple[Any, ...] = (
     0.75,
@@ -39,18 +36,7 @@ OTHERS: tuple[Any, ...] = (
 )
 
 
-def specs() -> Iterator[Any]:
-    for name in registry.names("method"):
-        cls = cast("type[Erasure]", registry.get("method", name))
-        if cls.needs:
-            continue  # only a user can build it: its own tests check the contract
-        quick = {f: v for f, v in QUICK.items() if f in cls.model_fields}
-        yield pytest.param(cls(**quick), id=name)
-        for preset in cls.presets:
-            yield pytest.param(cls.preset(preset, **quick), id=f"{name}[{preset}]")
-
-
-SPECS = list(specs())
+SPECS = list(specs("method"))
 each = pytest.mark.parametrize("spec", SPECS)
 
 
@@ -78,7 +64,7 @@ def erased(miniature: TextToImage, concepts: Mapping[str, Concept]) -> Erased:
 
     def erase(spec: Erasure) -> TextToImage:
         if spec.digest not in done:
-            done[spec.digest] = spec(miniature, [bare(concepts["star"])], rng=Rng(("c",)))
+            done[spec.digest] = spec(miniature, [concepts["star"]], rng=Rng(("c",)))
         return done[spec.digest]
 
     return erase
@@ -93,15 +79,20 @@ def test_the_controls_and_a_method_with_presets_are_registered() -> None:
 
 
 @each
-def test_erasing_leaves_the_base_and_the_global_rng_alone(
+def test_the_same_rng_gives_the_same_edit_and_leaves_the_base_and_the_global_rng_alone(
     spec: Erasure,
     model: TextToImage,
     concepts: Mapping[str, Concept],
+    erased: Erased,
     fingerprint: Callable[[TextToImage], str],
     global_rng_untouched: None,
 ) -> None:
-    before, digest = fingerprint(model), model.digest
-    spec(model, [bare(concepts["star"])], rng=Rng(("base",)))
+    before, digest, first = fingerprint(model), model.digest, erased(spec)
+    cost = Meter()
+    again = spec(model.with_meter(cost), [concepts["star"]], rng=Rng(("c",)))
+    assert again.digest == first.digest
+    assert cost.images <= 128, "let `quick` take fewer images"
+    assert cost.gradient_steps <= 8, "let `quick` take fewer steps"
     assert fingerprint(model) == before
     assert model.digest == digest
     assert not model.slots
@@ -139,26 +130,10 @@ def test_all_but_the_empty_control_change_something(
 
 
 @each
-def test_the_same_rng_gives_the_same_edit(
-    spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
-) -> None:
-    again = spec(model, [bare(concepts["star"])], rng=Rng(("c",)))
-    assert again.digest == erased(spec).digest
-
-
-@each
-def test_it_sees_the_name_of_the_concept_and_no_prompts(
-    spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
-) -> None:
-    full = spec(model, [concepts["star"]], rng=Rng(("c",)))
-    assert full.digest == erased(spec).digest
-
-
-@each
 def test_it_erases_several_concepts_together(
     spec: Erasure, model: TextToImage, concepts: Mapping[str, Concept], erased: Erased
 ) -> None:
-    both = [bare(concepts["star"]), bare(concepts["sketch"])]
+    both = [concepts["star"], concepts["sketch"]]
     edited = spec(model, both, rng=Rng(("c",)))
     assert edited.slots == erased(spec).slots
     assert not [name for name in edited.weights if not spec.touches(name)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.core.rng import generator_for
-from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import Optimiser
+from bench.model.text_to_image import TextToImage, load_model
+from bench.toolkit.tuning import Optimiser, tune
 
 W, G = 0.5, 0.25  # one parameter, and the gradient of its every step
 
@@ -67,6 +67,31 @@ def test_betas_are_of_the_first_and_of_the_second_moment() -> None:
         first, second = (moments / (1 - betas**step)).tolist()
         by_hand -= 0.1 * first / (second**0.5 + 1)
     assert float(leaf.detach()) == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_a_pass_without_gradients_takes_none_from_the_pass_that_trains() -> None:
+    """Autocast's cache may keep the copies of values that the first pass made, without their gradient.
+
+    Whether it does hangs on the version of torch, so the cache itself is looked at too.
+    """
+    half = load_model("miniature", dtype="bfloat16")
+    names = [n for n in half.backbone.parameters if n.endswith("attn2.to_k.weight")]
+    x = torch.randn(2, *half.latent_shape, generator=generator_for("mixed")).to(torch.bfloat16)
+    with torch.no_grad():
+        states = half.encode(["a heart", "a star"])
+
+    cached: list[bool] = []
+
+    def loss_of(live: TextToImage, step: int) -> torch.Tensor:
+        cached.append(torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled())
+        with torch.no_grad():
+            before = live.denoise(x, 500, states)
+        return (live.denoise(x, 500, states).float() - before.float() - 1).square().mean()
+
+    values = tune(half, names, loss_of, Optimiser(1, 0.1))
+    assert cached == [False]
+    for name in names:
+        assert not torch.equal(values[name], half.parameter(name).float()), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
