@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.report.plots import Status
-    from bench.run.collect import Results
+    from bench.run.results import Results
     from bench.run.runner import Outcome
 
 __all__ = ["Asked", "Published", "place", "publish"]

@@ -245,10 +245,13 @@ def _walk(folder: Path) -> dict[str, os.stat_result]:
 
 
 def _walk_below(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    for path in sorted(folder.iterdir()):
-        status = path.lstat()
+    with os.scandir(folder) as there:
+        paths = sorted(there, key=lambda path: path.name)
+    for path in paths:
+        # Not the stat of the listing: on some systems it lacks the inode.
+        status = os.lstat(path.path)
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk_below(path, f"{prefix}{path.name}/")
+            yield from _walk_below(Path(path.path), f"{prefix}{path.name}/")
         elif stat.S_ISREG(status.st_mode):
             yield prefix + path.name, status
         else:

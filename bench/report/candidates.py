@@ -1,6 +1,6 @@
 """Publishes what attacks found, so that others can try it again: ``prompts: {file: .../candidates.jsonl}``.
 
-``candidates.jsonl`` holds one object a candidate:
+``candidates.jsonl`` holds one object per candidate:
 
     attack, method, concept, repeat     where it was found
     goal, prompt, variant               as in `trials.parquet`; a prompt to sample
@@ -17,18 +17,17 @@ at all: the store has them, and `prompts` reads the ``candidates.json`` that lie
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from bench.core.digest import write_atomic
 from bench.interfaces.minors import about_minors
-from bench.run.collect import Found
+from bench.run.results import Found
 from bench.run.store import Entry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["LIMIT", "write_candidates"]
 
@@ -46,17 +45,12 @@ def write_candidates(folder: Path, found: Sequence[Found]) -> str:
         What the page says of it; nothing where there is nothing.
     """
     ordered = sorted(found, key=lambda f: (f.attack, f.concept, f.method, f.repeat))
-    lines = [line for one in ordered for line in _lines(one)]
-    tensors, said = _tensors(ordered)
-    if not tensors:
-        (folder / _TENSORS).unlink(missing_ok=True)
+    lines = [text for one in ordered for text in _lines(one)]
+    said = _write_tensors(folder, ordered)
     if not lines:
         (folder / "candidates.jsonl").unlink(missing_ok=True)
         return ""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    if tensors:
-        write_atomic(folder / _TENSORS, save(tensors))
-    write_atomic(folder / "candidates.jsonl", text.encode())
+    write_atomic(folder / "candidates.jsonl", b"".join(lines))
     return (
         "\n## Candidates\n\n"
         f"[candidates.jsonl](candidates.jsonl) has the {len(lines)} prompts that the attacks found, "
@@ -65,12 +59,12 @@ def write_candidates(folder: Path, found: Sequence[Found]) -> str:
     )
 
 
-def _lines(found: Found) -> list[dict[str, Any]]:
+def _lines(found: Found) -> list[bytes]:
+    """The lines of one attack, in its order."""
     rows: Any = found.entry.read_json("candidates.json")
     about = {name: getattr(found, name) for name in ("attack", "method", "concept", "repeat")}
     kept = ("goal", "prompt", "variant", "own_score", "queries")
-    withheld = _withheld(found.entry)
-    return [
+    lines = (
         {
             **about,
             **{name: row[name] for name in kept},
@@ -78,8 +72,9 @@ def _lines(found: Found) -> list[dict[str, Any]]:
             **{kind: _key(kind, found.entry, i) if row[kind] else None for kind in _KINDS},
         }
         for i, row in enumerate(rows)
-        if i not in withheld
-    ]
+        if not about_minors(row["prompt"])
+    )
+    return [f"{json.dumps(line, ensure_ascii=False)}\n".encode() for line in lines]
 
 
 def _withheld(entry: Entry) -> set[int]:
@@ -93,30 +88,42 @@ def _key(kind: str, entry: Entry, number: int) -> str:
     return f"{kind}/{entry.digest}/{number}"
 
 
-def _tensors(found: Sequence[Found]) -> tuple[dict[str, Tensor], str]:
-    """The tensors to publish by name, and how they are published."""
+def _write_tensors(folder: Path, found: Sequence[Found]) -> str:
+    """Writes the tensors of the candidates where they are small enough.
+
+    Returns:
+        What the page says of them; nothing where there are none.
+    """
     having = [f.entry for f in found if _TENSORS in f.entry.files]
     size = sum(entry.files[_TENSORS].size for entry in having)
-    if not having:
-        return {}, ""
-    if size > 2 * LIMIT:  # not even read
-        return {}, _too_large(size)
-    tensors = {
+    tensors = _tensors(having) if 0 < size <= 2 * LIMIT else {}  # larger ones are not even read
+    kept = tensors if _bytes(tensors) <= LIMIT else {name: t.half() for name, t in tensors.items()}
+    if not kept or _bytes(kept) > LIMIT:
+        (folder / _TENSORS).unlink(missing_ok=True)
+        return _too_large(size) if kept or size > 2 * LIMIT else ""
+    from safetensors.torch import save  # torch takes seconds, and most reports have no tensors
+
+    write_atomic(folder / _TENSORS, save(kept))
+    precision = "" if kept is tensors else ", at half precision"
+    return f"; [{_TENSORS}]({_TENSORS}) their text states and noise{precision}"
+
+
+def _tensors(entries: Sequence[Entry]) -> dict[str, Tensor]:
+    """The tensors to publish by name."""
+    from safetensors.torch import load_file
+
+    return {
         f"{kind}/{entry.digest}/{number}": value.contiguous()
-        for entry in having
+        for entry in entries
         for unsaid in (_withheld(entry),)
         for name, value in load_file(entry.file(_TENSORS)).items()
         for kind, _, number in (name.partition("/"),)
         if int(number) not in unsaid
     }
-    if not tensors:
-        return {}, ""
-    if sum(t.nbytes for t in tensors.values()) <= LIMIT:
-        return tensors, f"; [{_TENSORS}]({_TENSORS}) their text states and noise"
-    halved = {name: t.to(torch.float16) for name, t in tensors.items()}
-    if sum(t.nbytes for t in halved.values()) <= LIMIT:
-        return halved, f"; [{_TENSORS}]({_TENSORS}) their text states and noise, at half precision"
-    return {}, _too_large(size)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.nbytes for t in tensors.values())
 
 
 def _too_large(size: int) -> str:

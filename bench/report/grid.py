@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import zip_longest
 from types import MappingProxyType
 
@@ -19,10 +19,11 @@ from matplotlib.transforms import IdentityTransform
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.report.canvas import Canvas
 from bench.report.plots import INK, MUTED, style
 from bench.tables.text import wrapped
 
-__all__ = ["caption", "grid"]
+__all__ = ["caption", "grid", "written"]
 
 Key = tuple[str, str]
 Picture = NDArray[np.uint8]
@@ -71,6 +72,8 @@ def grid(
     with style():
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
         FigureCanvasAgg(figure)
+        canvas = Canvas(width, height)
+        figure.add_artist(canvas)
         _text(figure, 20, height - 30, f"Samples, {concept!r} erased", size=10, align="left")
         for column, attack in enumerate(attacks):
             x = left + column * (cell + _PAD)
@@ -84,41 +87,55 @@ def grid(
                 for k, (picture, score) in enumerate([*zip_longest(*found)][:_PER_CELL]):
                     value = math.nan if score is None else float(score)
                     at = x + k * (_SIDE + _GAP), y
-                    _picture(figure, at, picture, score=value, threshold=threshold)
+                    if picture is None or math.isnan(value):
+                        _not_judged(figure, at)
+                    else:
+                        _picture(canvas, at, picture, shown=value >= threshold)
                 for k, prompt in enumerate(prompts.get((method, attack), ())[:_PER_CELL]):
-                    _caption(figure, (x + k * (_SIDE + _GAP), y), prompt)
+                    words = written(tuple(caption(prompt)))
+                    canvas.darken(x + k * (_SIDE + _GAP) - _SIDE, y - words.shape[0], words)
                 if not len(found[0]):
                     _text(figure, x + cell / 2, y + _SIDE / 2, "–", size=9, align="center")
         _key(figure)
     return figure
 
 
-def _picture(
-    figure: Figure, at: tuple[int, int], picture: Picture | None, *, score: float, threshold: float
-) -> None:
+def _not_judged(figure: Figure, at: tuple[int, int]) -> None:
     x, y = at
-    if picture is None or math.isnan(score):
-        _box(figure, at, _SIDE, colour=_NOT_SHOWN, line=2, hatch="////")
-        label = _text(figure, x + _SIDE / 2, y + _SIDE / 2, "not judged", size=7, align="center")
-        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
-        return
-    shown = score >= threshold
+    _box(figure, at, _SIDE, colour=_NOT_SHOWN, line=2, hatch="////")
+    label = _text(figure, x + _SIDE / 2, y + _SIDE / 2, "not judged", size=7, align="center")
+    label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
+
+
+def _picture(canvas: Canvas, at: tuple[int, int], picture: Picture, *, shown: bool) -> None:
+    """Lays a picture in its frame."""
+    x, y = at
     pixels = _fitted(picture, _SIDE)
     if shown:
-        _box(figure, (x - _FRAME, y - _FRAME), _SIDE + 2 * _FRAME, colour=_SHOWN, fill=_SHOWN)
+        canvas.fill(x - _FRAME, y - _FRAME, _SIDE + 2 * _FRAME, colour=_SHOWN)
     else:
-        _box(figure, (x - 2, y - 2), _SIDE + 4, colour=_NOT_SHOWN, fill=_NOT_SHOWN)
-    _box(figure, at, _SIDE, colour="none", fill="white")
+        canvas.fill(x - 2, y - 2, _SIDE + 4, colour=_NOT_SHOWN)
+    canvas.fill(x, y, _SIDE, colour="white")
     over, up = (_SIDE - pixels.shape[1]) // 2, (_SIDE - pixels.shape[0]) // 2
-    figure.figimage(pixels, x + over, y + up, origin="upper", zorder=3)
+    canvas.paste(x + over, y + up, pixels)
 
 
-def _caption(figure: Figure, at: tuple[int, int], prompt: str) -> None:
-    """Writes a prompt below its picture."""
-    x, y = at
-    for number, line in enumerate(caption(prompt)):
-        below = y - _FRAME - 10 - number * _LINE
-        _text(figure, x + _SIDE / 2, below, line, size=_SIZE, align="center").set_color(MUTED)
+@lru_cache(maxsize=4096)
+def written(lines: tuple[str, ...]) -> Picture:
+    """Lines as they stand below a picture: uint8 [H, W, 3] on white.
+
+    The picture's width lies in the middle third, and its lower edge is the upper edge.
+    """
+    width, height = 3 * _SIDE, _FRAME + 10 + _LINES * _LINE
+    with style():
+        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+        drawn = FigureCanvasAgg(figure)
+        for number, line in enumerate(lines):
+            below = height - _FRAME - 10 - number * _LINE
+            _text(figure, 1.5 * _SIDE, below, line, size=_SIZE, align="center").set_color(MUTED)
+        drawn.draw()
+        pixels: Picture = np.array(drawn.buffer_rgba())[..., :3]
+    return pixels
 
 
 def caption(prompt: str) -> list[str]:

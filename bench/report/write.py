@@ -19,7 +19,7 @@ from bench.report.grid import Key, Picture, grid
 from bench.report.heat_map import heat_map
 from bench.report.place import PAGE, replacing, title
 from bench.report.plots import Status, save, scatter
-from bench.run.collect import Found
+from bench.run.results import Found
 from bench.tables.costs import costs_to_markdown
 from bench.tables.flags import flag, flags_to_markdown
 from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow

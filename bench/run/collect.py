@@ -1,213 +1,203 @@
-"""Reads a plan's results from the store as the report's three frames, and the kept pictures."""
+"""Reads a plan's results from the store: each cell once, whatever is damaged set aside."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from bench.config.suite import CONTROLS
 from bench.core.digest import DamagedError
-from bench.interfaces import Attack, Trace
+from bench.core.spec import Spec
+from bench.interfaces import Attack
 from bench.interfaces.minors import WITHHELD, about_minors
-from bench.run.contents import check, read_candidates, read_pictures, read_rows
+from bench.run.contents import Content, Pictures, read, read_pictures
+from bench.run.gather import Gathered
 from bench.run.plan import Cell, Plan
+from bench.run.results import Found, Results
 from bench.run.store import Entry, Store
+from bench.run.traces import SEARCH, TRACE, traces_of, with_traces
 from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, conform
 
-__all__ = ["Found", "Results", "collect", "with_traces"]
-
-_TRACE = ("changed", "gradient_steps", "gradient_zero", "gradient_bad", "late_gain")
-Pictures = dict[tuple[str, str], list[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What an attack found on a method.
-
-    Attributes:
-        attack: What tables call it.
-        method: The method's label.
-        concept: Its name.
-        repeat: Index of the independent edit.
-        entry: The attack's folder in the store.
-    """
-
-    attack: str
-    method: str
-    concept: str
-    repeat: int
-    entry: Entry
-
-
-@dataclass(slots=True)
-class Results:
-    """What the store holds of a plan.
-
-    Attributes:
-        trials: Rows of ``TRIALS``; a trial that failed has one row of status ``error`` for each
-            image it owed.
-        utility: Rows of ``UTILITY``.
-        edits: Rows of ``EDITS``.
-        cells: Rows of ``CELLS``, of the cells that are there.
-        pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3].
-        scores: The same for the scores of record.
-        prompts: The same for the prompts of the pictures; one that was withheld is not among them.
-        candidates: What the attacks found that are no controls.
-        missing: Titles of cells that are neither there nor failed: the run is not finished.
-        failed: Titles of cells that failed.
-        errors: Of cells that are there, a line per reason why rows have the status ``error``.
-        seconds: Time spent computing the cells, inside models and in all.
-    """
-
-    trials: pd.DataFrame
-    utility: pd.DataFrame
-    edits: pd.DataFrame
-    cells: pd.DataFrame = field(default_factory=CELLS.empty)
-    pictures: dict[str, Pictures] = field(default_factory=dict)
-    scores: dict[str, Pictures] = field(default_factory=dict)
-    prompts: dict[str, Pictures] = field(default_factory=dict)
-    candidates: list[Found] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    seconds: tuple[float, float] = (0.0, 0.0)
+__all__ = ["collect"]
 
 
 def collect(plan: Plan, store: Store) -> Results:
-    """Reads every cell of the plan; nothing is computed.
+    """Reads every cell of the plan, each once; nothing is computed.
 
     What is damaged is set aside and counts as missing; the rest is read.
     """
-    trials, utility, edits = [TRIALS.empty()], [UTILITY.empty()], [EDITS.empty()]
-    out = Results(trials[0], utility[0], edits[0])
-    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    reading = _Reading(plan, store)
     for cell in plan.cells:
-        entry = _sound(store, cell.kind, cell.digest)
+        reading.read(cell)
+    return reading.results()
+
+
+class _Reading:
+    """The results as far as they are read."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan, self._store = plan, store
+        self._out = Results()
+        self._names = _Names(plan)
+        self._trials = Gathered(TRIALS, elsewhere=TRACE)
+        self._utility = Gathered(UTILITY)
+        self._traces: list[tuple[Any, ...]] = []
+        self._edits: list[dict[str, Any]] = []
+        self._cells: dict[tuple[str, str], dict[str, Any]] = {}
+        self._attacks: set[str] = set()
+
+    def read(self, cell: Cell) -> None:
+        """Takes a cell in, or notes that it is missing or failed."""
+        entry = self._store.find(cell.kind, cell.digest)
+        if entry is not None:
+            try:
+                self._take(cell, entry, read(entry))
+            except DamagedError as error:
+                self._store.reject(entry, str(error))
+                entry = None
         if entry is None:
-            failed = bool(store.failures(cell.kind, cell.digest))
-            (out.failed if failed else out.missing).append(cell.title)
+            failed = bool(self._store.failures(cell.kind, cell.digest))
+            (self._out.failed if failed else self._out.missing).append(cell.title)
+            if failed and cell.kind == "trial":
+                for rows in _lost(self._plan, cell):
+                    self._trials.add(rows, self._trial(cell))
+
+    def results(self) -> Results:
+        """Returns what was read, once all of it is."""
+        out = self._out
+        traces = pd.DataFrame(self._traces, columns=[*SEARCH, *TRACE])
+        out.trials = conform(with_traces(self._trials.frame(), traces)[TRIALS.names], TRIALS)
+        out.utility = self._utility.frame()
+        out.edits = conform(pd.DataFrame(self._edits, columns=EDITS.names), EDITS)
+        out.cells = conform(pd.DataFrame(list(self._cells.values()), columns=CELLS.names), CELLS)
+        out.missing = sorted(set(out.missing))
+        return out
+
+    def _take(self, cell: Cell, entry: Entry, content: Content) -> None:
+        out = self._out
+        if content.rows is not None:
             if cell.kind == "trial":
-                if failed:
-                    trials.append(_lost(plan, cell))
-                else:
-                    out.missing.append(cell.title)
-            continue
+                shown = not cell.repeat and not cell.source and self._plan.suite.keep_images
+                kept = read_pictures(entry) if shown else None
+                self._trials.add(content.rows, self._trial(cell))
+                if kept is not None:
+                    self._pictures(cell, entry, kept=kept, rows=content.rows)
+            else:
+                about = self._names.about(cell) | {"utility_digest": cell.digest}
+                self._utility.add(content.rows, about)
+            _note_errors(content.rows, cell, out)
+        if content.candidates is not None and cell.digest not in self._attacks:
+            self._attacks.add(cell.digest)
+            self._traces += traces_of(content.candidates, cell.digest)
+        if cell.kind == "edit":
+            self._edits += _edit(entry, cell, self._names.about(cell))
+        elif cell.kind == "attack" and cell.attack is not None and not _is_control(cell.attack):
+            out.candidates.append(
+                Found(
+                    self._names.attack(cell.attack),
+                    self._names.method(cell),
+                    cell.concept.text,
+                    repeat=cell.repeat,
+                    entry=_lean(entry),
+                )
+            )
         timing: Any = entry.record["timing"]
-        cells[cell.kind, cell.digest] = _spent(plan, cell, timing)
+        self._cells[cell.kind, cell.digest] = self._spent(cell, timing)
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
-        if cell.kind == "trial":
-            rows = read_rows(entry)
-            _note_errors(rows, cell, out)
-            attack = _sound(store, "attack", cell.parents["attack"])
-            found = [] if attack is None else read_candidates(attack)
-            trials.append(_trial(plan, with_traces(rows, found), cell))
-            _pictures(plan, entry, cell, rows, out)
-        elif cell.kind == "utility":
-            rows = read_rows(entry)
-            _note_errors(rows, cell, out)
-            utility.append(_utility(rows, cell))
-        elif cell.kind == "edit":
-            edits.append(_edit(entry, cell))
-        elif cell.attack is not None and not _is_control(cell.attack):
-            out.candidates.append(_found(plan, entry, cell))
-    out.trials = conform(_joined(trials)[TRIALS.names], TRIALS)
-    out.utility = conform(_joined(utility)[UTILITY.names], UTILITY)
-    out.edits = conform(_joined(edits)[EDITS.names], EDITS)
-    out.cells = conform(pd.DataFrame(list(cells.values()), columns=CELLS.names), CELLS)
-    out.missing = sorted(set(out.missing))
-    return out
+
+    def _trial(self, cell: Cell) -> dict[str, Any]:
+        assert cell.attack is not None  # noqa: S101 (trials have one)
+        return self._names.about(cell) | {
+            "source": self._names.source(cell),
+            "own_threshold": self._plan.surrogate.threshold,
+            "attack": self._names.attack(cell.attack),
+            "access": cell.attack.holds.name.lower(),
+            "control": cell.attack.control,
+            "gradients": cell.attack.gradients,
+            "attack_digest": cell.parents["attack"],
+            "trial_digest": cell.digest,
+        }
+
+    def _spent(self, cell: Cell, timing: Mapping[str, Any]) -> dict[str, Any]:
+        names = ("seconds", "model_seconds", "micro_batch", "peak_memory_mb")
+        return {
+            "kind": cell.kind,
+            "method": self._names.method(cell),
+            "source": self._names.source(cell),
+            "concept": cell.concept.text,
+            "repeat": cell.repeat,
+            "attack": "" if cell.attack is None else self._names.attack(cell.attack),
+            **{name: timing.get(name) for name in names},
+            "digest": cell.digest,
+        }
+
+    def _pictures(self, cell: Cell, entry: Entry, *, kept: Pictures, rows: pa.Table) -> None:
+        """Notes what the grids show of a trial: an ordinary one of the first repeat."""
+        assert cell.attack is not None  # noqa: S101 (trials have one)
+        prompts = np.array(_prompts(rows, len(kept.images)), dtype=object)
+        attack, method = self._names.attack(cell.attack), self._names.method(cell)
+        several, concept = len(cell.attack.prompt_sets) > 1, cell.concept.text
+        for name in dict.fromkeys(kept.sets.tolist()):
+            key, mine = (method, f"{attack}/{name}" if several else attack), kept.sets == name
+            self._out.pictures.add(concept, key, entry=_lean(entry), prompt_set=name)
+            self._out.scores.setdefault(concept, {})[key] = list(kept.scores[mine])
+            self._out.prompts.setdefault(concept, {})[key] = list(prompts[mine])
 
 
-def _note_errors(rows: pd.DataFrame, cell: Cell, out: Results) -> None:
-    lost = rows.loc[rows["status"] == "error", "reason"].value_counts()
-    for reason, n in sorted(lost.items(), key=lambda item: str(item[0])):
+class _Names:
+    """What tables call the specs of a plan: thousands of cells share a few."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._labels: dict[int, str] = {}
+        self._attacks: dict[int, str] = {}
+
+    def method(self, cell: Cell) -> str:
+        """As :attr:`Cell.method_label`."""
+        return self._label(cell.method) + cell.suffix if cell.method else ""
+
+    def source(self, cell: Cell) -> str:
+        """As :attr:`Cell.source_label`."""
+        return self._label(cell.source) + cell.suffix if cell.source else self.method(cell)
+
+    def attack(self, attack: Attack) -> str:
+        """As :meth:`Plan.attack_name`."""
+        if id(attack) not in self._attacks:
+            self._attacks[id(attack)] = self._plan.attack_name(attack)
+        return self._attacks[id(attack)]
+
+    def about(self, cell: Cell) -> dict[str, Any]:
+        """The columns that the rows of all kinds of cells share."""
+        return {
+            "method": self.method(cell),
+            "concept": cell.concept.text,
+            "family": cell.concept.family,
+            "repeat": cell.repeat,
+            "edit_digest": cell.parents.get("edit", cell.digest),
+        }
+
+    def _label(self, spec: Spec) -> str:
+        if id(spec) not in self._labels:
+            self._labels[id(spec)] = spec.label
+        return self._labels[id(spec)]
+
+
+def _lean(entry: Entry) -> Entry:
+    """The entry without its record, which a report of thousands of cells need not hold."""
+    return replace(entry, record={})
+
+
+def _note_errors(rows: pa.Table, cell: Cell, out: Results) -> None:
+    lost = rows.filter(pc.equal(rows["status"], "error"))["reason"].value_counts().to_pylist()
+    for reason, n in sorted((str(one["values"]), one["counts"]) for one in lost):
         out.errors.append(f"{cell.title}: {n} of {len(rows)} rows: {reason}")
-
-
-def _sound(store: Store, kind: str, digest: str) -> Entry | None:
-    """An entry whose files hold what they should; any other is set aside and counts as none."""
-    entry = store.find(kind, digest)
-    if entry is None:
-        return None
-    try:
-        check(entry)
-    except DamagedError as error:
-        store.reject(entry, str(error))
-        return None
-    return entry
-
-
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
-
-
-def _about(cell: Cell) -> dict[str, Any]:
-    return {
-        "method": cell.method_label,
-        "concept": cell.concept.text,
-        "family": cell.concept.family,
-        "repeat": cell.repeat,
-        "edit_digest": cell.parents.get("edit", cell.digest),
-    }
-
-
-def _spent(plan: Plan, cell: Cell, timing: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("seconds", "model_seconds", "micro_batch", "peak_memory_mb")
-    return {
-        "kind": cell.kind,
-        "method": cell.method_label,
-        "source": cell.source_label,
-        "concept": cell.concept.text,
-        "repeat": cell.repeat,
-        "attack": "" if cell.attack is None else plan.attack_name(cell.attack),
-        **{name: timing.get(name) for name in names},
-        "digest": cell.digest,
-    }
-
-
-def with_traces(rows: pd.DataFrame, candidates: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows with how the search for their goal went; missing where nobody kept account of it.
-
-    Args:
-        rows: Of a trial.
-        candidates: What its attack stored; without ``trace`` in stores of before there was one.
-    """
-    by = ["goal", "variant", "prompt"]
-    traces = pd.DataFrame(
-        [
-            {name: row[name] for name in by} | _account(trace)
-            for row in candidates
-            if (trace := row.get("trace"))
-        ],
-        columns=[*by, *_TRACE],
-    )
-    return rows.merge(traces.drop_duplicates(by), on=by, how="left")
-
-
-def _account(trace: dict[str, Any]) -> dict[str, Any]:
-    kept = Trace(**{**trace, "looks": tuple(trace["looks"])})
-    values = (kept.changed, kept.steps, kept.zero, kept.bad, kept.late_gain)
-    return dict(zip(_TRACE, values, strict=True))
-
-
-def _trial(plan: Plan, rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    assert cell.attack is not None  # noqa: S101
-    return rows.assign(
-        **_about(cell),
-        source=cell.source_label,
-        own_threshold=np.float32(plan.surrogate.threshold),
-        attack=plan.attack_name(cell.attack),
-        access=cell.attack.holds.name.lower(),
-        control=cell.attack.control,
-        gradients=cell.attack.gradients,
-        attack_digest=cell.parents["attack"],
-        trial_digest=cell.digest,
-    )
 
 
 def _is_control(attack: Attack) -> bool:
@@ -215,16 +205,9 @@ def _is_control(attack: Attack) -> bool:
     return attack.control or attack.name in CONTROLS["attacks"]
 
 
-def _found(plan: Plan, entry: Entry, cell: Cell) -> Found:
-    assert cell.attack is not None  # noqa: S101
-    name = plan.attack_name(cell.attack)
-    return Found(name, cell.method_label, cell.concept.text, repeat=cell.repeat, entry=entry)
-
-
-def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
+def _lost(plan: Plan, cell: Cell) -> Iterator[pa.Table]:
     """Rows of status ``error`` in place of a failed trial: lost images are counted, not dropped."""
     goals = [g for g in cell.goals for _ in range(cell.images)]
-    frames = []
     for judge in plan.judges:
         labels, counting = judge.labels(cell.concept), set(judge.counts(cell.concept))
         frame = pd.DataFrame(
@@ -240,66 +223,46 @@ def _lost(plan: Plan, cell: Cell) -> pd.DataFrame:
                 "reason": "the cell failed",
                 "own_score": np.float32("nan"),
                 "queries": np.int32(0),
-                **dict.fromkeys(_TRACE),
                 "image_sha256": "",
                 "judge": judge.name,
                 "threshold": np.float32(judge.threshold),
                 "score": np.float32("nan"),
             }
         )
-        frames += [frame.assign(label=label, counts=label in counting) for label in labels]
-    return _trial(plan, pd.concat(frames, ignore_index=True), cell)
+        for label in labels:
+            rows = frame.assign(label=label, counts=label in counting)
+            yield pa.Table.from_pandas(rows, preserve_index=False)
 
 
-def _utility(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    return rows.assign(**_about(cell), utility_digest=cell.digest)
-
-
-def _edit(entry: Entry, cell: Cell) -> pd.DataFrame:
+def _edit(entry: Entry, cell: Cell, named: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per concept that the edit erased."""
     about: Any = entry.record["cell"]
-    return pd.DataFrame(
-        [
-            {
-                **_about(cell),
-                "concept": concept.text,
-                "seconds": about["seconds"],
-                "peak_memory_mb": about["peak_memory_mb"],
-                "images": about["images"],
-                "gradient_steps": about["gradient_steps"],
-                "parameters_touched": about["parameters_touched"],
-                "parameters_total": about["parameters_total"],
-                "slots": ",".join(about["slots"]),
-                "preset": about["method"],
-                "notes": json.dumps(about.get("notes", {}), sort_keys=True),
-            }
-            for concept in cell.erased
-        ]
-    )
+    return [
+        {
+            **{name: value for name, value in named.items() if name in EDITS.names},
+            "concept": concept.text,
+            "seconds": about["seconds"],
+            "peak_memory_mb": about["peak_memory_mb"],
+            "images": about["images"],
+            "gradient_steps": about["gradient_steps"],
+            "parameters_touched": about["parameters_touched"],
+            "parameters_total": about["parameters_total"],
+            "slots": ",".join(about["slots"]),
+            "preset": about["method"],
+            "notes": json.dumps(about.get("notes", {}), sort_keys=True),
+        }
+        for concept in cell.erased
+    ]
 
 
-def _pictures(plan: Plan, entry: Entry, cell: Cell, rows: pd.DataFrame, out: Results) -> None:
-    assert cell.attack is not None  # noqa: S101
-    assert cell.method is not None  # noqa: S101
-    if cell.repeat or cell.source or not plan.suite.keep_images:
-        return
-    kept = read_pictures(entry)
-    prompts = np.array(_prompts(rows, len(kept.images)), dtype=object)
-    name_of_attack = plan.attack_name(cell.attack)
-    for name in dict.fromkeys(kept.sets.tolist()):
-        several = len(cell.attack.prompt_sets) > 1
-        key = (cell.method_label, f"{name_of_attack}/{name}" if several else name_of_attack)
-        mine, concept = kept.sets == name, cell.concept.text
-        out.pictures.setdefault(concept, {})[key] = list(kept.images[mine])
-        out.scores.setdefault(concept, {})[key] = list(kept.scores[mine])
-        out.prompts.setdefault(concept, {})[key] = list(prompts[mine])
-
-
-def _prompts(rows: pd.DataFrame, count: int) -> list[str]:
+def _prompts(rows: pa.Table, count: int) -> list[str]:
     """The prompts of the pictures that a trial keeps: ``count`` of its images, spread evenly.
 
     Rows go judge by judge, image by image, label by label.
     """
-    first = rows[rows["judge"] == rows["judge"].iloc[0]] if len(rows) else rows
-    texts = first["prompt"].tolist()[:: max(1, first["label"].nunique())]
+    judges, labels = rows["judge"].to_pylist(), rows["label"].to_pylist()
+    first = [i for i, judge in enumerate(judges) if judge == judges[0]]
+    every = rows["prompt"].to_pylist()
+    texts = [every[i] for i in first][:: max(1, len({labels[i] for i in first}))]
     chosen = [texts[i * len(texts) // count] for i in range(count)] if texts else [""] * count
     return [WITHHELD if about_minors(text) else text for text in chosen]

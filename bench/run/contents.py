@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from bench.core.digest import DamagedError
 from bench.run.store import Entry
 
-__all__ = ["Pictures", "check", "read_candidates", "read_pictures", "read_rows"]
+__all__ = ["Content", "Pictures", "check", "read", "read_pictures"]
 
 _NUMBER = (int, float)
 _TEXT = (str,)
@@ -71,34 +72,58 @@ class Pictures:
     sets: NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The part of an entry that others read, as far as its kind has it.
+
+    Attributes:
+        rows: Of a trial or a utility cell.
+        candidates: What an attack found, an object per candidate.
+    """
+
+    rows: pa.Table | None = None
+    candidates: list[dict[str, Any]] | None = None
+
+
 def check(entry: Entry) -> None:
-    """Reads everything that others will read of an entry.
+    """Reads all that others may read of an entry.
+
+    Raises:
+        DamagedError: it is not what an entry of its kind holds.
+    """
+    read(entry)
+    if entry.kind == "trial":
+        read_pictures(entry)
+
+
+def read(entry: Entry) -> Content:
+    """Reads everything that a report needs of an entry, but for the pictures of a trial.
 
     Raises:
         DamagedError: it is not what an entry of its kind holds.
     """
     _typed(entry.record.get("timing"), _TIMING, "record.json: timing")
-    _CHECKS.get(entry.kind, _nothing)(entry)
+    return _READ.get(entry.kind, _nothing)(entry)
 
 
-def read_rows(entry: Entry) -> pd.DataFrame:
-    """Returns the rows of a trial or of a utility cell.
-
-    Raises:
-        DamagedError: there are none, or not with their columns.
-    """
+def _rows(entry: Entry) -> pa.Table:
+    """The rows of a trial or of a utility cell, with the columns that are always there."""
     name = "rows.parquet"
     path = _file(entry, name)
     try:
-        rows = pd.read_parquet(path)
+        # One small file: threads would cost more than they save.
+        with pq.ParquetFile(path) as file:
+            rows = file.read(use_threads=False)
     except (ValueError, OSError, OverflowError, TypeError) as error:
         raise _damaged(name, error) from error
     for column, kind in _COLUMNS[entry.kind].items():
-        if column not in rows:
+        if column not in rows.column_names:
             raise DamagedError(f"{name}: expected a column {column!r}, got none")
-        if len(rows) and not _KINDS[kind](rows[column]):
-            raise DamagedError(f"{name}: expected {column!r} of {kind}, got {rows[column].dtype}")
-    return rows if "reason" in rows else rows.assign(reason="")  # older rows: none had any
+        if len(rows) and not _KINDS[kind](found := rows.schema.field(column).type):
+            raise DamagedError(f"{name}: expected {column!r} of {kind}, got {found}")
+    if "reason" not in rows.column_names:  # older rows: none had any
+        rows = rows.append_column("reason", pa.array([""] * len(rows), pa.string()))
+    return rows
 
 
 def read_pictures(entry: Entry) -> Pictures:
@@ -117,12 +142,7 @@ def read_pictures(entry: Entry) -> Pictures:
     return kept
 
 
-def read_candidates(entry: Entry) -> list[dict[str, Any]]:
-    """Returns what an attack found, an object a candidate.
-
-    Raises:
-        DamagedError: the file is not as an attack writes it, or its tensors are not there.
-    """
+def _candidates(entry: Entry) -> list[dict[str, Any]]:
     name = "candidates.json"
     rows = _json(entry, name)
     if not isinstance(rows, list):
@@ -137,32 +157,34 @@ def read_candidates(entry: Entry) -> list[dict[str, Any]]:
     return rows
 
 
-def _edit(entry: Entry) -> None:
+def _edit(entry: Entry) -> Content:
     _typed(entry.record.get("cell"), _EDIT, "record.json: cell")
     if not isinstance(_json(entry, "edit.json"), dict):
         raise DamagedError("edit.json: expected an object, got another value")
     _tensor_names(entry, "weights.safetensors")
+    return Content()
 
 
-def _reference(entry: Entry) -> None:
+def _reference(entry: Entry) -> Content:
     _images(_arrays(entry, ("images",))["images"])
+    return Content()
 
 
-def _trial(entry: Entry) -> None:
-    read_rows(entry)
-    read_pictures(entry)
+def _trial(entry: Entry) -> Content:
+    return Content(rows=_rows(entry))
 
 
-def _utility(entry: Entry) -> None:
-    read_rows(entry)
+def _utility(entry: Entry) -> Content:
+    return Content(rows=_rows(entry))
 
 
-def _attack(entry: Entry) -> None:
-    read_candidates(entry)
+def _attack(entry: Entry) -> Content:
+    return Content(candidates=_candidates(entry))
 
 
-def _nothing(entry: Entry) -> None:
+def _nothing(entry: Entry) -> Content:
     """Nobody reads files of other kinds."""
+    return Content()
 
 
 def _file(entry: Entry, name: str) -> Any:
@@ -223,12 +245,20 @@ def _damaged(name: str, error: Exception) -> DamagedError:
     return DamagedError(f"{name}: {told[:200]}")
 
 
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "text": lambda c: pd.api.types.is_string_dtype(c),
-    "number": lambda c: pd.api.types.is_numeric_dtype(c) and not pd.api.types.is_bool_dtype(c),
-    "bool": pd.api.types.is_bool_dtype,
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+_KINDS: dict[str, Callable[[pa.DataType], bool]] = {
+    "text": _is_text,
+    "number": _is_number,
+    "bool": pa.types.is_boolean,
 }
-_CHECKS: dict[str, Callable[[Entry], None]] = {
+_READ: dict[str, Callable[[Entry], Content]] = {
     "edit": _edit,
     "reference": _reference,
     "attack": _attack,

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.special import ndtri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,6 +263,8 @@ def compare_paired(
         ValueError: If the two do not have exactly the same unique (prompt, seed) keys, or have
         none.
     """
+    from scipy.stats import binomtest  # seconds to import, and no table needs it
+
     a, b, prompts = _aligned(first, second)
     first_only, second_only = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     disagree = first_only + second_only
@@ -319,7 +321,7 @@ def _checked(confidence: float) -> float:
 
 
 def _z(confidence: float) -> float:
-    return float(norm.ppf((1 + _checked(confidence)) / 2))
+    return float(ndtri((1 + _checked(confidence)) / 2))
 
 
 def _booleans(success: ArrayLike) -> NDArray[np.bool_]:

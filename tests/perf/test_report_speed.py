@@ -1,14 +1,21 @@
-"""How long the table of 100,000 rows takes."""
+"""How long the table of 100,000 rows takes, and the report of a store of 2,000 cells with its memory."""
 
 from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.run.store import Store
 from bench.tables.schema import EDITS, TRIALS, UTILITY, conform
 from bench.tables.tables import summarise
+from tests.perf.full_store import fill, large_plan
 
 ROWS = 100_000
 
@@ -58,3 +65,29 @@ def test_summarise_a_hundred_thousand_rows(benchmark: BenchmarkFixture) -> None:
         summarise, (rows, empty[0]), {"edits": empty[1], "suite": "speed"}, rounds=3
     )
     assert len(table) == 10 * 10 * (5 + 1)
+
+
+REPORT = """
+import sys
+from bench.cli.main import app
+app(sys.argv[1:], result_action="return_value")
+print(open("/proc/self/status").read(), file=sys.stderr)
+"""
+
+
+@pytest.mark.perf
+def test_report_of_2000_cells(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    """The whole command, imports and plan too; its peak of memory is in the extra information."""
+    fill(Store(tmp_path / "store"), large_plan(tmp_path, 1))
+    words = ["report", str(tmp_path / "large.yaml"), "--store", str(tmp_path / "store")]
+
+    def report() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", REPORT, *words, "--out", str(tmp_path / "report")],
+            check=True, capture_output=True, text=True,
+        ).stderr  # fmt: skip
+
+    said = benchmark.pedantic(report, rounds=1)
+    peak = re.search(r"VmHWM:\s+(\d+) kB", said)
+    assert peak is not None
+    benchmark.extra_info["peak MiB"] = int(peak[1]) // 1024

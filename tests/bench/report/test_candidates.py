@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from attacks.shared.prompt_file import read_prompts, read_tensors
 from bench.report.candidates import LIMIT, write_candidates
-from bench.run.collect import Found
+from bench.run.results import Found
 from bench.run.store import Store
 
 NASTY = "a%b_c&d{e}$f#|*g\\h"

@@ -32,8 +32,9 @@ from bench.model.encoder import TextEncoder
 from bench.model.guidance import ClassifierFree, Guidance
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.run.collect import Results, collect
+from bench.run.collect import collect
 from bench.run.plan import Plan, make_plan
+from bench.run.results import Results
 from bench.run.runner import Outcome, run_plan
 from bench.run.store import Store
 from bench.tables.tables import summarise

@@ -26,10 +26,11 @@ from bench.core.errors import UsageError
 from bench.core.shipped import clip_folder
 from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
-from bench.run.collect import collect, with_traces
+from bench.run.collect import collect
 from bench.run.plan import Cell, Plan, make_plan
 from bench.run.runner import Outcome, Watcher, run_plan
 from bench.run.store import Entry, Store
+from bench.run.traces import SEARCH, TRACE, traces_of, with_traces
 from bench.tables.schema import CELLS as CELLS_SCHEMA
 from bench.tables.tables import summarise
 from methods.few_shot import FewShot
@@ -624,7 +625,7 @@ import torch
 torch.set_num_threads(1)  # a forked child must not wait for threads that it does not have
 
 import bench.run.runner
-from bench.run.collect import collect, with_traces
+from bench.run.collect import collect
 from bench.model.text_to_image import load_model
 from bench.run.plan import make_plan
 from bench.tables.tables import summarise
@@ -791,6 +792,7 @@ def test_candidates_stored_before_searches_were_kept_are_still_read(
     assert attack is not None
     found: Any = attack.read_json("candidates.json")
     old = [{k: v for k, v in row.items() if k != "trace"} for row in found]
-    traced = with_traces(rows, old)
+    traces = pd.DataFrame(traces_of(old, attack.digest), columns=[*SEARCH, *TRACE])
+    traced = with_traces(rows.assign(attack_digest=attack.digest), traces)
     assert len(traced) == len(rows)
     assert traced[["changed", "gradient_steps", "late_gain"]].isna().to_numpy().all()

@@ -19,8 +19,9 @@ from bench.model.text_to_image import TextToImage
 from bench.report import plots
 from bench.report.heat_map import heat_map
 from bench.report.write import write_report
-from bench.run.collect import Results, collect
+from bench.run.collect import collect
 from bench.run.plan import Plan, make_plan
+from bench.run.results import Results
 from bench.run.runner import run_plan
 from bench.run.store import Store
 from bench.tables import schema

@@ -1,0 +1,97 @@
+"""The results of a plan: the report's frames, and where the kept pictures lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from bench.run.contents import read_pictures
+from bench.run.store import Entry
+from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY
+
+__all__ = ["Found", "PicturesOf", "Results"]
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The finds of an attack on a method.
+
+    Attributes:
+        attack: What tables call it.
+        method: The method's label.
+        concept: Its name.
+        repeat: Index of the independent edit.
+        entry: The attack's folder in the store.
+    """
+
+    attack: str
+    method: str
+    concept: str
+    repeat: int
+    entry: Entry
+
+
+class PicturesOf(Mapping[str, dict[Key, list[Any]]]):
+    """The kept pictures by concept, read from the store when they are asked for and not held."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[Key, tuple[Entry, str]]] = {}
+
+    def add(self, concept: str, key: Key, *, entry: Entry, prompt_set: str) -> None:
+        """Notes where the pictures of a trial and prompt set lie."""
+        self._kept.setdefault(concept, {})[key] = (entry, prompt_set)
+
+    def __getitem__(self, concept: str) -> dict[Key, list[Any]]:
+        """(method, attack) -> pictures, uint8 [H, W, 3]."""
+        shown = {}
+        for key, (entry, prompt_set) in self._kept[concept].items():
+            kept = read_pictures(entry)
+            shown[key] = list(kept.images[kept.sets == prompt_set])
+        return shown
+
+    def __iter__(self) -> Iterator[str]:
+        """The concepts, in the order of the plan."""
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        """How many concepts have pictures."""
+        return len(self._kept)
+
+
+@dataclass(slots=True)
+class Results:
+    """The results of a plan, as far as the store has them.
+
+    Attributes:
+        trials: Rows of ``TRIALS``; a trial that failed has one row of status ``error`` for each
+            image it owed.
+        utility: Rows of ``UTILITY``.
+        edits: Rows of ``EDITS``.
+        cells: Rows of ``CELLS``, of the cells that are there.
+        pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3]; read when asked for.
+        scores: concept -> (method, attack) -> the scores of record of the pictures.
+        prompts: The same for the prompts of the pictures; one that was withheld is not among them.
+        candidates: What the attacks found that are no controls.
+        missing: Titles of cells that are neither there nor failed: the run is not finished.
+        failed: Titles of cells that failed.
+        errors: Of cells that are there, a line per reason why rows have the status ``error``.
+        seconds: Time spent computing the cells, inside models and in all.
+    """
+
+    trials: pd.DataFrame = field(default_factory=TRIALS.empty)
+    utility: pd.DataFrame = field(default_factory=UTILITY.empty)
+    edits: pd.DataFrame = field(default_factory=EDITS.empty)
+    cells: pd.DataFrame = field(default_factory=CELLS.empty)
+    pictures: PicturesOf = field(default_factory=PicturesOf)
+    scores: dict[str, dict[Key, list[float]]] = field(default_factory=dict)
+    prompts: dict[str, dict[Key, list[str]]] = field(default_factory=dict)
+    candidates: list[Found] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    seconds: tuple[float, float] = (0.0, 0.0)
