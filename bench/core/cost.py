@@ -1,4 +1,4 @@
-"""What a piece of work spent, beside its seconds and memory, and what it has to say of itself."""
+"""Counts what a piece of work spends beside seconds and memory, and keeps what it says of itself."""
 
 from __future__ import annotations
 

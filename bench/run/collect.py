@@ -152,7 +152,7 @@ class _Reading:
 
 
 class _Names:
-    """What tables call the specs of a plan: thousands of cells share a few."""
+    """The names that tables give the specs of a plan: thousands of cells share a few."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

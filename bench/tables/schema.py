@@ -115,7 +115,7 @@ _KEPT = ", if the attack keeps account"
 
 TRIALS = Schema(
     "trials",
-    "One row a (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
+    "One row per (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
     (
         _METHOD,
         Column("source", _TEXT, "The method the candidate was found on: `method`, or a transfer."),
@@ -166,7 +166,7 @@ TRIALS = Schema(
 
 UTILITY = Schema(
     "utility",
-    "One row a (edit, prompt, seed, metric): what the edit cost on prompts for other things.",
+    "One row per (edit, prompt, seed, metric): what the edit cost on prompts for other things.",
     (
         _METHOD,
         _CONCEPT,
@@ -187,7 +187,7 @@ UTILITY = Schema(
 
 EDITS = Schema(
     "edits",
-    "One row an edited model.",
+    "One row per edited model.",
     (
         _METHOD,
         _CONCEPT,
@@ -212,7 +212,7 @@ EDITS = Schema(
 
 CELLS = Schema(
     "cells",
-    "One row a computed cell: what its work took, whatever it was. Measured, so no two runs agree.",
+    "One row per computed cell: what its work took, whatever it was. Measured, so no two runs agree.",
     (
         Column("kind", _TEXT, "`reference`, `edit`, `attack`, `trial` or `utility`."),
         Column("method", _TEXT, "The erasure method; empty for references."),
@@ -246,7 +246,7 @@ _OK_ONLY = "over the images with status ok"
 
 TABLE = Schema(
     "table",
-    "One line a (judge, method, concept, attack), derived from the rows by "
+    "One line per (judge, method, concept, attack), derived from the rows by "
     "`bench.tables.tables.summarise`; lines of concept `all` pool the rows of all concepts. "
     "A refused or blanked image is not a success and stays in `n`. A row with an error, or one "
     "whose judge abstained, says nothing about the edit: it is counted and shown but is not in "
@@ -348,7 +348,7 @@ TABLE = Schema(
 
 TRANSFER = Schema(
     "transfer",
-    "One line a (judge, attack, concept, source, target), derived from the rows by "
+    "One line per (judge, attack, concept, source, target), derived from the rows by "
     "`bench.tables.transfer.matrix`, where the suite names attacks under `transfer`: what an "
     "attack found on one method, tried on another, on the seeds of the ordinary trial. Where "
     "source and target are one, it is the ordinary attack. Counted as in `table`.",
@@ -376,7 +376,7 @@ FLAG_NAMES = (
 
 FLAGS = Schema(
     "flags",
-    "One line a raised flag: a sign that a line of the table should not be taken at face value. "
+    "One line per raised flag: a sign that a line of the table should not be taken at face value. "
     "`docs/flags.md` says when each is raised and what to do; no line is hidden or changed by one.",
     (
         _METHOD,

@@ -175,7 +175,7 @@ def test_scores_are_not_successes() -> None:
 
 
 def test_labels_match_rows() -> None:
-    with pytest.raises(ValueError, match="one cluster label a row"):
+    with pytest.raises(ValueError, match="one cluster label per row"):
         proportion([True, False], [0, 1, 2])
 
 
