@@ -27,7 +27,7 @@ _LOCAL, _DRAFTS = Path("results/local"), Path("results/drafts")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a user asked for, as far as it decides the results.
+    """The request of a user, as far as it decides the results.
 
     Attributes:
         source: The suite: the name of a shipped one, or a file.
@@ -45,7 +45,7 @@ class Asked:
 
     @property
     def command(self) -> str:
-        """What computes the same again."""
+        """The command that computes the same again."""
         words = ["tvc-bench", "run", self.source]
         words += [word for pattern in self.only for word in ("--only", pattern)]
         for name, value in (("--limit", self.limit), ("--seed", self.seed)):
@@ -54,7 +54,10 @@ class Asked:
         return shlex.join(words)
 
     def command_to(self, folder: Path | None) -> str:
-        """What computes the same again and writes its report to the same folder; ``None``: by itself."""
+        """The command that computes the same again and writes its report to the same folder.
+
+        ``None`` stands for the folder that the command would choose by itself.
+        """
         return (
             self.command if folder is None else f"{self.command} --out {shlex.quote(str(folder))}"
         )

@@ -1,4 +1,4 @@
-"""What there is to choose from: plug-ins, suites, concepts, and what a store holds, as name and description."""
+"""Lists of what there is to choose from, as name and description: plug-ins, suites, concepts, entries."""
 
 from __future__ import annotations
 

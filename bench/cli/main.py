@@ -8,38 +8,26 @@ the code: `tvc-bench run | head -1` computes everything and writes the report.
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
-import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from bench.cli.listing import Listed, listing
-from bench.core.characters import HIDDEN
+from bench.cli.output import err, out, print_json, rows_of, show
+from bench.cli.request import code_of, device_of, loaded, planned
 from bench.core.digest import StoreError
 from bench.core.environment import line
 from bench.core.errors import UsageError, shown
 from bench.core.files import regular
 from bench.core.streams import Lost, patient
-from bench.core.terminal import PlainFormatter, Terminal
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from bench.config.suite import Code, Suite
-    from bench.model.pipeline.inspect import BaseFiles
-    from bench.model.text_to_image import TextToImage
-    from bench.publish import Asked, Published
-    from bench.run.plan import Plan
+from bench.core.terminal import PlainFormatter
 
 __all__ = ["app", "main"]
 
-out = Terminal()
-err = Terminal(stderr=True)
 app = App(
     name="tvc-bench",
     help="Adversarial robustness benchmark for concept erasure in text-to-image diffusion models.",
@@ -107,7 +95,7 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
     """Shows what a run would compute, and what the store already holds."""
     from bench.run.store import Store
 
-    _, made, _ = _plan(suite, only, limit, seed, code=_code(allow_code))
+    _, made, _ = planned(suite, only, limit, seed, code=code_of(allow_code))
     ledger = Store(store)
     cells = [
         {
@@ -120,7 +108,7 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
     ]
     done = sum(bool(c["done"]) for c in cells)
     if json_:
-        _print_json(
+        print_json(
             {
                 "suite": made.suite.name,
                 "partial": made.partial,
@@ -151,9 +139,9 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
     from bench.run.runner import run_plan
     from bench.run.store import Store
 
-    files, made, asked = _plan(suite, only, limit, seed, code=_code(allow_code))
+    files, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
     check_place(out_ or place(made, asked), made.suite.name)  # not after hours of work
-    base = _loaded(files, made, device=device, batch_size=batch_size, compiled=compile_)
+    base = loaded(files, made, device=device, batch_size=batch_size, compiled=compile_)
     ledger = Store(store)
     ledger.clean_tmp()
     watcher = watcher_for(err if json_ else out)
@@ -163,18 +151,18 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         watcher.stop()
     done = publish(made, ledger, asked, folder=out_, outcome=outcome)
     if json_:
-        _print_json(
+        print_json(
             {
                 "suite": made.suite.name,
                 "out": str(done.folder),
                 **outcome.as_json(),
                 "errors": done.found.errors,
-                "table": _rows(done.table),
-                "flags": _rows(done.flags),
+                "table": rows_of(done.table),
+                "flags": rows_of(done.flags),
             }
         )
     else:
-        _show(done)
+        show(done)
         out.print(
             f"\n{outcome.computed} cells computed, {outcome.cached} from the store, {len(outcome.failed)} failed; "
             f"{outcome.seconds:.1f} s, of which {100 * outcome.overhead:.1f} % outside the models' own compute",
@@ -195,21 +183,21 @@ def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = No
     from bench.publish import publish
     from bench.run.store import Store
 
-    _, made, asked = _plan(suite, only, limit, seed, code=_code(allow_code))
+    _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
     done = publish(made, Store(store), asked, folder=out_)
     if json_:
-        _print_json(
+        print_json(
             {
                 "suite": made.suite.name,
                 "out": str(done.folder),
                 "missing": done.found.missing,
                 "errors": done.found.errors,
-                "table": _rows(done.table),
-                "flags": _rows(done.flags),
+                "table": rows_of(done.table),
+                "flags": rows_of(done.flags),
             }
         )
     else:
-        _show(done)
+        show(done)
     return 1 if done.found.failed or done.found.errors else 0
 
 
@@ -218,7 +206,7 @@ def ls(what: Listed = "methods", *, store: StoreArg = _STORE, json_: Json = Fals
     """Lists what there is."""
     rows = listing(what, store)
     if json_:
-        _print_json(rows)
+        print_json(rows)
     else:
         width = max((len(r["name"]) for r in rows), default=0)
         for row in rows:
@@ -240,7 +228,7 @@ def verify(*, store: StoreArg = _STORE, json_: Json = False) -> int:
     damage = ledger.verify()
     entries = ledger.count() - sum(d.attempt is None for d in damage)
     if json_:
-        _print_json(
+        print_json(
             {
                 "entries": entries,
                 "damaged": [
@@ -270,7 +258,7 @@ def paper(suite: str = "mini-claims", *,
 
     logging.getLogger("tvc").setLevel(logging.INFO)
     for path in on_a_suite(
-        suite, claims, work=work, out=out_, concepts=concepts, seeds=seeds, quick=quick, device=_device(device)
+        suite, claims, work=work, out=out_, concepts=concepts, seeds=seeds, quick=quick, device=device_of(device)
     ):  # fmt: skip
         out.print(str(path), soft_wrap=True)
     return 0
@@ -289,10 +277,10 @@ def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negativ
 
     logging.getLogger("bench").setLevel(logging.INFO)
     folder, found = measure_speed(
-        _device(device), out=out_, models=models, parts=parts, quick=quick, compile_seconds=compile_seconds
+        device_of(device), out=out_, models=models, parts=parts, quick=quick, compile_seconds=compile_seconds
     )  # fmt: skip
     if json_:
-        _print_json(found)
+        print_json(found)
     else:
         out.print((folder / "README.md").read_text(), soft_wrap=True)
     return 0
@@ -310,7 +298,7 @@ def train(*, work: Path = Path(".train"), out_: Annotated[Path | None, Parameter
     from bench.mini.train.build import build
 
     logging.getLogger("bench").setLevel(logging.INFO)
-    build(work, out_ or model_folder(), seed=seed, device=_device(device))
+    build(work, out_ or model_folder(), seed=seed, device=device_of(device))
     return 0
 
 
@@ -322,119 +310,19 @@ def check(*, folder: Path | None = None, json_: Json = False, device: Device = "
     """Measures the miniature against its bars and its cost."""
     from bench.core.shipped import model_folder
     from bench.mini.card import write_card
-    from bench.mini.check import check_model, show
+    from bench.mini.check import check_model
+    from bench.mini.check import show as show_check
 
     folder = folder or model_folder()
     notes = "" if card is None else regular(card).read_text(encoding="utf-8")  # not after the work
-    found = check_model(folder, device=_device(device), scale=quick)
+    found = check_model(folder, device=device_of(device), scale=quick)
     if card is not None:
         write_card(folder, found, notes)
     if json_:
-        _print_json(found)
+        print_json(found)
     else:
-        show(found, out)
+        show_check(found, out)
     return 0 if all(row["met"] for row in found["bars"]) else 1
-
-
-# -- helpers -------------------------------------------------------------------------------------
-
-
-def _code(allowed: bool) -> Code:
-    return "named" if allowed else "installed"
-
-
-def _device(name: str) -> str:
-    if name == "cpu":
-        return name  # there always is one: torch need not be asked
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(1, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise UsageError(
-                f"--device {name!r}: not usable here ({str(error).splitlines()[0]})"
-            ) from error
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _plan(
-    source: str,
-    only: tuple[str, ...],
-    limit: int | None,
-    seed: int | None,
-    *,
-    code: Code,
-) -> tuple[BaseFiles, Plan, Asked]:
-    """The base's files, the plan of a suite, and what was asked for; no network is loaded."""
-    from bench.config.suite import load_suite
-    from bench.model.pipeline.inspect import inspect_base
-    from bench.publish import Asked
-    from bench.run.plan import make_plan
-
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit: expected at least 1, got {limit}")
-    suite: Suite = load_suite(source, code=code)
-    other = None if seed == suite.seed else seed
-    if other is not None:
-        suite = suite.with_(seed=other)
-    base = inspect_base(suite.base, revision=suite.revision)
-    plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
-    for warning in plan.warnings:
-        err.print(f"warning: {warning}", soft_wrap=True)
-    return base, plan, Asked(source, only, limit, other, code)
-
-
-def _loaded(
-    files: BaseFiles, plan: Plan, *, device: str, batch_size: str, compiled: bool
-) -> TextToImage:
-    """The unedited model of a plan."""
-    from bench.model.backbone import load_inspected
-    from bench.model.batching import MicroBatch
-    from bench.model.text_to_image import TextToImage
-
-    where = _device(device)
-    micro = MicroBatch(_batch(batch_size, where))
-    backbone = load_inspected(files, dtype=plan.suite.dtype, device=where, compile=compiled)
-    return TextToImage(backbone, micro=micro)
-
-
-def _batch(text: str, device: str) -> int:
-    if text == "auto":  # it shrinks by itself when memory runs out
-        return 256 if device.startswith("cuda") else 64
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch-size: expected a number from 1 or auto, got {text!r}")
-    return int(text)
-
-
-def _show(report: Published) -> None:
-    from bench.report.place import listed
-    from bench.tables.flags import console_flags
-    from bench.tables.text import console
-
-    out.print(console(report.table, width=out.width))
-    out.print(console_flags(report.flags))
-    for name in listed(report.folder):
-        out.print(f"  {report.folder / name}", soft_wrap=True)
-    for lost in report.found.errors:
-        out.print(f"errors: {lost}", soft_wrap=True)
-    if missing := report.found.missing:
-        out.print(f"{len(missing)} cells are not computed yet: run the suite")
-
-
-def _rows(table: pd.DataFrame) -> Any:
-    return json.loads(table.to_json(orient="records"))
-
-
-def _print_json(value: Any) -> None:
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    # Controls above ASCII and marks of direction are no news to JSON, but they are to a terminal.
-    sys.stdout.write(HIDDEN.sub(_as_json, text) + "\n")
-
-
-def _as_json(found: re.Match[str]) -> str:
-    return found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1]
 
 
 def _keep_heap() -> None:

@@ -26,7 +26,7 @@ _PLAIN_EVERY_S = 10.0
 
 
 class _Rate:
-    """Steps a second of the current cell."""
+    """Steps per second of the current cell."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -123,7 +123,7 @@ class PlainWatcher(Watcher):
             )
 
     def done(self, cell: Cell, seconds: float) -> None:
-        """A line a cell, with an estimate of what is left."""
+        """A line per cell, with an estimate of what is left."""
         gone = self._number + 1
         left = (time.monotonic() - self._began) / gone * (self._todo - gone)
         self._say(f"[{gone}/{self._todo}] {cell.title}  {seconds:.1f} s, about {left:.0f} s left")

@@ -44,7 +44,7 @@ Weight: TypeAlias = Annotated[float, Field(ge=0, le=1e6)]
 """Of a term of a loss or of an equation: 0 to a million."""
 
 Factor: TypeAlias = Annotated[float, Field(ge=-1000, le=1000)]
-"""What a difference is multiplied by, either way: -1,000 to 1,000."""
+"""A factor of a difference, either way: -1,000 to 1,000."""
 
 Number: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
 """A score or a threshold of any scale: -1,000,000 to 1,000,000."""

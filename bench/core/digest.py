@@ -1,4 +1,4 @@
-"""What identifies a value, a file and a folder, and how bytes reach the disk for good.
+"""Digests of values, files and folders, and how bytes reach the disk for good.
 
 A value is the sha256 of its canonical JSON: sorted keys, no whitespace, UTF-8 and only plain JSON
 types, so that two processes (or two years) that mean the same thing write the same bytes. `1`,
@@ -44,7 +44,7 @@ class DamagedError(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What a manifest says of one file."""
+    """The line of a manifest on one file."""
 
     sha256: str
     size: int

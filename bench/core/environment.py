@@ -1,4 +1,4 @@
-"""What is the fault of the place where a command runs: full disks, missing rights, names too long.
+"""Faults of the place where a command runs: full disks, missing rights, names too long.
 
 Such an error is one line that names the path and says what to do, and exit code 2.
 """
@@ -40,7 +40,7 @@ _EVERYWHERE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
     | {errno.EMFILE, errno.ENFILE}
 )
-"""What the next cell would meet as well. Of rights that lack it is not sure: they may be those of one file."""
+"""Faults that the next cell would meet as well. Of rights that lack it is not sure: they may be those of one file."""
 _RUST = re.compile(r"\(os error ([0-9]+)\)|\bcode: ([0-9]+)\b")
 
 

@@ -1,4 +1,4 @@
-"""What the user got wrong, in one clear line: where, what was expected, what came."""
+"""Errors of the user, in one clear line: where, what was expected, what came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a safetensors file says of itself: names, shapes, precisions and metadata, no values.
+"""The header of a safetensors file: names, shapes, precisions and metadata, no values.
 
 The format is eight bytes with the length of a JSON text, that text, and the values one after the
 other (https://github.com/huggingface/safetensors, "Format"). Reading it takes milliseconds at any

@@ -69,7 +69,7 @@ class Spec(BaseModel):
         return cls(**{**cls.presets[preset], **overrides})
 
     def identity(self) -> dict[str, Any]:
-        """What the digest covers: kind, name, revision, the identity fields, and the content of :meth:`files`."""
+        """The value that is hashed: kind, name, revision, the identity fields, the content of :meth:`files`."""
         fields = self.model_dump(mode="json")
         for field, info in type(self).model_fields.items():
             extra = info.json_schema_extra

@@ -62,7 +62,7 @@ class _Patient:
                 self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """What is still in the stream's buffer goes nowhere, so that the end of Python finds no fault."""
+        """Sends what is still in the stream's buffer nowhere, so that the end of Python finds no fault."""
         self.failed = error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:

@@ -1,1 +1,1 @@
-"""What decides whether an image shows a concept: one judge a file."""
+"""Judges decide whether an image shows a concept: one judge per file."""

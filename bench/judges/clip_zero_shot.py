@@ -71,7 +71,7 @@ class ClipZeroShot(Judge):
             raise UsageError(str(error)) from error
 
     def texts(self, concept: Concept) -> tuple[str, ...]:
-        """What the images are compared with, the concept first.
+        """Returns the texts that the images are compared with, the concept first.
 
         Raises:
             ValueError: the concept's only alternative is itself.

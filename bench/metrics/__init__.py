@@ -1,1 +1,1 @@
-"""What an edit cost the rest of the model: one metric a file."""
+"""Metrics say what an edit cost the rest of the model: one metric per file."""

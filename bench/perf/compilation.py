@@ -1,4 +1,4 @@
-"""What ``torch.compile`` would give: a gradient step through the UNet, plain and compiled, in a process of its own.
+"""Measures what ``torch.compile`` gives: a gradient step through the UNet, plain and compiled, in a process of its own.
 
 A process of its own, because compiling writes into the networks, can take minutes and can fail; a
 limit of time ends it.

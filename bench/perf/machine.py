@@ -1,4 +1,4 @@
-"""What speed was measured on, and the fastest that it multiplies matrices."""
+"""The machine that speed is measured on, and the fastest that it multiplies matrices."""
 
 from __future__ import annotations
 

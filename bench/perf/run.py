@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MODELS: Final = ("miniature", "sd14")
 PARTS: Final = ("utilisation", "throughput", "breakdown", "compilation")
-"""What is measured of a model, in this order."""
+"""The parts that are measured of a model, in this order."""
 
 _DTYPES: Final[tuple[Dtype, ...]] = ("float32", "bfloat16")
 _ONLY_ON_A_GPU: Final = (

@@ -33,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a job took.
+    """The time and memory that a job took.
 
     Attributes:
         seconds: One a repeat.

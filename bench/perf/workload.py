@@ -135,7 +135,7 @@ def dtype_of(name: Dtype) -> torch.dtype:
 
 @cache
 def concept() -> Concept:
-    """What is erased and attacked."""
+    """The concept that is erased and attacked."""
     return load_suite("mini-quick").known_concepts[_CONCEPT]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.report.canvas import Canvas
-from bench.report.plots import INK, MUTED, style
+from bench.report.style import INK, MUTED, style
 from bench.tables.text import wrapped
 
 __all__ = ["caption", "grid", "written"]

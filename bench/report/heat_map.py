@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bench.report.plots import DPI, INK, MUTED, Status, stamp, style
+from bench.report.style import DPI, INK, MUTED, Status, stamp, style
 from bench.tables.tables import ALL
 from bench.tables.text import wrapped
 from bench.tables.transfer import ranked

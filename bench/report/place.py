@@ -32,7 +32,7 @@ _FILES = frozenset(
 _GRID = re.compile(r"grid-.*\.png")
 _STAGING = re.compile(r"\.report-[0-9a-f]{16}")
 _TORN = re.compile(r"\..*\.[0-9]+-[0-9a-f]{16}\.tmp")
-"""What a killed report of an earlier version has left."""
+"""The name of a file that a killed report of an earlier version has left."""
 _HEAD = 64 * 1024
 _WITHOUT_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF})
 """Where a filesystem has no locks, two reports at once are not kept apart."""

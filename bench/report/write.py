@@ -32,7 +32,7 @@ __all__ = ["Report", "write_report"]
 
 
 class Report(NamedTuple):
-    """What was derived from the rows.
+    """The table and the flags that were derived from the rows.
 
     Attributes:
         table: Lines of :data:`~bench.tables.schema.TABLE`.
@@ -212,7 +212,7 @@ def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:
 
 
 def _spent(cells: pd.DataFrame) -> str:
-    """What the page says of the time and memory that the cells took."""
+    """The section of the page on the time and memory that the cells took."""
     most = cells.groupby("kind", sort=False)["peak_memory_mb"].max().dropna()
     peaks = ", ".join(f"{kind} {peak:.0f} MiB" for kind, peak in most.items())
     said = f" The largest peak of memory of each kind of cell: {peaks}." * bool(peaks)

@@ -13,7 +13,7 @@ __all__ = ["SEARCH", "TRACE", "traces_of", "with_traces"]
 
 TRACE = ("changed", "gradient_steps", "gradient_zero", "gradient_bad", "late_gain")
 SEARCH = ("attack_digest", "goal", "variant", "prompt")
-"""What a row and the account of the search behind it have in common."""
+"""The columns that a row and the account of the search behind it have in common."""
 
 
 def traces_of(candidates: Iterable[Mapping[str, Any]], digest: str) -> list[tuple[Any, ...]]:

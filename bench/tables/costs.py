@@ -1,4 +1,4 @@
-"""What the edits cost, and what methods chose by themselves, as a person reads it."""
+"""The cost of the edits, and the choices that methods made by themselves, for people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHARE = "% of the model"
 
 
 def costs_to_markdown(table: pd.DataFrame, edits: pd.DataFrame) -> str:
-    """A section of the page: a line a method, then what the methods chose for each concept.
+    """A section of the page: a line per method, then what the methods chose for each concept.
 
     Args:
         table: Lines of :data:`~bench.tables.schema.TABLE`; the pooled ones are shown.
@@ -53,7 +53,7 @@ def costs_to_markdown(table: pd.DataFrame, edits: pd.DataFrame) -> str:
 
 
 def _chosen(edits: pd.DataFrame) -> Iterator[str]:
-    """A bullet an edit that left notes; an edit of several concepts has a row each and one bullet."""
+    """A bullet per edit that left notes: an edit of several concepts has several rows and one bullet."""
     for row in edits.drop_duplicates("edit_digest").to_dict("records"):
         notes = json.loads(row["notes"])
         if notes:

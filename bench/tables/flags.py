@@ -99,7 +99,7 @@ def _percent(rates: pd.Series) -> pd.Series:
 
 
 def _searches(trials: pd.DataFrame) -> pd.DataFrame:
-    """Sums over the searches of each line: one a (edit, goal, candidate), whatever it was judged on."""
+    """Sums over the searches of each line: one per (edit, goal, candidate), whatever it was judged on."""
     images = per_image(trials)
     keys = ["attack_digest", "line", "concept", "method", "repeat", "goal", "variant", "prompt"]
     each = images.drop_duplicates(keys)
@@ -242,7 +242,7 @@ def _too_few_samples(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _grouped(flags: pd.DataFrame) -> pd.DataFrame:
-    """One row a (flag, method): how many results, and the names of the first few."""
+    """One row per (flag, method): how many results, and the names of the first few."""
     names = flags["concept"] + (": " + flags["attack"]).where(flags["attack"] != "", "")
     rows = flags.assign(names=names).drop_duplicates([*_LINE, "flag"])
     groups = rows.groupby(["flag", "method"], sort=False)["names"]
@@ -265,7 +265,7 @@ def flags_to_markdown(flags: pd.DataFrame) -> str:
 
 
 def console_flags(flags: pd.DataFrame) -> Group:
-    """One line a flag for a terminal: the methods it is raised on, with the number of results."""
+    """One line per flag for a terminal: the methods it is raised on, with the number of results."""
     if not len(flags):
         return Group(Text("no flags raised", style="dim"))
     rows = _grouped(flags)

@@ -10,11 +10,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import pandas as pd
 import pyarrow as pa
-from pandas.api import types
+
+from bench.tables.frames import (
+    SCHEMA_VERSION,
+    Column,
+    Schema,
+    SchemaError,
+    check,
+    conform,
+    to_arrow,
+)
 
 __all__ = [
     "CELLS",
@@ -35,129 +42,9 @@ __all__ = [
     "to_arrow",
 ]
 
-SCHEMA_VERSION = 1
 ACCESS = ("prompt", "embedding", "latent", "weights")
 GROUPS = ("neighbour", "other")
 STATUSES = ("ok", "refused", "blanked", "error", "abstained")
-
-
-class SchemaError(ValueError):
-    """A frame does not have the columns of its schema."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column.
-
-    Attributes:
-        name: Its name.
-        type: Its pyarrow type, in memory and in Parquet.
-        description: What it says.
-        choices: The only values it may hold; empty for any.
-        nullable: Whether it may be missing.
-    """
-
-    name: str
-    type: pa.DataType
-    description: str
-    choices: tuple[str, ...] = ()
-    nullable: bool = False
-
-    @property
-    def dtype(self) -> str:
-        """The pandas dtype that :func:`conform` gives it."""
-        if pa.types.is_string(self.type):
-            return "str"
-        if pa.types.is_integer(self.type) and self.nullable:
-            return "Int64"
-        return str(self.type.to_pandas_dtype().__name__)
-
-    def fault(self, values: pd.Series) -> str:
-        """Says what is wrong with the values; empty if nothing is."""
-        if not _KINDS[_kind(self.type)](values):
-            return f"{self.name}: expected {self.type}, got {values.dtype}"
-        if not self.nullable and bool(values.isna().any()):
-            return f"{self.name}: expected a value in every row, {int(values.isna().sum())} missing"
-        unknown = sorted(set(values.unique()) - set(self.choices)) if self.choices else []
-        if unknown:
-            return f"{self.name}: expected one of {', '.join(self.choices)}; got {unknown[:5]}"
-        return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """A table: what a row is, and its columns in order."""
-
-    name: str
-    description: str
-    columns: tuple[Column, ...]
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-        return [column.name for column in self.columns]
-
-    @property
-    def arrow(self) -> pa.Schema:
-        """The pyarrow schema, with the descriptions as metadata."""
-        fields = [
-            pa.field(c.name, c.type, nullable=c.nullable, metadata={"description": c.description})
-            for c in self.columns
-        ]
-        version = {"schema": self.name, "schema_version": str(SCHEMA_VERSION)}
-        return pa.schema(fields, metadata=version)
-
-    def empty(self) -> pd.DataFrame:
-        """A frame without rows."""
-        return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
-
-
-def check(frame: pd.DataFrame, schema: Schema) -> None:
-    """Holds a frame to its schema; the widths of numbers and the order of columns are free.
-
-    Raises:
-        SchemaError: naming every missing, unexpected and wrong-typed column.
-    """
-    missing = [name for name in schema.names if name not in frame]
-    extra = [str(name) for name in frame if name not in schema.names]
-    twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
-    faults = [f"missing: {', '.join(missing)}"] if missing else []
-    faults += [f"unexpected: {', '.join(extra)}"] if extra else []
-    faults += [f"more than once: {', '.join(twice)}"] if twice else []
-    present = [c for c in schema.columns if c.name in frame and c.name not in twice]
-    if len(frame):  # the columns of a frame without rows have no type yet
-        faults += [fault for column in present if (fault := column.fault(frame[column.name]))]
-    if faults:
-        where = "bench.tables.schema"
-        raise SchemaError(f"{schema.name} rows are not as in {where}: {'; '.join(faults)}")
-
-
-def to_arrow(frame: pd.DataFrame, schema: Schema) -> pa.Table:
-    """The frame with exactly the schema's columns and types; NaN becomes null.
-
-    Raises:
-        SchemaError: if :func:`check` refuses the frame, or a value does not fit its type.
-    """
-    check(frame, schema)
-    return pa.Table.from_arrays([_array(frame, c) for c in schema.columns], schema=schema.arrow)
-
-
-def conform(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """The frame with the schema's columns in order and of exactly its types.
-
-    Unlike :func:`check` it takes whatever converts without loss, such as a column of None for
-    numbers that are all missing.
-
-    Raises:
-        SchemaError: if that is not possible.
-    """
-    if set(frame.columns) != set(schema.names):
-        check(frame, schema)
-    typed = pd.DataFrame(
-        {c.name: pd.Series(_array(frame, c).to_pandas(), dtype=c.dtype) for c in schema.columns}
-    )
-    check(typed, schema)
-    return typed
 
 
 def as_json() -> dict[str, object]:
@@ -205,37 +92,6 @@ def as_markdown(schemas: Sequence[Schema]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_KINDS = {
-    "string": types.is_string_dtype,
-    "bool": types.is_bool_dtype,
-    "integer": types.is_integer_dtype,
-    "float": types.is_float_dtype,
-}
-
-
-def _kind(of: pa.DataType) -> str:
-    if pa.types.is_string(of):
-        return "string"
-    if pa.types.is_boolean(of):
-        return "bool"
-    return "integer" if pa.types.is_integer(of) else "float"
-
-
-def _array(frame: pd.DataFrame, column: Column) -> pa.Array:
-    values = frame[column.name]
-    try:
-        array = pa.array(values, type=column.type, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise SchemaError(
-            f"{column.name}: expected {column.type}, got {values.dtype}: {error}"
-        ) from error
-    if array.null_count and not column.nullable:
-        raise SchemaError(
-            f"{column.name}: expected a value in every row, {array.null_count} missing"
-        )
-    return array
-
-
 _TEXT, _BOOL, _I32, _I64 = pa.string(), pa.bool_(), pa.int32(), pa.int64()
 _F32, _F64 = pa.float32(), pa.float64()
 
@@ -259,7 +115,7 @@ _KEPT = ", if the attack keeps account"
 
 TRIALS = Schema(
     "trials",
-    "One row a (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
+    "One row per (cell, prompt, seed, judge, label): what each judge saw in each attacked image.",
     (
         _METHOD,
         Column("source", _TEXT, "The method the candidate was found on: `method`, or a transfer."),
@@ -310,7 +166,7 @@ TRIALS = Schema(
 
 UTILITY = Schema(
     "utility",
-    "One row a (edit, prompt, seed, metric): what the edit cost on prompts for other things.",
+    "One row per (edit, prompt, seed, metric): what the edit cost on prompts for other things.",
     (
         _METHOD,
         _CONCEPT,
@@ -331,7 +187,7 @@ UTILITY = Schema(
 
 EDITS = Schema(
     "edits",
-    "One row an edited model.",
+    "One row per edited model.",
     (
         _METHOD,
         _CONCEPT,
@@ -356,7 +212,7 @@ EDITS = Schema(
 
 CELLS = Schema(
     "cells",
-    "One row a computed cell: what its work took, whatever it was. Measured, so no two runs agree.",
+    "One row per computed cell: what its work took, whatever it was. Measured, so no two runs agree.",
     (
         Column("kind", _TEXT, "`reference`, `edit`, `attack`, `trial` or `utility`."),
         Column("method", _TEXT, "The erasure method; empty for references."),
@@ -390,7 +246,7 @@ _OK_ONLY = "over the images with status ok"
 
 TABLE = Schema(
     "table",
-    "One line a (judge, method, concept, attack), derived from the rows by "
+    "One line per (judge, method, concept, attack), derived from the rows by "
     "`bench.tables.tables.summarise`; lines of concept `all` pool the rows of all concepts. "
     "A refused or blanked image is not a success and stays in `n`. A row with an error, or one "
     "whose judge abstained, says nothing about the edit: it is counted and shown but is not in "
@@ -492,7 +348,7 @@ TABLE = Schema(
 
 TRANSFER = Schema(
     "transfer",
-    "One line a (judge, attack, concept, source, target), derived from the rows by "
+    "One line per (judge, attack, concept, source, target), derived from the rows by "
     "`bench.tables.transfer.matrix`, where the suite names attacks under `transfer`: what an "
     "attack found on one method, tried on another, on the seeds of the ordinary trial. Where "
     "source and target are one, it is the ordinary attack. Counted as in `table`.",
@@ -520,7 +376,7 @@ FLAG_NAMES = (
 
 FLAGS = Schema(
     "flags",
-    "One line a raised flag: a sign that a line of the table should not be taken at face value. "
+    "One line per raised flag: a sign that a line of the table should not be taken at face value. "
     "`docs/flags.md` says when each is raised and what to do; no line is hidden or changed by one.",
     (
         _METHOD,

@@ -9,10 +9,10 @@ References:
     Wilson (1927), Probable inference, the law of succession, and statistical inference. JASA 22.
     McNemar (1947), Note on the sampling error of the difference between correlated proportions.
         Psychometrika 12.
-    Kish (1965), Survey Sampling: the design effect. Cochran (1977), Sampling Techniques, 3rd ed.:
-    the variance of a ratio of cluster totals. Davison and Hinkley (1997), Bootstrap Methods and
-    Their Application, section 3.8. Newcombe (1998), Improved confidence intervals for the
-    difference between binomial proportions
+    Kish (1965), Survey Sampling: the design effect.
+    Cochran (1977), Sampling Techniques, 3rd ed.: the variance of a ratio of cluster totals.
+    Davison and Hinkley (1997), Bootstrap Methods and Their Application, section 3.8.
+    Newcombe (1998), Improved confidence intervals for the difference between binomial proportions
         based on paired data. Statistics in Medicine 17.
     Franco, Little, Louis and Slud (2019), Comparative study of confidence intervals for proportions
         in complex sample surveys. Journal of Survey Statistics and Methodology 7. PMC6690503.
@@ -128,7 +128,7 @@ def effective_size(success: ArrayLike, clusters: ArrayLike) -> float:
 
         V = G/(G-1) · Σ_g z_g² / n²        deff = V / (p(1-p)/(n-1))        n_eff = n / max(deff, 1)
 
-    One row a cluster gives deff = 1 exactly; identical rows within G equal clusters give n_eff =
+    One row per cluster gives deff = 1 exactly; identical rows within G equal clusters give n_eff =
     n(G-1)/(n-1). A deff below one is mostly noise, so it never buys more than n.
 
     Where all rows agree, or there is one cluster only, the data cannot tell independent rows from
@@ -339,7 +339,7 @@ def _clustered(values: ArrayLike, clusters: ArrayLike) -> tuple[Floats, NDArray[
     x, labels = np.asarray(values, dtype=np.float64), np.asarray(clusters)
     if x.ndim != 1 or x.shape != labels.shape:
         raise ValueError(
-            f"expected one cluster label a row, got values {x.shape}, labels {labels.shape}"
+            f"expected one cluster label per row, got values {x.shape}, labels {labels.shape}"
         )
     unique, codes = np.unique(labels, return_inverse=True)
     return x, codes, unique.size
@@ -351,7 +351,7 @@ def _aligned(
     """Both systems' rows in one order, and the prompt of each."""
     for name, rows in (("first", first), ("second", second)):
         if rows.index.nlevels != 2 or not rows.index.is_unique:
-            raise ValueError(f"expected {name} to have one row a (prompt, seed) key; index it so")
+            raise ValueError(f"expected {name} to have one row per (prompt, seed) key; index it so")
     if not len(first) or len(first) != len(second) or not first.index.isin(second.index).all():
         raise ValueError(
             "expected the same (prompt, seed) keys on both sides, and at least one; got "

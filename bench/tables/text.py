@@ -38,7 +38,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A table for people, one a judge: attack success in percent and what the edit cost."""
+    """A table for people, one per judge: attack success in percent and what the edit cost."""
     if not len(table):
         return "No rows.\n"
     parts = []
@@ -163,7 +163,7 @@ def wrapped(name: str, width: int) -> str:
 
 
 def _cells(table: pd.DataFrame, judge: str) -> pd.DataFrame:
-    """What people read: a row a (concept, method), a column an attack or a cost, all text."""
+    """The cells that people read, all text: a row per (concept, method), a column per attack or cost."""
     lines = table[table["judge"] == judge]
     if lines["concept"].nunique() == 2:  # one concept and its pooled lines, which say the same
         lines = lines[lines["concept"] != ALL]

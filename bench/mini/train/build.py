@@ -47,7 +47,7 @@ class Recipe:
 
 
 RECIPE = Recipe()
-"""What the shipped miniature was trained with."""
+"""The settings that the shipped miniature was trained with."""
 
 
 def build(work: Path, folder: Path, *, seed: int, device: str, recipe: Recipe = RECIPE) -> Path:

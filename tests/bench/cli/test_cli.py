@@ -22,6 +22,7 @@ from rich.console import Console
 import bench
 from bench import attack, erase, evaluate, load_model
 from bench.cli import main as cli
+from bench.cli import request
 from bench.cli.progress import LiveWatcher, PlainWatcher, watcher_for
 from bench.config.suite import load_suite, suite_names
 from bench.core.errors import UsageError
@@ -691,14 +692,14 @@ def test_every_shipped_suite_plans(tmp_path: Path) -> None:
 
 def test_the_batch_is_as_large_as_the_device_is_used_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert [cli._batch("auto", d) for d in ("cpu", "cuda", "cuda:1")] == [64, 256, 256]
-    assert cli._batch("7", "cpu") == 7
+    assert [request.batch_of("auto", d) for d in ("cpu", "cuda", "cuda:1")] == [64, 256, 256]
+    assert request.batch_of("7", "cpu") == 7
 
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_networks_are_compiled_where_it_is_asked_for(asked: bool) -> None:
-    files, made, _ = cli._plan("mini-quick", (), None, None, code="installed")
-    base = cli._loaded(files, made, device="cpu", batch_size="auto", compiled=asked)
+    files, made, _ = request.planned("mini-quick", (), None, None, code="installed")
+    base = request.loaded(files, made, device="cpu", batch_size="auto", compiled=asked)
     assert base.backbone.compiled == asked
     networks = (base.backbone.unet, base.backbone.vae.decoder)
     assert [n._compiled_call_impl is not None for n in networks] == [asked, asked]

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from bench.tables.stats import (
     Interval,
@@ -175,7 +177,7 @@ def test_scores_are_not_successes() -> None:
 
 
 def test_labels_match_rows() -> None:
-    with pytest.raises(ValueError, match="one cluster label a row"):
+    with pytest.raises(ValueError, match="one cluster label per row"):
         proportion([True, False], [0, 1, 2])
 
 
@@ -299,9 +301,9 @@ def test_paired_refuses_other_keys() -> None:
     a = keyed([True] * 6, prompts=3)
     with pytest.raises(ValueError, match="6 and 4 rows with 4 in common"):
         compare_paired(a, a.iloc[:4], rng=rng)
-    with pytest.raises(ValueError, match="one row a"):
+    with pytest.raises(ValueError, match="one row per"):
         compare_paired(a, pd.concat([a, a]), rng=rng)
-    with pytest.raises(ValueError, match="one row a"):
+    with pytest.raises(ValueError, match="one row per"):
         compare_paired(a.reset_index(drop=True), a, rng=rng)
 
 
@@ -334,3 +336,31 @@ def test_any_of_k_needs_k_seeds(k: int) -> None:
 
 def test_any_of_k_of_nothing() -> None:
     assert any_of_k([], [], k=3).size == 0
+
+
+# ---- statsmodels as an oracle
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 7), (3, 7), (7, 7), (41, 200)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_wilson_equals_statsmodels(successes: int, n: int, confidence: float) -> None:
+    found = wilson(successes, n, confidence=confidence)
+    expected = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_mcnemar_equals_statsmodels() -> None:
+    first, second = [True] * 14 + [False] * 16, [True] * 5 + [False] * 21 + [True] * 4
+    rng = np.random.default_rng(0)
+    found = compare_paired(keyed(first, prompts=30), keyed(second, prompts=30), rng=rng)
+    table = [[5, found.first_only], [found.second_only, 30 - 5 - 9 - 4]]
+    assert (found.first_only, found.second_only) == (9, 4)
+    assert found.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
+
+
+def test_square_and_add_equals_newcombes_interval_of_statsmodels() -> None:
+    rng = np.random.default_rng(0)
+    every, none = keyed([True] * 12, prompts=12), keyed([False] * 12, prompts=12)
+    found = compare_paired(every, none, rng=rng).difference
+    low, _ = confint_proportions_2indep(12, 12, 0, 12, compare="diff", method="newcomb")
+    assert found.low == pytest.approx(low)

@@ -1,0 +1,53 @@
+"""Output of the commands: text for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bench.core.characters import HIDDEN
+from bench.core.terminal import Terminal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.publish import Published
+
+__all__ = ["err", "out", "print_json", "rows_of", "show"]
+
+out = Terminal()
+err = Terminal(stderr=True)
+
+
+def show(report: Published) -> None:
+    """Prints the table, the flags, the files and what is missing of a report."""
+    from bench.report.place import listed
+    from bench.tables.flags import console_flags
+    from bench.tables.text import console
+
+    out.print(console(report.table, width=out.width))
+    out.print(console_flags(report.flags))
+    for name in listed(report.folder):
+        out.print(f"  {report.folder / name}", soft_wrap=True)
+    for lost in report.found.errors:
+        out.print(f"errors: {lost}", soft_wrap=True)
+    if missing := report.found.missing:
+        out.print(f"{len(missing)} cells are not computed yet: run the suite")
+
+
+def rows_of(table: pd.DataFrame) -> Any:
+    """Returns the lines of a table as JSON has them."""
+    return json.loads(table.to_json(orient="records"))
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON that steers no terminal."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    # Controls above ASCII and marks of direction are no news to JSON, but they are to a terminal.
+    sys.stdout.write(HIDDEN.sub(_as_json, text) + "\n")
+
+
+def _as_json(found: re.Match[str]) -> str:
+    return found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1]
