@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import ClassVar
 
 import pytest
@@ -212,7 +213,8 @@ def test_plain_prompts_are_tried_as_they_are(
     target: Target, judge: Recording, goals: list[Goal]
 ) -> None:
     found = Prompts()(target, goals, rng=RNG)
-    assert found == [Candidate(goal=g.id, prompt=g.prompt, variant="name") for g in goals]
+    wanted = [Candidate(goal=g.id, prompt=g.prompt, variant="name") for g in goals]
+    assert [asdict(c) for c in found] == [asdict(c) for c in wanted]
     assert not judge._images
 
 
