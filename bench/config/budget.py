@@ -29,7 +29,7 @@ MOST_CHARACTERS: Final = 500_000_000
 
 @dataclass(slots=True)
 class Laid:
-    """What a plan has laid out so far; it refuses what would take minutes and gigabytes.
+    """Counts what a plan has laid out so far; it refuses what would take minutes and gigabytes.
 
     Attributes:
         edits: Of each concept: so often is each goal searched.
@@ -61,7 +61,7 @@ class Laid:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is sampled, from the size of a suite alone; concepts with few prompts ask for less.
+    """Counts what is sampled, from the size of a suite alone; concepts with few prompts ask for less.
 
     Attributes:
         cells: Edits, searches, trials and utility.

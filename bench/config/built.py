@@ -21,7 +21,7 @@ _PLAIN = ("name", "base", "revision", "dtype", "goals", "seeds", "repeats", "see
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """What is evaluated: every method and concept against every attack.
+    """The parts of an evaluation: every method and concept against every attack.
 
     Attributes:
         file: How its file spells it.
@@ -110,7 +110,7 @@ class Suite:
         return self.of(SuiteFile.of({**self.file.model_dump(), **changes}))
 
     def identity(self, attacks: Sequence[Attack] | None = None) -> dict[str, Any]:
-        """What the digest covers: what is built, not how the file spells it.
+        """The data that the digest covers: what is built, not how the file spells it.
 
         Args:
             attacks: The suite's own, where a plan holds them: with the content of their files.

@@ -19,7 +19,7 @@ CONTROLS: Final[dict[str, tuple[str, ...]]] = {
     "methods": ("none", "destroyed"),
     "attacks": ("prompts", "random_tokens", "seed_search"),
 }
-"""What stands in every suite, by key: numbers without them say nothing."""
+"""The controls of every suite, by key: numbers without them say nothing."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")

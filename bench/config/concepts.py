@@ -52,7 +52,7 @@ def known_concepts(file: SuiteFile) -> dict[str, Concept]:
 
 
 def erased_concepts(file: SuiteFile, known: Mapping[str, Concept]) -> tuple[Concept, ...]:
-    """What a suite erases, in its order.
+    """The concepts that a suite erases, in its order.
 
     Args:
         file: Names its concepts, or gives their fields.

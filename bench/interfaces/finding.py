@@ -20,7 +20,7 @@ __all__ = ["Access", "Candidate", "Goal", "Target", "Trace"]
 
 
 class Access(IntEnum):
-    """What an attacker holds, weakest first; each holds what those before it do.
+    """The access that an attacker has, weakest first; each holds what those before it do.
 
     A candidate carries no more: any has a prompt, ``EMBEDDING`` may replace its text states,
     ``LATENT`` may choose the initial noise, ``WEIGHTS`` may change the model's parameters a little.

@@ -1,4 +1,4 @@
-"""What is computed: five records, each named by a digest of everything that its numbers depend on.
+"""The cells, five records, each named by a digest of everything that its numbers depend on.
 
     edit ──> attack ──> trial
     edit, reference ──> utility
@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def plugins(self) -> tuple[Spec, ...]:
-        """What it runs, judges and metrics aside."""
+        """The plug-ins that it runs, judges and metrics aside."""
         return ()
 
     @property
@@ -85,7 +85,7 @@ class ReferenceCell(Cell):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfMethod(Cell):
-    """What has to do with an edit.
+    """A cell that has to do with an edit.
 
     Attributes:
         method: The erasure.
@@ -97,7 +97,7 @@ class OfMethod(Cell):
 
     @property
     def plugins(self) -> tuple[Spec, ...]:
-        """What it runs, judges and metrics aside."""
+        """The plug-ins that it runs, judges and metrics aside."""
         return (self.method,)
 
 
@@ -110,7 +110,7 @@ class EditCell(OfMethod):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtilityCell(OfMethod):
-    """What an edit cost, on the images of its reference.
+    """The cost of an edit, on the images of its reference.
 
     Attributes:
         prompts: The utility prompts of the concept, as the reference has them.
@@ -122,7 +122,7 @@ class UtilityCell(OfMethod):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfAttack(OfMethod):
-    """What has to do with an attack on an edit.
+    """A cell that has to do with an attack on an edit.
 
     Attributes:
         attack: With the content of its files.
@@ -136,7 +136,7 @@ class OfAttack(OfMethod):
 
     @property
     def plugins(self) -> tuple[Spec, ...]:
-        """What it runs, judges and metrics aside."""
+        """The plug-ins that it runs, judges and metrics aside."""
         return (self.method, self.attack)
 
     @property
@@ -147,14 +147,14 @@ class OfAttack(OfMethod):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackCell(OfAttack):
-    """What an attack finds on an edit."""
+    """The finds of an attack on an edit."""
 
     kind: ClassVar[Kind] = "attack"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialCell(OfAttack):
-    """What was found, sampled on held-out seeds and judged.
+    """The finds, sampled on held-out seeds and judged.
 
     Attributes:
         images: Held-out images per candidate.

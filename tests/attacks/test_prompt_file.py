@@ -224,7 +224,7 @@ def test_a_list_of_another_kind_is_refused_with_its_own_advice(
 
 
 def remarks(path: Path, *concepts: str) -> list[str]:
-    """What the attack says of a file, without its own name and the file's."""
+    """The remarks of the attack on a file, without its own name and the file's."""
     said = Prompts(file=str(path)).remarks([Concept(text=name) for name in concepts or ("star",)])
     assert all(line.startswith(f"prompts, {path.name}: ") for line in said)
     return [line.removeprefix(f"prompts, {path.name}: ") for line in said]

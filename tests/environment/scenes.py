@@ -357,7 +357,7 @@ def closed_pipe(number: int) -> None:
 
 
 def played(name: str, root: Path, prepared: Path) -> dict[str, Any]:
-    """What the command line said in a scene."""
+    """The words of the command line in a scene."""
     at = root / name
     shutil.copytree(prepared, at, symlinks=True)
     at.chmod(0o755)
@@ -392,7 +392,7 @@ def played(name: str, root: Path, prepared: Path) -> dict[str, Any]:
 
 
 def faults_of(name: str, found: dict[str, Any]) -> list[str]:
-    """What is wrong with what the command line said in a scene, a text each."""
+    """The faults of what the command line said in a scene, a text each."""
     code, words, _ = SCENES[name]
     everything = found["out"] + found["err"]
     faults = []
@@ -414,7 +414,7 @@ def faults_of(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def all_said(root: Path, *names: str) -> dict[str, dict[str, Any]]:
-    """What was said in each scene; all of them by default, played by a fresh process.
+    """The words said in each scene; all of them by default, played by a fresh process.
 
     Args:
         root: An empty folder.

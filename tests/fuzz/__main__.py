@@ -32,7 +32,7 @@ _ROW = "{:13}{:>8}{:>9}{:>10}{:>10}{:>10}{:>8}"
 
 @dataclass(slots=True)
 class Count:
-    """What came of all cases of a kind; its text is a line of the table."""
+    """The outcome of all cases of a kind; its text is a line of the table."""
 
     kind: str
     cases: int = 0

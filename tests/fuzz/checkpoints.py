@@ -290,7 +290,7 @@ def _bytes(draw: random.Random, draft: _Draft) -> None:
 
 
 def _place_of_file(draw: random.Random, draft: _Draft) -> None:
-    """What lies at the path."""
+    """The bytes that lie at the path."""
 
     def change(path: Path) -> None:
         path.unlink(missing_ok=True)

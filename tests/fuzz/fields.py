@@ -57,7 +57,7 @@ class Numeric:
         return low, math.nextafter(self.high, -math.inf) if self.below else self.high
 
     def outside(self) -> tuple[float, ...]:
-        """What is refused: beyond both ends, and for fractions what is no number."""
+        """The values that are refused: beyond both ends, and for fractions what is no number."""
         assert self.low is not None and self.high is not None
         if self.whole:
             low, high = (int(end) for end in self.extremes())

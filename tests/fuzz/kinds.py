@@ -1,4 +1,4 @@
-"""What is tried by ``python -m tests.fuzz``: each kind makes a case from a number, and plays it.
+"""The kinds of ``python -m tests.fuzz``: each makes a case from a number, and plays it.
 
 A case is refused by a UsageError, or accepted. Anything else that it raises is a fault.
 """

@@ -32,7 +32,7 @@ _ENDS: Final = {signal.SIGPROF: "seconds of the processor", signal.SIGALRM: "sec
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a case may take.
+    """The limits of a case.
 
     Attributes:
         seconds: Of the processor.
@@ -45,7 +45,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What came of a case.
+    """The outcome of a case.
 
     Attributes:
         seed: Its number.

@@ -1,4 +1,4 @@
-"""What only a GPU can show: memory that runs out, half precision, the same search in a batch. Skipped without one."""
+"""Needs a GPU, and is skipped without: memory that runs out, half precision, the same search in a batch."""
 
 from __future__ import annotations
 

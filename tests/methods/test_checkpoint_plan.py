@@ -1,4 +1,4 @@
-"""What is refused when a plan is made, and what of the field's releases is read."""
+"""Refusals when a plan is made, and releases of the field that are read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def built(path: Path, **fields: object) -> Checkpoint:
 
 
 def refusal(path: Path, **fields: object) -> str:
-    """What a plan says of a file."""
+    """The words of a plan about a file."""
     with pytest.raises(UsageError) as caught:
         built(path, **fields).check_base(BASE)
     assert "\n" not in str(caught.value)

@@ -67,7 +67,7 @@ def test_both_releases_have_the_same_target() -> None:
 
 
 def model_parameters(model: TextToImage, edited: TextToImage) -> dict[str, Tensor]:
-    """What the edited parameters were."""
+    """The edited parameters, as they were."""
     return {n: model.parameter(n).detach() for n in edited.weights}
 
 

@@ -33,7 +33,7 @@ def drawn(*shape: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step was trained on."""
+    """The draws that one step was trained on."""
 
     latents: Tensor
     noise: Tensor

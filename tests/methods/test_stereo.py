@@ -41,7 +41,7 @@ def drawn(*shape: int) -> Tensor:
 
 @dataclass(slots=True)
 class Erasing:
-    """What one training was given, and what its targets were."""
+    """The arguments of one training, and its targets."""
 
     names: list[str]
     phrases: Tensor
@@ -72,7 +72,7 @@ def watch_erasing(patch: pytest.MonkeyPatch) -> list[Erasing]:
 
 @dataclass(frozen=True, slots=True)
 class Inversion:
-    """What one inversion was given, and the word it found."""
+    """The arguments of one inversion, and the word it found."""
 
     model: TextToImage
     latents: Tensor

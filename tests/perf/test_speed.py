@@ -1,4 +1,4 @@
-"""What a change makes slower: `make perf` measures it, and nothing else runs it."""
+"""Shows what a change makes slower: `make perf` measures it, and nothing else runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attacks try: the goals of each attack for each concept, and how many images each is worth."""
+"""The goals of attacks: those of each attack for each concept, and how many images each is worth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Tried", "tried_goals"]
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What an attack tries for a concept, on every edit alike.
+    """The goals of an attack for a concept, on every edit alike.
 
     Attributes:
         attack: With the content of its files.
@@ -35,7 +35,7 @@ class Tried:
 
 
 def tried_goals(scope: Scope, laid: Laid) -> Mapping[str, list[Tried]]:
-    """What is tried, by concept; the attacks are in the suite's order.
+    """The goals by concept; the attacks are in the suite's order.
 
     Args:
         scope: Gives attacks and concepts.

@@ -1,4 +1,4 @@
-"""What of a suite is planned, and what thousands of its cells share, worked out once."""
+"""The part of a suite that is planned, and what thousands of its cells share, worked out once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMAT: Final = 1  # raise when the meaning of cells changes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What is planned of a suite.
+    """The part of a suite that is planned.
 
     Attributes:
         suite: The suite.
@@ -63,7 +63,7 @@ class Scope:
 def scope_of(
     suite: Suite, base: str, *, folder: Path | None, only: Sequence[str], limit: int | None
 ) -> Scope:
-    """What the patterns and the limit leave of a suite.
+    """The part of a suite that the patterns and the limit leave.
 
     Args:
         suite: What to evaluate.

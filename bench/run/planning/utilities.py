@@ -72,7 +72,7 @@ class Utilities:
         self._same = {**scope.shared, **parts_of(what)}
 
     def of(self, edit: EditCell, reference: ReferenceCell) -> UtilityCell:
-        """What an edit costs on the prompts of a reference."""
+        """The cell of an edit's cost on the prompts of a reference."""
         parents = {"edit": edit.digest, "reference": reference.digest}
         return UtilityCell(
             digest=digest_of_parts({**self._same, **parts_of(parents)}),

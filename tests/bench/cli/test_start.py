@@ -1,4 +1,4 @@
-"""What a command loads before it works: help nothing heavy, lists and plans no network's library."""
+"""Libraries that a command loads before it works: help nothing heavy, lists and plans no network's library."""
 
 from __future__ import annotations
 

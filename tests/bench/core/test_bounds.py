@@ -17,7 +17,7 @@ IDS = [f"{cls.__name__}.{one.place}" for cls, one in ALL]
 
 
 class Open(Spec):
-    """What a new spec looks like before anybody has thought of its bounds."""
+    """A new spec, as it looks before anybody has thought of its bounds."""
 
     name: ClassVar[str] = ""
     count: int = 1

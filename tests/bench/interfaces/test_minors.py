@@ -139,7 +139,7 @@ def test_no_concept_of_the_miniature_is_refused(concepts: Mapping[str, Concept])
 
 @dataclass
 class Asked:
-    """What the plug-in below was asked to do."""
+    """The requests to the plug-in below."""
 
     goals: Sequence[Goal] = ()
     tried: Samples | None = None

@@ -1,4 +1,4 @@
-"""What a base cannot do is refused when the plan is made; what is accepted loads."""
+"""Whatever a base cannot do is refused when the plan is made; what is accepted loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is computed otherwise on a CPU gives the numbers that the libraries' own modules give."""
+"""Layers computed otherwise on a CPU give the numbers that the libraries' own modules give."""
 
 from __future__ import annotations
 

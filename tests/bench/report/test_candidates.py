@@ -1,4 +1,4 @@
-"""What attacks found is published with the report, and can be read back."""
+"""The finds of attacks are published with the report, and can be read back."""
 
 from __future__ import annotations
 

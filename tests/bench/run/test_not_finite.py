@@ -1,4 +1,4 @@
-"""What is not finite is an error with its reason: never a safe image, never a good score."""
+"""Whatever is not finite is an error with its reason: never a safe image, never a good score."""
 
 from __future__ import annotations
 

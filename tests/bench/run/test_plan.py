@@ -125,7 +125,7 @@ def test_another_precision_changes_every_digest() -> None:
 
 
 def test_digests_do_not_say_float32() -> None:
-    """What was stored before a digest covered the precision is still found."""
+    """Cells stored before a digest covered the precision are still found."""
     made = plan()
     (edit,) = (c for c in made.cells if isinstance(c, EditCell) and c.method_label == "none")
     method = edit.method

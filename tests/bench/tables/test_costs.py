@@ -1,4 +1,4 @@
-"""What a person reads of an edit's cost, and of what the method chose by itself."""
+"""The words that a person reads of an edit's cost, and of what the method chose by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found on one method is tried on the others: run, resumed, tabled, drawn and published."""
+"""Finds on one method are tried on the others: run, resumed, tabled, drawn and published."""
 
 from __future__ import annotations
 
