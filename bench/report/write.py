@@ -12,20 +12,19 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from bench.core.characters import visible
 from bench.core.digest import write_atomic
 from bench.report.candidates import write_candidates
 from bench.report.grid import Key, Picture, grid
 from bench.report.heat_map import heat_map
-from bench.report.place import PAGE, replacing, title
+from bench.report.page import Contents, page
+from bench.report.place import PAGE, replacing
 from bench.report.plots import Status, save, scatter
 from bench.run.results import Found
-from bench.tables.costs import costs_to_markdown
-from bench.tables.flags import flag, flags_to_markdown
+from bench.tables.flags import flag
 from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.tables.spreadsheet import as_csv
-from bench.tables.tables import ALL, BASE, FLOOR, summarise
-from bench.tables.text import attacks_to_markdown, markdown_text, slug, to_latex, to_markdown
+from bench.tables.tables import BASE, FLOOR, summarise
+from bench.tables.text import slug, to_latex, to_markdown
 from bench.tables.transfer import matrix
 
 __all__ = ["Report", "write_report"]
@@ -48,29 +47,6 @@ _KEYS = (
     *("concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
     *("group", "image_seed", "metric", "label", "status", "reason", "image_sha256", "edit_digest"),
     *("attack_digest", "trial_digest", "utility_digest"),
-)
-_STATUS = {
-    "final": "",
-    "draft": "> **DRAFT**: made from files that were not committed, or with failed cells or "
-    "rows that are not finite. "
-    "Do not cite.\n\n",
-    "partial": "> **PARTIAL**: not the whole suite (`--only`, `--limit`, or an unfinished run). "
-    "Do not cite.\n\n",
-}
-_ATTACKS = (
-    "## Attacks\n\n"
-    "Best of N: an attack looks at N images a goal and keeps what it takes for the best. *Before* is "
-    "the success of the same goals' plain prompts, *own view* what the attack took for success, and "
-    "*luck* the success of a control that searches nothing (random tokens; seeds, for an attack "
-    "that chooses the noise), with the N nearest to the attack's. An attack whose interval "
-    "reaches luck's has not been shown to have found anything.\n\n"
-)
-_TRANSFER = (
-    "\n## Transfer\n\n"
-    "What an attack found on one method (row), tried on every other (column), on the seeds of the "
-    "ordinary attack, which is the diagonal. By concept, with intervals: "
-    "[transfer.csv](transfer.csv) · [transfer.pdf](transfer.pdf)\n\n"
-    "![Transfer of attacks between methods](transfer.png)\n"
 )
 
 
@@ -180,13 +156,15 @@ def _write(
         folder / "provenance.json",
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
     )
-    page = _page(suite, table, flags, edits, grids, provenance, status)
-    page += _TRANSFER * bool(len(moved)) + write_candidates(folder, candidates)
     if cells is not None:
         check(cells, CELLS)
         write_atomic(folder / "cells.csv", as_csv(cells))
-        page += _spent(cells)
-    write_atomic(folder / PAGE, page.encode())
+    contents = Contents(
+        suite=suite, table=table, flags=flags, edits=edits, grids=grids, provenance=provenance,
+        status=status, transfer=bool(len(moved)), candidates=write_candidates(folder, candidates),
+        cells=cells,
+    )  # fmt: skip
+    write_atomic(folder / PAGE, page(contents).encode())
     return flags
 
 
@@ -209,62 +187,3 @@ def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(to_arrow(frame, schema), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _spent(cells: pd.DataFrame) -> str:
-    """The section of the page on the time and memory that the cells took."""
-    most = cells.groupby("kind", sort=False)["peak_memory_mb"].max().dropna()
-    peaks = ", ".join(f"{kind} {peak:.0f} MiB" for kind, peak in most.items())
-    said = f" The largest peak of memory of each kind of cell: {peaks}." * bool(peaks)
-    return f"\n## Time and memory\n\n[cells.csv](cells.csv) has the time and the peak memory of every cell.{said}\n"
-
-
-def _page(
-    suite: str,
-    table: pd.DataFrame,
-    flags: pd.DataFrame,
-    edits: pd.DataFrame,
-    grids: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
-    status: Status,
-) -> str:
-    # It stands in backticks, on one line.
-    command = " ".join(visible(str(provenance.get("command", "unknown"))).replace("`", "'").split())
-    commit = str(provenance.get("commit", "unknown"))
-    changed = " (with changes)" * bool(provenance.get("dirty"))
-    searched = attacks_to_markdown(table)
-    lines = [
-        f"{title(suite)}\n\n{_STATUS[status]}",
-        f"Made by `{command}` at commit `{commit[:12]}`{changed}; "
-        "versions and digests are in [provenance.json](provenance.json).\n\n",
-        *(f"> **Note**: {markdown_text(line)}\n\n" for line in provenance.get("warnings", ())),
-        to_markdown(table),
-        "\nAttack success in percent with 95 % intervals that account for images of one prompt "
-        "being alike. Refused and blanked images count as failures of the attack; errors and "
-        "abstentions are left out and counted. Every column of [table.csv](table.csv) is described "
-        "in `docs/table.md`.\n\n",
-        _ATTACKS * bool(searched) + searched + "\n" * bool(searched),
-        "## Flags\n\nSigns that a line should not be taken at face value: `docs/flags.md` says when "
-        "each is raised and what to do, and [flags.csv](flags.csv) has every one. They hide "
-        "nothing.\n\n",
-        flags_to_markdown(flags),
-        "\n![Robustness against utility](scatter.png)\n\n",
-    ]
-    for concept, name in grids:
-        lines.append(f"![Samples for {markdown_text(concept)}]({name})\n\n")
-    lines.append(costs_to_markdown(table, edits))
-    # Pooled lines of the judge of record hold each image once.
-    record = table[(table["concept"] == ALL) & (table["judge"] == next(iter(table["judge"]), ""))]
-    lost = int((record["errors"] + record["abstained"]).sum())
-    if lost:
-        attempted = int(record["attempted"].sum())
-        lines.append(f"{lost} of {attempted} images were lost to errors or abstentions.\n\n")
-    errors = provenance.get("errors", ())
-    lines += [f"* {markdown_text(line)}\n" for line in errors] + ["\n"] * bool(errors)
-    lines.append(
-        "Files: [table.csv](table.csv) · [flags.csv](flags.csv) · [table.tex](table.tex) · "
-        "[trials.parquet](trials.parquet) (a row an image, judge and label) · "
-        "[utility.parquet](utility.parquet) · [edits.parquet](edits.parquet) · "
-        "[scatter.pdf](scatter.pdf)\n"
-    )
-    return "".join(lines)

@@ -1,0 +1,104 @@
+"""A report's page in Markdown: the template beside this file, filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bench.core.characters import visible
+from bench.report.place import title
+from bench.report.style import Status
+from bench.tables.costs import costs_to_markdown
+from bench.tables.flags import flags_to_markdown
+from bench.tables.tables import ALL
+from bench.tables.text import attacks_to_markdown, markdown_text, to_markdown
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["Contents", "page"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """Everything that a page shows.
+
+    Attributes:
+        suite: Name of the suite.
+        table: Lines of :data:`~bench.tables.schema.TABLE`.
+        flags: Lines of :data:`~bench.tables.schema.FLAGS`.
+        edits: Rows of :data:`~bench.tables.schema.EDITS`.
+        grids: (concept, file) of each grid.
+        provenance: JSON: commit, command, versions, warnings.
+        status: Anything but ``final`` is said first.
+        transfer: Whether there is a transfer matrix.
+        candidates: The section on published candidates, in Markdown; empty: none.
+        cells: Rows of :data:`~bench.tables.schema.CELLS`; ``None``: the section is left out.
+    """
+
+    suite: str
+    table: pd.DataFrame
+    flags: pd.DataFrame
+    edits: pd.DataFrame
+    grids: Sequence[tuple[str, str]]
+    provenance: Mapping[str, Any]
+    status: Status = "final"
+    transfer: bool = False
+    candidates: str = ""
+    cells: pd.DataFrame | None = None
+
+
+def page(shown: Contents) -> str:
+    """The page of a report, in Markdown."""
+    about, table = shown.provenance, shown.table
+    # Pooled lines of the judge of record hold each image once.
+    record = table[(table["concept"] == ALL) & (table["judge"] == next(iter(table["judge"]), ""))]
+    return _template().render(
+        title=title(shown.suite),
+        status=shown.status,
+        command=_on_one_line(str(about.get("command", "unknown"))),
+        commit=str(about.get("commit", "unknown")),
+        changed=bool(about.get("dirty")),
+        warnings=list(about.get("warnings", ())),
+        table=to_markdown(table),
+        attacks=attacks_to_markdown(table),
+        flags=flags_to_markdown(shown.flags),
+        grids=shown.grids,
+        costs=costs_to_markdown(table, shown.edits),
+        lost=int((record["errors"] + record["abstained"]).sum()),
+        attempted=int(record["attempted"].sum()),
+        errors=list(about.get("errors", ())),
+        transfer=shown.transfer,
+        candidates=shown.candidates,
+        peaks=None if shown.cells is None else _peaks(shown.cells),
+    )
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    # Nothing is HTML here: the filter escapes for Markdown, table and flags are Markdown already.
+    environment = Environment(
+        loader=PackageLoader("bench", "report"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (see above)
+    )
+    environment.filters["markdown"] = markdown_text
+    return environment.get_template("page.md.j2")
+
+
+def _on_one_line(command: str) -> str:
+    """A command as it can stand in backticks."""
+    return " ".join(visible(command).replace("`", "'").split())
+
+
+def _peaks(cells: pd.DataFrame) -> str:
+    """The largest peak of memory of each kind of cell; empty where none was measured."""
+    most = cells.groupby("kind", sort=False)["peak_memory_mb"].max().dropna()
+    return ", ".join(f"{kind} {peak:.0f} MiB" for kind, peak in most.items())
