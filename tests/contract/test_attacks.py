@@ -34,14 +34,14 @@ LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]
 
 
 class Recording(MiniJudge):
-    """The miniature's judge; it counts what it is shown of each concept."""
+    """The miniature's judge, who takes half the side as well; it counts what it is shown of each concept."""
 
     name: ClassVar[str] = "recording"
     _seen: list[tuple[str, int]] = PrivateAttr(default_factory=list)
 
     def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
         self._seen.append((concept.text, len(images_B3HW)))
-        return super().scores(images_B3HW, concept)
+        return super().scores(images_B3HW.repeat_interleave(2, 2).repeat_interleave(2, 3), concept)
 
     @property
     def seen(self) -> int:
@@ -166,7 +166,7 @@ def test_the_controls_are_registered() -> None:
 
 @each
 def test_every_goal_gets_candidates_of_the_kind_its_access_allows(
-    spec: Attack, model: TextToImage, goals: list[Goal], once: Ran
+    spec: Attack, model: TextToImage, goals: list[Goal], once: Ran, tiny_sampler: Sampler
 ) -> None:
     found = once(spec).found
     assert {c.goal for c in found} == {g.id for g in goals}
@@ -179,7 +179,7 @@ def test_every_goal_gets_candidates_of_the_kind_its_access_allows(
             assert torch.isfinite(states).all()
             assert not states.requires_grad
         if latents is not None:
-            assert latents.shape == model.latent_shape
+            assert latents.shape == model.noise([0], tiny_sampler)[0].shape
             assert torch.isfinite(latents).all()
             assert not latents.requires_grad
         assert candidate.own_score is None or 0 <= candidate.own_score <= 1
