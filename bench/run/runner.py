@@ -23,7 +23,8 @@ from bench.run.contents import check
 from bench.run.plan import Plan
 from bench.run.provenance import provenance
 from bench.run.self_check import SelfCheck, self_check
-from bench.run.stages import Workspace, compute
+from bench.run.stages.compute import compute
+from bench.run.stages.workspace import Workspace
 from bench.run.store import Entry, Store
 
 __all__ = ["Outcome", "Watcher", "run_plan"]

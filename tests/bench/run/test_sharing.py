@@ -20,7 +20,8 @@ from bench.model.text_to_image import TextToImage, load_model
 from bench.run import runner
 from bench.run.plan import Cell, Plan, make_plan
 from bench.run.runner import run_plan
-from bench.run.stages import Workspace, compute
+from bench.run.stages.compute import compute
+from bench.run.stages.workspace import Workspace
 from bench.run.store import Store
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,32 @@
+"""Computes a cell by the stage of its kind."""
+
+from __future__ import annotations
+
+from bench.run.cells import AttackCell, Cell, EditCell, ReferenceCell, TrialCell, UtilityCell
+from bench.run.stages.attack import attack
+from bench.run.stages.edit import edit
+from bench.run.stages.trial import trial
+from bench.run.stages.utility import reference, utility
+from bench.run.stages.workspace import Workspace, Written
+
+__all__ = ["compute"]
+
+
+def compute(work: Workspace, cell: Cell) -> Written:
+    """Computes a cell.
+
+    Returns:
+        Its record, and a function that writes its files into a folder.
+    """
+    match cell:
+        case ReferenceCell():
+            return reference(work, cell)
+        case EditCell():
+            return edit(work, cell)
+        case AttackCell():
+            return attack(work, cell)
+        case TrialCell():
+            return trial(work, cell)
+        case UtilityCell():
+            return utility(work, cell)
+    raise TypeError(f"expected a reference, edit, attack, trial or utility, got {cell.title}")
