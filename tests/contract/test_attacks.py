@@ -30,6 +30,13 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from tests.contract.examples import specs
 
+
+@pytest.fixture(scope="module")
+def tiny_sampler() -> Sampler:
+    """The contract holds at any size of picture: a quarter of the pixels, a quarter of the time."""
+    return Sampler(steps=2, size=32)
+
+
 LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
 
 
