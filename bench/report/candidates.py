@@ -50,9 +50,17 @@ def write_candidates(folder: Path, found: Sequence[Found]) -> str:
         What the page says of it; nothing where there is nothing.
     """
     ordered = sorted(found, key=lambda f: (f.attack, f.concept, f.method, f.repeat))
-    lines = [text for one in ordered for text in _lines(one)]
-    changing = sum("weights" in row for one in ordered for row in _rows(one.entry))
-    said = _write_tensors(folder, ordered)
+    lines: list[bytes] = []
+    having: list[tuple[Entry, set[int]]] = []
+    changing = 0
+    for one in ordered:
+        rows: Any = one.entry.read_json("candidates.json")
+        unsaid = _unpublished(rows)
+        lines += _lines(one, rows, unsaid)
+        changing += sum("weights" in row for row in rows)
+        if any(row[kind] for row in rows for kind in _KINDS):
+            having.append((one.entry, unsaid))
+    said = _write_tensors(folder, having)
     stay = _STAY.format(changing) if changing else ""
     if not lines:
         (folder / "candidates.jsonl").unlink(missing_ok=True)
@@ -67,12 +75,10 @@ def write_candidates(folder: Path, found: Sequence[Found]) -> str:
     )
 
 
-def _lines(found: Found) -> list[bytes]:
-    """The lines of one attack, in its order."""
+def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> list[bytes]:
+    """The lines of one attack, in its order; those of ``unsaid`` are left out."""
     about = {name: getattr(found, name) for name in ("attack", "method", "concept", "repeat")}
     kept = ("goal", "prompt", "variant", "own_score", "queries")
-    rows = _rows(found.entry)
-    unsaid = _unpublished(rows)
     lines = (
         {
             **about,
@@ -86,11 +92,6 @@ def _lines(found: Found) -> list[bytes]:
     return [f"{json.dumps(line, ensure_ascii=False)}\n".encode() for line in lines]
 
 
-def _rows(entry: Entry) -> list[dict[str, Any]]:
-    rows: Any = entry.read_json("candidates.json")
-    return list(rows)
-
-
 def _unpublished(rows: Sequence[dict[str, Any]]) -> set[int]:
     """The candidates that speak of minors or change weights: neither lines nor tensors are published."""
     return {i for i, row in enumerate(rows) if "weights" in row or about_minors(row["prompt"])}
@@ -101,14 +102,17 @@ def _key(kind: str, entry: Entry, number: int) -> str:
     return f"{kind}/{entry.digest}/{number}"
 
 
-def _write_tensors(folder: Path, found: Sequence[Found]) -> str:
+def _write_tensors(folder: Path, having: Sequence[tuple[Entry, set[int]]]) -> str:
     """Writes the tensors of the candidates where they are small enough.
+
+    Args:
+        folder: The report's.
+        having: The entries with tensors to publish, and which candidates' are not.
 
     Returns:
         What the page says of them; nothing where there are none.
     """
-    having = [f.entry for f in found if any(row[k] for row in _rows(f.entry) for k in _KINDS)]
-    size = sum(entry.files[_TENSORS].size for entry in having)
+    size = sum(entry.files[_TENSORS].size for entry, _ in having)
     tensors = _tensors(having) if 0 < size <= 2 * LIMIT else {}  # larger ones are not even read
     kept = tensors if _bytes(tensors) <= LIMIT else {name: t.half() for name, t in tensors.items()}
     if not kept or _bytes(kept) > LIMIT:
@@ -121,14 +125,13 @@ def _write_tensors(folder: Path, found: Sequence[Found]) -> str:
     return f"; [{_TENSORS}]({_TENSORS}) their text states and noise{precision}"
 
 
-def _tensors(entries: Sequence[Entry]) -> dict[str, Tensor]:
+def _tensors(having: Sequence[tuple[Entry, set[int]]]) -> dict[str, Tensor]:
     """The tensors to publish by name."""
     from safetensors.torch import load_file
 
     return {
         f"{kind}/{entry.digest}/{number}": value.contiguous()
-        for entry in entries
-        for unsaid in (_unpublished(_rows(entry)),)
+        for entry, unsaid in having
         for name, value in load_file(entry.file(_TENSORS)).items()
         for kind, _, number in (name.partition("/"),)
         if kind in _KINDS and int(number) not in unsaid
