@@ -178,10 +178,8 @@ class TextToImage(Networks):
     def _to_noise(self, predicted_KBChw: Tensor, latents_BChw: Tensor, t: Tensor | int) -> Tensor:
         """The noise that predictions of all branches mean, float32 or wider."""
         wide = torch.promote_types(predicted_KBChw.dtype, torch.float32)
-        to_noise = self.schedule.to_noise
-        return torch.stack(
-            [to_noise(p, latents_BChw, _whole(t, latents_BChw)) for p in predicted_KBChw.to(wide)]
-        )
+        to_noise, t_B = self.schedule.to_noise, _whole(t, latents_BChw)
+        return torch.stack([to_noise(p, latents_BChw, t_B) for p in predicted_KBChw.to(wide)])
 
     def _from_noise(self, noise_BChw: Tensor, latents_BChw: Tensor, t: Tensor | int) -> Tensor:
         """The prediction that means this noise, in the latents' precision."""

@@ -73,6 +73,7 @@ class PartialSampler:
         """
         device, dtype = model.device, model.dtype
         grid = self.timesteps(model)
+        times = grid.to(device)  # once: a copy at each step would wait for the device
         alphas = model.schedule.alphas(grid)
         signal, noise = alphas.sqrt().tolist(), (1 - alphas).sqrt().tolist()
         # Longest first, so that the rows still under way are always the leading ones.
@@ -91,8 +92,7 @@ class PartialSampler:
                 k,
                 memory if memory is None else memory[:rows],
             )
-            t_B = grid[k].expand(rows).to(device)
-            eps = model.schedule.to_noise(predicted.float(), going, t_B)
+            eps = model.schedule.to_noise(predicted.float(), going, times[k].expand(rows))
             clean = (going - noise[k] * eps) / signal[k]
             x = torch.cat([signal[k + 1] * clean + noise[k + 1] * eps, x[rows:]])
-        return x[back.to(device)], grid[stops_B].to(device)
+        return x[back.to(device)], times[stops_B.to(device)]
