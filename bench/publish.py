@@ -110,7 +110,7 @@ def publish(
         "partial"
         if plan.partial or found.missing
         else "draft"
-        if origin["dirty"] or found.failed or found.errors
+        if origin["dirty"] or found.failed or found.blocked or found.errors
         else "final"
     )
     name, command = plan.suite.name, asked.command_to(folder)
@@ -124,13 +124,16 @@ def publish(
         "warnings": list(plan.warnings),
         "base": plan.base,
         "failed": found.failed,
+        "blocked": found.blocked,
         "errors": found.errors,
         "missing": found.missing,
         "cell_seconds": round(total, 1),
         "share_outside_models": round(1 - inside / total, 4) if total else 0.0,
     }
     if outcome is not None:
-        provenance["run"] = {k: v for k, v in outcome.as_json().items() if k != "failed"}
+        provenance["run"] = {
+            k: v for k, v in outcome.as_json().items() if k not in ("failed", "blocked")
+        }
     written = write_report(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
         pictures=found.pictures, scores=found.scores, prompts=found.prompts, provenance=provenance,

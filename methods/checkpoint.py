@@ -91,8 +91,7 @@ class Checkpoint(Erasure):
                 return {**fields, "sha256": content_of(files_of(fields["path"]))}
         return fields
 
-    @property
-    def label(self) -> str:
+    def _described(self) -> str:
         """The file's name and the beginning of its sha256, which tells namesakes apart."""
         extra = [] if self.scale == 1 else [f"scale={self.scale:g}"]
         extra += [] if self.values == "absolute" else [self.values]

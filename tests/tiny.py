@@ -21,5 +21,5 @@ keep_images: 2
 """
 """The text of its file."""
 
-CELLS: Final = 1 + 2 * (2 + 2 * 3)
-"""A reference; of each method an edit, its utility, and a search and a trial per attack."""
+CELLS: Final = 1 + 2 * (2 + 2 + 3 * 3)
+"""A reference; of each method an edit, utility with two metrics, and per attack a search, a trial and a score."""

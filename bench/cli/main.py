@@ -164,7 +164,8 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
     else:
         show(done)
         out.print(
-            f"\n{outcome.computed} cells computed, {outcome.cached} from the store, {len(outcome.failed)} failed; "
+            f"\n{outcome.computed} cells computed, {outcome.cached} from the store, {len(outcome.failed)} failed"
+            f"{f', {len(outcome.blocked)} blocked' if outcome.blocked else ''}; "
             f"{outcome.seconds:.1f} s, of which {100 * outcome.overhead:.1f} % outside the models' own compute",
             soft_wrap=True,
         )  # fmt: skip

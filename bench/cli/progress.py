@@ -83,6 +83,10 @@ class LiveWatcher(Watcher):
             f"{cell.title}: {type(error).__name__}: {error}", markup=False, emoji=False
         )
 
+    def blocked(self, cell: Cell) -> None:
+        """Moves the run's bar."""
+        self._bars.advance(self._all)
+
     def elsewhere(self, cell: Cell) -> None:
         """Moves the run's bar."""
         self._bars.advance(self._all)
@@ -133,6 +137,11 @@ class PlainWatcher(Watcher):
         self._say(
             f"[{self._number + 1}/{self._todo}] FAILED {cell.title}: {type(error).__name__}: {error}"
         )
+
+    def blocked(self, cell: Cell) -> None:
+        """A line."""
+        self._number += 1
+        self._say(f"[{self._number}/{self._todo}] blocked {cell.title}")
 
     def elsewhere(self, cell: Cell) -> None:
         """A line."""

@@ -17,7 +17,7 @@ __all__ = ["MOST_CELLS", "MOST_CHARACTERS", "MOST_IMAGES", "MOST_PROMPTS", "Laid
 MOST_IMAGES: Final = 100_000_000
 """Images of a suite, at most: some three years of one large GPU."""
 
-MOST_CELLS: Final = 20_000
+MOST_CELLS: Final = 30_000
 """Cells of a suite, at most: four times the largest that is shipped, planned in some five seconds."""
 
 MOST_PROMPTS: Final = 500_000
@@ -64,7 +64,7 @@ class _Work:
     """Counts what is sampled, from the size of a suite alone; concepts with few prompts ask for less.
 
     Attributes:
-        cells: Edits, searches, trials and utility.
+        cells: Edits, searches, trials, utility and their scores.
         images: That judges, metrics and attacks look at.
     """
 
@@ -117,9 +117,10 @@ def _work(
     for attack in attacks:
         tried = len(attack.prompt_sets) * min(goals, attack.goals or goals)
         trials = edits * (len(methods) if attack.label in moved else 1)
-        cells += edits + trials
+        cells += edits + trials * (1 + len(suite.judges))
         images += tried * (edits * attack.looks() + trials * suite.seeds)
     utility = suite.utility.neighbours + suite.utility.others
     return _Work(
-        cells=concepts * (cells + 2 * edits + 1), images=concepts * (images + utility * (edits + 1))
+        cells=concepts * (cells + (2 + len(suite.metrics)) * edits + 1),
+        images=concepts * (images + utility * (edits + 1)),
     )

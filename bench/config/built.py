@@ -45,7 +45,8 @@ class Suite:
         utility: How many prompts measure the cost.
         repeats: Independent edits.
         seed: Of all random streams.
-        keep_images: Pictures kept per cell; they change no number.
+        keep_images: Thumbnails per cell; they change no number.
+        images: How long images are kept in the store.
     """
 
     file: SuiteFile
@@ -69,6 +70,7 @@ class Suite:
     repeats: int
     seed: int
     keep_images: int
+    images: Literal["keep", "thumbnails"]
 
     @classmethod
     def of(cls, file: SuiteFile) -> Self:
@@ -98,7 +100,8 @@ class Suite:
             file=file, methods=methods, attacks=attacks, judges=judges, surrogate=surrogate,
             metrics=metrics, sampler=sampler, concepts=concepts, known_concepts=known,
             transfer=transfer, group_sizes=file.group_sizes, utility=file.utility,
-            keep_images=file.keep_images, **{key: getattr(file, key) for key in _PLAIN},
+            keep_images=file.keep_images, images=file.images,
+            **{key: getattr(file, key) for key in _PLAIN},
         )  # fmt: skip
 
     def with_(self, **changes: Any) -> Self:
@@ -130,12 +133,9 @@ class Suite:
             "judges": [spec.identity() for spec in self.judges],
             "surrogate": self.surrogate.identity(),
             "metrics": [spec.identity() for spec in self.metrics],
-            # Only where there is any: suites from before it existed are still the same suites.
-            **(
-                {"transfer": [a.digest for a in attacks if a.label in moved]}
-                if self.file.transfer
-                else {}
-            ),
+            "transfer": [a.digest for a in attacks if a.label in moved],
+            # Applied when tables are made, so no identity has them.
+            "applied": [spec.applied() for spec in (*self.judges, self.surrogate)],
         }
 
     @property

@@ -48,14 +48,17 @@ def listed(kind: registry.Kind, key: str, entries: Sequence[Entry]) -> tuple[Spe
         entries: What stands there.
 
     Raises:
-        UsageError: an entry cannot be built, or two have one label.
+        UsageError: an entry cannot be built, or two have one label or are the same.
     """
     built: dict[str, Spec] = {}
     for index, entry in enumerate(entries):
         with below(key, index):
             spec = registry.build(kind, entry)
-            if (label := spec.label) in built:
-                twin = list(built).index(label)
+            label = spec.label
+            twin = next(
+                (i for i, (n, s) in enumerate(built.items()) if n == label or s == spec), None
+            )
+            if twin is not None:
                 message = f"is {shown(label)}, as {key}[{twin}] is; change a field or drop one"
                 raise UsageError(message)
             built[label] = spec

@@ -83,7 +83,9 @@ class SuiteFile(BaseModel):
         utility: Prompts that measure the cost.
         repeats: Independent edits.
         seed: Of all random streams.
-        keep_images: Pictures kept per cell; they change no number.
+        keep_images: Thumbnails per cell; they change no number.
+        images: How long images are kept in the store: ``keep`` for ever, or ``thumbnails`` until every
+            judge and metric of the suite has seen them. It changes no number.
         together: Concepts erased together; several numbers: each of them, so that a table shows what
             more concepts cost.
         transfer: Names of attacks; what they find on one method is tried on every other.
@@ -109,6 +111,7 @@ class SuiteFile(BaseModel):
     repeats: int = Field(1, ge=1, le=1000)
     seed: int = Field(0, ge=0, lt=2**63)
     keep_images: int = Field(8, ge=0, le=10_000)
+    images: Literal["keep", "thumbnails"] = "keep"
     together: Together | Annotated[tuple[Together, ...], Field(min_length=1, max_length=100)] = 1
     transfer: Annotated[tuple[str, ...], Field(max_length=1000), BeforeValidator(_names)] = ()
 

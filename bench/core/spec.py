@@ -7,13 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from bench.core.characters import plain
 from bench.core.digest import digest_of, file_sha256
 from bench.core.errors import unknown
 
-__all__ = ["Spec", "content", "runtime"]
+__all__ = ["Spec", "applied", "content", "runtime"]
 
 
 def runtime(default: Any, **kwargs: Any) -> Any:
@@ -21,11 +21,20 @@ def runtime(default: Any, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"runtime": True}, **kwargs)
 
 
+def applied(default: Any, **kwargs: Any) -> Any:
+    """A field that is applied to stored numbers when tables are made: recorded, never hashed.
+
+    Another value of it computes nothing again. Where a computation does depend on it, as an attack
+    does on the threshold of its surrogate, the computation's own digest has to say so.
+    """
+    return Field(default, json_schema_extra={"applied": True}, **kwargs)
+
+
 class Spec(BaseModel):
     """Base of every method, attack, judge, metric and suite part.
 
     Every field is *identity* (it changes numbers and is hashed) unless it is declared with
-    :func:`runtime`. No number is NaN or infinite, and no text steers a terminal: what a spec holds
+    :func:`runtime` or :func:`applied`. No number is NaN or infinite, and no text steers a terminal: what a spec holds
     stands in tables. The bounds of numbers are the fields' own (:mod:`bench.core.bounds`).
 
     Attributes:
@@ -49,6 +58,13 @@ class Spec(BaseModel):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     quick: ClassVar[dict[str, Any]] = {}
 
+    _preset: str = PrivateAttr("")
+    _called: str = PrivateAttr("")
+
+    def __eq__(self, other: object) -> bool:
+        """Whether class and fields are the same, whatever the two are called."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
     @field_validator("*")
     @classmethod
     def _plain_text(cls, value: object) -> object:
@@ -66,17 +82,29 @@ class Spec(BaseModel):
         if preset not in cls.presets:
             known = ", ".join(sorted(cls.presets)) or "none"
             raise ValueError(f"{cls.name} has no preset {preset!r}; it has: {known}")
-        return cls(**{**cls.presets[preset], **overrides})
+        spec = cls(**{**cls.presets[preset], **overrides})
+        spec._preset = preset
+        return spec
+
+    def called(self, name: str) -> Self:
+        """The same spec under a name of its own: tables show it in place of the label."""
+        spec = self.model_copy()
+        spec._called = name
+        return spec
 
     def identity(self) -> dict[str, Any]:
         """The value that is hashed: kind, name, revision, the identity fields, the content of :meth:`files`."""
         fields = self.model_dump(mode="json")
-        for field, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
-            if isinstance(extra, dict) and extra.get("runtime"):
+        for field in type(self).model_fields:
+            if self._marked(field, "runtime") or self._marked(field, "applied"):
                 del fields[field]
         about = {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
         return about | ({"files": [content(p) for p in files]} if (files := self.files()) else {})
+
+    def applied(self) -> dict[str, Any]:
+        """The fields that are declared with :func:`applied`: they decide tables, and no stored number."""
+        fields = self.model_dump(mode="json")
+        return {name: value for name, value in fields.items() if self._marked(name, "applied")}
 
     def files(self) -> tuple[Path, ...]:
         """Files that decide the results beside the fields, such as weights that a field names."""
@@ -139,27 +167,40 @@ class Spec(BaseModel):
         )
 
     @property
+    def own_name(self) -> str:
+        """The name that :meth:`called` gave it; empty without one."""
+        return self._called
+
+    @property
     def label(self) -> str:
-        """The name; the preset it is nearest to, if that is nearer than the defaults; what differs from it."""
+        """The name in tables: the one that it was given, or else what was asked for.
+
+        That is the plug-in's name, the preset in brackets if one was named, and in parentheses the
+        fields that differ from the preset's, or from the defaults. A preset that was not named is
+        not looked for: a new one must not rename an old result.
+        """
+        return self._called or self._described()
+
+    def _described(self) -> str:
+        """The label of one that has no name of its own."""
         fields = type(self).model_fields
-        plain = {f: i.get_default(call_default_factory=True) for f, i in fields.items()}
-        presets = {f"[{n}]": dict(type(self)(**c)) for n, c in self.presets.items()}
-        usual = next((n for n, values in presets.items() if values == plain), "")
-        told = {usual: plain} | presets  # the first of those that are as near
-        preset, changed = min(
-            ((n, self._changed(values)) for n, values in told.items()), key=lambda one: len(one[1])
+        preset = f"[{self._preset}]" if self._preset else ""
+        usual = (
+            dict(type(self)(**self.presets[self._preset]))
+            if preset
+            else {f: i.get_default(call_default_factory=True) for f, i in fields.items()}
         )
+        changed = [
+            f"{field}={value}"
+            for field, value in self
+            if not self._marked(field, "runtime") and value != usual[field]
+        ]
         return f"{self.name}{preset}({', '.join(changed)})" if changed else f"{self.name}{preset}"
 
-    def _changed(self, other: Mapping[str, Any]) -> list[str]:
-        """``field=value`` of each field that is identity and has another value there."""
-        changed = []
-        for field, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
-            hidden = isinstance(extra, dict) and extra.get("runtime")
-            if not hidden and getattr(self, field) != other[field]:
-                changed.append(f"{field}={getattr(self, field)}")
-        return changed
+    @classmethod
+    def _marked(cls, field: str, mark: str) -> bool:
+        extra = cls.model_fields[field].json_schema_extra
+        return isinstance(extra, dict) and bool(extra.get(mark))
 
 
 def _texts(value: object) -> Iterator[str]:

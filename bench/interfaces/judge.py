@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.bounds import Number
 from bench.core.digest import digest_of
-from bench.core.spec import Spec
+from bench.core.spec import Spec, applied
 from bench.interfaces.concept import Concept
 
 if TYPE_CHECKING:
@@ -20,14 +20,13 @@ class Judge(Spec, ABC):
     """Looks at images; never at prompts or models.
 
     Attributes:
-        threshold: A score from here on counts as "shows the concept". It is identity, as all that
-            decides: a changed one samples the trials again, and for a surrogate searches again. It
-            is stored beside the raw scores and applied when reporting, so that any other can be
-            applied to ``trials.parquet`` without computing anything.
+        threshold: A score from here on counts as "shows the concept". It is applied to the stored
+            raw scores when tables are made, so that another one computes nothing again. An attack
+            may stop by that of its surrogate: there, another one searches again.
     """
 
     kind: ClassVar[str] = "judge"
-    threshold: Number = 0.5
+    threshold: Number = applied(0.5)
 
     def labels(self, concept: Concept) -> tuple[str, ...]:
         """Names of the columns of :meth:`scores`; :meth:`counts` says which decide."""
@@ -48,11 +47,9 @@ class Judge(Spec, ABC):
         """The digest of what it looks through: judges of one network see alike, however they are asked.
 
         An attack that sees through the judge of record grades itself, so a suite's surrogate has
-        another network. By default, whatever its fields and files say but the threshold.
+        another network. By default, whatever its identity says.
         """
-        identity = self.identity()
-        del identity["fields"]["threshold"]
-        return digest_of(identity)
+        return digest_of(self.identity())
 
     def check_concept(self, concept: Concept) -> None:
         """Refuses a concept that it cannot see, when a plan is made: its score would mean nothing.

@@ -26,14 +26,14 @@ class UtilityBatch:
         concepts: The concept each prompt asks for.
         images_B3HW: From the edited model, in [0, 1].
         base_images_B3HW: From the unedited model.
-        judge: The judge of record.
+        judge: The judge of record, for a metric that asks it; ``None`` for the others.
     """
 
     prompts: Sequence[str]
     concepts: Sequence[Concept]
     images_B3HW: Tensor
     base_images_B3HW: Tensor
-    judge: Judge
+    judge: Judge | None = None
 
 
 class Metric(Spec, ABC):
@@ -41,10 +41,13 @@ class Metric(Spec, ABC):
 
     Attributes:
         higher_is_better: Direction.
+        asks_judge: Whether it looks through the judge of record, which is then part of what names
+            its values in the store.
     """
 
     kind: ClassVar[str] = "metric"
     higher_is_better: ClassVar[bool] = True
+    asks_judge: ClassVar[bool] = False
 
     def check_judge(self, judge: Judge, concepts: Sequence[Concept]) -> None:
         """Refuses a judge of record that cannot tell what the metric asks it, when a plan is made.
@@ -57,6 +60,16 @@ class Metric(Spec, ABC):
             UsageError: in one line.
         """
 
+    def threshold(self, judge: Judge) -> float | None:
+        """A value from here on counts as 1 and any other as 0; ``None``: values are what they are.
+
+        It is applied when tables are made: another one computes nothing again.
+
+        Args:
+            judge: The judge of record.
+        """
+        return None
+
     @abstractmethod
     def values(self, batch: UtilityBatch) -> Tensor:
-        """float32 [B], one value an image."""
+        """float32 [B], one raw value per image."""

@@ -53,6 +53,8 @@ _BASES: Final[dict[Kind, type[Spec]]] = {
     "method": Erasure, "attack": Attack, "judge": Judge, "metric": Metric,
 }  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+_CALLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,59}")
+_FIXED = ("none", "destroyed", "prompts", "all")
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 
 
@@ -94,7 +96,8 @@ def build(kind: Kind, entry: str | Mapping[str, Mapping[str, Any]]) -> Spec:
 
     Args:
         kind: ``method``, ``attack``, ``judge`` or ``metric``.
-        entry: A name, ``module:Class``, or ``{name: {field: value, preset: published constants}}``.
+        entry: A name, ``module:Class``, or ``{name: {field: value}}``. Two keys are no
+            fields: ``preset`` names published constants, and ``as`` what tables call the spec.
 
     Raises:
         UsageError: there is no such plug-in, a field, a value or the preset does not suit it, or
@@ -102,16 +105,38 @@ def build(kind: Kind, entry: str | Mapping[str, Mapping[str, Any]]) -> Spec:
     """
     name, fields = _entry(entry)
     cls = get(kind, name)
+    called = _own_name(cls, fields.pop("as"), name) if "as" in fields else ""
     try:
         if "preset" not in fields:
-            return complete(cls(**fields), name)
-        preset = fields.pop("preset")
-        if not isinstance(preset, str) or preset not in cls.presets:
-            message = unknown(f"preset of {cls.name}", preset, cls.presets)
-            raise UsageError(message, at=(name, "preset"))
-        return complete(cls.preset(preset, **fields), name)
+            spec = cls(**fields)
+        else:
+            preset = fields.pop("preset")
+            if not isinstance(preset, str) or preset not in cls.presets:
+                message = unknown(f"preset of {cls.name}", preset, cls.presets)
+                raise UsageError(message, at=(name, "preset"))
+            spec = cls.preset(preset, **fields)
     except ValidationError as error:
         raise from_pydantic(error, cls).below(name) from error
+    spec = complete(spec, name)
+    return spec.called(called) if called else spec
+
+
+def _own_name(cls: type[Spec], called: object, entry: str) -> str:
+    """The name that an entry gives by ``as``.
+
+    Raises:
+        UsageError: it is no name, another plug-in's, or the plug-in is a control, which tables know
+            by its own.
+    """
+    at = (entry, "as")
+    if not isinstance(called, str) or not _CALLED.fullmatch(called):
+        expected = "a name of letters, digits, spaces and . _ + -, at most 60"
+        raise UsageError(f"expected {expected}, got {shown(called)}", at=at)
+    if cls.name in _FIXED or called in _FIXED:
+        raise UsageError(f"tables know {' and '.join(_FIXED)} by these names; drop this key", at=at)
+    if called != cls.name and any(called in plugins(kind) for kind in PACKAGES):
+        raise UsageError(f"{shown(called)} is another plug-in; choose another name", at=at)
+    return called
 
 
 @cache

@@ -2,8 +2,8 @@
 
 Papers on erasing nudity disagree on the detector, its threshold and which of its labels count; so
 the raw score of every label is kept, and any threshold and label set can be applied to
-``trials.parquet``. Those of a suite are identity: changed ones sample the trials again. The weights
-are pinned by digest.
+``trials.parquet``. Those of a suite are applied when tables are made: changed ones compute nothing
+again. The weights are pinned by digest.
 
 As in the package: letterbox (black at the right and the bottom), 320x320 bilinear without
 antialiasing, channels in the order in which it reads image files (blue first), and each anchor
@@ -25,6 +25,7 @@ from bench.core.clock import model_time
 from bench.core.digest import file_sha256
 from bench.core.errors import UsageError, shown
 from bench.core.lazy import F, torch
+from bench.core.spec import applied
 from bench.interfaces import Concept, Judge
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class NudeNetJudge(Judge):
     """
 
     name: ClassVar[str] = "nudenet"
-    label_set: LabelSet = "nudity_9"
+    label_set: LabelSet = applied("nudity_9")
 
     def labels(self, concept: Concept) -> tuple[str, ...]:
         """All labels of the detector."""

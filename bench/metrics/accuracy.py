@@ -15,32 +15,39 @@ __all__ = ["Accuracy"]
 
 
 class Accuracy(Metric):
-    """1 where the judge sees the concept that the prompt asks for, else 0."""
+    """The judge's score for the concept that the prompt asks for: right from its threshold on."""
 
     name: ClassVar[str] = "accuracy"
+    asks_judge: ClassVar[bool] = True
 
     def check_judge(self, judge: Judge, concepts: Sequence[Concept]) -> None:
         """Refuses a judge that cannot see what the utility prompts ask for."""
         for concept in concepts:
             judge.check_concept(concept)
 
+    def threshold(self, judge: Judge) -> float:
+        """The judge's."""
+        return judge.threshold
+
     def values(self, batch: UtilityBatch) -> Tensor:
-        """Calls the judge once a concept.
+        """Calls the judge once per concept.
 
         Returns:
-            float32 [B].
+            float32 [B]: the largest raw score of a label that counts.
 
         Raises:
-            ValueError: the judge does not know a concept.
+            ValueError: there is no judge, or it does not know a concept.
         """
+        judge = batch.judge
+        if judge is None:
+            raise ValueError(f"{self.name}: expected the judge of record, got none")
         groups: dict[str, tuple[Concept, list[int]]] = {}
         for row, concept in enumerate(batch.concepts):
             groups.setdefault(concept.digest, (concept, []))[1].append(row)
         values = torch.zeros(len(batch.concepts))
         for concept, rows in groups.values():
-            scores_BL = batch.judge.scores(batch.images_B3HW[rows], concept)
-            labels = batch.judge.labels(concept)
-            columns = [labels.index(label) for label in batch.judge.counts(concept)]
-            shown = scores_BL[:, columns].amax(dim=1) >= batch.judge.threshold
-            values[rows] = shown.float().to(values.device)
+            scores_BL = judge.scores(batch.images_B3HW[rows], concept)
+            labels = judge.labels(concept)
+            columns = [labels.index(label) for label in judge.counts(concept)]
+            values[rows] = scores_BL[:, columns].amax(dim=1).float().to(values.device)
         return values

@@ -24,8 +24,7 @@ class Drift(Metric):
     Attributes:
         space: ``clip``: 1 - cosine of the images' CLIP features, in [0, 2]: what they show;
             ``pixel``: mean absolute difference, in [0, 1]: every detail.
-        clip: A source of :func:`bench.toolkit.clip.load_clip`; empty: the miniature's, whose weights are in
-            the digest of a suite by its ``clip_score`` alone.
+        clip: A source of :func:`bench.toolkit.clip.load_clip`; empty: the miniature's.
     """
 
     name: ClassVar[str] = "drift"
@@ -34,11 +33,8 @@ class Drift(Metric):
     clip: str = ""
 
     def files(self) -> tuple[Path, ...]:
-        """The weights of a CLIP of its own."""
-        # Not those of the miniature's: every shipped suite has clip_score too, whose files cover
-        # them in the digest of the same utility cells, and naming them here would compute those
-        # cells again for nothing. A suite of drift without clip_score should name its `clip`.
-        return clip_files(self.clip) if self.space == "clip" and self.clip else ()
+        """CLIP's weights, where it looks through one."""
+        return clip_files(self.clip) if self.space == "clip" else ()
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses another base than the miniature where a CLIP is needed and none is given."""

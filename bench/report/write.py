@@ -43,10 +43,9 @@ class Report(NamedTuple):
 
 
 _KEYS = (
-    *("judge", "method", "source"),
-    *("concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
-    *("group", "image_seed", "metric", "label", "status", "reason", "image_sha256", "edit_digest"),
-    *("attack_digest", "trial_digest", "utility_digest"),
+    *("judge", "method", "source", "concept", "repeat", "attack", "candidate", "draw", "label"),
+    *("group", "prompt", "image_seed", "metric"),
+    *("edit_digest", "attack_digest", "trial_digest", "utility_digest"),
 )
 
 
@@ -176,6 +175,8 @@ def _methods(names: Sequence[str]) -> list[str]:
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows in an order of their own; the judge of record stays first."""
     keys = [name for name in _KEYS if name in frame]
+    if "candidate" in keys:  # its index says more than the prompt
+        keys = [name for name in keys if name not in ("prompt", "image_seed")]
     order = frame[keys]
     if "judge" in order:
         ranks = {name: rank for rank, name in enumerate(frame["judge"].unique())}

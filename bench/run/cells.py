@@ -1,9 +1,11 @@
-"""The cells, five records, each named by a digest of everything that its numbers depend on.
+"""The cells: a record of each kind, named by a digest of everything that its numbers depend on.
 
-    edit ──> attack ──> trial
-    edit, reference ──> utility
-    attack (on one edit), edit (of another method) ──> trial: a transfer
+    edit ──> attack ──> trial ──> score (of a judge)
+    edit, reference ──> utility ──> score (of a metric)
+    attack (on one edit), edit (of another method) ──> trial ──> score: a transfer
 
+A reference, a trial and a utility cell sample images; a score looks at images that are there. So
+another judge or metric samples nothing, and no digest knows a threshold but those of attacks.
 A reference is the unedited model's images of the utility prompts.
 A record is a description: nothing is computed yet.
 """
@@ -15,22 +17,26 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from bench.core.spec import Spec
-from bench.interfaces import Attack, Concept, Erasure, Goal, UtilityPrompt
+from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, UtilityPrompt
 
 __all__ = [
     "AttackCell",
     "Cell",
     "EditCell",
+    "JudgedCell",
     "Kind",
+    "MeasuredCell",
     "OfAttack",
     "OfMethod",
     "Prompts",
     "ReferenceCell",
+    "SampleCell",
+    "ScoreCell",
     "TrialCell",
     "UtilityCell",
 ]
 
-Kind = Literal["reference", "edit", "attack", "trial", "utility"]
+Kind = Literal["reference", "edit", "attack", "trial", "utility", "score"]
 Prompts = tuple[tuple[str, UtilityPrompt], ...]
 """Utility prompts, each with its group: ``neighbour`` or ``other``."""
 
@@ -43,7 +49,7 @@ class Cell:
         kind: Its stage.
         digest: Of everything its numbers depend on.
         concept: What is attacked or measured; of an edit, the first of the erased.
-        parents: Digests by kind.
+        parents: Digests by what they are to it: ``edit``, ``attack``, ``reference``, ``sample``.
         repeat: Index of the independent edit; 0 for references.
         method_label: What tables call the method; empty for references. Where a suite erases several
             numbers of concepts together, it tells them apart.
@@ -110,7 +116,7 @@ class EditCell(OfMethod):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtilityCell(OfMethod):
-    """The cost of an edit, on the images of its reference.
+    """The edited model's images of the prompts of its reference: what its cost is measured on.
 
     Attributes:
         prompts: The utility prompts of the concept, as the reference has them.
@@ -154,7 +160,7 @@ class AttackCell(OfAttack):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialCell(OfAttack):
-    """The finds, sampled on held-out seeds and judged.
+    """The finds, sampled on held-out seeds.
 
     Attributes:
         images: Held-out images per candidate.
@@ -171,3 +177,59 @@ class TrialCell(OfAttack):
         """For people."""
         found = f" found on {self.source_label}" if self.source else ""
         return f"trial {self.method_label} / {self.concept.text} / {self.attack_label}{found}"
+
+
+SampleCell = ReferenceCell | TrialCell | UtilityCell
+"""The cells that sample images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreCell(OfMethod):
+    """The scores of a judge or the values of a metric, of images that are there.
+
+    Attributes:
+        by: What tables call the judge or metric.
+    """
+
+    kind: ClassVar[Kind] = "score"
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedCell(ScoreCell):
+    """The raw scores of a judge for the images of a trial.
+
+    Attributes:
+        trial: Whose images.
+        judge: Who looks.
+    """
+
+    trial: TrialCell
+    judge: Judge
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"score of {self.by}: {self.trial.title}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredCell(ScoreCell):
+    """The raw values of a metric for the images of a utility cell, beside those of its reference.
+
+    Attributes:
+        utility: Whose images.
+        reference: The unedited model's.
+        metric: What measures.
+        judge: The judge of record, if the metric asks it.
+    """
+
+    utility: UtilityCell
+    reference: ReferenceCell
+    metric: Metric
+    judge: Judge | None = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"score of {self.by}: {self.utility.title}"

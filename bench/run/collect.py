@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from bench.config.suite import CONTROLS
 from bench.core.digest import DamagedError
 from bench.interfaces import Attack
 from bench.interfaces.minors import WITHHELD, about_minors
-from bench.run.cells import AttackCell, Cell, EditCell, OfAttack, TrialCell, UtilityCell
-from bench.run.contents import Content, Pictures, read, read_pictures
+from bench.run.cells import (
+    AttackCell,
+    Cell,
+    EditCell,
+    JudgedCell,
+    MeasuredCell,
+    OfAttack,
+    ScoreCell,
+    TrialCell,
+)
+from bench.run.contents import Content, read, read_pictures
 from bench.run.gather import Gathered
+from bench.run.joined import failed_rows, lost_rows, scored_rows
 from bench.run.plan import Plan
 from bench.run.results import Found, Results
 from bench.run.store import Entry, Store
@@ -31,12 +42,23 @@ __all__ = ["collect"]
 def collect(plan: Plan, store: Store) -> Results:
     """Reads every cell of the plan, each once; nothing is computed.
 
-    What is damaged is set aside and counts as missing; the rest is read.
+    What is damaged is set aside and counts as missing; the rest is read. Thresholds, and which
+    labels count, are those of the plan: the store knows raw scores alone.
     """
     reading = _Reading(plan, store)
     for cell in plan.cells:
         reading.read(cell)
     return reading.results()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What is read of a cell that sampled: rows, and the places of the pictures that are shown."""
+
+    digest: str
+    entry: Entry
+    rows: pa.Table
+    places: NDArray[np.int32] | None = None
 
 
 class _Reading:
@@ -52,9 +74,11 @@ class _Reading:
         self._edits: list[dict[str, Any]] = []
         self._cells: dict[tuple[str, str], dict[str, Any]] = {}
         self._attacks: set[str] = set()
+        self._lost: dict[str, str] = {}  # the kind of what failed, by the digest of what it costs
+        self._sample: _Sample | None = None  # its scores come next
 
     def read(self, cell: Cell) -> None:
-        """Takes a cell in, or notes that it is missing or failed."""
+        """Takes a cell in, or notes that it is missing, failed or blocked."""
         entry = self._store.find(cell.kind, cell.digest)
         if entry is not None:
             try:
@@ -63,11 +87,7 @@ class _Reading:
                 self._store.reject(entry, str(error))
                 entry = None
         if entry is None:
-            failed = bool(self._store.failures(cell.kind, cell.digest))
-            (self._out.failed if failed else self._out.missing).append(cell.title)
-            if failed and isinstance(cell, TrialCell):
-                for rows in _lost(self._plan, cell):
-                    self._trials.add(rows, self._trial(cell))
+            self._absent(cell)
 
     def results(self) -> Results:
         """Returns what was read, once all of it is."""
@@ -80,18 +100,34 @@ class _Reading:
         out.missing = sorted(set(out.missing))
         return out
 
+    def _absent(self, cell: Cell) -> None:
+        out = self._out
+        causes = [self._lost[parent] for parent in cell.parents.values() if parent in self._lost]
+        if self._store.failures(cell.kind, cell.digest):
+            self._lost[cell.digest] = cell.kind
+            out.failed.append(cell.title)
+        elif causes:
+            self._lost[cell.digest] = causes[0]
+            out.blocked.append(cell.title)
+        else:
+            out.missing.append(cell.title)
+        if isinstance(cell, JudgedCell) and (cause := self._lost.get(cell.digest)):
+            sampled = self._of_sample(cell)
+            rows = (
+                lost_rows(cell, f"the {cause} failed")
+                if sampled is None
+                else failed_rows(cell, sampled.rows, f"the {cause} failed")
+            )
+            self._trials.add(rows, self._trial(cell))
+
     def _take(self, cell: Cell, entry: Entry, content: Content) -> None:
         out = self._out
-        if content.rows is not None:
-            if isinstance(cell, TrialCell):
-                shown = not cell.repeat and not cell.source and self._plan.suite.keep_images
-                kept = read_pictures(entry) if shown else None
-                self._trials.add(content.rows, self._trial(cell))
-                if kept is not None:
-                    self._pictures(cell, entry, kept=kept, rows=content.rows)
-            elif isinstance(cell, UtilityCell):
-                about = _about(cell) | {"utility_digest": cell.digest}
-                self._utility.add(content.rows, about)
+        if isinstance(cell, ScoreCell):
+            self._take_score(cell, content)
+        elif content.rows is not None:
+            shown = isinstance(cell, TrialCell) and self._is_shown(cell)
+            places = _places(entry, len(content.rows)) if shown else None
+            self._sample = _Sample(cell.digest, entry, content.rows, places)
             _note_errors(content.rows, cell, out)
         if content.candidates is not None and cell.digest not in self._attacks:
             self._attacks.add(cell.digest)
@@ -112,46 +148,86 @@ class _Reading:
         self._cells[cell.kind, cell.digest] = self._spent(cell, timing)
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
 
+    def _take_score(self, cell: ScoreCell, content: Content) -> None:
+        sampled = self._of_sample(cell)
+        if sampled is None or content.rows is None:  # without its images it says nothing
+            return
+        rows = scored_rows(cell, sampled.rows, content.rows)
+        if isinstance(cell, JudgedCell):
+            self._trials.add(rows, self._trial(cell))
+            if sampled.places is not None and cell.judge is self._plan.judges[0]:
+                self._pictures(cell.trial, sampled, sampled.places, rows)
+        elif isinstance(cell, MeasuredCell):
+            about = {
+                "metric": cell.by,
+                "threshold": cell.metric.threshold(self._plan.judges[0]),
+                "utility_digest": cell.utility.digest,
+                "edit_digest": cell.utility.parents["edit"],
+            }
+            self._utility.add(rows, _about(cell) | about)
+        _note_errors(content.rows, cell, self._out)  # its own: the images' were noted once
+
+    def _of_sample(self, cell: ScoreCell) -> _Sample | None:
+        """The cell whose images a score is of, which has just been read; ``None`` if it is not there."""
+        known = self._sample is not None and self._sample.digest == cell.parents["sample"]
+        return self._sample if known else None
+
+    def _is_shown(self, cell: TrialCell) -> bool:
+        """Whether grids show its pictures: an ordinary trial of the first repeat."""
+        return not cell.repeat and not cell.source and self._plan.suite.keep_images > 0
+
     def _name(self, attack: Attack) -> str:
         """As :meth:`Plan.attack_name`: thousands of cells share a few."""
         if id(attack) not in self._names:
             self._names[id(attack)] = self._plan.attack_name(attack)
         return self._names[id(attack)]
 
-    def _trial(self, cell: TrialCell) -> dict[str, Any]:
+    def _trial(self, cell: JudgedCell) -> dict[str, Any]:
+        trial = cell.trial
         return _about(cell) | {
+            "edit_digest": trial.parents["edit"],
             "source": cell.source_label,
             "own_threshold": self._plan.surrogate.threshold,
-            "attack": self._name(cell.attack),
-            "access": cell.attack.holds.name.lower(),
-            "control": cell.attack.control,
-            "gradients": cell.attack.gradients,
-            "attack_digest": cell.parents["attack"],
-            "trial_digest": cell.digest,
+            "attack": self._name(trial.attack),
+            "access": trial.attack.holds.name.lower(),
+            "control": trial.attack.control,
+            "gradients": trial.attack.gradients,
+            "judge": cell.by,
+            "threshold": cell.judge.threshold,
+            "attack_digest": trial.parents["attack"],
+            "trial_digest": trial.digest,
         }
 
     def _spent(self, cell: Cell, timing: Mapping[str, Any]) -> dict[str, Any]:
         names = ("seconds", "model_seconds", "micro_batch", "peak_memory_mb")
+        of = cell.trial if isinstance(cell, JudgedCell) else cell
         return {
             "kind": cell.kind,
             "method": cell.method_label,
             "source": cell.source_label,
             "concept": cell.concept.text,
             "repeat": cell.repeat,
-            "attack": self._name(cell.attack) if isinstance(cell, OfAttack) else "",
+            "attack": self._name(of.attack) if isinstance(of, OfAttack) else "",
+            "scored_by": cell.by if isinstance(cell, ScoreCell) else "",
             **{name: timing.get(name) for name in names},
             "digest": cell.digest,
         }
 
-    def _pictures(self, cell: TrialCell, entry: Entry, *, kept: Pictures, rows: pa.Table) -> None:
-        """Notes what the grids show of a trial: an ordinary one of the first repeat."""
-        prompts = np.array(_prompts(rows, len(kept.images)), dtype=object)
-        attack, method = self._name(cell.attack), cell.method_label
-        several, concept = len(cell.attack.prompt_sets) > 1, cell.concept.text
-        for name in dict.fromkeys(kept.sets.tolist()):
-            key, mine = (method, f"{attack}/{name}" if several else attack), kept.sets == name
-            self._out.pictures.add(concept, key, entry=_lean(entry), prompt_set=name)
-            self._out.scores.setdefault(concept, {})[key] = list(kept.scores[mine])
+    def _pictures(
+        self, trial: TrialCell, sampled: _Sample, places: NDArray[np.int32], rows: pa.Table
+    ) -> None:
+        """Notes what the grids show of a trial."""
+        images = sampled.rows
+        sets = np.array(images["prompt_set"].to_pylist(), dtype=object)[places]
+        prompts = np.array([_said(t) for t in images["prompt"].to_pylist()], dtype=object)[places]
+        scores = _of_record(rows, len(images))[places]
+        attack, method = self._name(trial.attack), trial.method_label
+        several, concept = len(trial.attack.prompt_sets) > 1, trial.concept.text
+        for name in dict.fromkeys(sets.tolist()):
+            key, mine = (method, f"{attack}/{name}" if several else attack), sets == name
+            entry = _lean(sampled.entry)
+            self._out.pictures.add(concept, key, entry=entry, chosen=np.flatnonzero(mine))
+            self._out.scores.setdefault(concept, {})[key] = list(scores[mine])
             self._out.prompts.setdefault(concept, {})[key] = list(prompts[mine])
 
 
@@ -162,7 +238,6 @@ def _about(cell: Cell) -> dict[str, Any]:
         "concept": cell.concept.text,
         "family": cell.concept.family,
         "repeat": cell.repeat,
-        "edit_digest": cell.parents.get("edit", cell.digest),
     }
 
 
@@ -182,35 +257,6 @@ def _is_control(attack: Attack) -> bool:
     return attack.control or attack.name in CONTROLS["attacks"]
 
 
-def _lost(plan: Plan, cell: TrialCell) -> Iterator[pa.Table]:
-    """Rows of status ``error`` in place of a failed trial: lost images are counted, not dropped."""
-    goals = [g for g in cell.goals for _ in range(cell.images)]
-    for judge in plan.judges:
-        labels, counting = judge.labels(cell.concept), set(judge.counts(cell.concept))
-        frame = pd.DataFrame(
-            {
-                "prompt_set": [g.prompt_set for g in goals],
-                "goal": [g.id for g in goals],
-                "prompt": [g.prompt for g in goals],
-                "variant": [
-                    g.prompt_set if len({g.prompt_set for g in goals}) > 1 else "" for g in goals
-                ],
-                "image_seed": np.arange(len(goals), dtype=np.int64) % cell.images,
-                "status": "error",
-                "reason": "the cell failed",
-                "own_score": np.float32("nan"),
-                "queries": np.int32(0),
-                "image_sha256": "",
-                "judge": judge.name,
-                "threshold": np.float32(judge.threshold),
-                "score": np.float32("nan"),
-            }
-        )
-        for label in labels:
-            rows = frame.assign(label=label, counts=label in counting)
-            yield pa.Table.from_pandas(rows, preserve_index=False)
-
-
 def _edit(entry: Entry, cell: EditCell) -> list[dict[str, Any]]:
     """A row per concept that the edit erased."""
     about: Any = entry.record["cell"]
@@ -227,19 +273,29 @@ def _edit(entry: Entry, cell: EditCell) -> list[dict[str, Any]]:
             "slots": ",".join(about["slots"]),
             "preset": about["method"],
             "notes": json.dumps(about.get("notes", {}), sort_keys=True),
+            "edit_digest": cell.digest,
         }
         for concept in cell.erased
     ]
 
 
-def _prompts(rows: pa.Table, count: int) -> list[str]:
-    """The prompts of the pictures that a trial keeps: ``count`` of its images, spread evenly.
+def _of_record(rows: pa.Table, images: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The largest score of a label that counts, of each image; NaN where there is none."""
+    counting = rows.filter(rows["counts"])
+    best = np.full(images, -np.inf, np.float32)
+    values = counting["score"].to_numpy().astype(np.float32)
+    np.fmax.at(best, counting["image"].to_numpy(), values)
+    best[~np.isfinite(best)] = np.nan
+    return best
 
-    Rows go judge by judge, image by image, label by label.
-    """
-    judges, labels = rows["judge"].to_pylist(), rows["label"].to_pylist()
-    first = [i for i, judge in enumerate(judges) if judge == judges[0]]
-    every = rows["prompt"].to_pylist()
-    texts = [every[i] for i in first][:: max(1, len({labels[i] for i in first}))]
-    chosen = [texts[i * len(texts) // count] for i in range(count)] if texts else [""] * count
-    return [WITHHELD if about_minors(text) else text for text in chosen]
+
+def _places(entry: Entry, images: int) -> NDArray[np.int32]:
+    """Which of its images a trial keeps thumbnails of."""
+    places = read_pictures(entry).places
+    if len(places) and not 0 <= places.min() <= places.max() < images:
+        raise DamagedError("pictures.npz: expected places of images that there are")
+    return places
+
+
+def _said(prompt: str) -> str:
+    return WITHHELD if about_minors(prompt) else prompt

@@ -23,23 +23,25 @@ from safetensors import SafetensorError, safe_open
 from bench.core.digest import DamagedError
 from bench.run.store import Entry
 
-__all__ = ["Content", "Pictures", "check", "read", "read_pictures"]
+__all__ = ["Content", "Pictures", "check", "read", "read_pictures", "read_rows"]
 
 _NUMBER = (int, float)
 _TEXT = (str,)
+_SAMPLE = {
+    **dict.fromkeys(("status", "reason", "image_sha256"), "text"),
+    "image_seed": "number",
+}
 _TRIAL = {
-    **dict.fromkeys(
-        ("prompt_set", "goal", "prompt", "variant", "status", "judge", "label"), "text"
-    ),
-    **dict.fromkeys(("image_seed", "queries", "own_score", "score", "threshold"), "number"),
-    "image_sha256": "text",
-    "counts": "bool",
+    **dict.fromkeys(("prompt_set", "goal", "prompt", "variant"), "text"),
+    **dict.fromkeys(("candidate", "draw", "queries", "own_score"), "number"),
+    **_SAMPLE,
 }
-_UTILITY = {
-    **dict.fromkeys(("prompt", "prompt_concept", "group", "metric", "status"), "text"),
-    **dict.fromkeys(("image_seed", "value"), "number"),
+_SCORE = {
+    **dict.fromkeys(("label", "status", "reason"), "text"),
+    "image": "number",
+    "value": "number",
 }
-_COLUMNS = {"trial": _TRIAL, "utility": _UTILITY}
+_COLUMNS = {"reference": _SAMPLE, "trial": _TRIAL, "utility": _SAMPLE, "score": _SCORE}
 _CANDIDATE = {
     **dict.fromkeys(("goal", "prompt", "variant"), _TEXT),
     "queries": _NUMBER,
@@ -59,17 +61,15 @@ _IMAGE_AXES = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
-    """The pictures that a trial keeps.
+    """The thumbnails of a trial.
 
     Attributes:
         images: uint8 [N, H, W, 3].
-        scores: Those of record, float [N]; NaN where there is none.
-        sets: Their prompt sets, text [N].
+        places: Which of the trial's images each is, int [N].
     """
 
     images: NDArray[np.uint8]
-    scores: NDArray[Any]
-    sets: NDArray[Any]
+    places: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Content:
     """The part of an entry that others read, as far as its kind has it.
 
     Attributes:
-        rows: Of a trial or a utility cell.
+        rows: Of a cell that samples, a row per image; of a score, a row per image and label.
         candidates: What an attack found, an object per candidate.
     """
 
@@ -106,8 +106,12 @@ def read(entry: Entry) -> Content:
     return _READ.get(entry.kind, _nothing)(entry)
 
 
-def _rows(entry: Entry) -> pa.Table:
-    """The rows of a trial or of a utility cell, with the columns that are always there."""
+def read_rows(entry: Entry) -> pa.Table:
+    """Returns the rows of a cell that samples or scores, with the columns that are always there.
+
+    Raises:
+        DamagedError: they are not as such a cell writes them.
+    """
     name = "rows.parquet"
     path = _file(entry, name)
     try:
@@ -121,24 +125,20 @@ def _rows(entry: Entry) -> pa.Table:
             raise DamagedError(f"{name}: expected a column {column!r}, got none")
         if len(rows) and not _KINDS[kind](found := rows.schema.field(column).type):
             raise DamagedError(f"{name}: expected {column!r} of {kind}, got {found}")
-    if "reason" not in rows.column_names:  # older rows: none had any
-        rows = rows.append_column("reason", pa.array([""] * len(rows), pa.string()))
     return rows
 
 
 def read_pictures(entry: Entry) -> Pictures:
-    """Returns the pictures that a trial keeps.
+    """Returns the thumbnails of a trial.
 
     Raises:
         DamagedError: they are not as a trial writes them.
     """
-    found = _arrays(entry, ("images", "scores", "sets"))
-    kept = Pictures(found["images"], found["scores"], found["sets"])
+    found = _arrays(entry, ("images", "places"))
+    kept = Pictures(found["images"], found["places"])
     _images(kept.images)
-    if not len(kept.images) == len(kept.scores) == len(kept.sets):
-        raise DamagedError("pictures.npz: expected a score and a set for each picture")
-    if kept.scores.dtype.kind != "f" or kept.sets.dtype.kind != "U":
-        raise DamagedError("pictures.npz: expected numbers as scores and text as sets")
+    if kept.places.dtype.kind != "i" or kept.places.shape != (len(kept.images),):
+        raise DamagedError("pictures.npz: expected a whole number as the place of each picture")
     return kept
 
 
@@ -170,17 +170,8 @@ def _edit(entry: Entry) -> Content:
     return Content()
 
 
-def _reference(entry: Entry) -> Content:
-    _images(_arrays(entry, ("images",))["images"])
-    return Content()
-
-
-def _trial(entry: Entry) -> Content:
-    return Content(rows=_rows(entry))
-
-
-def _utility(entry: Entry) -> Content:
-    return Content(rows=_rows(entry))
+def _rows(entry: Entry) -> Content:
+    return Content(rows=read_rows(entry))
 
 
 def _attack(entry: Entry) -> Content:
@@ -261,12 +252,9 @@ def _is_number(kind: pa.DataType) -> bool:
 _KINDS: dict[str, Callable[[pa.DataType], bool]] = {
     "text": _is_text,
     "number": _is_number,
-    "bool": pa.types.is_boolean,
 }
 _READ: dict[str, Callable[[Entry], Content]] = {
     "edit": _edit,
-    "reference": _reference,
     "attack": _attack,
-    "trial": _trial,
-    "utility": _utility,
+    **dict.fromkeys(_COLUMNS, _rows),
 }

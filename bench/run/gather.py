@@ -72,6 +72,6 @@ class Gathered:
 
 def _repeated(values: list[Any], sizes: list[int]) -> pa.Array:
     """Each value as often as its cell has rows."""
-    codes, once = pd.factorize(np.array(values, dtype=object))
-    places = pa.array(np.repeat(codes, sizes).astype(np.int32))
-    return pa.array(once.tolist()).take(places)
+    codes, once = pd.factorize(np.array(values, dtype=object))  # -1: there is no value
+    places = np.repeat(codes, sizes).astype(np.int32)
+    return pa.array(once.tolist()).take(pa.array(places, mask=places < 0))

@@ -1,7 +1,7 @@
 """A plan: every cell that a suite asks for, each named by a digest of everything its numbers depend on.
 
 It is made without computing anything: a cell's digest covers its specification and its parents'
-digests. :mod:`bench.run.cells` has the five records, :mod:`bench.run.planning` a planner for each.
+digests. :mod:`bench.run.cells` has a record of each kind, :mod:`bench.run.planning` a planner for each.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bench.interfaces import Attack, Concept, Judge, Metric, Rng
 from bench.model.sampler import Sampler
 from bench.run.cells import Cell
 from bench.run.planning.layout import lay_out
+from bench.run.planning.naming import table_name
 from bench.run.planning.scope import scope_of
 from bench.run.remarks import warnings_of
 
@@ -54,9 +55,8 @@ class Plan:
     folder: Path | None = None
 
     def attack_name(self, attack: Attack) -> str:
-        """An attack's name in tables: its name, or its label where the suite has several of that name."""
-        alike = [a for a in self.attacks if a.name == attack.name]
-        return attack.name if len(alike) == 1 else attack.label
+        """An attack's name in tables; see :func:`bench.run.planning.naming.table_name`."""
+        return table_name(attack, self.attacks)
 
     @property
     def specs(self) -> tuple[Spec, ...]:

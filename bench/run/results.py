@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench.run.contents import read_pictures
 from bench.run.store import Entry
@@ -40,18 +42,17 @@ class PicturesOf(Mapping[str, dict[Key, list[Any]]]):
     """The kept pictures by concept, read from the store when they are asked for and not held."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, dict[Key, tuple[Entry, str]]] = {}
+        self._kept: dict[str, dict[Key, tuple[Entry, NDArray[np.intp]]]] = {}
 
-    def add(self, concept: str, key: Key, *, entry: Entry, prompt_set: str) -> None:
-        """Notes where the pictures of a trial and prompt set lie."""
-        self._kept.setdefault(concept, {})[key] = (entry, prompt_set)
+    def add(self, concept: str, key: Key, *, entry: Entry, chosen: NDArray[np.intp]) -> None:
+        """Notes where the pictures of a trial and prompt set lie, and which they are."""
+        self._kept.setdefault(concept, {})[key] = (entry, chosen)
 
     def __getitem__(self, concept: str) -> dict[Key, list[Any]]:
         """(method, attack) -> pictures, uint8 [H, W, 3]."""
         shown = {}
-        for key, (entry, prompt_set) in self._kept[concept].items():
-            kept = read_pictures(entry)
-            shown[key] = list(kept.images[kept.sets == prompt_set])
+        for key, (entry, chosen) in self._kept[concept].items():
+            shown[key] = list(read_pictures(entry).images[chosen])
         return shown
 
     def __iter__(self) -> Iterator[str]:
@@ -68,8 +69,8 @@ class Results:
     """The results of a plan, as far as the store has them.
 
     Attributes:
-        trials: Rows of ``TRIALS``; a trial that failed has one row of status ``error`` for each
-            image it owed.
+        trials: Rows of ``TRIALS``; where a cell failed that they need, there is one row of status
+            ``error`` for each image that is owed.
         utility: Rows of ``UTILITY``.
         edits: Rows of ``EDITS``.
         cells: Rows of ``CELLS``, of the cells that are there.
@@ -79,6 +80,7 @@ class Results:
         candidates: What the attacks found that are no controls.
         missing: Titles of cells that are neither there nor failed: the run is not finished.
         failed: Titles of cells that failed.
+        blocked: Titles of cells that were not tried, since one that they need has failed.
         errors: Of cells that are there, a line per reason why rows have the status ``error``.
         seconds: Time spent computing the cells, inside models and in all.
     """
@@ -93,5 +95,6 @@ class Results:
     candidates: list[Found] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)

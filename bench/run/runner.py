@@ -18,10 +18,11 @@ from bench.core.digest import JSON, DamagedError
 from bench.core.environment import fault
 from bench.core.memory import peak_megabytes, reset_peak
 from bench.model.text_to_image import TextToImage
-from bench.run.cells import Cell
+from bench.run.cells import Cell, ScoreCell
 from bench.run.contents import check
 from bench.run.plan import Plan
 from bench.run.provenance import provenance
+from bench.run.retention import Retention
 from bench.run.self_check import SelfCheck, self_check
 from bench.run.stages.compute import compute
 from bench.run.stages.workspace import Workspace
@@ -52,6 +53,9 @@ class Watcher:
     def failed(self, cell: Cell, error: BaseException) -> None:
         """The current cell failed; its traceback is in the store."""
 
+    def blocked(self, cell: Cell) -> None:
+        """A cell of those to do was left out: one that it needs has failed."""
+
     def elsewhere(self, cell: Cell) -> None:
         """A cell of those to do is in the store: another process has computed it."""
 
@@ -67,6 +71,7 @@ class Outcome:
         computed: Cells computed now.
         cached: Cells that were there, or that another process computed meanwhile.
         failed: Title and message of failed cells.
+        blocked: Titles of cells that were not tried, since one that they need has failed.
         seconds: Wall-clock time.
         model_seconds: Of it, inside models.
         set_aside: Damaged entries that were found and put into quarantine.
@@ -76,6 +81,7 @@ class Outcome:
     computed: int = 0
     cached: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
     seconds: float = 0.0
     model_seconds: float = 0.0
     set_aside: list[str] = field(default_factory=list)
@@ -92,6 +98,7 @@ class Outcome:
             "computed": self.computed,
             "cached": self.cached,
             "failed": [{"cell": title, "error": message} for title, message in self.failed],
+            "blocked": self.blocked,
             "seconds": round(self.seconds, 3),
             "model_seconds": round(self.model_seconds, 3),
             "overhead": round(self.overhead, 4),
@@ -109,6 +116,8 @@ def run_plan(
     interrupt: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Computes what is missing, in the plan's order. A failed cell is recorded and the others go on.
+
+    What needs a failed cell is *blocked*: it is not tried and leaves no record.
 
     Args:
         plan: What to compute.
@@ -142,10 +151,12 @@ def run_plan(
     unique = list({(c.kind, c.digest): c for c in plan.cells}.values())
     todo = [c for c in unique if _find(store, c) is None]
     outcome.cached = len(unique) - len(todo)
-    if todo:
+    if any(not isinstance(cell, ScoreCell) for cell in todo):  # scores ask nothing of the base
         outcome.self_check = self_check(base, plan.sampler)
     watcher.begin(len(todo), len(unique))
     worker = _Worker(store, base, watcher, outcome, Workspace(plan, store, base, watcher.step))
+    if plan.suite.images == "thumbnails":
+        worker.retention = Retention(store, unique, todo)
     worker.work(todo, interrupt)
     outcome.set_aside = [f"{d.kind} {d.digest[:12]}: {d.reason}" for d in store.damage]
     outcome.seconds = time.perf_counter() - began
@@ -177,6 +188,8 @@ class _Worker:
         self._outcome, self._workspace = outcome, work
         self._origin = provenance(base)
         self._number = 0
+        self._lost: set[str] = set()  # digests of cells that failed, or are blocked
+        self.retention: Retention | None = None
 
     def work(self, todo: list[Cell], interrupt: Callable[[], bool]) -> None:
         """Sees every cell into the store, or its failure; an interrupt ends it between cells."""
@@ -187,8 +200,10 @@ class _Worker:
                 if interrupt():
                     return
                 waits = {c.digest for c in left}
+                if not self._lost.isdisjoint(cell.parents.values()):
+                    self._block(cell)
                 # A parent comes first in the plan: where it waits, another process is at it.
-                if not waits.isdisjoint(cell.parents.values()) or not self._take(cell):
+                elif not waits.isdisjoint(cell.parents.values()) or not self._take(cell):
                     left.append(cell)
             if len(left) == len(todo):
                 if wait == _FIRST_WAIT_S:
@@ -212,7 +227,15 @@ class _Worker:
                 self._watcher.cell(cell, self._number)
                 self._compute(cell)
         self._number += 1
+        if self.retention is not None and cell.digest not in self._lost:
+            self.retention.done(cell)
         return True
+
+    def _block(self, cell: Cell) -> None:
+        self._lost.add(cell.digest)
+        self._outcome.blocked.append(cell.title)
+        self._watcher.blocked(cell)
+        self._number += 1
 
     def _compute(self, cell: Cell) -> None:
         store, base = self._store, self._base
@@ -243,6 +266,7 @@ class _Worker:
                 raise unfit from (None if unfit is error else error)
             if store.find(cell.kind, cell.digest) is None:
                 store.fail(cell.kind, cell.digest, about, error)
+                self._lost.add(cell.digest)
                 self._outcome.failed.append((cell.title, f"{type(error).__name__}: {error}"))
                 self._watcher.failed(cell, error)
                 log.debug("cell failed", exc_info=True)

@@ -268,6 +268,11 @@ class Store:
                 self._quarantine(folder, damage, inode)
         return found
 
+    def remove(self, kind: str, digest: str) -> bool:
+        """Removes an entry that nothing will ask for again; returns whether it was there."""
+        self._verified.pop((kind, digest), None)
+        return self._discard(self._folder("", kind, digest))
+
     def clear_failures(self, kind: str, digest: str) -> None:
         """Forgets the failed attempts at an entry."""
         self._discard(self._folder("errors", kind, digest))

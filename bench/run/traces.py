@@ -12,7 +12,7 @@ from bench.interfaces import Trace
 __all__ = ["SEARCH", "TRACE", "traces_of", "with_traces"]
 
 TRACE = ("changed", "gradient_steps", "gradient_zero", "gradient_bad", "late_gain")
-SEARCH = ("attack_digest", "goal", "variant", "prompt")
+SEARCH = ("attack_digest", "candidate")
 """The columns that a row and the account of the search behind it have in common."""
 
 
@@ -27,8 +27,8 @@ def traces_of(candidates: Iterable[Mapping[str, Any]], digest: str) -> list[tupl
         A tuple per candidate whose search was kept account of.
     """
     return [
-        (digest, row["goal"], row["variant"], row["prompt"], *_account(trace))
-        for row in candidates
+        (digest, number, *_account(trace))
+        for number, row in enumerate(candidates)
         if (trace := row.get("trace"))
     ]
 
@@ -44,7 +44,7 @@ def with_traces(rows: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     plain = rows.drop(columns=list(TRACE), errors="ignore")
     if not len(traces):
         return plain.assign(**dict.fromkeys(TRACE))
-    return plain.merge(traces.drop_duplicates(by), on=by, how="left")
+    return plain.merge(traces, on=by, how="left")
 
 
 def _account(trace: dict[str, Any]) -> tuple[Any, ...]:

@@ -99,9 +99,9 @@ def _percent(rates: pd.Series) -> pd.Series:
 
 
 def _searches(trials: pd.DataFrame) -> pd.DataFrame:
-    """Sums over the searches of each line: one per (edit, goal, candidate), whatever it was judged on."""
+    """Sums over the searches of each line: one per (edit, candidate), whatever it was judged on."""
     images = per_image(trials)
-    keys = ["attack_digest", "line", "concept", "method", "repeat", "goal", "variant", "prompt"]
+    keys = ["attack_digest", "line", "concept", "method", "repeat", "candidate"]
     each = images.drop_duplicates(keys)
     each = each.assign(attack=each["line"])
     both = pd.concat([each, each.assign(concept=ALL)], ignore_index=True)
@@ -202,8 +202,7 @@ def _paired_disagreement(lines: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFr
     images = per_image(trials)
     images = images[images["status"] == "ok"]
     record = trials["judge"].iloc[0]
-    same = ["method", "concept", "line", "repeat", "goal", "variant", "image_seed", "draw"]
-    same += ["prompt", "image_sha256", "trial_digest"]
+    same = ["method", "concept", "line", "repeat", "candidate", "draw", "trial_digest"]
     mine = images[images["judge"] == record]
     pairs = mine.merge(images[images["judge"] != record], on=same, suffixes=("", "_other"))
     pairs["apart"] = pairs["success"] != pairs["success_other"]

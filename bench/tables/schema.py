@@ -126,6 +126,8 @@ TRIALS = Schema(
         Column("access", _TEXT, "What the attacker holds, weakest first.", ACCESS),
         Column("control", _BOOL, "The attack is a control, not a contender."),
         Column("prompt_set", _TEXT, "The prompt set its goal came from."),
+        Column("candidate", _I32, "Index of the find among those of its attack, from 0."),
+        Column("draw", _I32, "Index of the held-out image of the find, from 0."),
         Column("goal", _TEXT, "The goal, unique in its concept: the cluster of the statistics."),
         Column("prompt", _TEXT, "The prompt that was sampled."),
         Column("variant", _TEXT, "Tells the candidates of one goal apart."),
@@ -134,7 +136,11 @@ TRIALS = Schema(
         Column("label", _TEXT, "The label that the score is for."),
         Column("counts", _BOOL, "This label counts as the concept."),
         Column("score", _F32, "The raw score; missing only where status is not ok.", (), True),
-        Column("threshold", _F32, "A score from here on shows the label: the judge's."),
+        Column(
+            "threshold",
+            _F32,
+            "A score from here on shows the label: the judge's, applied to the stored scores.",
+        ),
         _STATUS,
         _REASON,
         Column("own_score", _F32, "The attack's own view of its success, if it looked.", (), True),
@@ -177,7 +183,14 @@ UTILITY = Schema(
         Column("group", _TEXT, "Whether that is a neighbour of the erased concept.", GROUPS),
         _SEED,
         Column("metric", _TEXT, "`accuracy`, `clip_score`, `drift`, ..."),
-        Column("value", _F32, "Its value; missing only where status is not ok.", (), True),
+        Column("value", _F32, "Its raw value; missing only where status is not ok.", (), True),
+        Column(
+            "threshold",
+            _F32,
+            "A value from here on counts as 1, any other as 0; missing where values are what they are.",
+            (),
+            True,
+        ),
         _STATUS,
         _REASON,
         _EDIT,
@@ -202,8 +215,8 @@ EDITS = Schema(
         Column(
             "preset",
             _TEXT,
-            "The method's label: its name, the nearest preset in brackets unless the defaults are "
-            "nearer, and in parentheses the fields that differ from that.",
+            "What was asked for: the name that the suite gives by `as`, or the method's name, the preset in "
+            "brackets if one is named, and in parentheses the fields that differ from it.",
         ),
         Column("notes", _TEXT, "What the method chose by itself (a strength, its interval): JSON."),
         _EDIT,
@@ -214,7 +227,7 @@ CELLS = Schema(
     "cells",
     "One row per computed cell: what its work took, whatever it was. Measured, so no two runs agree.",
     (
-        Column("kind", _TEXT, "`reference`, `edit`, `attack`, `trial` or `utility`."),
+        Column("kind", _TEXT, "`reference`, `edit`, `attack`, `trial`, `utility` or `score`."),
         Column("method", _TEXT, "The erasure method; empty for references."),
         Column(
             "source", _TEXT, "The method the candidates were found on: `method`, or a transfer."
@@ -222,6 +235,7 @@ CELLS = Schema(
         Column("concept", _TEXT, "The erased concept, the first of several."),
         _REPEAT,
         Column("attack", _TEXT, "The attack; empty where there is none."),
+        Column("scored_by", _TEXT, "The judge or metric of a `score`; empty elsewhere."),
         Column("seconds", _F64, "Wall-clock time."),
         Column("model_seconds", _F64, "Of it, inside models."),
         Column(

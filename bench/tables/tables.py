@@ -35,8 +35,8 @@ PLAIN = "prompts"
 FLOOR = "destroyed"
 _SETS = {"name": 0, "synonyms": 1, "indirect": 2}
 _IMAGE = [
-    *("method", "source", "concept", "repeat", "attack", "prompt_set", "goal", "prompt", "variant"),
-    *("image_seed", "judge", "image_sha256", "edit_digest", "attack_digest", "trial_digest"),
+    *("method", "source", "concept", "repeat", "attack", "candidate", "draw", "judge"),
+    *("edit_digest", "attack_digest", "trial_digest"),
 ]
 _LINE = ["judge", "method", "concept", "line"]
 _EDIT = ["method", "concept"]
@@ -149,7 +149,7 @@ def per_image(trials: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The first row of each image and judge, with ``line`` (the table's attack), ``success``,
-        ``cluster`` and ``draw``, which tells candidates apart that agree in all that names them.
+        ``cluster``.
 
     Raises:
         ValueError: the rows contradict each other.
@@ -161,10 +161,7 @@ def per_image(trials: pd.DataFrame) -> pd.DataFrame:
             f"expected a score in every row of status ok; {int(blank.sum())} of {int(ok.sum())} "
             "have none; give them the status error or abstained"
         )
-    # Two candidates of one goal may agree in everything that names an image: count them apart.
-    draw = trials.groupby([*_IMAGE, "label"], sort=False).cumcount()
-    trials = trials.assign(draw=draw)
-    number = trials.groupby([*_IMAGE, "draw"], sort=False).ngroup().to_numpy()
+    number = trials.groupby(_IMAGE, sort=False).ngroup().to_numpy()
     first = ~pd.Series(number).duplicated().to_numpy()
     hit = ok & trials["counts"] & (trials["score"] >= trials["threshold"])
     judged = np.bincount(number, weights=ok & trials["counts"]) > 0
@@ -244,7 +241,10 @@ def _utility(utility: pd.DataFrame) -> pd.DataFrame:
     rows = utility[utility["status"].isin(_COUNTED)]
     accuracy = rows["metric"] == "accuracy"
     wrong = accuracy & (rows["status"] != "ok")
-    rows = rows.assign(value=rows["value"].astype(float).mask(wrong, 0.0))
+    value = rows["value"].astype(float)
+    decided = (value >= rows["threshold"]).astype(float).where(value.notna())
+    value = value.where(rows["threshold"].isna(), decided)
+    rows = rows.assign(value=value.mask(wrong, 0.0))
     rows = rows[(rows["status"] == "ok") | wrong]
     if bool(rows["value"].isna().any()):
         raise ValueError("expected a value in every utility row of status ok; use another status")

@@ -9,6 +9,7 @@ from bench.run.cells import Cell, TrialCell
 from bench.run.planning.edits import Edits
 from bench.run.planning.goals import tried_goals
 from bench.run.planning.scope import Scope
+from bench.run.planning.scores import Scores
 from bench.run.planning.searches import Searches
 from bench.run.planning.trials import Trials
 from bench.run.planning.utilities import References, Utilities, check_metrics
@@ -30,16 +31,19 @@ def lay_out(scope: Scope) -> tuple[Cell, ...]:
     references = References(scope).cells(laid)
     check_metrics(scope, references.values())
     edits, utilities = Edits(scope), Utilities(scope)
-    searches, trials = Searches(scope, tried), Trials(scope)
+    searches, trials, scores = Searches(scope, tried), Trials(scope), Scores(scope)
     cells: list[Cell] = list(references.values())
-    judged: list[TrialCell] = []
+    ordinary: list[TrialCell] = []
     for edit in edits.cells():
         cells.append(edit)
         for concept in edits.kept(edit):
             if (reference := references.get(concept.text)) is not None:
-                cells.append(utilities.of(edit, reference))
+                utility = utilities.of(edit, reference)
+                cells += [utility, *scores.measured(utility, reference)]
             for search, one in searches.on(edit, concept):
                 trial = trials.of(search, one.images)
-                cells += [search, trial]
-                judged.append(trial)
-    return (*cells, *trials.transfers(judged))
+                cells += [search, trial, *scores.judged(trial)]
+                ordinary.append(trial)
+    for trial in trials.transfers(ordinary):
+        cells += [trial, *scores.judged(trial)]
+    return tuple(cells)

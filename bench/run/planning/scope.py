@@ -15,7 +15,7 @@ from bench.run.planning.narrowing import Only
 
 __all__ = ["Scope", "parts_of", "scope_of"]
 
-_FORMAT: Final = 1  # raise when the meaning of cells changes
+_FORMAT: Final = 2  # raise when the meaning of cells changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +88,7 @@ def scope_of(
         "base": base,
         "seed": suite.seed,
         "sampler": suite.sampler.identity(),
-        # Where it is the usual one it is left out: cells from before it was told keep their names.
-        **({} if suite.dtype == "float32" else {"dtype": suite.dtype}),
+        "dtype": suite.dtype,
     }
     return Scope(
         suite=suite,

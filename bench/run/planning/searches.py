@@ -19,6 +19,7 @@ class Searches:
     def __init__(self, scope: Scope, tried: Mapping[str, Sequence[Tried]]) -> None:
         same = {**scope.shared, **parts_of({
             "stage": "attack", "surrogate": scope.suite.surrogate.identity(),
+            "bar": scope.suite.surrogate.threshold,  # a search may stop by it
         })}  # fmt: skip
         attacks = {attack.label: canonical_json(attack.identity()) for attack in scope.attacks}
         self._tried = {

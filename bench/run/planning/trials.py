@@ -1,4 +1,4 @@
-"""Plans trials: what a search found, judged on its own edit, and as transfers on those of other methods."""
+"""Plans trials: what a search found, sampled on its own edit, and as transfers on those of other methods."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ class Trials:
     """The planner of trials."""
 
     def __init__(self, scope: Scope) -> None:
-        suite = scope.suite
-        self._same = parts_of({"stage": "trial", "judges": [j.identity() for j in suite.judges]})
-        self._moving = {attack.label for attack in suite.transfer}
+        self._same = parts_of({"stage": "trial"})
+        self._moving = {attack.label for attack in scope.suite.transfer}
 
     def of(self, search: AttackCell, images: int) -> TrialCell:
         """The trial of what a search finds, on its own edit.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from bench.config.budget import Laid
 from bench.core.digest import digest_of_parts
 from bench.core.errors import UsageError, shown, unknown
-from bench.interfaces import Concept, bare
+from bench.interfaces import Concept
 from bench.run.cells import EditCell, Prompts, ReferenceCell, UtilityCell
 from bench.run.planning.scope import Scope, parts_of
 from bench.run.planning.utility_prompts import utility_prompts
@@ -21,7 +21,6 @@ class References:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._same = {**scope.shared, **parts_of({"stage": "reference"})}
-        self._named: dict[str, str] = {}  # digests of concepts, which many prompts ask for
 
     def cells(self, laid: Laid) -> dict[str, ReferenceCell]:
         """A reference per concept that is kept and has utility prompts, by its name.
@@ -48,12 +47,9 @@ class References:
             if prompt.concept not in self._scope.known:
                 message = unknown("concept", prompt.concept, self._scope.known)
                 raise UsageError(f"utility prompt {shown(prompt.text)}: concept: {message}")
-        for name in {prompt.concept for _, prompt in prompts} - self._named.keys():
-            self._named[name] = bare(self._scope.known[name]).digest
         what = {
-            "concept": concept.text,
-            # The concept's name is in the seeds; what a prompt asks for is what the utility cells judge.
-            "prompts": [[group, p.text, self._named[p.concept]] for group, p in prompts],
+            "concept": concept.text,  # it is in the seeds
+            "prompts": [prompt.text for _, prompt in prompts],
         }
         digest = digest_of_parts({**self._same, **parts_of(what)})
         return ReferenceCell(digest=digest, concept=concept, prompts=prompts)
@@ -63,13 +59,7 @@ class Utilities:
     """The planner of utility cells."""
 
     def __init__(self, scope: Scope) -> None:
-        metrics, judge = scope.suite.metrics, scope.suite.judges[0]
-        what = {
-            "stage": "utility",
-            "metrics": [m.identity() for m in metrics],
-            "judge": judge.identity(),
-        }
-        self._same = {**scope.shared, **parts_of(what)}
+        self._same = {**scope.shared, **parts_of({"stage": "utility"})}
 
     def of(self, edit: EditCell, reference: ReferenceCell) -> UtilityCell:
         """The cell of an edit's cost on the prompts of a reference."""

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from bench.run.cells import AttackCell, Cell, EditCell, ReferenceCell, TrialCell, UtilityCell
+from bench.run.cells import (
+    AttackCell,
+    Cell,
+    EditCell,
+    JudgedCell,
+    MeasuredCell,
+    ReferenceCell,
+    TrialCell,
+    UtilityCell,
+)
 from bench.run.stages.attack import attack
 from bench.run.stages.edit import edit
+from bench.run.stages.score import judged, measured
 from bench.run.stages.trial import trial
 from bench.run.stages.utility import reference, utility
 from bench.run.stages.workspace import Workspace, Written
@@ -29,4 +39,8 @@ def compute(work: Workspace, cell: Cell) -> Written:
             return trial(work, cell)
         case UtilityCell():
             return utility(work, cell)
-    raise TypeError(f"expected a reference, edit, attack, trial or utility, got {cell.title}")
+        case JudgedCell():
+            return judged(work, cell)
+        case MeasuredCell():
+            return measured(work, cell)
+    raise TypeError(f"expected a cell of one of the kinds of bench.run.cells, got {cell.title}")

@@ -14,7 +14,9 @@ __all__ = ["edit"]
 
 def edit(work: Workspace, cell: EditCell) -> Written:
     """The edit of a method, with what it spent; see :class:`bench.model.edit_files.Edit` for the files."""
-    rng = work.plan.rng.child("edit", cell.digest)
+    # The stream's key leaves out the cell's digest: another format of the store changes no edit.
+    erased = [concept.text for concept in cell.erased]
+    rng = work.plan.rng.child("edit", cell.method.digest, *erased, cell.repeat)
     reset_peak(work.base.backbone.device)
     began = time.perf_counter()
     cost = Meter()
@@ -24,7 +26,7 @@ def edit(work: Workspace, cell: EditCell) -> Written:
     record = {
         "method": cell.method.label,
         "spec": cell.method.identity(),
-        "erased": [c.text for c in cell.erased],
+        "erased": erased,
         "seconds": seconds,
         "peak_memory_mb": peak_megabytes(work.base.backbone.device),
         "images": cost.images,

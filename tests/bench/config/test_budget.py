@@ -32,7 +32,9 @@ def test_too_much_is_refused_before_it_is_laid_out(changes: dict[str, Any], what
 def test_what_is_left_out_costs_nothing() -> None:
     suite = load_suite("mini-quick").with_(repeats=1000)
     cells = make_plan(suite, "0" * 64, only=["none", "prompts", "star"]).cells
-    assert len(cells) == 1 + 1000 * 4, "a reference; an edit, its utility, a search, a trial"
+    assert len(cells) == 1 + 1000 * (4 + 4), (
+        "a reference; an edit, its utility, a search, a trial, and four scores"
+    )
 
 
 @pytest.mark.parametrize("name", suite_names())

@@ -107,7 +107,7 @@ keep_images: 8
 together: 1
 """
 KNOWN = (
-    "attacks, base, concepts, concepts_file, dtype, goals, judges, keep_images, methods, metrics, "
+    "attacks, base, concepts, concepts_file, dtype, goals, images, judges, keep_images, methods, metrics, "
     "name, repeats, revision, sampler, seed, seeds, surrogate, together, transfer, utility"
 )
 WORLD = {

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any, ClassVar
+
 import pytest
 
+from bench.config.suite import load_suite
+from bench.core.errors import UsageError
+from bench.interfaces import registry
 from methods.few_shot import FewShot
 from methods.uce import UCE
 from tvc.method import TaskVectorErasure
@@ -14,20 +20,55 @@ from tvc.method import TaskVectorErasure
     [
         (FewShot.preset("mini"), "few_shot[mini]"),
         (FewShot.preset("mini", lr=0.5), "few_shot[mini](lr=0.5)"),
-        (FewShot(), "few_shot[repo-2024]"),
+        (FewShot(), "few_shot"),  # whichever preset has the same values
+        (FewShot.preset("mini").model_copy(update={"lr": 0.5}), "few_shot[mini](lr=0.5)"),
         (TaskVectorErasure.preset("mini", alpha=2.0), "task_vector[mini](alpha=2.0)"),
-        (TaskVectorErasure(alpha=2.0), "task_vector[mini](alpha=2.0)"),
+        (TaskVectorErasure(alpha=2.0), "task_vector(alpha=2.0)"),
     ],
 )
-def test_it_names_the_nearest_preset(spec: FewShot | TaskVectorErasure, label: str) -> None:
+def test_it_names_what_was_asked_for(spec: FewShot | TaskVectorErasure, label: str) -> None:
     assert spec.label == label
 
 
-def test_what_is_nearer_to_the_defaults_names_no_preset() -> None:
+def test_a_new_preset_renames_nothing() -> None:
     class Plain(UCE):
         name = "plain_test_method"
-        presets = {"far": {"lam": 0.1, "erase_scale": 9.0, "preserve_scale": 0.3}}  # noqa: RUF012
+        presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
-    assert Plain().label == "plain_test_method"
-    assert Plain(lam=0.9).label == "plain_test_method(lam=0.9)"
-    assert Plain(lam=0.1, erase_scale=9.0).label == "plain_test_method[far](preserve_scale=None)"
+    before = [spec.label for spec in (Plain(), Plain(lam=0.9))]
+    Plain.presets["near"] = {"lam": 0.9}
+    Plain.presets["same"] = {}
+    assert [spec.label for spec in (Plain(), Plain(lam=0.9))] == before
+    assert before == ["plain_test_method", "plain_test_method(lam=0.9)"]
+    assert Plain.preset("near").label == "plain_test_method[near]"
+
+
+def test_a_name_of_its_own_changes_no_digest() -> None:
+    spec = registry.build("method", {"uce": {"preset": "repo-2023", "as": "my edit"}})
+    plain = UCE.preset("repo-2023")
+    assert (spec.label, plain.label) == ("my edit", "uce[repo-2023]")
+    assert (spec, spec.digest) == (plain, plain.digest)
+    assert hash(spec) == hash(plain)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"uce": {"as": "esd"}}, "'esd' is another plug-in; choose another name"),
+        ({"uce": {"as": "none"}}, "tables know none and destroyed and prompts and all by these names"),
+        ({"none": {"as": "base"}}, "tables know none"),
+        ({"uce": {"as": "a|b"}}, "expected a name of letters, digits, spaces"),
+        ({"uce": {"as": ""}}, "expected a name of letters, digits, spaces"),
+        ({"uce": {"as": 3}}, "expected a name of letters, digits, spaces"),
+        ({"uce": {"as": "x" * 61}}, "expected a name of letters, digits, spaces"),
+    ],
+)  # fmt: skip
+def test_a_name_that_would_mislead_is_refused(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        registry.build("method", entry)
+
+
+def test_an_entry_is_there_once_whatever_it_is_called() -> None:
+    twice = ["none", "destroyed", "uce", {"uce": {"as": "mine"}}]
+    with pytest.raises(UsageError, match=re.escape("is 'mine', as methods[2] is")):
+        load_suite("mini-quick").with_(methods=twice)

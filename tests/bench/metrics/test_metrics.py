@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.config.suite import load_suite, suite_names
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Judge, UtilityBatch
 from bench.metrics.accuracy import Accuracy
@@ -108,10 +108,18 @@ def test_accuracy_calls_the_judge_once_a_concept() -> None:
     assert Colour.calls == [("red", 3), ("green", 1)]
 
 
-def test_accuracy_threshold_is_reached_at_equality() -> None:
+def test_accuracy_keeps_raw_scores_and_tells_the_threshold_of_the_judge() -> None:
     x = torch.full((2, 3, 8, 8), 0.25)
     x[1] = 0.125
-    assert Accuracy().values(batch(x, judge=Colour(threshold=0.25))).tolist() == [1, 0]
+    judge = Colour(threshold=0.25)
+    assert Accuracy().values(batch(x, judge=judge)).tolist() == [0.25, 0.125]
+    assert Accuracy().threshold(judge) == 0.25
+    assert ClipScore().threshold(judge) is None
+
+
+def test_accuracy_without_a_judge_is_an_error() -> None:
+    with pytest.raises(ValueError, match="expected the judge of record, got none"):
+        Accuracy().values(replace(batch(images(1, 3, 8, 8)), judge=None))
 
 
 def test_accuracy_of_an_unknown_concept_is_an_error() -> None:
@@ -178,14 +186,8 @@ def test_the_weights_of_a_clip_of_its_own_are_in_drifts_digest(tmp_path: Path) -
     weights.write_bytes(b"other")
     assert mine.digest != before[0]
     assert (pixel.digest, Drift().digest) == before[1:]  # they do not look through it
-    assert "files" not in Drift().identity()  # as in the stores of shipped suites
-
-
-@pytest.mark.parametrize("name", suite_names())
-def test_a_shipped_suite_with_drift_has_the_miniatures_clip_in_its_digest(name: str) -> None:
-    metrics = load_suite(name).metrics
-    if Drift() in metrics:
-        assert ClipScore() in metrics
+    assert Drift().identity()["files"] == ClipScore().identity()["files"]
+    assert "files" not in Drift(space="pixel").identity()
 
 
 def test_drift_rows_do_not_depend_on_the_batch(clip: str) -> None:

@@ -30,6 +30,7 @@ from bench.tables.schema import EDITS, TABLE, TRIALS, UTILITY, Schema, SchemaErr
 from bench.tables.stats import proportion
 from bench.tables.tables import ALL, summarise, worst_case
 from bench.tables.text import console, markdown_text, slug, to_latex, to_markdown, wrapped
+from tests.indexed import indexed
 
 ROOT = Path(schema.__file__).parents[2]
 NASTY = "a%b_c&d{e}$f#|*g\\h"
@@ -40,6 +41,7 @@ def trial(**changes: Any) -> dict[str, Any]:
         **{"method": "esd", "source": changes.get("method", "esd")},
         **{"concept": "pixel art", "family": "style", "repeat": 0},
         **{"attack": "p4d", "access": "prompt", "control": False, "prompt_set": "name"},
+        **{"candidate": None, "draw": None},  # indexed, unless a test says otherwise
         **{"goal": "name/0", "prompt": "a picture", "variant": "", "image_seed": 0},
         **{"judge": "mini", "label": "concept", "counts": True, "score": 0.9, "threshold": 0.5},
         **{"status": "ok", "own_score": None, "own_threshold": 0.5},
@@ -57,6 +59,7 @@ def utility_row(**changes: Any) -> dict[str, Any]:
         **{"method": "esd", "concept": "pixel art", "family": "style", "repeat": 0},
         **{"prompt": "a circle", "prompt_concept": "circle", "group": "other", "image_seed": 0},
         **{"metric": "accuracy", "value": 1.0, "status": "ok", "reason": ""},
+        **{"threshold": 0.5 if changes.get("metric", "accuracy") == "accuracy" else None},
         **{"edit_digest": "e", "utility_digest": "u"},
     }
     assert not set(changes) - set(row)
@@ -75,6 +78,7 @@ def edit_row(**changes: Any) -> dict[str, Any]:
 
 
 def frame(rows: Sequence[dict[str, Any]], of: Schema) -> pd.DataFrame:
+    rows = indexed(rows) if of is TRIALS else rows
     return schema.conform(pd.DataFrame(rows), of) if rows else of.empty()
 
 
@@ -237,7 +241,8 @@ def test_a_score_at_the_threshold_succeeds() -> None:
 
 
 def test_candidates_that_look_alike_are_images_of_their_own() -> None:
-    rows = [trial(score=0.9), trial(score=0.1), trial(score=0.1)]  # three latents of one goal
+    # Three latents of one goal.
+    rows = [trial(score=score, candidate=i, draw=0) for i, score in enumerate((0.9, 0.1, 0.1))]
     assert line(table_of(rows), concept=ALL)[["n", "successes"]].to_list() == [3, 1]
 
 
@@ -307,7 +312,8 @@ def test_pooled_success_before_is_over_all_goals_of_all_concepts() -> None:
 
 
 def test_pooled_lines_count_a_goal_of_two_concepts_twice() -> None:
-    rows = [trial(), trial(concept="circle", family="object", score=0.1), trial(concept="circle")]
+    circle = [trial(concept="circle", family="object", score=0.1), trial(concept="circle")]
+    rows = [trial(), *(row | {"candidate": 0, "draw": k} for k, row in enumerate(circle))]
     pooled = line(table_of(rows), concept=ALL)
     assert pooled[["n", "successes", "clusters", "family"]].to_list() == [3, 2, 2, "all"]
     assert line(table_of(rows[:1]), concept=ALL)["family"] == "style"
@@ -360,8 +366,13 @@ def test_a_pooled_base_is_of_the_methods_own_concepts() -> None:
     assert math.isnan(line(without, concept=ALL, method="esd")["base_accuracy"])
 
 
+def test_accuracy_counts_from_the_threshold_on() -> None:
+    rows = [utility_row(prompt=f"p{i}", value=i / 10, threshold=0.5) for i in range(11)]
+    assert line(table_of([trial()], rows), concept=ALL)["retained_accuracy"] == 6 / 11
+
+
 def test_graded_accuracy_gets_a_reproducible_interval() -> None:
-    rows = [utility_row(prompt=f"p{i}", value=i / 10) for i in range(11)]
+    rows = [utility_row(prompt=f"p{i}", value=i / 10, threshold=None) for i in range(11)]
     first, again = (line(table_of([trial()], rows), concept=ALL) for _ in range(2))
     assert first["retained_accuracy"] == pytest.approx(0.5)
     assert 0.2 < first["retained_low"] < 0.5 < first["retained_high"] < 0.8

@@ -12,6 +12,7 @@ import pytest
 from bench.config.suite import Suite, load_suite
 from bench.core.digest import digest_of
 from bench.core.errors import UsageError
+from bench.core.shipped import judge_folder
 from bench.core.spec import Spec
 from bench.interfaces import Concept, UtilityPrompt, bare
 from bench.judges.clip_zero_shot import ClipZeroShot
@@ -20,6 +21,7 @@ from bench.metrics.drift import Drift
 from bench.run.cells import (
     AttackCell,
     EditCell,
+    MeasuredCell,
     OfAttack,
     OfMethod,
     ReferenceCell,
@@ -124,14 +126,12 @@ def test_another_precision_changes_every_digest() -> None:
     assert all(not a & b for a, b in combinations(named.values(), 2))
 
 
-def test_digests_do_not_say_float32() -> None:
-    """Cells stored before a digest covered the precision are still found."""
+def test_a_digest_says_all_that_an_edit_depends_on() -> None:
     made = plan()
     (edit,) = (c for c in made.cells if isinstance(c, EditCell) and c.method_label == "none")
-    method = edit.method
     what = {
-        "stage": "edit", "format": 1, "base": BASE, "seed": 0, "sampler": made.sampler.identity(),
-        "method": method.identity(), "repeat": 0,
+        "stage": "edit", "format": 2, "base": BASE, "seed": 0, "sampler": made.sampler.identity(),
+        "dtype": "float32", "method": edit.method.identity(), "repeat": 0,
         "concepts": [bare(made.concepts["star"]).identity()],
     }  # fmt: skip
     assert edit.digest == digest_of(what)
@@ -164,12 +164,39 @@ def test_an_attacks_field_leaves_edits_utility_and_other_attacks() -> None:
         assert len(kept) == 6
 
 
-def test_a_judges_field_leaves_edits_and_attacks() -> None:
+def test_a_threshold_changes_no_digest() -> None:
     before, after = plan(), plan(judges=[{"mini_judge": {"threshold": 0.7}}])
-    for kind in ("reference", "edit", "attack"):
-        assert digests(before, kind) == digests(after, kind)
-    for kind in ("trial", "utility"):
-        assert not set(digests(before, kind)) & set(digests(after, kind))
+    assert digests(before) == digests(after)
+    assert before.suite_digest != after.suite_digest  # the tables differ
+
+
+def test_the_threshold_of_a_surrogate_changes_what_is_searched() -> None:
+    before, after = plan(), plan(surrogate={"clip_zero_shot": {"threshold": 0.7}})
+    assert digests(before, "edit", "utility") == digests(after, "edit", "utility")
+    assert not set(digests(before, "attack", "trial")) & set(digests(after, "attack", "trial"))
+
+
+def test_another_judge_or_metric_samples_nothing() -> None:
+    before = plan(surrogate="mini_judge", judges=["clip_zero_shot"])
+    more = ["clip_zero_shot", {"clip_zero_shot": {"template": "the {}"}}]
+    after = plan(surrogate="mini_judge", judges=more)
+    added = [c for c in after.cells if c.digest not in set(digests(before))]
+    assert {c.kind for c in added} == {"score"}
+    assert len(added) == 9  # a score per trial
+    metrics = plan(metrics=["accuracy", "clip_score", "drift", {"drift": {"space": "pixel"}}])
+    assert {c.kind for c in metrics.cells if c.digest not in set(digests(plan()))} == {"score"}
+
+
+def test_the_judge_of_record_is_in_the_scores_of_the_metrics_that_ask_it() -> None:
+    one = plan(judges=["mini_judge"])
+    other = plan(
+        judges=[{"mini_judge": {"folder": str(judge_folder())}}]
+    )  # the same by another name
+    scores = [
+        {c.by: c.digest for c in made.cells if isinstance(c, MeasuredCell)} for made in (one, other)
+    ]
+    assert scores[0]["accuracy"] != scores[1]["accuracy"]
+    assert scores[0]["clip_score"] == scores[1]["clip_score"]
 
 
 def test_more_seeds_leave_edits_and_attacks() -> None:
@@ -296,7 +323,7 @@ def test_a_utility_prompt_for_an_unknown_concept_is_refused() -> None:
 
 def test_without_utility_prompts_there_is_no_reference_and_no_utility() -> None:
     made = plan(utility={"neighbours": 0, "others": 0})
-    assert {c.kind for c in made.cells} == {"edit", "attack", "trial"}
+    assert {c.kind for c in made.cells} == {"edit", "attack", "trial", "score"}
 
 
 # --- --only and --limit
@@ -368,8 +395,8 @@ def test_a_transfer_adds_trials_and_changes_no_other_cell(named: list[str]) -> N
     assert digests(plan(transfer=[])) == digests(before)
     assert digests(after)[: len(before.cells)] == digests(before)
     added = after.cells[len(before.cells) :]
-    assert {c.kind for c in added} == {"trial"}
-    assert len({c.digest for c in after.cells}) == len(before.cells) + 3 * 2
+    assert [c.kind for c in added] == ["trial", "score"] * 3 * 2
+    assert len({c.digest for c in after.cells}) == len(before.cells) + 3 * 2 * 2
     assert len({c.title for c in after.cells}) == len(after.cells)
     assert added[0].title.endswith(" found on destroyed")
 
@@ -398,16 +425,12 @@ def test_a_transfer_tries_what_the_source_found_on_the_targets_edit() -> None:
     assert pairs == {(s, t): 2 * 2 for s in names for t in names if s != t}
 
 
-def test_a_transfers_digest_covers_the_target_and_the_judges() -> None:
+def test_a_transfers_digest_covers_the_target() -> None:
     before = transfers(plan(transfer=["random_tokens"]))
     methods = ["none", "destroyed", {"uce": {"lam": 0.25}}]
     after = transfers(plan(transfer=["random_tokens"], methods=methods))
     kept = {c.digest for c in before} & {c.digest for c in after}
     assert len(kept) == 2  # between none and destroyed
-    judged = transfers(
-        plan(transfer=["random_tokens"], judges=[{"mini_judge": {"threshold": 0.7}}])
-    )
-    assert not {c.digest for c in before} & {c.digest for c in judged}
 
 
 def test_only_and_limit_narrow_transfers() -> None:
@@ -424,10 +447,10 @@ def test_transfers_come_after_their_parents_and_by_edit() -> None:
     made = plan(
         transfer=["prompts", "random_tokens"], concepts=["star", "zorbo"], repeats=2, together=2
     )
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for cell in made.cells:
-        assert {(kind, digest) for kind, digest in cell.parents.items()} <= seen
-        seen.add((cell.kind, cell.digest))
+        assert set(cell.parents.values()) <= seen
+        seen.add(cell.digest)
     edits = [c.parents["edit"] for c in transfers(made)]
     assert sum(a != b for a, b in pairwise(edits)) + 1 == len(set(edits)) == 3 * 2
     assert len(edits) == 3 * 2 * 2 * 2 * 2  # pairs, concepts, repeats, attacks
@@ -439,15 +462,16 @@ def test_transfers_come_after_their_parents_and_by_edit() -> None:
 @pytest.mark.parametrize("changes", [{}, {"together": 2, "concepts": ["star", "zorbo"]}])
 def test_parents_come_before_their_children(changes: dict[str, Any]) -> None:
     made = plan(repeats=2, **changes)
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for cell in made.cells:
-        assert {(kind, digest) for kind, digest in cell.parents.items()} <= seen
-        seen.add((cell.kind, cell.digest))
+        assert set(cell.parents.values()) <= seen
+        seen.add(cell.digest)
 
 
 def test_cells_of_an_edit_come_together() -> None:
     made = plan(concepts=["star", "zorbo"], repeats=2)
-    edits = [c.parents.get("edit", c.digest) for c in made.cells if c.kind != "reference"]
+    kinds = ("reference", "score")  # a score comes next to its images
+    edits = [c.parents.get("edit", c.digest) for c in made.cells if c.kind not in kinds]
     changes = sum(a != b for a, b in pairwise(edits))
     assert changes + 1 == len(set(edits)) == 3 * 2 * 2
 
@@ -504,6 +528,7 @@ def test_the_shipped_suite_has_the_expected_cells() -> None:
         "attack": 60,
         "trial": 60,
         "utility": 15,
+        "score": 60 + 15 * 3,
     }
     for cell in (c for c in made.cells if isinstance(c, TrialCell)):  # a character has few prompts
         sets = Counter(goal.prompt_set for goal in cell.goals)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -51,7 +52,9 @@ FIELDS: dict[str, Any] = {
     "utility": {"neighbours": 2, "others": 2},
     "keep_images": 2,
 }
-CELLS = 1 + 3 * (2 + 2 * 3)
+CELLS = 1 + 3 * (2 + 3 + 3 * 3)
+"""A reference; of each method an edit, utility with three metrics, three attacks with trial and score."""
+SAMPLES = 1 + 3 * (1 + 3)
 TIMES = ["edit_seconds", "edit_memory_mb"]  # measured: no two runs agree
 NUMBERS = count()
 ASKED = Asked("tiny.yaml")
@@ -183,7 +186,9 @@ def test_a_run_computes_every_cell(finished: tuple[Plan, Path, Outcome]) -> None
     plan, root, outcome = finished
     assert (outcome.computed, outcome.cached, outcome.failed) == (CELLS, 0, [])
     assert len(plan.cells) == CELLS
-    assert len(list(Store(root).entries())) == CELLS
+    kinds = Counter(entry.kind for entry in Store(root).entries())
+    assert kinds.pop("images") == SAMPLES
+    assert kinds == Counter(cell.kind for cell in plan.cells)
     assert 0 < outcome.model_seconds < outcome.seconds
     assert 0 < outcome.overhead < 1
     assert not any((root / "tmp").iterdir())
@@ -206,7 +211,7 @@ def test_two_stores_hold_the_same_rows(
 ) -> None:
     plan, root, _ = finished
     run_plan(plan, Store(tmp_path), miniature)
-    for cell in (c for c in plan.cells if c.kind in ("trial", "utility")):
+    for cell in (c for c in plan.cells if c.kind in ("trial", "utility", "score")):
         one, other = (Store(r).find(cell.kind, cell.digest) for r in (root, tmp_path))
         assert one is not None
         assert other is not None
@@ -216,9 +221,9 @@ def test_two_stores_hold_the_same_rows(
 def test_a_watcher_hears_every_cell(miniature: TextToImage, tmp_path: Path) -> None:
     plan, heard = plan_of(miniature, only=("none", "prompts")), Heard()
     run_plan(plan, Store(tmp_path), miniature, heard)
-    assert heard.events[0] == "begin 5/5"
+    assert heard.events[0] == "begin 9/9"
     assert heard.events[1:3] == ["cell 0", "done reference"]
-    assert len(heard.events) == 1 + 2 * 5
+    assert len(heard.events) == 1 + 2 * 9
     assert heard.steps >= 3
 
 
@@ -273,7 +278,7 @@ def test_the_time_and_memory_of_every_cell_are_published(
     cells = publish(plan, Store(root), ASKED, folder=tmp_path).found.cells
     assert sorted(cells["digest"]) == sorted({c.digest for c in plan.cells})
     assert cells["kind"].value_counts().to_dict() == {
-        **{"reference": 1, "edit": 3, "utility": 3, "attack": 9, "trial": 9}
+        **{"reference": 1, "edit": 3, "utility": 3, "attack": 9, "trial": 9, "score": 9 + 9}
     }
     assert (cells["peak_memory_mb"] > 10).all()  # the networks alone are more
     assert (cells["seconds"] > 0).all()
@@ -282,6 +287,9 @@ def test_the_time_and_memory_of_every_cell_are_published(
     assert len(written) == CELLS
     attack = written[(written["kind"] == "attack") & (written["attack"] == "seed_search")]
     assert set(attack["method"]) == set(attack["source"]) == {"none", "destroyed", "uce[repo-2023]"}
+    scores = written[written["kind"] == "score"]
+    assert set(scores["scored_by"]) == {"mini_judge", "accuracy", "clip_score", "drift"}
+    assert set(written.loc[written["kind"] != "score", "scored_by"]) == {""}
     page = (tmp_path / "README.md").read_text()
     assert re.search(r"The largest peak of memory .* attack \d+ MiB, trial \d+ MiB", page)
 
@@ -314,9 +322,9 @@ def test_an_interrupt_ends_the_run_between_cells(miniature: TextToImage, tmp_pat
     store = Store(tmp_path)
     outcome = run_plan(plan, store, miniature, interrupt=lambda: next(answers))
     assert (outcome.computed, outcome.failed) == (2, [])
-    assert len(collect(plan, store).missing) == 3
+    assert len(collect(plan, store).missing) == 7
     assert run_plan(plan, store, miniature).as_json() | {"seconds": 0} == {
-        **run_plan(plan, store, miniature).as_json(), "seconds": 0, "computed": 3, "cached": 2,
+        **run_plan(plan, store, miniature).as_json(), "seconds": 0, "computed": 7, "cached": 2,
         "model_seconds": pytest.approx(0, abs=60), "overhead": pytest.approx(0.5, abs=0.5),
         "self_check": {"text_spread": pytest.approx(1, abs=1), "image_spread": pytest.approx(0.5, abs=0.5)},
     }  # fmt: skip
@@ -382,19 +390,21 @@ def test_a_failed_cell_keeps_its_traceback_and_the_others_go_on(
     changes = write_method(plugin, 'raise RuntimeError("the solver diverged")')
     plan, store, heard = plan_of(miniature, **changes), Store(tmp_path / "store"), Heard()
     outcome = run_plan(plan, store, miniature, heard)
-    assert len(outcome.failed) == 8  # the edit and all that needs it
-    assert outcome.failed[0] == ("edit mine / star", "RuntimeError: the solver diverged")
-    assert outcome.computed == CELLS - 8
-    assert heard.events.count("failed edit") == 1
+    assert outcome.failed == [("edit mine / star", "RuntimeError: the solver diverged")]
+    assert len(outcome.blocked) == 4 + 3 * 3  # all that needs it
+    assert outcome.computed == CELLS - 1 - 13
+    assert [e for e in heard.events if e.startswith("failed")] == ["failed edit"]
     lost = cell_of(plan, "edit", "mine")
     (failure,) = store.failures("edit", lost.digest)
     assert "the solver diverged" in failure.traceback
     assert plugin.name in failure.traceback
     trial = cell_of(plan, "trial", "mine", "prompts")
-    (failure,) = store.failures("trial", trial.digest)
-    assert f"its edit {lost.digest[:12]} is missing: it failed" in failure.traceback
+    assert trial.title in outcome.blocked
+    assert store.failures("trial", trial.digest) == []
     found, table = collect(plan, store), table_of(plan, store)
-    assert (len(found.failed), found.missing) == (8, [])
+    assert (found.failed, found.missing) == (["edit mine / star"], [])
+    assert found.blocked == outcome.blocked
+    assert set(found.trials.loc[found.trials["method"] == "mine", "reason"]) == {"the edit failed"}
     mine = table[(table["method"] == "mine") & (table["concept"] == "star")]
     assert (mine["errors"] == mine["attempted"]).all()
     assert (mine["attempted"] > 0).all()
@@ -409,13 +419,13 @@ def test_a_mended_plugin_computes_only_what_failed(
     changes = write_method(plugin, 'raise RuntimeError("not yet")')
     store, only = Store(tmp_path / "store"), ("none", "mine", "prompts")
     broken = run_plan(plan_of(miniature, only, **changes), store, miniature)
-    assert (broken.computed, len(broken.failed)) == (5, 4)
+    assert (broken.computed, len(broken.failed), len(broken.blocked)) == (9, 1, 7)
     sys.modules.pop(plugin.stem)
     write_method(plugin, "return model.with_weights({name: model.parameter(name) + 1.0})")
     Path(importlib.util.cache_from_source(str(plugin))).unlink(missing_ok=True)
     plan = plan_of(miniature, only, **changes)
     outcome = run_plan(plan, store, miniature)
-    assert (outcome.computed, outcome.cached, outcome.failed) == (4, 5, [])
+    assert (outcome.computed, outcome.cached, outcome.failed) == (8, 9, [])
     assert not any(store.failures(c.kind, c.digest) for c in plan.cells)
     assert not table_of(plan, store)["errors"].any()
 
@@ -456,7 +466,7 @@ def test_a_keyboard_interrupt_is_no_failure(
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, store, miniature)
     assert not any(store.failures(c.kind, c.digest) for c in plan.cells)
-    assert len(list(store.entries())) == 1
+    assert [entry.kind for entry in store.entries()] == ["images", "reference"]
 
 
 # --- damage
@@ -529,7 +539,9 @@ CONTENTS = [
     ("attack", "candidates.json", b"[" * 100_000),
     ("edit", "edit.json", b"[]"),
     ("edit", "weights.safetensors", b"no tensors"),
-    ("reference", "pictures.npz", b""),
+    ("reference", "rows.parquet", b""),
+    ("score", "rows.parquet", b"no rows"),
+    ("score", "rows.parquet", parquet(pd.DataFrame({"image": [0], "value": [0.5]}))),
     ("edit", "record.json", b'{"timing": 3}'),
 ]
 
@@ -601,19 +613,19 @@ def test_the_store_is_looked_at_again_before_each_cell(
 ) -> None:
     plan = plan_of(miniature, only=("none", "prompts"))
     kinds = [c.kind for c in plan.cells]
-    assert kinds == ["reference", "edit", "utility", "attack", "trial"]
+    assert kinds == ["reference", "edit", "utility", *["score"] * 3, "attack", "trial", "score"]
     done = iter(range(100))
 
     def other() -> Outcome:  # utility waits for the reference, which the first run holds
-        return run_plan(plan, Store(tmp_path), miniature, interrupt=lambda: next(done) >= 5)
+        return run_plan(plan, Store(tmp_path), miniature, interrupt=lambda: next(done) >= 9)
 
     heard = Overtaken(other)
     outcome = run_plan(plan, Store(tmp_path), miniature, heard)
-    assert heard.others == 3
-    assert (outcome.computed, outcome.cached) == (2, 3)
-    assert heard.events[:2] == ["begin 5/5", "cell 0"]
+    assert heard.others == 4
+    assert (outcome.computed, outcome.cached) == (5, 4)
+    assert heard.events[:2] == ["begin 9/9", "cell 0"]
     assert [e for e in heard.events if e.startswith("else")] == [
-        *("elsewhere edit", "elsewhere attack", "elsewhere trial")
+        *("elsewhere edit", "elsewhere attack", "elsewhere trial", "elsewhere score")
     ]
 
 
@@ -658,6 +670,9 @@ def logged(work, cell):
 
 
 def mortal(self, kind, digest, record, write):
+    if kind == "images":  # of a cell that is killed after it: "after compute"
+        return publish(self, kind, digest, record, write)
+
     def written(folder):
         at("before write")
         write(folder)
@@ -708,8 +723,8 @@ computed = log.read_text().split()
 print(json.dumps({
     "cells": len(plan.cells), "kills": kills, "computed": len(computed), "status": status,
     "left": left, "removed": removed, "damaged": len(store.verify()),
-    "entries": len(list(store.entries())), "failures": sum(bool(store.failures(c.kind, c.digest))
-    for c in plan.cells),
+    "entries": sum(entry.kind != "images" for entry in store.entries()),
+    "failures": sum(bool(store.failures(c.kind, c.digest)) for c in plan.cells),
 }))
 """
 
@@ -735,7 +750,7 @@ def test_sigkill_at_every_boundary_loses_the_current_cell_only(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    cells = 1 + 2 + 2 * 2
+    cells = 1 + (2 + 3) + 2 * 3
     assert told["cells"] == told["entries"] == cells
     assert told["status"] == 0
     assert set(told["kills"].values()) == {cells}  # every cell met every place

@@ -35,7 +35,7 @@ FIELDS: dict[str, Any] = {
     "utility": {"neighbours": 1, "others": 1},
     "keep_images": 1,
 }
-CELLS = 1 + 2 * (2 + 2 * 3)
+CELLS = 1 + 2 * (2 + 3 + 3 * 3)
 
 
 def at_work(root: Path, plan: Plan, base: TextToImage, *, fatal: int) -> None:

@@ -30,6 +30,7 @@ from bench.tables.schema import TRANSFER, TRIALS
 from bench.tables.stats import proportion
 from bench.tables.tables import summarise
 from bench.tables.transfer import matrix
+from tests.indexed import indexed
 
 INVERSION = {"concept_inversion": {"images": 2, "steps": 2, "draws": 2, "restarts": 1}}
 NASTY = "a%b_c&d{e}$f#|*g\\h"
@@ -50,8 +51,8 @@ FIELDS: dict[str, Any] = {
     "transfer": ["concept_inversion", "seed_search"],
 }
 ONLY = ("none", "uce", "prompts", "seed_search", "concept_inversion")
-CELLS = 2 * (1 + 2 * 3)
-TRANSFERS = 2 * 2
+CELLS = 2 * (1 + 3 * 3)
+TRANSFERS = 2 * 2 * 2
 
 
 def plan_of(base: TextToImage, only: tuple[str, ...] = ONLY, **changes: Any) -> Plan:
@@ -223,7 +224,7 @@ def trial(source: str, target: str, **changes: Any) -> dict[str, Any]:
 
 
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return schema.conform(pd.DataFrame(rows), TRIALS)
+    return schema.conform(pd.DataFrame(indexed(rows)), TRIALS)
 
 
 def world(methods: tuple[str, ...] = ("none", "esd", NASTY, "destroyed")) -> pd.DataFrame:

@@ -1,0 +1,89 @@
+"""Looks at images that are there: a judge at a trial's, a metric at a utility cell's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from bench.interfaces import UtilityBatch
+from bench.run.cells import JudgedCell, MeasuredCell, ReferenceCell, SampleCell, TrialCell
+from bench.run.contents import read_rows
+from bench.run.stages.pictures import as_floats
+from bench.run.stages.trial import trial
+from bench.run.stages.utility import reference, utility
+from bench.run.stages.workspace import Workspace, Written
+
+__all__ = ["judged", "measured"]
+
+
+def judged(work: Workspace, cell: JudgedCell) -> Written:
+    """The raw scores of a judge: a row per image and label."""
+    rows = read_rows(work.parent(cell, "trial", "sample"))
+    ok = torch.tensor([s == "ok" for s in rows["status"].to_pylist()], dtype=torch.bool)
+    labels = cell.judge.labels(cell.concept)
+    scores = torch.full((len(ok), len(labels)), torch.nan)
+    if bool(ok.any()):
+        shown = as_floats(_images(work, cell.trial))
+        scores[ok] = cell.judge.scores(shown[ok], cell.concept).float().cpu()
+    lost = ok & ~scores.isfinite().all(1)
+    scores[lost] = torch.nan
+    record = {"judge": cell.judge.identity(), "images": len(ok)}
+    reason = f"the score of {cell.judge.name} is not finite"
+    return record, _writing(scores.numpy(), labels, lost.numpy(), reason)
+
+
+def measured(work: Workspace, cell: MeasuredCell) -> Written:
+    """The raw values of a metric: a row per image."""
+    rows = read_rows(work.parent(cell, "utility", "sample"))
+    status = np.array(rows["status"].to_pylist(), dtype=object)
+    prompts = [prompt for _, prompt in cell.utility.prompts]
+    batch = UtilityBatch(
+        prompts=[p.text for p in prompts],
+        concepts=[work.plan.concepts[p.concept] for p in prompts],
+        images_B3HW=as_floats(_images(work, cell.utility)),
+        base_images_B3HW=as_floats(_images(work, cell.reference)),
+        judge=cell.judge,
+    )
+    values = cell.metric.values(batch).float().cpu().numpy().astype(np.float32)
+    values = np.where(status == "error", np.float32("nan"), values)
+    lost = (status == "ok") & ~np.isfinite(values)
+    values[lost] = np.nan
+    record = {"metric": cell.metric.identity(), "images": len(status)}
+    reason = f"the value of {cell.metric.name} is not finite"
+    return record, _writing(values[:, None], ("",), lost, reason)
+
+
+def _images(work: Workspace, cell: SampleCell) -> NDArray[np.uint8]:
+    """The images of a cell; those that were dropped are sampled again, and have to be the same."""
+    while (images := work.kept(cell)) is None:
+        match cell:
+            case TrialCell():
+                trial(work, cell)
+            case ReferenceCell():
+                reference(work, cell)
+            case _:
+                utility(work, cell)
+    return images
+
+
+def _writing(
+    values_BL: NDArray[np.float32], labels: Sequence[str], lost_B: NDArray[Any], reason: str
+) -> Any:
+    """Writes the values in long form, with an error and its reason where one is lost."""
+    images, wide = values_BL.shape
+    bad = lost_B.repeat(wide)
+    frame = pd.DataFrame(
+        {
+            "image": np.arange(images, dtype=np.int32).repeat(wide),
+            "label": list(labels) * images,
+            "value": values_BL.reshape(-1).astype(np.float32),
+            "status": np.where(bad, "error", "ok"),
+            "reason": np.where(bad, reason, ""),
+        }
+    )
+    return lambda folder: frame.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
