@@ -200,7 +200,8 @@ def evaluate(
     outcome = run_plan(plan, ledger, base, Watcher())
     if outcome.failed:
         raise RuntimeError(
-            f"{len(outcome.failed)} cells failed; the first: {': '.join(outcome.failed[0])}"
+            f"cells failed: {len(outcome.failed)}, blocked: {len(outcome.blocked)}; "
+            f"the first: {': '.join(outcome.failed[0])}"
         )
     found = collect(plan, ledger)
     return summarise(found.trials, found.utility, edits=found.edits, suite=loaded.name)

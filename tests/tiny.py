@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CELLS", "SUITE"]
+__all__ = ["CELLS", "SAMPLES", "SUITE"]
 
 SUITE: Final = """\
 name: tiny
@@ -23,3 +23,6 @@ keep_images: 2
 
 CELLS: Final = 1 + 2 * (2 + 2 + 3 * 3)
 """A reference; of each method an edit, utility with two metrics, and per attack a search, a trial and a score."""
+
+SAMPLES: Final = 1 + 2 * (1 + 3)
+"""Those of them that keep images, each an entry more: the reference, utility and trials."""

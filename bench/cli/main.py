@@ -123,7 +123,8 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
             for c in cells
         ]
         # Printed in one go: a call per cell takes seconds for ten thousand.
-        out.print("\n".join([*lines, f"{len(cells)} cells, {done} in the store"]))
+        text = "\n".join([*lines, f"{len(cells)} cells, {done} in the store"])
+        out.print(text, soft_wrap=True)
     return 0
 
 

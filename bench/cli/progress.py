@@ -105,7 +105,7 @@ class PlainWatcher(Watcher):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._todo = self._number = 0
+        self._todo = self._gone = 0
         self._began = self._said = time.monotonic()
         self._title = ""
         self._rate = _Rate()
@@ -117,36 +117,39 @@ class PlainWatcher(Watcher):
 
     def cell(self, cell: Cell, number: int) -> None:
         """Remembers the current cell."""
-        self._number, self._title, self._rate = number, cell.title, _Rate()
+        self._title, self._rate = cell.title, _Rate()
 
     def step(self, done: int, total: int, what: str) -> None:
         """A line now and then."""
         if time.monotonic() - self._said > _PLAIN_EVERY_S:
             self._say(
-                f"  [{self._number + 1}/{self._todo}] {self._title}: {what} {done}/{total} {self._rate(done)}"
+                f"  [{self._gone + 1}/{self._todo}] {self._title}: {what} {done}/{total} {self._rate(done)}"
             )
 
     def done(self, cell: Cell, seconds: float) -> None:
         """A line per cell, with an estimate of what is left."""
-        gone = self._number + 1
-        left = (time.monotonic() - self._began) / gone * (self._todo - gone)
-        self._say(f"[{gone}/{self._todo}] {cell.title}  {seconds:.1f} s, about {left:.0f} s left")
+        self._gone += 1
+        left = (time.monotonic() - self._began) / self._gone * (self._todo - self._gone)
+        self._say(
+            f"[{self._gone}/{self._todo}] {cell.title}  {seconds:.1f} s, about {left:.0f} s left"
+        )
 
     def failed(self, cell: Cell, error: BaseException) -> None:
         """A line."""
+        self._gone += 1
         self._say(
-            f"[{self._number + 1}/{self._todo}] FAILED {cell.title}: {type(error).__name__}: {error}"
+            f"[{self._gone}/{self._todo}] FAILED {cell.title}: {type(error).__name__}: {error}"
         )
 
     def blocked(self, cell: Cell) -> None:
         """A line."""
-        self._number += 1
-        self._say(f"[{self._number}/{self._todo}] blocked {cell.title}")
+        self._gone += 1
+        self._say(f"[{self._gone}/{self._todo}] blocked {cell.title}")
 
     def elsewhere(self, cell: Cell) -> None:
         """A line."""
-        self._number += 1
-        self._say(f"[{self._number}/{self._todo}] {cell.title}  computed by another process")
+        self._gone += 1
+        self._say(f"[{self._gone}/{self._todo}] {cell.title}  computed by another process")
 
     def waiting(self, count: int) -> None:
         """A line."""

@@ -23,7 +23,7 @@ import torch
 
 from bench.cli import main as cli
 from bench.run.store import Store
-from tests.tiny import CELLS, SUITE
+from tests.tiny import CELLS, SAMPLES, SUITE
 
 ROOT = Path(__file__).parents[2]
 DAMAGED = {"an_entry_was_cut_short": 1, "the_record_of_a_failure_is_damaged": 1}
@@ -131,7 +131,7 @@ def plan_on_the_store_of_another_user(at: Path) -> list[str]:
     return PLAN
 
 
-@scene(0, "17 sound entries, 0 damaged")
+@scene(0, f"{CELLS + SAMPLES} sound entries, 0 damaged")
 def verify_on_the_store_of_another_user(at: Path) -> list[str]:
     become_nobody()
     return VERIFY
@@ -179,7 +179,7 @@ def the_disk_of_the_store_is_read_only(at: Path) -> list[str]:
     return [*RUN, "--store", str(disk / "store")]
 
 
-@scene(1, "16 sound entries, 1 damaged")
+@scene(1, f"{CELLS + SAMPLES - 1} sound entries, 1 damaged")
 def an_entry_was_cut_short(at: Path) -> list[str]:
     victim = next((at / ".store/trial").rglob("rows.parquet"))
     victim.write_bytes(victim.read_bytes()[:-1])

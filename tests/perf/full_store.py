@@ -2,7 +2,7 @@
 
     python -m tests.perf.full_store FOLDER REPEATS
 
-fills FOLDER/store for FOLDER/large.yaml, 2,000 cells per repeat; then
+fills FOLDER/store for FOLDER/large.yaml, 3,200 cells per repeat; then
 
     tvc-bench report FOLDER/large.yaml --store FOLDER/store --out FOLDER/report
 """
@@ -24,7 +24,16 @@ from safetensors.numpy import save_file
 from bench.config.suite import SUITES, load_suite
 from bench.core.rng import Rng
 from bench.model.pipeline.inspect import inspect_base
-from bench.run.cells import AttackCell, Cell, EditCell, ReferenceCell, TrialCell, UtilityCell
+from bench.run.cells import (
+    AttackCell,
+    Cell,
+    EditCell,
+    JudgedCell,
+    MeasuredCell,
+    ReferenceCell,
+    TrialCell,
+    UtilityCell,
+)
 from bench.run.plan import Plan, make_plan
 from bench.run.store import Store
 
@@ -49,7 +58,7 @@ def fill(store: Store, plan: Plan) -> None:
     """Publishes every cell of the plan with drawn rows, pictures, candidates and tensors."""
     for cell in plan.cells:
         rng = np.random.default_rng(int(cell.digest[:8], 16))
-        record, write = _made(plan, cell, rng)
+        record, write = _made(cell, rng)
         timing = {"seconds": 1.0, "model_seconds": 0.9, "micro_batch": 64, "peak_memory_mb": 1e3}
         store.publish(cell.kind, cell.digest, {"cell": record, "timing": timing}, write)
 
@@ -57,24 +66,22 @@ def fill(store: Store, plan: Plan) -> None:
 _Made = tuple[dict[str, Any], Callable[[Path], None]]
 
 
-def _made(plan: Plan, cell: Cell, rng: np.random.Generator) -> _Made:
+def _made(cell: Cell, rng: np.random.Generator) -> _Made:
     match cell:
-        case ReferenceCell():
-            return _reference(cell, rng)
         case EditCell():
             return _edit(cell)
         case AttackCell():
             return _attack(cell)
         case TrialCell():
-            return _trial(plan, cell, rng)
-        case UtilityCell():
+            return _trial(cell, rng)
+        case ReferenceCell() | UtilityCell():
             return _utility(cell, rng)
-    raise TypeError(f"expected a cell of one of the five kinds, got {cell.kind}")
-
-
-def _reference(cell: ReferenceCell, rng: np.random.Generator) -> _Made:
-    pictures = _pictures(rng, len(cell.prompts))
-    return {}, lambda folder: np.savez_compressed(folder / "pictures.npz", images=pictures)
+        case JudgedCell():
+            labels = cell.judge.labels(cell.concept)
+            return _score(labels, rng.random((len(cell.trial.goals), len(labels)), np.float32))
+        case MeasuredCell():
+            return _score(("",), rng.random((len(cell.utility.prompts), 1), np.float32))
+    raise TypeError(f"expected a cell of one of the kinds, got {cell.kind}")
 
 
 def _edit(cell: EditCell) -> _Made:
@@ -106,10 +113,12 @@ def _attack(cell: AttackCell) -> _Made:
     return {}, write
 
 
-def _trial(plan: Plan, cell: TrialCell, rng: np.random.Generator) -> _Made:
+def _trial(cell: TrialCell, rng: np.random.Generator) -> _Made:
     number, seed = len(cell.goals), Rng(("perf", cell.concept.text))
     frame = pd.DataFrame(
         {
+            "candidate": np.arange(number, dtype=np.int32),
+            "draw": np.zeros(number, np.int32),
             "prompt_set": [g.prompt_set for g in cell.goals],
             "goal": [g.id for g in cell.goals],
             "prompt": [g.prompt for g in cell.goals],
@@ -120,42 +129,47 @@ def _trial(plan: Plan, cell: TrialCell, rng: np.random.Generator) -> _Made:
             "own_score": rng.random(number, np.float32),
             "queries": np.full(number, 4, np.int32),
             "image_sha256": [rng.bytes(32).hex() for _ in range(number)],
-            "judge": plan.judges[0].name,
-            "label": plan.judges[0].labels(cell.concept)[0],
-            "counts": True,
-            "score": rng.random(number, np.float32),
-            "threshold": np.float32(0.5),
         }
     )
-    kept = [i * number // 8 for i in range(8)]
-    pictures, scores = _pictures(rng, len(kept)), frame["score"].to_numpy()[kept]
-    sets = frame["prompt_set"].to_numpy(np.str_)[kept]
+    places = np.array([i * number // 8 for i in range(8)], np.int32)
+    pictures = _pictures(rng, len(places))
 
     def write(folder: Path) -> None:
         frame.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
-        np.savez_compressed(folder / "pictures.npz", images=pictures, scores=scores, sets=sets)
+        np.savez_compressed(folder / "pictures.npz", images=pictures, places=places)
 
     return {}, write
 
 
-def _utility(cell: UtilityCell, rng: np.random.Generator) -> _Made:
+def _utility(cell: ReferenceCell | UtilityCell, rng: np.random.Generator) -> _Made:
     number = len(cell.prompts)
     frame = pd.DataFrame(
         {
-            "prompt": [p.text for _, p in cell.prompts],
-            "prompt_concept": [p.concept for _, p in cell.prompts],
-            "group": [g for g, _ in cell.prompts],
             "image_seed": np.arange(number),
+            "status": "ok",
+            "reason": "",
+            "image_sha256": [rng.bytes(32).hex() for _ in range(number)],
+        }
+    )
+    return {}, _writing(frame)
+
+
+def _score(labels: tuple[str, ...], values_BL: NDArray[np.float32]) -> _Made:
+    number, wide = values_BL.shape
+    frame = pd.DataFrame(
+        {
+            "image": np.arange(number, dtype=np.int32).repeat(wide),
+            "label": list(labels) * number,
+            "value": values_BL.reshape(-1),
             "status": "ok",
             "reason": "",
         }
     )
-    values = {"accuracy": rng.integers(0, 2, number).astype(np.float32)}
-    values |= {n: rng.random(number, np.float32) for n in ("clip_score", "drift")}
-    rows = pd.concat([frame.assign(metric=n, value=v) for n, v in values.items()])
-    return {}, lambda folder: rows.to_parquet(
-        folder / "rows.parquet", compression="zstd", index=False
-    )
+    return {}, _writing(frame)
+
+
+def _writing(frame: pd.DataFrame) -> Callable[[Path], None]:
+    return lambda folder: frame.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
 
 
 def _pictures(rng: np.random.Generator, number: int) -> NDArray[np.uint8]:

@@ -91,7 +91,8 @@ class Workspace:
                     "here differ from those that were scored; run the suite in another store"
                 )
         self.store.remove(PAYLOAD, cell.digest)
-        about = {"cell": {"of": cell.kind, "images": len(images)}}
+        about: dict[str, Any] = {"title": f"images of {cell.title}"}
+        about |= {"cell": {"of": cell.kind, "images": len(images)}}
         self.store.publish(PAYLOAD, cell.digest, about, lambda at: write_images(at, images))
         self._held[cell.kind] = (cell.digest, images)
 

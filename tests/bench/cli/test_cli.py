@@ -51,7 +51,8 @@ goals: 2
 utility: {neighbours: 2, others: 2}
 keep_images: 2
 """
-CELLS = 25
+CELLS = 1 + 3 * (2 + 3 + 3 * 3)
+SAMPLES = 1 + 3 * (1 + 3)
 FILES = {
     *("README.md", "cells.csv", "edits.parquet", "flags.csv", "grid-star.png", "provenance.json"),
     *(
@@ -178,7 +179,8 @@ def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None
     said = call("run", "tiny.yaml", "--json", at=copy)
     assert said.code == 0
     assert set(said.data) == {
-        *("suite", "out", "computed", "cached", "failed", "seconds", "model_seconds"),
+        *("suite", "out", "computed", "cached", "failed", "blocked", "seconds"),
+        "model_seconds",
         *("overhead", "set_aside", "self_check", "errors", "table", "flags"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
@@ -299,7 +301,10 @@ def test_a_failed_cell_is_named_and_the_exit_code_is_one(
     assert said.code == 1
     assert "failed: edit mine / star: RuntimeError: the solver diverged" in said.out.splitlines()
     assert "] FAILED edit mine / star: RuntimeError: the solver diverged" in said.out
-    assert "0 cells computed, 25 from the store, 8 failed" in said.out
+    assert f"0 cells computed, {CELLS} from the store, 1 failed, 13 blocked; " in said.out
+    assert (
+        "[14/14] blocked score of mini_judge: trial mine / star / seed_search(tries=2)" in said.out
+    )
     assert "DRAFT" in (copy / "results/local/tiny/README.md").read_text()
     told = call("run", "mine.yaml", "--allow-code", "--json", at=copy)
     assert told.code == 1
@@ -315,7 +320,7 @@ def test_a_damaged_entry_is_named_and_computed_again(copy: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:-1])
     checked = call("verify", "--json", at=copy)
     assert checked.code == 1
-    assert checked.data["entries"] == CELLS - 1
+    assert checked.data["entries"] == CELLS + SAMPLES - 1
     assert [d["digest"] for d in checked.data["damaged"]] == [victim.parent.name]
     assert f"damaged: trial {victim.parent.name}: " in call("verify", at=copy).out
     said = call("run", "tiny.yaml", at=copy)
@@ -357,7 +362,7 @@ def test_plan_narrows(fresh: Path) -> None:
     data = call("plan", "tiny.yaml", "--only", "uce", "--only", "prompts", "--json", at=fresh).data
     assert data["partial"]
     assert [cell["kind"] for cell in data["cells"]] == [
-        *("reference", "edit", "utility", "attack", "trial")
+        *("reference", "edit", "utility", *["score"] * 3, "attack", "trial", "score")
     ]
 
 
@@ -411,14 +416,15 @@ def test_ls_lists_by_name(tmp_path: Path, what: str, name: str) -> None:
 
 def test_ls_lists_the_store(done: tuple[Path, Said]) -> None:
     rows = call("ls", "store", "--json", at=done[0]).data
-    assert len(rows) == CELLS
+    assert len(rows) == CELLS + SAMPLES
+    assert sum(row["about"].startswith("images of trial ") for row in rows) == 9
     assert "trial none / star / prompts" in {row["about"] for row in rows}
 
 
 def test_verify_counts_sound_entries(done: tuple[Path, Said]) -> None:
     said = call("verify", at=done[0])
-    assert (said.code, said.out) == (0, f"{CELLS} sound entries, 0 damaged\n")
-    assert call("verify", "--json", at=done[0]).data == {"entries": CELLS, "damaged": []}
+    assert (said.code, said.out) == (0, f"{CELLS + SAMPLES} sound entries, 0 damaged\n")
+    assert call("verify", "--json", at=done[0]).data == {"entries": CELLS + SAMPLES, "damaged": []}
 
 
 # --- what the user got wrong
@@ -678,7 +684,9 @@ def test_evaluate_adds_a_method_and_names_the_first_failure(
     monkeypatch.syspath_prepend(str(copy))
     (copy / "another_plugin.py").write_text(RAISES)
     words: dict[str, Any] = {"store": copy / ".store", "only": ["mine", "prompts"]}
-    with pytest.raises(RuntimeError, match=r"4 cells failed; the first: edit mine / star"):
+    with pytest.raises(
+        RuntimeError, match=r"cells failed: 1, blocked: 7; the first: edit mine / star"
+    ):
         evaluate(copy / "tiny.yaml", methods=["another_plugin:Mine"], **words)
     table = evaluate(copy / "tiny.yaml", methods=["negative_prompt"], **words | {"only": ["neg*"]})
     assert set(table["method"]) == {"negative_prompt"}
