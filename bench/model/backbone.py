@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.model.on_cpu import suit_cpu
-from bench.model.pipeline.inspect import BaseFiles, inspect_base
+from bench.model.pipeline.inspect import BaseFiles, inspect_base, nothing_else
 from bench.model.schedule import Schedule
 from bench.model.words import Words
 
@@ -163,8 +163,8 @@ def load_inspected(
     """
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    with _told(files.source):
-        pipe = _pipeline(files, _DTYPES[dtype])
+    with nothing_else(files) as view, _told(files, view):
+        pipe = _pipeline(files, view, _DTYPES[dtype])
     for module in (pipe.unet, pipe.vae):
         module.to(device=device, memory_format=torch.channels_last)
     pipe.text_encoder.to(device)
@@ -184,24 +184,23 @@ def load_inspected(
 
 
 @contextmanager
-def _told(source: str) -> Iterator[None]:
-    """Turns whatever the libraries raise over a folder's files into one line."""
+def _told(files: BaseFiles, view: Path) -> Iterator[None]:
+    """Turns whatever the libraries raise over a folder's files, seen in a view, into one line."""
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"base {shown(source)}: {error}") from error
+        raise UsageError(f"base {shown(files.source)}: {error}") from error
     except torch.OutOfMemoryError:
         raise  # not the folder's fault
     except Exception as error:  # they raise dozens of kinds, and promise none
-        raise UsageError(
-            f"base {shown(source)}: could not be loaded: {in_one_line(error)}"
-        ) from error
+        said = in_one_line(error).replace(str(view), str(files.folder))
+        raise UsageError(f"base {shown(files.source)}: could not be loaded: {said}") from error
 
 
-def _pipeline(files: BaseFiles, dtype: torch.dtype) -> StableDiffusionPipeline:
+def _pipeline(files: BaseFiles, view: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
     """The parts, each by the class that the inspection allowed: nothing in the folder names what is imported."""
     networks = {
-        part: _network(kind, files, part, dtype)
+        part: _network(kind, files, view, part, dtype)
         for part, kind in (
             ("unet", UNet2DConditionModel),
             ("vae", AutoencoderKL),
@@ -211,18 +210,18 @@ def _pipeline(files: BaseFiles, dtype: torch.dtype) -> StableDiffusionPipeline:
     scheduler = getattr(diffusers, files.classes["scheduler"])
     return StableDiffusionPipeline(
         **networks,
-        tokenizer=CLIPTokenizer.from_pretrained(files.folder / "tokenizer", local_files_only=True),
-        scheduler=scheduler.from_pretrained(files.folder / "scheduler", local_files_only=True),
+        tokenizer=CLIPTokenizer.from_pretrained(view / "tokenizer", local_files_only=True),
+        scheduler=scheduler.from_pretrained(view / "scheduler", local_files_only=True),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
 
 
-def _network(kind: Any, files: BaseFiles, part: str, dtype: torch.dtype) -> Any:
+def _network(kind: Any, files: BaseFiles, view: Path, part: str, dtype: torch.dtype) -> Any:
     folder = files.folder / part
     network, told = kind.from_pretrained(
-        folder,
+        view / part,
         dtype=dtype,
         variant=files.variants[part],
         use_safetensors=True,

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.model.pipeline.inspect import STEMS
+from bench.model.pipeline.weights import find_weights
 from bench.model.text_to_image import TextToImage
-from methods.released.files import PARTS, Network, networks, weights_in
+from methods.released.files import PARTS, Network, networks
 from methods.released.lora import Shapes
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Base:
         Raises:
             UsageError: one of them cannot be read.
         """
-        files = {part: _loaded(folder / part) for part in PARTS}
+        files = {part: _loaded(folder / part, STEMS[part]) for part in PARTS}
         if not all(files.values()):
             return None
         places: dict[str, tuple[Network, str]] = {}
@@ -68,7 +70,7 @@ class Base:
         return next(widths, None)
 
 
-def _loaded(folder: Path) -> list[Path]:
-    """The safetensors that diffusers loads; any others lie there for no one."""
-    files = weights_in(folder)
-    return [f for f in files if f.name.startswith(("diffusion_pytorch_model", "model"))] or files
+def _loaded(folder: Path, stem: str) -> list[Path]:
+    """The safetensors that are loaded; any others lie there for no one."""
+    files = find_weights(folder, stem).files if folder.is_dir() else ()
+    return [file for file in files if file.suffix == ".safetensors"]
