@@ -20,6 +20,7 @@ from bench.core.files import bounded, expanded, regular
 from bench.core.json_files import read_object
 from bench.core.shipped import model_folder
 from bench.core.weight_files import scan
+from bench.model.families.family import Family
 from bench.model.pipeline.configs import check_scheduler
 from bench.model.pipeline.download import download
 from bench.model.pipeline.index import check_index
@@ -28,16 +29,9 @@ from bench.model.pipeline.tokenizer import check_tokenizer
 from bench.model.pipeline.weights import find_weights
 
 __all__ = [
-    "PARTS", "STEMS", "BaseFiles", "inspect_base", "local_folder", "looks_local", "nothing_else",
+    "BaseFiles", "inspect_base", "local_folder", "looks_local", "nothing_else",
 ]  # fmt: skip
 
-PARTS: Final = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
-STEMS: Final[Mapping[str, str]] = {
-    "text_encoder": "model",
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-}
-"""Of each network, the name of its weight files without endings, as its library looks for them."""
 _SUMS: Final = "SHA256SUMS"
 _MAX_SUMS: Final = 2**20
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
@@ -52,6 +46,7 @@ class BaseFiles:
         folder: Where it lies.
         files: Those that are loaded, and no others that lie beside.
         digest: sha256 over these files; :class:`bench.model.backbone.Backbone` has the same.
+        family: What handles it.
         classes: The class of each part.
         variants: Of each network, the precision in its file names (``fp16``); ``None`` for plain ones.
         prediction_type: What the UNet predicts: ``epsilon`` or ``v_prediction``.
@@ -62,6 +57,7 @@ class BaseFiles:
     folder: Path
     files: tuple[Path, ...]
     digest: str
+    family: type[Family]
     classes: Mapping[str, str]
     variants: Mapping[str, str | None]
     prediction_type: str
@@ -117,7 +113,9 @@ def _downloaded(source: str, revision: str | None) -> Path:
     if not _HUB_ID.fullmatch(source):
         raise UsageError(f"{named}: no such folder, and no hub id (owner/name)")
     try:
-        return download(source, revision, STEMS)
+        return download(source, revision)
+    except UsageError as error:
+        raise UsageError(f"{named}: {error}") from error
     except (
         Exception
     ) as error:  # of the hub, of HTTP, of sockets: its kinds changed with each version
@@ -143,19 +141,19 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
     if (folder / _SUMS).is_file():
         _check_sums(folder)
     index = read_object(index_file)
-    classes = check_index(index, PARTS, index_file)
-    if missing := [part for part in PARTS if not (folder / part).is_dir()]:
+    family, classes = check_index(index, index_file)
+    if missing := [part for part in classes if not (folder / part).is_dir()]:
         raise UsageError(
             f"{folder} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline"
         )
     scheduler = folder / "scheduler" / "scheduler_config.json"
     prediction_type = check_scheduler(folder / "scheduler")
-    weights = {part: find_weights(folder / part, stem) for part, stem in STEMS.items()}
+    weights = {part: find_weights(folder / part, stem) for part, stem in family.stems.items()}
     sizes = check_sizes(folder, {part: found.tensors for part, found in weights.items()})
     files = [
         scheduler,
         *check_tokenizer(folder / "tokenizer", sizes.words),
-        *(folder / part / "config.json" for part in STEMS),
+        *(folder / part / "config.json" for part in family.stems),
         *(file for found in weights.values() for file in found.files),
     ]
     sums = {path.relative_to(folder).as_posix(): scan(regular(path)).sha256 for path in files}
@@ -167,6 +165,7 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
         folder=folder,
         files=tuple(files),
         digest=digest_of(sums),
+        family=family,
         classes=classes,
         variants={part: found.variant for part, found in weights.items()},
         prediction_type=prediction_type,

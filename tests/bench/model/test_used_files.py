@@ -212,14 +212,12 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-def inspected(address: str, cache: Path, **more: str) -> str:
-    """What a process of its own prints: the client reads its settings when it is imported."""
+def inspected(address: str, cache: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """What a process says that inspects a base of the hub: its client reads its settings when it is imported."""
     told = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", CLIENT], env={**told, **more}, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @pytest.mark.enable_socket  # of this machine alone: the hub is a thread of the test
@@ -231,7 +229,20 @@ def test_only_what_is_used_is_downloaded(form: Change, folder: Path, tmp_path: P
     names = {path.relative_to(folder).as_posix() for path in used.files} | {"model_index.json"}
     (folder / "unet" / "pipe.safetensors").unlink()  # no repository has one
     with hub(folder) as (address, fetched):
-        assert inspected(address, tmp_path / "cache") == used.digest
+        first = inspected(address, tmp_path / "cache")
+    assert first.stdout.strip() == used.digest, first.stderr
     assert sorted(fetched) == sorted(names)
     # What is there once needs no hub.
-    assert inspected("http://127.0.0.1:9", tmp_path / "cache", HF_HUB_OFFLINE="1") == used.digest
+    later = inspected("http://127.0.0.1:9", tmp_path / "cache", HF_HUB_OFFLINE="1")
+    assert later.stdout.strip() == used.digest, later.stderr
+
+
+@pytest.mark.enable_socket  # of this machine alone: the hub is a thread of the test
+def test_what_no_family_handles_is_not_downloaded(folder: Path, tmp_path: Path) -> None:
+    changed("model_index.json", _class_name="StableDiffusionXLPipeline")(folder)
+    with hub(folder) as (address, fetched):
+        done = inspected(address, tmp_path / "cache")
+    assert fetched == ["model_index.json"]
+    last = done.stderr.splitlines()[-1]
+    assert "base 'somebody/model': " in last
+    assert "expected StableDiffusionPipeline" in last
