@@ -45,7 +45,7 @@ class BaseFiles:
         source: As it was asked for.
         folder: Where it lies.
         files: Those that are loaded, and no others that lie beside.
-        digest: sha256 over these files; :class:`bench.model.backbone.Backbone` has the same.
+        digest: sha256 over these files; the loaded :class:`~bench.model.families.family.Family` has the same.
         family: What handles it.
         classes: The class of each part.
         variants: Of each network, the precision in its file names (``fp16``); ``None`` for plain ones.
