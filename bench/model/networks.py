@@ -101,7 +101,7 @@ class Networks:
         return self.weights[name] if name in self.weights else self.backbone.parameters[name]
 
     def roles_of(self, parameter: str) -> frozenset[Role]:
-        """What ``component.name`` is for."""
+        """The roles of ``component.name``."""
         return self.backbone.roles_of(parameter)
 
     def text_layer(self, parameter: str) -> int:

@@ -1,4 +1,4 @@
-"""What a parameter is for, in words that hold for every family of base models."""
+"""Roles of parameters: their purposes, in words that hold for every family of base models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Role(StrEnum):
     NORM = "norm"
     """Of the denoiser."""
     TIME_EMBEDDING = "time embedding"
-    """What all blocks of the denoiser share of the timestep."""
+    """The embedding of the timestep that all blocks of the denoiser share."""
     OUTPUT = "output"
     """The denoiser's last norm and last convolution."""
     TEXT_ENCODER = "text encoder"

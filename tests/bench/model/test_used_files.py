@@ -213,7 +213,7 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def inspected(address: str, cache: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """What a process says that inspects a base of the hub: its client reads its settings when it is imported."""
+    """Inspects a base of the hub in a process of its own: the client reads its settings when it is imported."""
     told = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1"}
     return subprocess.run(
         [sys.executable, "-c", CLIENT], env={**told, **more}, capture_output=True, text=True
