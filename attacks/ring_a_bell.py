@@ -39,7 +39,7 @@ from bench.core.bounds import MOST_STEPS, Count, Factor
 from bench.core.digest import digest_of
 from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
-from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Role, Target
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def concept_direction(model: TextToImage, concept: Concept) -> Tensor:
 
 def encoder_digest(model: TextToImage) -> str:
     """Identifies the text encoder: the base, its precision, and the values an edit put into it."""
-    values = {n: w for n, w in model.weights.items() if n.startswith("text_encoder.")}
+    values = {n: w for n, w in model.weights.items() if Role.TEXT_ENCODER in model.roles_of(n)}
     sums = {
         name: hashlib.sha256(
             value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

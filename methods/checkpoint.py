@@ -36,7 +36,6 @@ from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.text_to_image import TextToImage
 from methods.released.base import Base
 from methods.released.files import (
-    PARTS,
     Network,
     content_of,
     files_of,
@@ -97,9 +96,9 @@ class Checkpoint(Erasure):
         extra += [] if self.values == "absolute" else [self.values]
         return f"checkpoint({', '.join([Path(self.path).name, self.sha256[:8], *extra])})"
 
-    def touches(self, parameter: str) -> bool:
+    def parameters(self, model: TextToImage) -> list[str]:
         """Every parameter of the UNet and the text encoder."""
-        return parameter.startswith(tuple(f"{part}." for part in PARTS))
+        return list(model.base_values)
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses what its file tells without a run: all but the values of a file above 512 MiB.

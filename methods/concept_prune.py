@@ -26,7 +26,7 @@ from pydantic import Field
 
 from bench.core.bounds import Guidance, Solver
 from bench.core.lazy import F, no_grad, torch
-from bench.interfaces import Concept, Context, Erasure, Slot
+from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ConceptPrune", "importance", "skilled"]
 
-_LAYER = ".ff.net.2"
 _SCENES = (
     "garden", "street", "forest", "kitchen", "beach", "room", "field", "market", "park", "desert", "city",
     "mountain valley",
@@ -132,9 +131,9 @@ class ConceptPrune(Erasure):
     style_words: str = "in the style of"
     reference_words: str = "a photo of a"
 
-    def touches(self, parameter: str) -> bool:
-        """The second linear layer of every feed-forward block of the UNet."""
-        return parameter.startswith("unet.") and parameter.endswith(f"{_LAYER}.weight")
+    def roles(self) -> frozenset[Role]:
+        """The second linear layer of every feed-forward block of the UNet, without its bias."""
+        return frozenset({Role.FEED_FORWARD_OUT})
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with some weights set to 0.
@@ -142,11 +141,10 @@ class ConceptPrune(Erasure):
         Raises:
             ValueError: a UNet without such layers, or nothing was found to prune.
         """
-        names = [n for n in model.base_values if self.touches(n)]
+        names = self.parameters(model)
         if not names:
             raise ValueError(
-                f"concept_prune: expected a UNet with layers named *{_LAYER}, got none; it suits "
-                "UNets of Stable Diffusion's kind"
+                "concept_prune: expected a denoiser with feed-forward layers, got none; take another base"
             )
         pruned = {n: torch.zeros_like(model.parameter(n), dtype=torch.bool) for n in names}
         for done, concept in enumerate(concepts):

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Context, Erasure, Slot
+from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.text_to_image import TextToImage
 
 __all__ = ["Destroyed"]
@@ -26,13 +26,18 @@ class Destroyed(Erasure):
     control: ClassVar[bool] = True
     scale: float = Field(1.0, gt=0, le=1000)
 
-    def touches(self, parameter: str) -> bool:
+    def roles(self) -> frozenset[Role]:
+        """The output."""
+        return frozenset({Role.OUTPUT, Role.CONVOLUTION})
+
+    def parameters(self, model: TextToImage) -> list[str]:
         """The output convolution's kernel alone."""
-        return parameter == "unet.conv_out.weight"
+        convolutions = set(model.having(Role.CONVOLUTION)) & set(model.having(Role.OUTPUT))
+        return [name for name in convolutions if name.endswith(".weight")]
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with a random last layer."""
-        name = "unet.conv_out.weight"
+        (name,) = self.parameters(model)
         old = model.parameter(name)
         noise = torch.randn(old.shape, generator=ctx.rng.generator("conv_out"))
         return model.with_weights({name: noise * (self.scale * old.float().std().item())})

@@ -22,14 +22,14 @@ on purpose:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import Field
 
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
 from bench.core.lazy import F, torch
-from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Role, Slot, silent
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, tune
 from methods.shared.partial_sampling import PartialSampler, Spacing
@@ -37,10 +37,26 @@ from methods.shared.partial_sampling import PartialSampler, Spacing
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ESD", "Release", "Variant", "distil", "in_turn", "negative_guidance", "trains"]
+__all__ = [
+    "ESD",
+    "Release",
+    "Variant",
+    "distil",
+    "in_turn",
+    "needs",
+    "negative_guidance",
+    "trained",
+]
 
 Variant = Literal["x", "x-strict", "u", "all"]
 Release = Literal["2023", "2025"]
+
+_NEEDS: Final[Mapping[Variant, frozenset[Role]]] = {
+    "x": frozenset({Role.CROSS_ATTENTION}),
+    "x-strict": frozenset({Role.TEXT_KEYS_AND_VALUES}),
+    "u": frozenset({Role.DENOISER, Role.CROSS_ATTENTION}),
+    "all": frozenset({Role.DENOISER}),
+}
 
 TargetOf: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], Tensor]"
 
@@ -56,32 +72,30 @@ def negative_guidance(empty_BChw: Tensor, concept_BChw: Tensor, eta: float) -> T
     return torch.lerp(empty_BChw, concept_BChw, -eta)
 
 
-def trains(parameter: str, variant: Variant, release: Release) -> bool:
-    """Whether a variant trains the parameter ``component.name``.
+def needs(variant: Variant) -> frozenset[Role]:
+    """The roles that a base's parameters must have."""
+    return _NEEDS[variant]
+
+
+def trained(model: TextToImage, variant: Variant, release: Release) -> list[str]:
+    """The parameters that a variant trains.
 
     ``x`` is the cross-attention, ``x-strict`` its keys and values, ``u`` the rest of the UNet, ``all``
     everything. The releases differ in the rest: that of 2023 trains norms, but neither the embedding
     of time nor the last norm and convolution; that of 2025 trains linear layers and convolutions,
     these two among them, and no norm.
     """
-    part, _, name = parameter.partition(".")
-    if part != "unet":
-        return False
-    cross = ".attn2." in name
-    match variant:
-        case "x":
-            return cross
-        case "x-strict":
-            return cross and name.endswith(("to_k.weight", "to_v.weight"))
-        case "all" if release == "2023":
-            return True
-        case "u" if release == "2023":
-            return not cross and not name.startswith(
-                ("time_embedding.", "conv_norm_out.", "conv_out.")
-            )
-    # In a Stable Diffusion UNet, what is neither a norm nor inside one is linear or a convolution.
-    layer = name.split(".")[-2]
-    return "norm" not in layer and not (variant == "u" and cross)
+    names = model.having(*_NEEDS[variant])
+    match variant, release:
+        case ("x" | "x-strict", _) | ("all", "2023"):
+            return names
+        case "u", "2023":
+            others = {Role.CROSS_ATTENTION, Role.TIME_EMBEDDING, Role.OUTPUT}
+        case "u", _:
+            others = {Role.CROSS_ATTENTION, Role.NORM}
+        case _:
+            others = {Role.NORM}  # what is neither a norm nor inside one is linear or a convolution
+    return [name for name in names if not others & model.roles_of(name)]
 
 
 def in_turn(n: int, total: int, generator: torch.Generator) -> Tensor:
@@ -160,7 +174,7 @@ class ESD(Erasure):
     (nudity).
 
     Attributes:
-        variant: Which parameters are trained; see :func:`trains`.
+        variant: Which parameters are trained; see :func:`trained`.
         release: Whose reading of ``u`` and ``all``.
         iterations: Optimiser steps (Adam).
         lr: Learning rate.
@@ -199,9 +213,13 @@ class ESD(Erasure):
     sampled_from: Literal["student", "base"] = "student"
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
 
-    def touches(self, parameter: str) -> bool:
+    def roles(self) -> frozenset[Role]:
+        """The variant's."""
+        return needs(self.variant)
+
+    def parameters(self, model: TextToImage) -> list[str]:
         """The variant's parameters."""
-        return trains(parameter, self.variant, self.release)
+        return trained(model, self.variant, self.release)
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with trained weights in its UNet.
@@ -220,7 +238,7 @@ class ESD(Erasure):
 
         values = distil(
             model,
-            [n for n in model.base_values if self.touches(n)],
+            self.parameters(model),
             phrases,
             target_of,
             sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),

@@ -22,13 +22,12 @@ so checkpoints made before that date are another edit.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps
 from bench.core.lazy import F, torch
-from bench.interfaces import Concept, Context, Erasure, Rng, Slot
+from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, timesteps, tune
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["FewShot"]
-
-_LAYER = re.compile(r"text_encoder\.(?:.*\.)?layers\.(\d+)\.(mlp\.fc[12]|self_attn)\.")
 
 
 class FewShot(Erasure):
@@ -86,18 +83,18 @@ class FewShot(Erasure):
     sampling_steps: Solver = 50
     guidance_scale: Guidance = 7.5
 
-    def touches(self, parameter: str) -> bool:
-        """Feed-forward layers and self-attentions of the text encoder.
+    def roles(self) -> frozenset[Role]:
+        """Feed-forward layers and self-attentions of the text encoder."""
+        return frozenset({Role.TEXT_FEED_FORWARD, Role.TEXT_SELF_ATTENTION})
 
-        Of the self-attentions only the last is trained; which that is, a name alone does not tell.
-        """
-        return _LAYER.match(parameter) is not None
-
-    def trained(self, model: TextToImage) -> list[str]:
-        """The parameters that are trained in a model: those that :meth:`touches`, of the attentions the last."""
-        found = [(n, m) for n in model.base_values if (m := _LAYER.match(n))]
-        last = max(int(m[1]) for _, m in found)
-        return [n for n, m in found if m[2] != "self_attn" or int(m[1]) == last]
+    def parameters(self, model: TextToImage) -> list[str]:
+        """Those of its roles, of the self-attentions only the last."""
+        names = model.having(*self.roles())
+        last = max(model.text_layer(name) for name in names)
+        return [
+            name for name in names
+            if Role.TEXT_FEED_FORWARD in model.roles_of(name) or model.text_layer(name) == last
+        ]  # fmt: skip
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with trained weights in its text encoder.
@@ -129,7 +126,7 @@ class FewShot(Erasure):
 
         values = tune(
             model,
-            self.trained(model),
+            self.parameters(model),
             loss_of,
             Optimiser(
                 len(batches), self.lr, "adam", betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-8

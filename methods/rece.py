@@ -28,7 +28,7 @@ from pydantic import Field
 from bench.core.bounds import MOST_STEPS, Weight
 from bench.core.clock import model_time
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Context, Erasure, Slot
+from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.text_to_image import TextToImage
 from methods.uce import UCE, Solver, but_for, solve
 
@@ -121,9 +121,9 @@ class RECE(Erasure):
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
     solver: Solver = "float64"
 
-    def touches(self, parameter: str) -> bool:
+    def roles(self) -> frozenset[Role]:
         """Keys and values of every cross-attention."""
-        return self._uce().touches(parameter)
+        return self._uce().roles()
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with edited key and value matrices."""
@@ -134,7 +134,7 @@ class RECE(Erasure):
             guide = model.encode([self.guide])[0]
             keep = model.encode(["", *but_for(concepts, self.preserve)]).flatten(0, 1)
         times = len(concepts) if self.counted == "per-concept" else 1
-        names = [n for n in model.base_values if self.touches(n)]
+        names = self.parameters(model)
         original = [model.parameter(n) for n in names]
         for epoch in range(self.epochs):
             with model_time():

@@ -35,13 +35,13 @@ from pydantic import Field, model_validator
 
 from bench.core.bounds import Count, Guidance, LearningRate, Number, Solver, Steps, Weight
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot, silent
+from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Role, Slot, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import invert, name_embedding, slots, states_with
 from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import family_word, in_context, mentions
-from methods.esd import Release, Variant, distil, in_turn, trains
+from methods.esd import Release, Variant, distil, in_turn, needs, trained
 from methods.shared.partial_sampling import PartialSampler, Spacing
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Stereo(Erasure):
         mini: for the miniature: fewer, larger steps and a shorter trajectory.
 
     Attributes:
-        variant: Which parameters both stages train; see :func:`methods.esd.trains`. The published one
+        variant: Which parameters both stages train; see :func:`methods.esd.trained`. The published one
             is ``u``, everything but the cross-attention.
         rounds: Of the search; 0 erases the name alone.
         iterations: Optimiser steps (AdamW) of each round's erasing, and of the last one.
@@ -154,9 +154,13 @@ class Stereo(Erasure):
             )
         return self
 
-    def touches(self, parameter: str) -> bool:
+    def roles(self) -> frozenset[Role]:
+        """The variant's."""
+        return needs(self.variant)
+
+    def parameters(self, model: TextToImage) -> list[str]:
         """The variant's linear layers and convolutions of the UNet."""
-        return trains(parameter, self.variant, self.release)
+        return trained(model, self.variant, self.release)
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with trained weights in its UNet.
@@ -193,7 +197,7 @@ class Stereo(Erasure):
         for k in range(self.rounds):
             values = distil(
                 model,
-                self._names(model),
+                self.parameters(model),
                 current,
                 nothing,
                 sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
@@ -274,7 +278,7 @@ class Stereo(Erasure):
 
         values = distil(
             model,
-            self._names(model),
+            self.parameters(model),
             phrases_CNLD.flatten(0, 1),
             target_of,
             sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
@@ -286,9 +290,6 @@ class Stereo(Erasure):
             what="stereo: erasing robustly",
         )
         return model.with_weights(values)
-
-    def _names(self, model: TextToImage) -> list[str]:
-        return [n for n in model.base_values if self.touches(n)]
 
     def _optimiser(self, lr: float) -> Optimiser:
         return Optimiser(self.iterations, lr, "adamw", weight_decay=1e-2)  # PyTorch's default

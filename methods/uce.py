@@ -28,7 +28,7 @@ from bench.core.bounds import Weight
 from bench.core.clock import model_time
 from bench.core.errors import from_pydantic, shown
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Context, Erasure, Slot
+from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.text_to_image import TextToImage
 from methods.shared.calibration import named
 
@@ -164,11 +164,9 @@ class UCE(Erasure):
     formats: Literal["concept", "both"] = "concept"
     solver: Solver = "float64"
 
-    def touches(self, parameter: str) -> bool:
+    def roles(self) -> frozenset[Role]:
         """Keys and values of every cross-attention."""
-        return parameter.startswith("unet.") and parameter.endswith(
-            ("attn2.to_k.weight", "attn2.to_v.weight")
-        )
+        return frozenset({Role.TEXT_KEYS_AND_VALUES})
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with edited key and value matrices.
@@ -188,7 +186,7 @@ class UCE(Erasure):
             keep = self._kept(model, preserve)
         prompts = len(self.always) + len(preserve)
         s_p = max(0.1, 1 / max(prompts, 1)) if self.preserve_scale is None else self.preserve_scale
-        names = [n for n in model.base_values if self.touches(n)]
+        names = self.parameters(model)
         edited = {}
         for done, name in enumerate(names):
             with model_time():

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.api import concepts as known_concepts
 from bench.interfaces import Concept
-from bench.model.backbone import Backbone
 from bench.model.batching import MicroBatch
+from bench.model.families.family import Family
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 
@@ -44,7 +44,7 @@ def model(miniature: TextToImage) -> TextToImage:
 
 
 @pytest.fixture(scope="session")
-def double_networks(miniature: TextToImage) -> Backbone:
+def double_networks(miniature: TextToImage) -> Family:
     """The miniature's networks in float64, made once; take ``exact`` instead."""
     backbone = miniature.backbone
     parts = {n: deepcopy(getattr(backbone, n)).double() for n in ("unet", "text_encoder", "vae")}
@@ -52,7 +52,7 @@ def double_networks(miniature: TextToImage) -> Backbone:
 
 
 @pytest.fixture
-def exact(double_networks: Backbone) -> TextToImage:
+def exact(double_networks: Family) -> TextToImage:
     """The miniature in float64: kernels and threads differ by 1e-12 there, whatever the processor.
 
     For tests that compare two ways to the same numbers. In float32 each processor rounds otherwise,

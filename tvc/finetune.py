@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Judge, Progress, Rng, silent
+from bench.interfaces import Concept, Judge, Progress, Rng, Role, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, timesteps, tune
@@ -108,7 +108,7 @@ def fine_tune(
         rng: Source of timesteps, noise and order.
         progress: Told after each step.
     """
-    names = [n for n in model.base_values if n.startswith("unet.")]
+    names = model.having(Role.DENOISER)
     if how.flip:  # of the images: the latents of a mirrored image are not its mirrored latents
         images_N3HW = torch.cat([images_N3HW, images_N3HW.flip(-1)])
     latents = torch.cat([model.to_latents(chunk) for chunk in images_N3HW.split(64)]).float()

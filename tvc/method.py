@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
 from bench.core.meter import Note
-from bench.interfaces import Concept, Context, Erasure, Judge, Slot
+from bench.interfaces import Concept, Context, Erasure, Judge, Role, Slot
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
@@ -31,7 +31,7 @@ from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_invers
 from tvc.finetune import PRESETS as FINE_TUNES
 from tvc.finetune import FineTune, concept_images, fine_tune
 from tvc.strength import Estimate, Strength, estimate, prompt_set, strongest
-from tvc.subset import SUBSETS, named_subset, rank_subsets
+from tvc.subset import named_subset, rank_subsets
 from tvc.task_vector import TaskVector
 
 __all__ = ["TaskVectorErasure"]
@@ -188,16 +188,19 @@ class TaskVectorErasure(Erasure):
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses another base than the miniature where no CLIP is given."""
+        super().check_base(folder)
         check_source(self.clip, folder, at=(self.name, "clip"))
 
-    def touches(self, parameter: str) -> bool:
+    def roles(self) -> frozenset[Role]:
+        """The UNet."""
+        return frozenset({Role.DENOISER})
+
+    def parameters(self, model: TextToImage) -> list[str]:
         """The UNet's, within the subset."""
-        if not parameter.startswith("unet."):
-            return False
+        names = model.having(Role.DENOISER)
         if self.subset == "search":
-            return True
-        keep = SUBSETS.get(self.subset)
-        return keep(parameter) if keep else parameter.startswith(f"unet.{self.subset}.")
+            return names
+        return list(filter(named_subset(model, self.subset), names))
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model less its task vectors, one a concept, each at its own strength.

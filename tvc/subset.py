@@ -8,12 +8,12 @@ strength it needs, by Diverse Inversion, and what that strength costs on the con
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Judge, Progress, Rng, silent
+from bench.interfaces import Concept, Judge, Progress, Rng, Role, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from tvc.contexts import BARE, in_contexts
@@ -27,25 +27,22 @@ if TYPE_CHECKING:
 __all__ = ["SUBSETS", "Ranked", "Retained", "named_subset", "rank_subsets", "subset_names"]
 
 
-def _has(*parts: str) -> Callable[[str], bool]:
-    return lambda name: any(part in name for part in parts)
-
-
-SUBSETS: dict[str, Callable[[str], bool]] = {
-    "all": lambda name: True,
-    "first-three": _has("unet.down_blocks.0.", "unet.down_blocks.1.", "unet.down_blocks.2."),
-    "down": _has("unet.down_blocks."),
-    "mid": _has("unet.mid_block."),
-    "up": _has("unet.up_blocks."),
-    "cross-attention": _has(".attn2."),
-    "self-attention": _has(".attn1."),
-    "attention": _has(".attn1.", ".attn2."),
-    "feed-forward": _has(".ff."),
-    "convolutions": lambda name: (
-        ".conv" in name or name.startswith(("unet.conv_in", "unet.conv_out"))
-    ),
+_BLOCKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "first-three": ("unet.down_blocks.0.", "unet.down_blocks.1.", "unet.down_blocks.2."),
+    "down": ("unet.down_blocks.",),
+    "mid": ("unet.mid_block.",),
+    "up": ("unet.up_blocks.",),
 }
-"""Name -> whether it holds a parameter ``unet.…``. Besides these, each block by its name, ``down_blocks.0``."""
+"""Name -> how the names of its parameters begin. Besides these, each block by its name, ``down_blocks.0``."""
+_LAYERS: Final[Mapping[str, frozenset[Role]]] = {
+    "cross-attention": frozenset({Role.CROSS_ATTENTION}),
+    "self-attention": frozenset({Role.SELF_ATTENTION}),
+    "attention": frozenset({Role.SELF_ATTENTION, Role.CROSS_ATTENTION}),
+    "feed-forward": frozenset({Role.FEED_FORWARD}),
+    "convolutions": frozenset({Role.CONVOLUTION, Role.OUTPUT}),  # with the last norm
+}
+"""Name -> the roles of its parameters."""
+SUBSETS: Final = ("all", *_BLOCKS, *_LAYERS)
 
 
 def subset_names(parameters: Iterable[str]) -> tuple[str, ...]:
@@ -60,16 +57,22 @@ def named_subset(model: TextToImage, subset: str) -> Callable[[str], bool]:
     Raises:
         ValueError: unknown, or empty in this model.
     """
-    names: Sequence[str] = [n for n in model.base_values if n.startswith("unet.")]
+    names = model.having(Role.DENOISER)
     known = subset_names(names)
     if subset not in known:
         near = difflib.get_close_matches(subset, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown subset {subset!r}; this model has: {', '.join(known)}{hint}")
-    keep = SUBSETS.get(subset) or _has(f"unet.{subset}.")
-    if not any(keep(n) for n in names):
+    if subset == "all":
+        held = set(names)
+    elif subset in _LAYERS:
+        held = set(model.having(*_LAYERS[subset]))
+    else:
+        begins = _BLOCKS.get(subset, (f"unet.{subset}.",))
+        held = {name for name in names if name.startswith(begins)}
+    if not held:
         raise ValueError(f"subset {subset!r} is empty in this model; it has: {', '.join(known)}")
-    return lambda name: name.startswith("unet.") and keep(name)
+    return held.__contains__
 
 
 @dataclass(frozen=True, slots=True)

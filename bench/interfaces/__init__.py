@@ -14,6 +14,7 @@ from bench.interfaces.erasure import Erasure
 from bench.interfaces.finding import Access, Candidate, Goal, Target, Trace
 from bench.interfaces.judge import Judge
 from bench.interfaces.metric import Metric, UtilityBatch
+from bench.model.families.roles import Role
 from bench.model.slots import Slot
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Progress",
     "PromptSets",
     "Rng",
+    "Role",
     "Slot",
     "Target",
     "Trace",

@@ -81,7 +81,7 @@ def _check_access(candidate: Candidate, holds: Access, by: str) -> None:
 
 
 def _check_weights(weights: Mapping[str, Tensor], model: TextToImage, by: str) -> None:
-    known = model.backbone.parameters
+    known = model.base_values
     for name, change in weights.items():
         if name not in known:
             raise ValueError(

@@ -132,7 +132,7 @@ class Attack(Spec, ABC):
             ValueError: its answers are not as stated.
         """
         refuse_minors(goals)
-        self.check_base(target.model.backbone.folder)
+        self.check_base(target.model.folder)
         if not goals:
             return []
         guarded = replace(target, model=target.model.with_filters(NoMinors()))

@@ -13,6 +13,9 @@ from bench.core.rng import Rng
 from bench.core.spec import Spec
 from bench.interfaces.concept import Concept, bare
 from bench.interfaces.context import Context, keep_door
+from bench.model.families.family import Family
+from bench.model.families.known import family_in
+from bench.model.families.roles import Role
 from bench.model.slots import Slot
 
 if TYPE_CHECKING:
@@ -91,7 +94,8 @@ class Erasure(Spec, ABC):
             raise UsageError(
                 f"{self.name}: expected concepts with a name, got {blank} without; give each a text"
             )
-        self.check_base(model.backbone.folder)
+        self._check_roles(type(model.backbone))
+        self.check_base(model.folder)
         context = Context(rng, progress, model.meter)
         edited = self.erase(model, [bare(concept) for concept in concepts], context)
         self._hold_to_its_word(model, edited)
@@ -116,11 +120,12 @@ class Erasure(Spec, ABC):
             "filters": edited.filters != model.filters,
         }
         slots = {slot for slot, is_filled in filled.items() if is_filled}
-        foreign = sorted(n for n in changed if not self.touches(n))
+        foreign = sorted(set(changed) - set(self.parameters(model))) if changed else []
         if foreign or slots - self.slots:
             raise ValueError(
                 f"{self.name} declares slots {sorted(self.slots)} but filled {sorted(slots)}, "
-                f"and changed parameters it does not declare: {foreign[:3]}; correct `slots` and `touches`"
+                f"and changed parameters it does not declare: {foreign[:3]}; "
+                "correct `slots` and `roles` or `parameters`"
             )
         for name in changed:
             # with_weights has looked at them; dataclasses.replace has not.
@@ -138,6 +143,26 @@ class Erasure(Spec, ABC):
         """
         return ()
 
-    def touches(self, parameter: str) -> bool:
-        """Whether the method may change the parameter ``component.name`` (``unet.…``, ``text_encoder.…``)."""
-        return False
+    def roles(self) -> frozenset[Role]:
+        """The roles of the parameters that it changes, or must tell apart; a base without one is refused."""
+        return frozenset()
+
+    def parameters(self, model: TextToImage) -> list[str]:
+        """The parameters ``component.name`` of a model that it may change, in the model's order: those of its roles."""
+        return model.having(*self.roles())
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses a base of a family whose parameters lack a role that it needs; who overrides this calls it.
+
+        Raises:
+            UsageError: in one line.
+        """
+        if self.roles() and folder is not None and (family := family_in(folder)) is not None:
+            self._check_roles(family)
+
+    def _check_roles(self, family: type[Family]) -> None:
+        if lacking := sorted(self.roles() - family.roles):
+            raise UsageError(
+                f"{self.name}: expected a base with {', '.join(lacking)}, got one of "
+                f"{family.about}, which has none; leave the method out, or take another base"
+            )

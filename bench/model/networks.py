@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.clock import model_time
 from bench.core.lazy import torch
 from bench.core.rng import normal_rows
+from bench.model.families.roles import Role
 from bench.model.sampler import Sampler
 from bench.model.schedule import Schedule
 from bench.model.words import Words
@@ -19,7 +19,7 @@ from bench.model.words import Words
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.model.backbone import Backbone
+    from bench.model.families.family import Family
 
 __all__ = ["Networks"]
 
@@ -36,7 +36,7 @@ class Networks:
             differences, because adding a difference back is not exact.
     """
 
-    backbone: Backbone
+    backbone: Family
     weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     # -- of the base -------------------------------------------------------------------------------
@@ -84,26 +84,39 @@ class Networks:
     @property
     def vocabulary(self) -> int:
         """Rows of the table of input embeddings; the tokenizer may know fewer tokens."""
-        return int(self.backbone.text_encoder.get_input_embeddings().weight.shape[0])
+        return len(self.backbone.parameters[self.backbone.embeddings])
 
     def layer(self, name: str) -> nn.Module:
         """The layer ``component.name`` of the networks, to look at what goes in or out.
 
         Raises:
-            AttributeError: there is no such layer.
+            KeyError: there is no such network.
+        AttributeError: there is no such layer.
         """
         part, _, path = name.partition(".")
-        module: nn.Module = getattr(self.backbone, part)
-        return module.get_submodule(path)
+        return self.backbone.network(part).get_submodule(path)
 
     def parameter(self, name: str) -> Tensor:
         """The current value of ``component.name``."""
         return self.weights[name] if name in self.weights else self.backbone.parameters[name]
 
+    def roles_of(self, parameter: str) -> frozenset[Role]:
+        """The roles of ``component.name``."""
+        return self.backbone.roles_of(parameter)
+
+    def text_layer(self, parameter: str) -> int:
+        """Which layer of the text encoder ``component.name`` belongs to, from 0; -1 for one of none."""
+        return self.backbone.text_layer(parameter)
+
+    def having(self, *roles: Role) -> list[str]:
+        """The parameters that have one of these roles, in the model's order."""
+        wanted = set(roles)
+        return [name for name in self.base_values if wanted & self.roles_of(name)]
+
     # -- forward -----------------------------------------------------------------------------------
 
-    def _call(self, part: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        prefix = part + "."
+    def _call(self, part: str, *args: Any, **kwargs: Any) -> Any:
+        module, prefix = self.backbone.network(part), part + "."
         mine = {n.removeprefix(prefix): w for n, w in self.weights.items() if n.startswith(prefix)}
         with model_time():
             return (
@@ -115,8 +128,7 @@ class Networks:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """C, h, w of a latent at the model's own size."""
-        side = int(self.backbone.unet.config.sample_size)
-        return int(self.backbone.unet.config.in_channels), side, side
+        return self.backbone.latent_shape
 
     @property
     def end_of_text(self) -> int:
@@ -125,25 +137,11 @@ class Networks:
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, int64 [B, L], padded and cut to the model's length."""
-        words = self.backbone.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.backbone.length,
-            return_tensors="pt",
-        )
-        ids: Tensor = words["input_ids"]
-        return ids.to(self.backbone.device)
+        return self.backbone.tokenize(prompts)
 
     def embed(self, ids_BL: Tensor) -> Tensor:
         """Input embeddings of tokens, [B, L, E]."""
-        name = "text_encoder." + self._embedding_name()
-        return torch.nn.functional.embedding(ids_BL, self.parameter(name))
-
-    def _embedding_name(self) -> str:
-        embedding = self.backbone.text_encoder.get_input_embeddings().weight
-        names = (n for n, w in self.backbone.text_encoder.named_parameters() if w is embedding)
-        return next(names)
+        return torch.nn.functional.embedding(ids_BL, self.parameter(self.backbone.embeddings))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Text states [B, L, D] of prompts."""
@@ -156,39 +154,25 @@ class Networks:
             ids_BL: Token ids; the encoder still finds the end of the text by them.
             embeds_BLE: Used instead of the ids' own input embeddings; gradients flow to it.
         """
-        encoder = self.backbone.text_encoder
-        with _embeddings_replaced(encoder, embeds_BLE):
-            states: Tensor = self._call("text_encoder", encoder, input_ids=ids_BL)[0]
-        return states
+        return self.backbone.encode_ids(self._call, ids_BL, embeds_BLE)
 
     def denoise(self, latents_BChw: Tensor, t: Tensor | int, states_BLD: Tensor) -> Tensor:
         """The UNet's prediction [B, C, h, w], without guidance; :attr:`schedule` says of what."""
         steps = torch.as_tensor(t, device=latents_BChw.device).expand(len(latents_BChw))
-        out: Tensor = self._call(
-            "unet", self.backbone.unet, latents_BChw, steps, encoder_hidden_states=states_BLD
-        )[0]
-        return out
+        return self.backbone.denoise(self._call, latents_BChw, steps, states_BLD)
 
     def decode(self, latents_BChw: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] of clean latents; NaN where the decoder's output is not finite."""
-        config = self.backbone.vae.config
-        shift = getattr(config, "shift_factor", None) or 0.0
         with model_time():
-            image: Tensor = self.backbone.vae.decode(latents_BChw / config.scaling_factor + shift)[
-                0
-            ]
-        image = image.float()
+            image = self.backbone.decode(latents_BChw).float()
         # Clamping would turn an infinity into a white pixel.
         return (image / 2 + 0.5).clamp(0, 1).masked_fill(~image.isfinite(), math.nan)
 
     def to_latents(self, images_B3HW: Tensor) -> Tensor:
         """Scaled latents (posterior mean) of images in [0, 1]."""
-        config = self.backbone.vae.config
-        pixels = (images_B3HW * 2 - 1).to(self.backbone.device, self.backbone.dtype)
-        shift = getattr(config, "shift_factor", None) or 0.0
+        pixels = (images_B3HW * 2 - 1).to(self.device, self.dtype)
         with model_time(), torch.no_grad():
-            mean: Tensor = self.backbone.vae.encode(pixels).latent_dist.mean
-        return (mean - shift) * config.scaling_factor
+            return self.backbone.to_latents(pixels)
 
     def noise(self, seeds: Sequence[int], sampler: Sampler) -> Tensor:
         """Initial noise [B, C, h, w] on the CPU, one generator an image."""
@@ -196,18 +180,3 @@ class Networks:
         if sampler.size is not None:
             height = width = sampler.size // self.backbone.latent_scale
         return normal_rows((channels, height, width), seeds)
-
-
-@contextmanager
-def _embeddings_replaced(encoder: Any, embeds_BLE: Tensor | None) -> Iterator[None]:
-    """Makes the encoder's embedding table return ``embeds_BLE``: no version of transformers takes them directly."""
-    if embeds_BLE is None:
-        yield
-        return
-    handle = encoder.get_input_embeddings().register_forward_hook(
-        lambda module, args, out: embeds_BLE
-    )
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -237,7 +237,7 @@ class TextToImage(Networks):
             else torch.zeros(n, dtype=torch.bool)
         )
         kept = [i for i in range(n) if not refused[i]]
-        channels = self.backbone.vae.config.out_channels
+        channels = self.backbone.image_channels
         side = sampler.size or self.latent_shape[1] * self.backbone.latent_scale
         images = torch.zeros(n, channels, side, side)
 
@@ -329,14 +329,12 @@ class TextToImage(Networks):
         Raises:
             ValueError: the edit lives in guidance or filters, which such a pipeline cannot hold.
         """
-        from bench.model.export import pipeline_with
-
         if extra := sorted(self.slots - {"weights"}):
             raise ValueError(
                 f"a diffusers pipeline holds weights only, but this edit also fills: {', '.join(extra)}; exporting it "
                 "would lose the edit. Use save_edit(), or apply it at call time (e.g. negative_prompt=...)"
             )
-        return pipeline_with(self.backbone, self.weights)
+        return self.backbone.to_diffusers(self.weights)
 
 
 def load_model(

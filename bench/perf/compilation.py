@@ -76,7 +76,7 @@ def compared(model: TextToImage, rows: int) -> dict[str, Any]:
     device = model.backbone.device
     plain = gradient_step(model, rows)
     plain_s = _seconds(model, rows, device)
-    model.backbone.unet.compile()
+    model.backbone.network(model.backbone.denoiser).compile()
     began = synchronised(device)
     compiled = gradient_step(model, rows)
     compile_s = synchronised(device) - began

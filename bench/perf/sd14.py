@@ -11,8 +11,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bench.core.rng import generator_for
 from bench.core.shipped import model_folder
-from bench.model.backbone import Backbone
 from bench.model.batching import MicroBatch
+from bench.model.families.stable_diffusion import StableDiffusion
 from bench.model.text_to_image import TextToImage
 
 __all__ = ["sd14"]
@@ -71,7 +71,7 @@ def sd14(
             ids.copy_(torch.arange(ids.shape[-1]).expand_as(ids))
     for module in (unet, vae):  # as a loaded pipeline
         module.to(memory_format=torch.channels_last)
-    backbone = Backbone(
+    backbone = StableDiffusion(
         tokenizer=tokenizer,
         text_encoder=text,
         unet=unet,

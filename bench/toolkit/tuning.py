@@ -145,11 +145,12 @@ def _checkpointing(live: TextToImage) -> Iterator[None]:
     for the call are gone: it would read the unedited ones, silently. So they are put in place for
     the whole of training, and taken out again whatever happens.
     """
-    unet = live.backbone.unet
+    denoiser = live.backbone.denoiser
+    unet: Any = live.backbone.network(denoiser)
     places = []
     for name, value in live.weights.items():
         part, _, rest = name.partition(".")
-        if part != "unet":
+        if part != denoiser:
             continue
         path, _, key = rest.rpartition(".")
         owner = unet.get_submodule(path)

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.model.families.roles import Role
+from bench.model.families.stable_diffusion import StableDiffusion
+from bench.model.pipeline.weights import find_weights
 from bench.model.text_to_image import TextToImage
-from methods.released.files import PARTS, Network, networks, weights_in
+from methods.released.files import PARTS, Network, networks
 from methods.released.lora import Shapes
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ class Base:
         Raises:
             UsageError: one of them cannot be read.
         """
-        files = {part: _loaded(folder / part) for part in PARTS}
+        files = {part: _loaded(folder / part, StableDiffusion.stems[part]) for part in PARTS}
         if not all(files.values()):
             return None
         places: dict[str, tuple[Network, str]] = {}
@@ -64,11 +67,11 @@ class Base:
     @property
     def text_width(self) -> int | None:
         """Of the text states that the UNet looks at: 768 in Stable Diffusion 1.x, 1024 in 2.x."""
-        widths = (s[-1] for n, s in self.shapes.items() if n.endswith("attn2.to_k.weight"))
-        return next(widths, None)
+        roles_of, looks = StableDiffusion.roles_of, Role.TEXT_KEYS_AND_VALUES
+        return next((s[-1] for n, s in self.shapes.items() if looks in roles_of(n)), None)
 
 
-def _loaded(folder: Path) -> list[Path]:
-    """The safetensors that diffusers loads; any others lie there for no one."""
-    files = weights_in(folder)
-    return [f for f in files if f.name.startswith(("diffusion_pytorch_model", "model"))] or files
+def _loaded(folder: Path, stem: str) -> list[Path]:
+    """The safetensors that are loaded; any others lie there for no one."""
+    files = find_weights(folder, stem).files if folder.is_dir() else ()
+    return [file for file in files if file.suffix == ".safetensors"]

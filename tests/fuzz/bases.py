@@ -21,7 +21,8 @@ from typing import Any, Final
 from bench.core.errors import UsageError
 from bench.core.shipped import model_folder
 from bench.model.backbone import load_inspected
-from bench.model.pipeline.inspect import PARTS, inspect_base
+from bench.model.families.stable_diffusion import StableDiffusion
+from bench.model.pipeline.inspect import inspect_base
 
 __all__ = ["CONFIGS", "WEIGHTS", "Case", "Raw", "cases", "linked_base", "outcome", "put"]
 
@@ -105,7 +106,7 @@ class Raw:
 
 def linked_base(folder: Path) -> Path:
     """A base like the miniature: its settings are copies, its weights are links to the shipped ones."""
-    for part in PARTS:
+    for part in StableDiffusion.classes:
         (folder / part).mkdir(parents=True)
     for name in CONFIGS:
         (folder / name).write_bytes((model_folder() / name).read_bytes())

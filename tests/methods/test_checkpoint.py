@@ -73,7 +73,7 @@ def test_a_file_of_one_network_changes_what_differs(
     assert list(edited.weights) == [f"{name}.{key}"]
     assert torch.equal(edited.parameter(f"{name}.{key}"), tensors[key])
     assert edited.slots == Checkpoint.slots
-    assert all(Checkpoint().touches(n) for n in edited.weights)
+    assert set(edited.weights) <= set(Checkpoint().parameters(model))
 
 
 def test_a_pipeline_that_diffusers_saved_comes_back(model: TextToImage, tmp_path: Path) -> None:

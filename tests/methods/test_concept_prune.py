@@ -116,7 +116,7 @@ def test_only_second_feed_forward_layers_of_the_unet_lose_weights(model: TextToI
 
 def test_the_statistics_are_those_of_the_layers_inputs(model: TextToImage) -> None:
     """One prompt, one step, one layer: the norms are computed here from a plain hook."""
-    name = next(n for n in model.backbone.parameters if quick().touches(n))
+    name = quick().parameters(model)[0]
     layer = model.backbone.unet.get_submodule(name.removeprefix("unet.").removesuffix(".weight"))
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))

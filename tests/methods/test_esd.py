@@ -14,7 +14,7 @@ from bench.interfaces import Concept, Rng
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from bench.toolkit.tuning import Optimiser
-from methods.esd import ESD, distil, in_turn, negative_guidance, trains
+from methods.esd import ESD, distil, in_turn, negative_guidance, trained
 from methods.shared.partial_sampling import PartialSampler
 from methods.stereo import Stereo
 from tests.v_form import in_v_form
@@ -39,7 +39,7 @@ def layers(model: TextToImage, *kinds: type[nn.Module]) -> set[str]:
 
 
 def chosen(model: TextToImage, variant: Any, release: Any) -> set[str]:
-    return {n for n in model.backbone.parameters if trains(n, variant, release)}
+    return set(trained(model, variant, release))
 
 
 # -- the target ----------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def seen(model: TextToImage, start: TextToImage, sampled_from: Any) -> list[tupl
         return torch.zeros_like(x)
 
     distil(
-        model, [n for n in model.backbone.parameters if trains(n, "x", "2023")], phrases, target_of,
+        model, trained(model, "x", "2023"), phrases, target_of,
         sampler=PartialSampler(4, 3.0, "trailing"), sampled_from=sampled_from, batch_size=3,
         optimiser=Optimiser(2, 1e-3, "sgd"), rng=RNG, start=start,
     )  # fmt: skip
@@ -231,7 +231,7 @@ def test_the_first_step_is_the_formulas(model: TextToImage) -> None:
 
 def test_a_target_that_is_met_already_changes_nothing(model: TextToImage) -> None:
     phrases = model.encode(["heart", "brakk"])
-    names = [n for n in model.backbone.parameters if trains(n, "all", "2023")]
+    names = trained(model, "all", "2023")
     values = distil(
         model, names, phrases, lambda step, which, x, t: model.denoise(x, t, phrases[which]),
         sampler=PartialSampler(3, 3.0), sampled_from="student", batch_size=2,

@@ -102,7 +102,7 @@ def test_it_gets_harder_to_denoise_the_concepts_images(model: TextToImage) -> No
 
 def by_hand(model: TextToImage, batches: list[Batch], lr: float, **adam: Any) -> dict[str, Tensor]:
     """The change of every parameter when PyTorch's own Adam climbs the batches."""
-    names = FewShot().trained(model)
+    names = FewShot().parameters(model)
     leaves = {n: model.parameter(n).clone().requires_grad_() for n in names}
     live, engine = replace(model, weights=leaves), torch.optim.Adam(leaves.values(), lr, **adam)
     for b in batches:
@@ -169,14 +169,10 @@ def test_of_clip_vit_l_as_published(model: TextToImage, nested: bool) -> None:
     attention = {
         f"{stem}.11.self_attn.{p}_proj.{w}" for p in ("q", "k", "v", "out") for w in both
     }  # fmt: skip
-    trained = FewShot().trained(large)
+    trained = FewShot().parameters(large)
     assert set(trained) == mlps | attention
     weights = 12 * (2 * 768 * 3072 + 3072 + 768) + 4 * (768 * 768 + 768)
     assert sum(large.parameter(n).numel() for n in trained) == weights
-    assert all(FewShot().touches(n) for n in trained)
-    assert not FewShot().touches(f"{stem}.3.layer_norm1.weight")
-    assert not FewShot().touches("text_encoder.text_model.embeddings.token_embedding.weight")
-    assert not FewShot().touches("unet.mid_block.attentions.0.layers.0.mlp.fc1.weight")
 
 
 # -- the images ----------------------------------------------------------------------------------

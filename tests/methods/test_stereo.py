@@ -17,7 +17,7 @@ from bench.toolkit.inversion import Slots, invert, name_embedding, slots
 from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import in_context, mentions
 from methods import stereo
-from methods.esd import distil, negative_guidance, trains
+from methods.esd import distil, negative_guidance, trained
 from methods.shared.partial_sampling import PartialSampler
 from methods.stereo import Stereo, robust_target
 
@@ -391,7 +391,7 @@ def test_with_the_name_alone_and_no_anchor_it_is_esd(model: TextToImage) -> None
         return negative_guidance(predicted(model, x, t, empty), predicted(model, x, t, heart), 2.0)
 
     values = distil(
-        model, [n for n in model.backbone.parameters if trains(n, "u", "2025")], heart, target_of,
+        model, trained(model, "u", "2025"), heart, target_of,
         sampler=PartialSampler(3, 3.0, "trailing"), sampled_from="student", batch_size=2,
         optimiser=Optimiser(2, 1e-3, "adamw", weight_decay=1e-2), rng=RNG.child("erase"),
     )  # fmt: skip
@@ -420,21 +420,21 @@ def test_the_variant_is_what_is_trained_in_both_stages(
 ) -> None:
     spec = tiny(rounds=1, variant=variant)
     edited = spec(model, [HEART], rng=RNG)
-    chosen = {n for n in model.backbone.parameters if trains(n, variant, "2025")}
+    chosen = set(trained(model, variant, "2025"))
     assert set(edited.weights) == chosen
     assert [set(e.names) for e in erasings] == [chosen, chosen]
-    assert {n for n in model.backbone.parameters if spec.touches(n)} == chosen
+    assert set(spec.parameters(model)) == chosen
 
 
 def test_the_published_one_leaves_the_cross_attention_alone(model: TextToImage) -> None:
     for preset in ("repo-2025", "repo-2025-nudity"):
         spec = Stereo.preset(preset)
         assert spec.variant == "u"
-        assert not [n for n in model.backbone.parameters if ".attn2." in n and spec.touches(n)]
-        assert spec.touches("unet.time_embedding.linear_1.weight")
-        assert spec.touches("unet.conv_out.weight")
-        assert not spec.touches("unet.conv_norm_out.weight")
-        assert not spec.touches("text_encoder.encoder.layers.0.mlp.fc1.weight")
+        chosen = set(spec.parameters(model))
+        assert not [n for n in chosen if ".attn2." in n]
+        assert {"unet.time_embedding.linear_1.weight", "unet.conv_out.weight"} <= chosen
+        others = {"unet.conv_norm_out.weight", "text_encoder.encoder.layers.0.mlp.fc1.weight"}
+        assert others <= set(model.base_values) - chosen
 
 
 # -- presets and edges ---------------------------------------------------------------------------

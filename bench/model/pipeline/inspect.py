@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from bench.core.digest import digest_of
@@ -18,22 +19,22 @@ from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import bounded, expanded, regular
 from bench.core.json_files import read_object
 from bench.core.shipped import model_folder
-from bench.core.weight_files import scan, sound
+from bench.core.weight_files import scan
+from bench.model.families.family import Family
 from bench.model.pipeline.configs import check_scheduler
+from bench.model.pipeline.download import download
 from bench.model.pipeline.index import check_index
 from bench.model.pipeline.sizes import Sizes, check_sizes
 from bench.model.pipeline.tokenizer import check_tokenizer
 from bench.model.pipeline.weights import find_weights
 
-__all__ = ["PARTS", "BaseFiles", "inspect_base", "local_folder", "looks_local"]
+__all__ = [
+    "BaseFiles", "inspect_base", "local_folder", "looks_local", "nothing_else",
+]  # fmt: skip
 
-PARTS: Final = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
-_HASHED: Final = frozenset({".json", ".safetensors", ".txt"})
 _SUMS: Final = "SHA256SUMS"
 _MAX_SUMS: Final = 2**20
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
-_WANTED: Final = ("*.json", "*.txt", "*/*.safetensors")
-"""Patterns of the files to download: no weights beside the parts' folders, where a repository has copies of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ class BaseFiles:
     Attributes:
         source: As it was asked for.
         folder: Where it lies.
-        digest: sha256 over its parts' files; :class:`bench.model.backbone.Backbone` has the same.
+        files: Those that are loaded, and no others that lie beside.
+        digest: sha256 over these files; the loaded :class:`~bench.model.families.family.Family` has the same.
+        family: What handles it.
         classes: The class of each part.
         variants: Of each network, the precision in its file names (``fp16``); ``None`` for plain ones.
         prediction_type: What the UNet predicts: ``epsilon`` or ``v_prediction``.
@@ -52,7 +55,9 @@ class BaseFiles:
 
     source: str
     folder: Path
+    files: tuple[Path, ...]
     digest: str
+    family: type[Family]
     classes: Mapping[str, str]
     variants: Mapping[str, str | None]
     prediction_type: str
@@ -107,10 +112,10 @@ def _downloaded(source: str, revision: str | None) -> Path:
         )
     if not _HUB_ID.fullmatch(source):
         raise UsageError(f"{named}: no such folder, and no hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_WANTED)))
+        return download(source, revision)
+    except UsageError as error:
+        raise UsageError(f"{named}: {error}") from error
     except (
         Exception
     ) as error:  # of the hub, of HTTP, of sockets: its kinds changed with each version
@@ -136,24 +141,31 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
     if (folder / _SUMS).is_file():
         _check_sums(folder)
     index = read_object(index_file)
-    classes = check_index(index, PARTS, index_file)
-    if missing := [part for part in PARTS if not (folder / part).is_dir()]:
+    family, classes = check_index(index, index_file)
+    if missing := [part for part in classes if not (folder / part).is_dir()]:
         raise UsageError(
             f"{folder} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline"
         )
-    files = _hashed_files(folder)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
     prediction_type = check_scheduler(folder / "scheduler")
-    weights = {part: find_weights(folder / part) for part in ("text_encoder", "unet", "vae")}
+    weights = {part: find_weights(folder / part, stem) for part, stem in family.stems.items()}
     sizes = check_sizes(folder, {part: found.tensors for part, found in weights.items()})
-    check_tokenizer(folder / "tokenizer", sizes.words)
-    for path in files:
-        sound(path)
+    files = [
+        scheduler,
+        *check_tokenizer(folder / "tokenizer", sizes.words),
+        *(folder / part / "config.json" for part in family.stems),
+        *(file for found in weights.values() for file in found.files),
+    ]
+    sums = {path.relative_to(folder).as_posix(): scan(regular(path)).sha256 for path in files}
+    if read_object(scheduler).get("_class_name", classes["scheduler"]) != classes["scheduler"]:
+        # What its file leaves out, the class that the index names fills in.
+        sums["scheduler"] = classes["scheduler"]
     return BaseFiles(
         source=source,
         folder=folder,
-        digest=digest_of(
-            {path.relative_to(folder).as_posix(): scan(path).sha256 for path in files}
-        ),
+        files=tuple(files),
+        digest=digest_of(sums),
+        family=family,
         classes=classes,
         variants={part: found.variant for part, found in weights.items()},
         prediction_type=prediction_type,
@@ -161,13 +173,19 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
     )
 
 
-def _hashed_files(folder: Path) -> list[Path]:
-    """The files that the digest covers; refuses what is named like one and is none."""
-    paths = (path for part in PARTS for path in (folder / part).rglob("*"))
-    files = sorted(path for path in paths if path.suffix in _HASHED)
-    for path in files:
-        regular(path)
-    return files
+@contextmanager
+def nothing_else(files: BaseFiles) -> Iterator[Path]:
+    """A folder of links to a base's files, for as long as it is loaded: libraries can read no others.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with TemporaryDirectory(prefix="tvc-bench-base-") as made:
+        for path in files.files:
+            link = Path(made) / path.relative_to(files.folder)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(path.resolve())
+        yield Path(made)
 
 
 def _check_sums(folder: Path) -> None:

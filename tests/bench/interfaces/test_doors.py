@@ -67,8 +67,8 @@ class Mine(Erasure):
     _told: Told = PrivateAttr(default_factory=Told)
     _edit: Edit = PrivateAttr()
 
-    def touches(self, parameter: str) -> bool:
-        return parameter == BIAS
+    def parameters(self, model: TextToImage) -> list[str]:
+        return [BIAS]
 
     def check_base(self, folder: Path | None) -> None:
         self._told.folders += (folder,)

@@ -307,7 +307,7 @@ def test_an_index_cannot_lead_out_of_the_folder(name: str, folder: Path) -> None
         inspect_base(str(folder))
 
 
-@pytest.mark.parametrize("name", [INDEX, UNET_CONFIG, WEIGHTS[0], "tokenizer/merges.txt"])
+@pytest.mark.parametrize("name", [INDEX, UNET_CONFIG, WEIGHTS[0], "tokenizer/added_tokens.json"])
 @pytest.mark.parametrize("kind", ["pipe", "link", "loop", "folder"])
 def test_what_is_no_file_is_never_opened(name: str, kind: str, folder: Path) -> None:
     path = folder / name

@@ -135,8 +135,8 @@ def write_method(path: Path, body: str) -> dict[str, Any]:
         name: ClassVar[str] = "mine"
         slots: ClassVar[frozenset] = frozenset({"weights"})
 
-        def touches(self, parameter):
-            return parameter == "unet.conv_out.bias"
+        def parameters(self, model):
+            return ["unet.conv_out.bias"]
 
         def erase(self, model, concepts, ctx):
             name = "unet.conv_out.bias"
@@ -166,7 +166,7 @@ def test_the_cost_of_an_edit_reaches_the_table_and_the_page(
     counted = ("edit_images", "edit_gradient_steps", "parameters_touched")
     assert [free[name] for name in counted] == [0, 0, 0]
     assert [mine[name] for name in counted[:2]] == [3, 4]
-    trained = sum(miniature.parameter(n).numel() for n in FewShot().trained(miniature))
+    trained = sum(miniature.parameter(n).numel() for n in FewShot().parameters(miniature))
     assert 0.9 * trained < mine["parameters_touched"] <= trained
     assert mine["edit_seconds"] > free["edit_seconds"] > 0
     assert mine["edit_memory_mb"] > 100

@@ -1,0 +1,58 @@
+"""The files of a hub repository that are loaded, and no others: a repository holds each network many times over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+from bench.core.json_files import read_object
+from bench.model.pipeline.index import check_index
+from bench.model.pipeline.tokenizer import MERGES, SETTINGS, VOCABULARY, WHOLE
+from bench.model.pipeline.weights import is_there, next_names
+
+__all__ = ["download"]
+
+_INDEX = "model_index.json"
+
+
+def download(source: str, revision: str) -> Path:
+    """The folder in the hub's cache, with the files that are used.
+
+    It asks in rounds, for what comes next depends on what is there: a copy in half precision is
+    asked for only where there is no plain one, a vocabulary only where there is no whole tokenizer.
+
+    Args:
+        source: Owner and name.
+        revision: A commit.
+
+    Raises:
+        UsageError: no family handles such a pipeline, or a file that names others cannot be read.
+        Exception: whatever the hub's client raises: its kinds changed with each version.
+    """
+    from huggingface_hub import snapshot_download
+
+    def fetch(names: Set[str]) -> Path:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=sorted(names)))
+
+    folder, asked = fetch({_INDEX}), {_INDEX}
+    if not is_there(folder / _INDEX):
+        return folder  # inspection says so
+    family, _ = check_index(read_object(folder / _INDEX), folder / _INDEX)
+    while names := _next(folder, family.stems, asked):
+        folder = fetch(names)
+        asked |= names
+    return folder
+
+
+def _next(folder: Path, stems: Mapping[str, str], asked: Set[str]) -> Set[str]:
+    """Names to ask for next; the folder holds what there is of those that were asked for."""
+    whole = f"tokenizer/{WHOLE}"
+    names = {"scheduler/scheduler_config.json", whole}
+    names |= {f"tokenizer/{name}" for name in SETTINGS}
+    names |= {f"{part}/config.json" for part in stems}
+    if whole in asked and not is_there(folder / whole):
+        names |= {f"tokenizer/{VOCABULARY}", f"tokenizer/{MERGES}"}
+    for part, stem in stems.items():
+        mine = {name.removeprefix(f"{part}/") for name in asked}
+        names |= {f"{part}/{name}" for name in next_names(folder / part, stem, mine)}
+    return names - asked
