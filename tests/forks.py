@@ -1,8 +1,8 @@
 """Children that are forks of a test's process; what they say is kept, and told where they fail.
 
 A fork copies one thread alone. What rests on threads that are gone may hang in the child, or crash it.
-pyarrow brings two such allocators: one keeps a thread of its own, and one has crashed where a thread is
-new (https://github.com/apache/arrow/issues/50471). `FORKABLE` does without both.
+Two allocators of pyarrow are such. One keeps a thread of its own; one has crashed in a new thread
+(https://github.com/apache/arrow/issues/50471). `FORKABLE` does without both.
 """
 
 from __future__ import annotations

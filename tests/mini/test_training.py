@@ -264,7 +264,7 @@ def few_scenes(n: int, generator: torch.Generator, *, held_out: bool | None = Fa
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature of two steps a stage."""
+    """A miniature of two steps per stage."""
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         shrink(patch)
