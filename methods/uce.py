@@ -2,8 +2,8 @@
 
 For every key and value matrix W of every cross-attention,
 
-    W' = (lam W + s_e sum_i W g_i c_i^T + s_p sum_j W p_j p_j^T) (lam I + s_e sum_i c_i c_i^T + s_p
-    sum_j p_j p_j^T)^-1
+    W' = (lam W + s_e sum_i W g_i c_i^T + s_p sum_j W p_j p_j^T) A^-1
+    A  =  lam I + s_e sum_i c_i c_i^T   + s_p sum_j p_j p_j^T
 
 with c_i the erased text states, g_i the states they should act as, p_j those to keep. Reproduced: the
 authors' code at two dates, as presets, with what each preserves and guides to by default. Left to

@@ -1,8 +1,8 @@
 """Texts that a concept is asked for in, beside its bare name.
 
 Reconstruction: an estimate that looks at images of a bare word alone is too low where the concept is
-asked for together with others, as a style always is (found on the miniature's ``sketch``: at a
-strength that leaves nothing of the bare word, "a green house, as a sketch" still shows it).
+asked for with others. A style always is. The miniature's ``sketch`` showed it: at a
+strength that leaves nothing of the bare word, "a green house, as a sketch" still has the style.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Diverse Inversion: many word embeddings, at all angles to the concept's own, each of which makes the model draw it.
 
 Reconstruction (Pham et al., arXiv 2404.03631, eq. 4; methods.md 1.3). Known: the inversions are a
-constrained problem with two intervals, one for the cosine to the concept's own embedding and one
-for the cosines between them; figure 1 shows bins from [-1, -.8] to [.95, .98]. Ours, and therefore
-exposed: the number K, the even bins, projection as the way to hold the constraints, steps, learning
-rate, and the share of images from which a row counts as inducing the concept.
+constrained problem with two intervals. One is for the cosine to the concept's own embedding, one for
+the cosines between them. Figure 1 shows bins from [-1, -.8] to [.95, .98]. Ours, and therefore
+exposed, are the number K, the even bins, projection as the way to hold the constraints, steps and
+learning rate. So is the share of images from which a row counts as inducing the concept.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class DiverseInversion:
 PRESETS: Final = {
     "sd14": DiverseInversion(steps=1000, draws=4),
     # Found on development concepts (heart, brakk): as many rows induce the concept as after 160 steps
-    # over the whole schedule, whose ends say little about a word.
+    # over the whole schedule. Its ends say little about a word.
     "mini": DiverseInversion(
         rows=16, steps=80, draws=2, span=(0.4, 0.9), lr=0.06, templates=("{}", "a {}")
     ),
@@ -166,14 +166,14 @@ def _into_bins(rows_RE: Tensor, reference_E: Tensor, bins_R2: Tensor) -> Tensor:
 def projected(rows_RE: Tensor, reference_E: Tensor, bins_R2: Tensor, pairwise: float) -> Tensor:
     """Rows moved onto both constraints, norms kept.
 
-    Alternates between the two: pairs that are too alike are turned apart in their own plane, all at
-    once, then each row back into its bin, which always holds at the end. Pairs can remain too alike
+    Alternates between the two. Pairs that are too alike are turned apart in their own plane, all at
+    once; then each row goes back into its bin. The bins always hold at the end. Pairs can remain too alike
     where the bins force them to be (two rows within 20 degrees of one direction).
 
     Args:
         rows_RE: Vectors, not zero.
         reference_E: The concept's own embedding.
-        bins_R2: Interval of the cosine to it, a row.
+        bins_R2: Interval of the cosine to it, per row.
         pairwise: Largest cosine between two rows.
 
     Returns:
@@ -216,7 +216,7 @@ def diverse_inversion(
         checker: Tells it; never the judge of record.
         rng: Each row has streams of its own.
         guidance_scale: Of the model's own guidance, which an attack on an edit of the guidance must
-            go through; plain classifier-free guidance at 1 is the text alone.
+            go through. Plain classifier-free guidance at 1 is the text alone.
         progress: Told of both parts.
     """
     latents = torch.cat([model.to_latents(chunk) for chunk in images_N3HW.split(64)]).float()

@@ -1,8 +1,8 @@
 """The unconditional fine-tune that a task vector is made from (Pham et al., arXiv 2404.03631).
 
-Images of the concept come from the unedited model itself and are learnt with *empty captions*: the
-UNet learns p(concept | ""), and no mapping from a text, which is what makes the subtracted
-direction independent of the prompt. Reproduced from the published scripts (methods.md 1.2). Every
+Images of the concept come from the unedited model itself and are learnt with *empty captions*. The
+UNet learns p(concept | ""), and no mapping from a text. This makes the subtracted direction
+independent of the prompt. Reproduced from the published scripts (methods.md 1.2). Every
 constant of the ``mini`` preset is ours.
 """
 
@@ -34,7 +34,7 @@ class FineTune:
         images: Sampled from the unedited model with the concept's name.
         steps: Optimiser steps.
         lr: AdamW's learning rate, constant.
-        batch_size: Images a step.
+        batch_size: Images per step.
         caption: ``empty``; or ``concept``, the conditional variant, kept only to compare.
         flip: Learn the mirrored images as well.
         checkpointing: Less memory, more time.

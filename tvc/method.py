@@ -2,7 +2,7 @@
 
 Reproduced: the unconditional fine-tune, the vector and its subtraction (methods.md 1.2).
 Reconstruction: Diverse Inversion, the estimate of the strength, the subset of the weights (methods.md
-    1.3); no published code holds them, so every constant is a field.
+    1.3). No published code holds them, so every constant is a field.
 Different on purpose: float32 throughout; the published script subtracts in half precision, which
     rounds off several per cent of the vector.
 """
@@ -203,7 +203,7 @@ class TaskVectorErasure(Erasure):
         return list(filter(named_subset(model, self.subset), names))
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
-        """The model less its task vectors, one a concept, each at its own strength.
+        """The model less its task vectors, one per concept, each at its own strength.
 
         Raises:
             ValueError: an unknown subset; a concept that the base cannot draw, or that

@@ -1,10 +1,10 @@
 """Edit strength: the smallest alpha at which the worst embedding of a set no longer brings the concept back.
 
-Reconstruction (methods.md 1.3): by bisection over a batched evaluation. The threshold is what images
-without the concept score: on the same edited model, images of the concept's neighbours are false
-alarms of the checker at some rate (which grows where the edit is so strong that images fall apart),
-and an embedding that does no better than chance at that rate, or at the rate that is allowed, shows
-no concept. Embeddings are looked at in the contexts that a concept is asked for in
+Reconstruction (methods.md 1.3): by bisection over a batched evaluation. The threshold is what
+images without the concept score. On the same edited model, images of the concept's neighbours are
+false alarms of the checker at some rate. It grows where the edit is so strong that images fall
+apart. An embedding shows no concept if it does no better than chance at that rate or at the one
+allowed. Embeddings are looked at in the contexts that a concept is asked for in
 (:mod:`tvc.contexts`). What it looked at is recorded, because the paper's reviewers found the same
 vectors on both sides of its evaluation: :meth:`Estimate.check_disjoint` refuses that.
 """
@@ -49,15 +49,15 @@ class Strength:
         samples: Images an embedding and alpha.
         screen: So many of them first: where they already settle that alpha is too small, the others
             are not made.
-        threshold: Rate at which an embedding may show the concept; what the worst of them is held to is
-            what the worst of as many at this rate typically shows.
-        confidence: The probability with which the worst of as many embeddings, all at the rate allowed
-            or at that of false alarms, would stay at or under the level (see :func:`chance_level`); at
-            0.5 the level is what the worst of them typically shows.
-        sensitivity: The checker's threshold is raised to the middle, in log-odds, between its own and the
-            score that this share of the unedited model's images of the concept reach. Images of an
-            edit that works are often in between: at its own threshold a checker sees the concept in
-            some of them, at the other it misses some that show it.
+        threshold: Rate at which an embedding may show the concept. The worst of them is held to what the
+            worst of as many at this rate typically shows.
+        confidence: The probability with which the worst of as many embeddings would stay at or under
+            the level (see :func:`chance_level`). All are at the rate allowed, or at that of false
+            alarms. At 0.5 the level is what the worst of them typically shows.
+        sensitivity: The share of the unedited model's images of the concept that reach a score. The
+            checker's threshold is raised to the middle, in log-odds, between its own and that score.
+            Images of an edit that works are often in between. At its own threshold a checker sees
+            the concept in some of them; at the other it misses some that show it.
         resamples: Bootstrap resamples for the interval.
     """
 

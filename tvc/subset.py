@@ -1,6 +1,6 @@
 """Named subsets of the UNet that an edit can be restricted to.
 
-The paper edits "the first three blocks"; which they are is not stated where we could read, so the
+The paper edits "the first three blocks". Which they are is not stated where we could read, so the
 natural reading is one subset among others (reconstruction). The search asks of each subset what
 strength it needs, by Diverse Inversion, and what that strength costs on the concept's neighbours.
 """
@@ -101,8 +101,8 @@ class Retained:
         checker: Tells a neighbour from the others; never the judge of record.
         rng: Streams kept for this purpose.
         contexts: Texts with one ``{}`` that the neighbours are asked for in.
-        reader: Tells a whole prompt from the others, so that what stands beside the neighbour counts
-            too: a style that is kept on things that are not is no utility.
+        reader: Tells a whole prompt from the others. So what stands beside the neighbour counts too: a
+            style that is kept on things that are not is no utility.
 
     Raises:
         ValueError: the concept has no neighbours that the base can draw.

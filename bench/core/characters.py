@@ -10,8 +10,8 @@ __all__ = ["HIDDEN", "MOST_TEXT", "plain", "visible"]
 MOST_TEXT: Final = 10_000
 """Characters of one text of a spec, at most: a prompt or a template, no file."""
 
-# The controls C0 and C1, the ends of line and paragraph, the marks and embeddings of direction, the mark
-# of byte order, the tags, and halves of pairs. Joiners stay: scripts and emoji need them.
+# The controls C0 and C1, ends of line and paragraph, marks and embeddings of direction, the mark of byte
+# order, tags, and halves of pairs. Joiners stay: scripts and emoji need them.
 _STEERING: Final = (
     "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff"

@@ -1,7 +1,7 @@
 """Digests of values, files and folders, and how bytes reach the disk for good.
 
 A value is the sha256 of its canonical JSON: sorted keys, no whitespace, UTF-8 and only plain JSON
-types, so that two processes (or two years) that mean the same thing write the same bytes. `1`,
+types. So two processes (or two years) that mean the same thing write the same bytes. `1`,
 `1.0` and `true` are three different values; a tuple and a list of the same items are one.
 
 A folder is sealed by its manifest, which names every file with its size and sha256.
@@ -97,8 +97,8 @@ def parse_json(data: bytes) -> JSON:
     """Reads JSON as strictly as `canonical_json` writes it.
 
     Raises:
-        ValueError: if the bytes are not JSON in UTF-8, name a key twice, hold NaN, an infinity or
-            half a surrogate pair, or nest too deeply to be read.
+        ValueError: if the bytes are not JSON in UTF-8 or nest too deeply to be read. So it is if they
+            name a key twice, or hold NaN, an infinity or half a surrogate pair.
     """
     try:
         value: JSON = json.loads(
@@ -155,7 +155,7 @@ def seal(folder: Path, **about: str) -> Stamp:
     """Writes the manifest of a folder and returns once everything in it is on the disk.
 
     Whatever wrote them, all files get the mode that the umask gives a new file, told by the folder's
-    own: a library may make its files readable for their owner alone.
+    own. A library may make its files readable for their owner alone.
 
     Args:
         folder: what to seal; from now on nothing in it may change.

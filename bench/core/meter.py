@@ -13,7 +13,7 @@ Note = float | int | str | bool | None
 class Meter:
     """Counts what is spent through the models that carry it.
 
-    A model and all that is made of it share one meter, so whoever wants to know what a piece of work
+    A model and all that is made of it share one meter. Whoever wants to know what a piece of work
     costs gives it a model with a fresh one. It is a value that travels with the model, and no state
     of the process: a worker counts as the main process does.
 

@@ -40,8 +40,8 @@ class Spec(BaseModel):
     Attributes:
         kind: The plug point: ``method``, ``attack``, ``judge``, ``metric``, ...
         name: The name in suites and tables.
-        needs: Fields that only a user can fill: without them the spec can be built, but does nothing,
-            so that suites and the Python interface refuse it.
+        needs: Fields that only a user can fill: without them the spec can be built, but does nothing.
+            Suites and the Python interface refuse it.
         quick: Fields that make it so small that a contract test takes a second: few images, steps and
             rounds. No other preset's numbers; nobody but tests and first tries uses it.
         revision: Raised when the algorithm changes its results; part of the digest.

@@ -170,7 +170,7 @@ def invert(
         project: Applied to [R, V, E] after every step.
         guidance_scale: Of the model's own guidance; plain classifier-free guidance at 1 is the text
             alone.
-        span: Part of the noise schedule the timesteps are drawn from, as fractions; where the words
+        span: Part of the noise schedule the timesteps are drawn from, as fractions. Where the words
             decide little (the last steps of sampling), gradients are mostly noise.
         sampled_at: Timesteps of the sampler's steps, first to last. A guidance is then met as at
             the nearest one (see :func:`bench.model.guidance.combine_as_sampled`); without them, as at the

@@ -1,7 +1,7 @@
 """How attacks that step by an adaptive optimiser are compared: by gradients, not by where they end.
 
-Adam divides a gradient by its own size, so that the rounding of a gradient next to nothing becomes a
-whole step, and another processor walks another path. The gradient itself is the same to rounding.
+Adam divides a gradient by its own size, so the rounding of a gradient next to nothing becomes a whole
+step. Another processor then walks another path. The gradient itself is the same to rounding.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ def test_a_goals_draws_are_its_own() -> None:
 def test_the_share_of_new_prompts_is_the_published_one() -> None:
     """96 to 137 of 200 prompts were new per generation with the authors' code, 53 to 63 with ours before.
 
-    Of 100 different parents, a quarter are mutated, and of the some 100 children all are new but those
-    that are cut before the first token or crossed with themselves and not mutated.
+    Of 100 different parents, a quarter are mutated. Of some 100 children all are new, except those
+    that are not mutated and were cut before the first token or crossed with themselves.
     """
     words = torch.arange(1, 2000)
     parents = words[torch.randint(len(words), (8, 100, 16), generator=RNG.generator("parents"))]

@@ -1,9 +1,9 @@
 """A network that predicts v is the network that predicts noise, written otherwise: methods and attacks agree on both.
 
-On a schedule of nearly one noise level the losses of both forms differ by a constant, which Adam
-does not see, so that edits and finds are the same but for rounding. Compared with the noise instead
-of its own target, a network in v form gives another edit: cosines of 0.44 or less for methods, of
-0.93 or less for embeddings, where these tests ask for 0.95 and 0.99.
+On a schedule of nearly one noise level the losses of both forms differ by a constant. Adam does not
+see it, so edits and finds are the same but for rounding. A network in v form that is compared with
+the noise, and not with its own target, gives another edit. Its cosines are 0.44 or less for methods
+and 0.93 or less for embeddings, where these tests ask for 0.95 and 0.99.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import torch
 
 from bench.cli import main as cli
 from bench.run.store import Store
+from tests.forks import FORKABLE
 from tests.tiny import CELLS, SAMPLES, SUITE
 
 ROOT = Path(__file__).parents[2]
@@ -429,7 +430,7 @@ def all_said(root: Path, *names: str) -> dict[str, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.environment.scenes", str(root), *names],
         capture_output=True, text=True, cwd=ROOT, timeout=580, check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), **FORKABLE},
     )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(done.stderr[-3000:])

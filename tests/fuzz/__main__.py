@@ -3,8 +3,8 @@
     make fuzz ARGS="suites prompts --cases 500 --seed 1"
     python -m tests.fuzz checkpoints --only-seed 1234
 
-Allowed are success, or one line of a UsageError (which the command line shows, with exit code 2), within 5
-seconds of the processor and 2 GB. Anything else is printed with its seed, and its files are kept.
+Allowed are success, or one line of a UsageError, which the command line shows with exit code 2. Either
+comes within 5 seconds of the processor and 2 GB. Anything else is printed with its seed, and its files are kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes mutated checkpoints: sound files of the kinds that people hold, with one to three faults.
 
-Random bytes seldom pass the first check, so the faults are put where a reader decides: lengths,
-offsets, types and names of a header, metadata, the settings of an adapter, values, the file itself.
+Random bytes seldom pass the first check, so the faults are put where a reader decides. These are
+lengths, offsets, types and names of a header, metadata, settings of an adapter, values, and the file.
 """
 
 from __future__ import annotations

@@ -1,20 +1,22 @@
 """Kills runs of a tiny suite at random times, and compares what comes of it with an unbroken run.
 
-    python -m tests.fuzz.kills 100 [seed] [folder]
+    make fuzz ARGS="kills --cases 100 --seed 1"
 
-One process loads everything; each run is a child of it, so a kill costs no import. Kills fall on all
-of a run: on cells, on the store and on the writing of the report.
+One process imports everything and does nothing else; each run is a child of it, so a kill costs no
+import. Kills fall on all of a run: on cells, on the store and on the writing of the report.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
 import os
 import random
 import signal
+import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,17 @@ import pandas as pd
 import torch
 
 from bench.cli import main as cli
+from tests.forks import FORKABLE, alone, begin, ended, require_success
 from tests.tiny import SUITE
 
+ROOT = Path(__file__).parents[2]
+LOG = "child.log"
 TIMED = ("edit_seconds", "edit_memory_mb", "seconds", "peak_memory_mb")
 SAME = ("trials.parquet", "utility.parquet", "flags.csv", "grid-star.png", "scatter.png")
 
 
 def kills(folder: Path, number: int, seed: int = 0) -> dict[str, int]:
-    """Runs the suite unbroken, then with so many kills; returns what was counted.
+    """Runs the suite unbroken, then with so many kills, in a fresh process; returns what was counted.
 
     Args:
         folder: an empty one.
@@ -38,31 +43,59 @@ def kills(folder: Path, number: int, seed: int = 0) -> dict[str, int]:
         seed: of their times.
 
     Raises:
-        AssertionError: the two differ, times and memory aside, or something was left behind.
+        AssertionError: the two differ, times and memory aside, or something was left behind, or a run
+            that nobody killed failed. It holds the end of what the process said.
     """
-    torch.set_num_threads(1)  # a child must not wait for threads that it does not have
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.kills", str(number), str(seed), str(folder)],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT), **FORKABLE},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _kills(folder: Path, number: int, seed: int) -> dict[str, int]:
+    """Does what :func:`kills` says, in this process."""
+    torch.set_num_threads(1)
     (folder / "tiny.yaml").write_text(SUITE)
     whole, broken = folder / "whole", folder / "broken"
-    run(folder, whole)  # loads what is loaded when it is used
-    lasts = [lasted(folder, folder / "timed") for _ in range(2)]
-    cells, report = lasts[0] - lasts[1], lasts[1]
+    _import_what_is_run(folder, whole)
+    report = lasted(folder, whole)
     draws, done, rounds, torn = random.Random(seed), 0, 1, 0
     while done < number:
         share = 1 - entries(broken) / entries(whole)
-        if killed(folder, broken, draws.random() * (report + share * cells)):
+        # The cells of this suite take about as long as its report.
+        if killed(folder, broken, draws.random() * report * (1 + share)):
             done += 1
             torn += any((broken / "report").glob(".report-*"))
         else:
             rounds += 1
             broken.rename(folder / f"round-{rounds}")
             compare(whole, folder / f"round-{rounds}")
-    assert lasted(folder, broken) > 0
+    lasted(folder, broken)
     compare(whole, broken)
     return {"kills": done, "rounds": rounds, "torn_reports": torn}
 
 
+def _import_what_is_run(folder: Path, place: Path) -> None:
+    """Runs the suite in a child, and imports here what it has imported: much is imported where it is used."""
+    told, log = folder / "modules.json", folder / LOG
+
+    def work() -> int:
+        code = run(folder, place)
+        told.write_text(json.dumps(list(sys.modules)))
+        return code
+
+    require_success(ended(begin(work, log)), log)
+    for name in json.loads(told.read_text()):
+        with contextlib.suppress(ImportError):  # some stand in `sys.modules` alone
+            importlib.import_module(name)
+
+
 def run(folder: Path, place: Path) -> int:
-    """Runs the suite in this process, quietly; returns the exit code."""
+    """Runs the suite in this process; returns the exit code."""
     words = ["run", str(folder / "tiny.yaml"), "--store", str(place / "store")]
     try:
         cli.main([*words, "--out", str(place / "report"), "--device", "cpu"])
@@ -71,36 +104,28 @@ def run(folder: Path, place: Path) -> int:
     return 0
 
 
-def begin(folder: Path, place: Path) -> int:
+def begun(folder: Path, place: Path) -> int:
     """Starts a run in a child; returns its number."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        os._exit(run(folder, place))
-    except BaseException:  # a child must never come back
-        os._exit(3)
+    alone()
+    return begin(lambda: run(folder, place), folder / LOG)
 
 
 def lasted(folder: Path, place: Path) -> float:
     """Seconds that a run to its end took."""
     at = time.monotonic()
-    assert os.waitpid(begin(folder, place), 0)[1] == 0
+    require_success(ended(begun(folder, place)), folder / LOG)
     return time.monotonic() - at
 
 
 def killed(folder: Path, place: Path, after: float) -> bool:
     """Starts a run and kills it; returns False if it had ended before."""
-    child = begin(folder, place)
+    child = begun(folder, place)
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
+    code = ended(child)
+    if code == -signal.SIGKILL:
         return True
-    assert status == 0, status
+    require_success(code, folder / LOG)
     return False
 
 
@@ -146,6 +171,5 @@ def digest(data: bytes) -> str:
 
 
 if __name__ == "__main__":
-    wanted, *more = sys.argv[1:]
-    where = Path(more[1]) if len(more) > 1 else Path(tempfile.mkdtemp(prefix="kills-"))
-    sys.stdout.write(json.dumps(kills(where, int(wanted), int(more[0]) if more else 0)) + "\n")
+    wanted, drawn, where = sys.argv[1:]
+    sys.stdout.write(json.dumps(_kills(Path(where), int(wanted), int(drawn))) + "\n")

@@ -193,7 +193,7 @@ def test_the_search_returns_names_and_words_for_every_concept(
 
 
 def test_what_a_search_costs(search: Search) -> None:
-    # Five images a concept; in each of two rounds two steps of erasing and two a word.
+    # Five images per concept; in each of two rounds two steps of erasing and two per word.
     assert (search.cost.images, search.cost.gradient_steps) == (2 * 5, 2 * (2 + 2 * 2))
 
 

@@ -251,6 +251,9 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(stage, "_POOL", pool)
         patch.setattr(stage, "_BATCH", 16)
     patch.setattr(judge_stage, "_JUNK", 20)
+    patch.setattr(
+        loop, "_ITERATIONS", 1
+    )  # all of them are most of the work of such short trainings
     patch.setattr(vae_stage, "sample_scenes", few_scenes)
 
 
@@ -261,7 +264,7 @@ def few_scenes(n: int, generator: torch.Generator, *, held_out: bool | None = Fa
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature of two steps a stage."""
+    """A miniature of two steps per stage."""
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         shrink(patch)

@@ -25,6 +25,8 @@ from tvc.strength import (
 from tvc.task_vector import TaskVector
 
 CHECKER = TaskVectorErasure().checker()
+SAMPLER = Sampler(steps=3)
+"""In so few steps the miniature still draws what the checker sees."""
 
 
 @pytest.mark.parametrize("edge", [0.3, 1.0, 1.7, 3.9])
@@ -77,7 +79,7 @@ def test_an_estimate_on_a_real_model(model: TextToImage, concepts: Mapping[str, 
         heart,
         prompt_set(model, heart),
         how,
-        sampler=Sampler(),
+        sampler=SAMPLER,
         checker=CHECKER,
         rng=Rng(("t",)),
     )
@@ -100,14 +102,14 @@ def test_looking_at_a_few_images_first_changes_nothing(
     def with_a_screen_of(images: int) -> Estimate:
         return estimate(
             lambda a: vector.subtracted(model, a) if a else model, heart, prompt_set(model, heart),
-            Strength(largest=1.0, tolerance=0.25, samples=6, screen=images, resamples=20), sampler=Sampler(),
+            Strength(largest=1.0, tolerance=0.25, samples=4, screen=images, resamples=20), sampler=SAMPLER,
             checker=CHECKER, rng=Rng(("t",)), contexts=("{}", "a red {}"),
         )  # fmt: skip
 
-    few, whole = with_a_screen_of(2), with_a_screen_of(6)
+    few, whole = with_a_screen_of(2), with_a_screen_of(4)
     assert few.alpha == whole.alpha
     assert [a for a, *_ in few.curve] == [a for a, *_ in whole.curve]
-    assert few.about["images"] < whole.about["images"] == 6 * len(whole.curve)
+    assert few.about["images"] < whole.about["images"] == 4 * len(whole.curve)
     assert few.about["contexts"] == ["{}", "a red {}"]
     # What was not settled by the first images was looked at in full.
     passed = [(a, worst) for a, worst, _, level in whole.curve if worst <= level]
@@ -119,12 +121,12 @@ def test_the_checker_decides_half_way_to_what_the_concept_scores(
 ) -> None:
     def at(sensitivity: float) -> Judge:
         how = Strength(samples=8, sensitivity=sensitivity)
-        return _stricter(model, concepts["heart"], ("{}",), how, Sampler(), CHECKER, Rng(("t",)))
+        return _stricter(model, concepts["heart"], ("{}",), how, SAMPLER, CHECKER, Rng(("t",)))
 
     strict, lax = at(0.5), at(1.0)
     assert CHECKER.threshold <= lax.threshold < strict.threshold < 1
     seeds = [Rng(("t",)).seed("own", k) for k in range(16)]
-    images = model.sample(["heart"] * 16, seeds, Sampler()).images_B3HW
+    images = model.sample(["heart"] * 16, seeds, SAMPLER).images_B3HW
     median = float(CHECKER.scores(images, concepts["heart"]).amax(1).median())
     odds = torch.logit(
         torch.tensor([CHECKER.threshold, strict.threshold, median], dtype=torch.float64)

@@ -39,9 +39,9 @@ def robustness(lab: Lab, competitors: Sequence[Erasure]) -> pd.DataFrame:
     """Claim 1: success by prompts and by inverted embeddings, and utility, over the strengths of the task vector.
 
     The inverted embeddings are an adaptive attack: searched anew on each edited model. They are
-    searched for where the comparison is made: the unedited model, each competitor, the strength
-    that Diverse Inversion chooses, and the strength matched to each competitor's utility, which the
-    column ``matched`` names.
+    searched for where the comparison is made: the unedited model, each competitor, and two strengths.
+    One is chosen by Diverse Inversion. One is matched to each competitor's utility; the column
+    ``matched`` names it.
 
     Args:
         lab: The concept and training seed.
@@ -131,11 +131,11 @@ def matched_strength(table: pd.DataFrame, competitor: str) -> float:
 def diversity(lab: Lab) -> pd.DataFrame:
     """Claim 2: the strength estimated from the prompt, from plain and from diverse inversions, against the one needed.
 
-    Needed is the smallest strength of the sweep from which on no embedding of held-out attacks
-    shows the concept more often than the worst of them typically would at the rate allowed, by the
-    judge of record. The attacks are made anew on the unedited model
-    and on the model edited at each of the three estimates; none of their embeddings is one of an
-    estimate's.
+    Held-out attacks say which is needed: the smallest strength of the sweep from which on none of
+    their embeddings shows the concept too often. The judge of record decides, and too often is more
+    often than the worst of them typically would at the rate allowed. The attacks are made anew on the unedited
+    model and on the model edited at each of the three estimates. None of their embeddings is one of
+    an estimate's.
     """
     estimates = {kind: lab.estimate(kind) for kind in ("prompt", "plain", "diverse")}
     attacks = [lab.attack("none", lab.model)]
@@ -205,7 +205,7 @@ def prompt_space(lab: Lab, competitors: Sequence[Erasure]) -> pd.DataFrame:
     """The toy study: the concept's probability over a plane of the embedding space, for several models.
 
     The plane goes through the embeddings of the concept, of its first neighbour and of the held-out
-    inversion that works best; x runs from the concept (0) to the neighbour (1), y towards the
+    inversion that works best. Its x runs from the concept (0) to the neighbour (1), y towards the
     inversion (1 at its foot).
     """
     attack = lab.attack("none", lab.model)

@@ -132,7 +132,7 @@ def subsets_figure(table: pd.DataFrame) -> Figure:
 
 
 def map_figure(table: pd.DataFrame) -> Figure:
-    """The probability of the concept over the plane, the three models side by side; a row a concept."""
+    """The probability of the concept over the plane, the three models side by side; a row per concept."""
     concepts, methods = (list(dict.fromkeys(table[c])) for c in ("concept", "method"))
     with style():
         figure, axes = _figure(len(methods), len(concepts), width=2.5, height=2.5)

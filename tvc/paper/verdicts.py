@@ -151,9 +151,8 @@ def robust_point(rows: pd.DataFrame, accuracy: str) -> tuple[float, float]:
         accuracy: The column of accuracy that chooses.
 
     Returns:
-        Of the strengths at which no kind of input succeeds more often than :data:`ROBUST`, the one
-        with the best accuracy, and that accuracy; (nan, 0) if there is none: nothing usable is
-        kept.
+        The strength with the best accuracy, and that accuracy. It is one at which no kind of input
+        succeeds more often than :data:`ROBUST`; (nan, 0) if there is none: nothing usable is kept.
     """
     at = rows.groupby("strength").agg(asr=("asr", "max"), kept=(accuracy, "first"))
     kept = at.kept[at.asr <= ROBUST]
@@ -191,7 +190,7 @@ def _front(table: pd.DataFrame, robustness: pd.DataFrame) -> Iterator[dict[str, 
     """For each concept the most useful edit of all that were swept at which inputs succeed at most :data:`ROBUST`.
 
     Success is of all training seeds together. The edit is chosen on half of the utility prompts and
-    reported on the other; with the prompts alone, as the target asks, and with held-out embeddings.
+    reported on the other. It is told with the prompts alone, as the target asks, and with held-out ones.
     """
     base = robustness[robustness.method == "none"].groupby("concept").accuracy_odd.mean()
     kinds = {

@@ -27,6 +27,8 @@ __all__ = ["Schedule", "fit"]
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_EVERY_S = 60.0
+_ITERATIONS = 5
+"""Newton-Schulz iterations of Muon, the library's own number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,13 @@ class _Flat(torch.optim.Muon):
     def __init__(self, weights: Sequence[nn.Parameter], *, lr: float, weight_decay: float) -> None:
         self._weights = list(weights)
         flat = [nn.Parameter(_rows(w.detach(), w)) for w in weights]  # shares the storage
-        super().__init__(flat, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        super().__init__(
+            flat,
+            lr=lr,
+            weight_decay=weight_decay,
+            ns_steps=_ITERATIONS,
+            adjust_lr_fn="match_rms_adamw",
+        )
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step from the kernels' own gradients."""

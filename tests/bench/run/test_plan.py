@@ -503,7 +503,7 @@ def test_several_sizes_of_groups_share_controls_and_utility_prompts() -> None:
     ]  # fmt: skip
     assert [e for e in edits if e[0].startswith("none")] == [("none", n) for n in names]
     asked = {(c.concept.text, c.prompts) for c in made.cells if isinstance(c, UtilityCell)}
-    assert len(asked) == len(names)  # one list a concept, whatever is erased beside it
+    assert len(asked) == len(names)  # one list per concept, whatever is erased beside it
     assert not any(
         {p.concept, *p.mentions} & set(names) for _, prompts in asked for _, p in prompts
     )

@@ -37,6 +37,7 @@ from bench.tables.schema import CELLS as CELLS_SCHEMA
 from bench.tables.tables import summarise
 from methods.few_shot import FewShot
 from methods.uce import UCE
+from tests.forks import FORKABLE
 
 ROOT = Path(__file__).parents[3]
 FIELDS: dict[str, Any] = {
@@ -646,6 +647,7 @@ from bench.tables.tables import summarise
 from bench.run.runner import run_plan
 from bench.run.store import Store
 from bench.config.suite import load_suite
+from tests.forks import begin, ended, require_success
 
 fields, whole, broken, log = json.loads(sys.argv[1]), *map(Path, sys.argv[2:5])
 base = load_model()
@@ -690,15 +692,17 @@ def table(store):
 
 
 def in_a_child(place):
-    global fatal
-    if pid := os.fork():
-        return os.waitpid(pid, 0)[1]
-    try:
+    def work():
+        global fatal
         fatal = place
         run_plan(plan, Store(broken), base)
-        os._exit(0)
-    except BaseException:
-        os._exit(3)
+        return 0
+
+    said = broken.with_name("child.log")
+    code = ended(begin(work, said))
+    if code != -signal.SIGKILL:
+        require_success(code, said)
+    return code
 
 
 run_plan(plan, Store(whole), base)
@@ -711,7 +715,6 @@ for _ in range(2 * len(plan.cells)):
         status = in_a_child(place)
         if status == 0:
             break
-        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (place, status)
         kills[place] += 1
     if status == 0:
         break
@@ -744,7 +747,7 @@ def test_sigkill_at_every_boundary_loses_the_current_cell_only(tmp_path: Path) -
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **FORKABLE},
         timeout=300,
         check=False,
     )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bench.run.runner import run_plan
 from bench.run.stages.compute import compute
 from bench.run.stages.workspace import Workspace
 from bench.run.store import Store
+from tests.forks import FORKABLE, begin, ended
 
 ROOT = Path(__file__).parents[3]
 FIELDS: dict[str, Any] = {
@@ -38,8 +40,8 @@ FIELDS: dict[str, Any] = {
 CELLS = 1 + 2 * (2 + 3 + 3 * 3)
 
 
-def at_work(root: Path, plan: Plan, base: TextToImage, *, fatal: int) -> None:
-    """Runs the plan in a child; it dies at its cell of the number ``fatal``, claim in hand."""
+def at_work(root: Path, plan: Plan, base: TextToImage, *, fatal: int) -> int:
+    """Runs the plan in a child, returns its exit code; it dies at its cell of the number ``fatal``, claim in hand."""
     mine = f"{os.getpid()}"
 
     def logged(work: Workspace, cell: Cell) -> Any:
@@ -55,6 +57,7 @@ def at_work(root: Path, plan: Plan, base: TextToImage, *, fatal: int) -> None:
     vars(runner)["compute"] = logged
     outcome = run_plan(plan, Store(root / "store"), base)
     (root / f"outcome-{mine}").write_text(json.dumps(outcome.as_json()))
+    return 0
 
 
 def children(root: Path, fatal: tuple[int, ...]) -> None:
@@ -64,20 +67,11 @@ def children(root: Path, fatal: tuple[int, ...]) -> None:
     plan = make_plan(load_suite("mini-quick").with_(**FIELDS), base.backbone.digest)
     warm = run_plan(plan, Store(root.parent / f"{root.name}-warm"), base)
     assert warm.computed == CELLS
-    numbers = []
+    numbers: list[int] = []
     for number in fatal:
-        child = os.fork()
-        if child == 0:
-            try:
-                at_work(root, plan, base, fatal=number)
-                os._exit(0)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-                os._exit(3)
-        numbers.append(child)
-    statuses = [os.waitpid(child, 0)[1] for child in numbers]
+        work = partial(at_work, root, plan, base, fatal=number)
+        numbers.append(begin(work, root.parent / f"{root.name}-{number}-{len(numbers)}.log"))
+    statuses = [ended(child) for child in numbers]
     logs = {str(n): (root / f"log-{n}").read_text().split() for n in numbers}
     store = Store(root / "store")
     there = sum(store.find(c.kind, c.digest) is not None for c in plan.cells)
@@ -92,9 +86,11 @@ def told(root: Path, *fatal: int) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, __file__, str(root), *map(str, fatal)],
         capture_output=True, text=True, cwd=ROOT, timeout=500, check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), **FORKABLE},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    for log in sorted(root.parent.glob(f"{root.name}-*.log")):
+        print(log.name, log.read_text()[-3000:], sep="\n")  # noqa: T201 (shown where the test fails)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -115,8 +111,7 @@ def test_two_processes_share_the_cells_and_compute_none_twice(tmp_path: Path) ->
 @pytest.mark.slow
 def test_what_a_killed_process_was_at_is_done_by_the_other(tmp_path: Path) -> None:
     found = told(tmp_path / "a", 2, 0)
-    assert os.WTERMSIG(found["statuses"][0]) == signal.SIGKILL
-    assert found["statuses"][1] == 0
+    assert found["statuses"] == [-signal.SIGKILL, 0]
     assert (found["there"], found["damaged"]) == (CELLS, 0)
     dead, alive = found["logs"].values()
     twice = [digest for digest, times in Counter([*dead, *alive]).items() if times > 1]

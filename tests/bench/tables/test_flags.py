@@ -28,7 +28,7 @@ from tests.bench.report.test_report import (
 def results(
     rate: float, goals: int = 40, judges: tuple[str, ...] = ("mini",), **about: Any
 ) -> list[dict[str, Any]]:
-    """One image a goal; the first ``rate`` of them succeed."""
+    """One image per goal; the first ``rate`` of them succeed."""
     return [
         trial(goal=f"name/{g}", judge=judge, score=0.9 if g < rate * goals else 0.1, **about)
         for judge in judges
