@@ -40,7 +40,7 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import invert, name_embedding, slots, states_with
 from bench.toolkit.tuning import Optimiser
-from bench.toolkit.wording import family_word, in_context, mentions
+from bench.toolkit.wording import about, family_word, in_context, mentions
 from methods.esd import Release, Variant, distil, in_turn, trains
 from methods.shared.partial_sampling import PartialSampler, Spacing
 
@@ -298,7 +298,7 @@ class Stereo(Erasure):
         if not self.rounds:
             return ()
         templates = self.templates or mentions(concept.family)
-        prompts = [templates[k % len(templates)].format(concept.text) for k in range(self.images)]
+        prompts = about(concept.text, templates, self.images)
         seeds = [rng.seed(k) for k in range(self.images)]
         sampler = Sampler(steps=self.image_steps, guidance_scale=self.image_guidance)
         images = model.sample(prompts, seeds, sampler).all_finite().images_B3HW

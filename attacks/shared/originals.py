@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bench.core.lazy import no_grad, torch
-from bench.interfaces import Concept, Target
+from bench.interfaces import Target
 from bench.model.guidance import ClassifierFree
 from bench.model.sampler import Sampler
 from bench.model.schedule import Schedule
@@ -26,51 +26,16 @@ if TYPE_CHECKING:
 __all__ = [
     "guidance_scale",
     "latents_of",
-    "many_templates",
     "step_of",
     "target_images",
     "target_latents",
-    "templates",
     "unedited",
 ]
-
-_STYLE = ("{}", "as a {}", "a picture in the style of {}")
-_THING = ("{}", "a {}", "a picture of a {}")
-
-# As many as the texts of textual inversion that concept inversion's scripts use, in our words.
-_MANY_STYLES = (
-    "{}", "as a {}", "a picture in the style of {}", "a painting in the style of {}",
-    "a drawing in the style of {}", "a photo in the style of {}", "an image in the style of {}",
-    "a work in the style of {}", "a scene in the style of {}", "a portrait in the style of {}",
-    "a landscape in the style of {}", "an old picture in the style of {}",
-    "a new picture in the style of {}", "a large picture in the style of {}",
-    "a small picture in the style of {}", "a bright picture in the style of {}",
-    "a dark picture in the style of {}", "part of a picture in the style of {}",
-    "something in the style of {}",
-)  # fmt: skip
-_MANY_THINGS = (
-    "{}", "a {}", "the {}", "one {}", "my {}", "this {}", "a picture of a {}", "a picture of the {}",
-    "a photo of a {}", "a photo of the {}", "a drawing of a {}", "a painting of a {}",
-    "an image of a {}", "an image of the {}", "a scene with a {}", "a view of a {}", "a large {}",
-    "a small {}", "a bright {}", "a dark {}", "an old {}", "a new {}", "a picture of a large {}",
-    "a picture of a small {}", "a bright picture of a {}", "a dark picture of a {}",
-    "a {} seen from near",
-)  # fmt: skip
 
 
 def unedited(model: TextToImage) -> TextToImage:
     """The original model; it shares the backbone, so it costs no memory."""
     return replace(model, weights={}, guidance=ClassifierFree(), filters=())
-
-
-def templates(concept: Concept) -> tuple[str, ...]:
-    """Generic prompts with the concept at ``{}``: they need its name and family, and no more."""
-    return _STYLE if concept.family == "style" else _THING
-
-
-def many_templates(concept: Concept) -> tuple[str, ...]:
-    """More of the same: 19 for a style, 27 for anything else, as in textual inversion."""
-    return _MANY_STYLES if concept.family == "style" else _MANY_THINGS
 
 
 @no_grad
