@@ -30,12 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from attacks.shared.batches import Mode, batches
-from attacks.shared.originals import (
-    guidance_scale,
-    latents_of,
-    target_images,
-    unedited,
-)
+from attacks.shared.originals import guidance_scale, target_images, unedited
 from attacks.shared.prompt_search import predict
 from attacks.shared.search import score_images
 from attacks.shared.tokens import table
@@ -44,6 +39,7 @@ from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Rng, Target, Trace
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import latents_of
 from bench.toolkit.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
 from bench.toolkit.wording import about, few_mentions, many_mentions
 
@@ -209,7 +205,7 @@ class ConceptInversion(Attack):
         if self.flips == "half":
             # An even draw among images and mirror images mirrors each half of the time.
             images = torch.cat([images, images.flip(-1)])
-        latents = latents_of(target, images)
+        latents = latents_of(model, images).float()
         around = few if self.texts == "three" else _those_that_fit(model, concept, self.vectors)
         texts = [slots(model, text, self.vectors) for text in around]
         start = torch.stack([self._start(model, concept, rng, r) for r in range(self.restarts)])

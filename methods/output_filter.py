@@ -37,6 +37,7 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.clip import check_source, clip_files, load_clip
 from bench.toolkit.clip_towers import Preprocess
+from bench.toolkit.images import images_of
 from methods.shared.calibration import THINGS, named, threshold_at, unnamed_prompts
 
 if TYPE_CHECKING:
@@ -254,8 +255,8 @@ class OutputFilter(Erasure):
             order = torch.randperm(len(prompts), generator=rng.generator("prompts", name)).tolist()
             drawn = [prompts[order[i % len(order)]] for i in range(self.images)]
             seeds = [rng.seed("image", name, i) for i in range(self.images)]
-            out = unfiltered.sample(drawn, seeds, sampler, progress=progress).all_finite()
-            scores.append(draft.log_odds(out.images_B3HW))
+            images = images_of(unfiltered, drawn, seeds, sampler, progress=progress)
+            scores.append(draft.log_odds(images))
         return scores
 
     def _safety_checker(self, model: TextToImage) -> SafetyChecker:

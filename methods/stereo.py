@@ -38,6 +38,7 @@ from bench.core.lazy import torch
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.inversion import invert, name_embedding, slots, states_with
 from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import about, family_word, in_context, mentions
@@ -301,5 +302,5 @@ class Stereo(Erasure):
         prompts = about(concept.text, templates, self.images)
         seeds = [rng.seed(k) for k in range(self.images)]
         sampler = Sampler(steps=self.image_steps, guidance_scale=self.image_guidance)
-        images = model.sample(prompts, seeds, sampler).all_finite().images_B3HW
-        return model.to_latents(images).tensor_split(self.rounds)
+        images = images_of(model, prompts, seeds, sampler)
+        return latents_of(model, images).tensor_split(self.rounds)

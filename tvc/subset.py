@@ -16,6 +16,7 @@ from bench.core.lazy import torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of
 from bench.toolkit.wording import about
 from tvc.contexts import BARE
 from tvc.diverse_inversion import InversionSet
@@ -145,7 +146,7 @@ class Retained:
                 text=name, family=concept.family, neighbours=(*others, concept.text)
             )
             prompts = about(name, self._contexts, len(self._seeds))
-            images = model.sample(prompts, self._seeds, self._sampler).all_finite().images_B3HW
+            images = images_of(model, prompts, self._seeds, self._sampler)
             scores = self._checker.scores(images.to(self._device), neighbour).amax(1)
             seen = (scores >= self._checker.threshold).cpu()
             shows.append(seen & self._reads(images, prompts) if self._reader else seen)

@@ -13,19 +13,19 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from bench.core.lazy import no_grad, torch
+from bench.core.lazy import torch
 from bench.interfaces import Target
 from bench.model.guidance import ClassifierFree
 from bench.model.sampler import Sampler
 from bench.model.schedule import Schedule
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of, latents_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "guidance_scale",
-    "latents_of",
     "step_of",
     "target_images",
     "target_latents",
@@ -38,7 +38,6 @@ def unedited(model: TextToImage) -> TextToImage:
     return replace(model, weights={}, guidance=ClassifierFree(), filters=())
 
 
-@no_grad
 def target_images(target: Target, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """The original model's images [B, 3, H, W].
 
@@ -47,27 +46,18 @@ def target_images(target: Target, prompts: Sequence[str], seeds: Sequence[int]) 
         prompts: B prompts.
         seeds: One a prompt.
     """
-    out = unedited(target.model).sample(prompts, seeds, target.sampler)
-    return out.all_finite().images_B3HW
-
-
-@no_grad
-def latents_of(target: Target, images_B3HW: Tensor) -> Tensor:
-    """Clean latents [B, C, h, w] of images by the original model's autoencoder, on the model's device."""
-    model = unedited(target.model)
-    encoded = model.micro.map(len(images_B3HW), lambda rows: model.to_latents(images_B3HW[rows]))
-    return encoded.float()
+    return images_of(unedited(target.model), prompts, seeds, target.sampler)
 
 
 def target_latents(target: Target, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-    """Clean latents [B, C, h, w] of the original model's images, on the model's device.
+    """Clean latents [B, C, h, w] of the original model's images, float32 on the model's device.
 
     Args:
         target: Its sampler is used.
         prompts: B prompts.
         seeds: One per prompt.
     """
-    return latents_of(target, target_images(target, prompts, seeds))
+    return latents_of(target.model, target_images(target, prompts, seeds)).float()
 
 
 def guidance_scale(target: Target, given: float | None) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks import concept_inversion
 from attacks.concept_inversion import ConceptInversion, slots_for
-from attacks.shared.originals import latents_of, target_images
+from attacks.shared.originals import target_images
 from attacks.shared.tokens import table
 from bench.interfaces import Concept, Context, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
@@ -19,6 +19,7 @@ from bench.model.guidance import NegativePrompt
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.perf.throughput import same_find
+from bench.toolkit.images import latents_of
 from bench.toolkit.inversion import Inverted, invert, name_embedding, states_with
 from bench.toolkit.wording import few_mentions, many_mentions
 from methods.sld import SLD
@@ -296,7 +297,9 @@ def test_half_of_the_images_are_mirrored(target: Target, goals: list[Goal]) -> N
     seeds = [RNG.child("heart").seed("image", i) for i in range(3)]
     images = target_images(target, prompts, seeds)
     torch.testing.assert_close(both[:3], plain, atol=1e-4, rtol=0)
-    torch.testing.assert_close(both[3:], latents_of(target, images.flip(-1)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        both[3:], latents_of(target.model, images.flip(-1)), atol=1e-4, rtol=0
+    )
 
 
 def test_as_published_the_original_is_told_the_name_alone(
