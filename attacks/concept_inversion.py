@@ -30,14 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from attacks.shared.batches import Mode, batches
-from attacks.shared.originals import (
-    guidance_scale,
-    latents_of,
-    many_templates,
-    target_images,
-    templates,
-    unedited,
-)
+from attacks.shared.originals import guidance_scale, target_images, unedited
 from attacks.shared.prompt_search import predict
 from attacks.shared.search import score_images
 from attacks.shared.tokens import table
@@ -46,7 +39,9 @@ from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Rng, Target, Trace
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import latents_of
 from bench.toolkit.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
+from bench.toolkit.wording import about, few_mentions, many_mentions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,14 +198,14 @@ class ConceptInversion(Attack):
 
         The goals play no part.
         """
-        model, few, rng = target.model, templates(concept), ctx.rng
-        prompts = [few[i % len(few)].format(concept.text) for i in range(self.images)]
+        model, few, rng = target.model, few_mentions(concept.family), ctx.rng
+        prompts = about(concept.text, few, self.images)
         seeds = [rng.seed("image", i) for i in range(self.images)]
         images = target_images(target, prompts, seeds)
         if self.flips == "half":
             # An even draw among images and mirror images mirrors each half of the time.
             images = torch.cat([images, images.flip(-1)])
-        latents = latents_of(target, images)
+        latents = latents_of(model, images).float()
         around = few if self.texts == "three" else _those_that_fit(model, concept, self.vectors)
         texts = [slots(model, text, self.vectors) for text in around]
         start = torch.stack([self._start(model, concept, rng, r) for r in range(self.restarts)])
@@ -296,7 +291,7 @@ def _those_that_fit(model: TextToImage, concept: Concept, vectors: int) -> tuple
         parts = text.split("{}")
         return sum(len(model.words.ids(part)) for part in parts) <= room
 
-    return tuple(text for text in many_templates(concept) if fits(text))
+    return tuple(text for text in many_mentions(concept.family) if fits(text))
 
 
 def slots_for(model: TextToImage, goal: Goal, vectors: int) -> Slots:
@@ -306,7 +301,7 @@ def slots_for(model: TextToImage, goal: Goal, vectors: int) -> Slots:
     """
     name = re.compile(rf"\b{re.escape(goal.concept.text)}\b", re.IGNORECASE)
     said = goal.prompt.replace("{}", " ")
-    template = name.sub("{}", said, count=1) if name.search(said) else templates(goal.concept)[0]
+    template = name.sub("{}", said, count=1) if name.search(said) else "{}"
     while True:
         try:
             return slots(model, template, vectors)

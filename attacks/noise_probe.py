@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from attacks.shared.search import score_images
+from attacks.shared.search import best_of
 from bench.core.bounds import Count
 from bench.core.lazy import torch
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
@@ -56,28 +56,19 @@ class NoiseProbe(Attack):
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The best noise of each goal."""
         tried = [(k, scale) for scale in self.scales for k in range(self.seeds)]
-        owners = [goal for goal in goals for _ in tried]
+        prompts = [goal.prompt for goal in goals for _ in tried]
         seeds = [ctx.rng.seed(goal.id, k, "search") for goal in goals for k, _ in tried]
         size = torch.tensor([scale for _ in goals for _, scale in tried])
         noise = target.model.noise(seeds, target.sampler) * size[:, None, None, None]
-        out = target.model.sample(
-            [goal.prompt for goal in owners],
-            seeds,
-            target.sampler,
-            latents_BChw=noise,
-            progress=ctx.progress,
-        )
-        scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
-        table = scores.view(len(goals), len(tried))
-        best = table.argmax(1).tolist()
+        best = best_of(target, goals, prompts, seeds, ctx, latents_BChw=noise)
         return [
             Candidate(
                 goal=goal.id,
                 prompt=goal.prompt,
                 # A copy: a view would keep the noise of all tries.
-                latents_Chw=noise[i * len(tried) + best[i]].clone(),
-                own_score=max(0.0, float(table[i, best[i]])),
+                latents_Chw=noise[at].clone(),
+                own_score=score,
                 queries=len(tried),
             )
-            for i, goal in enumerate(goals)
+            for goal, (at, score) in zip(goals, best, strict=True)
         ]

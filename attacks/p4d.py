@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from attacks.shared.batches import Mode
-from attacks.shared.originals import guidance_scale, target_latents, unedited
+from attacks.shared.block_search import Rows, Stop, found_by, generators_of, in_blocks, rows_for
+from attacks.shared.originals import guidance_scale, unedited
 from attacks.shared.prompt_search import (
     Looks,
     RowAdam,
@@ -131,7 +132,7 @@ class P4D(Attack):
     lr: LearningRate = 0.1
     decay: Weight = 0.1
     checks: Count = 1
-    stop: Literal["success", "never"] = "never"
+    stop: Stop = "never"
     finalists: int = Field(0, ge=0, le=10_000)
     final_checks: Count = 4
     vocabulary: Vocabulary = "all"
@@ -153,11 +154,9 @@ class P4D(Attack):
         found: dict[str, Candidate] = {}
         for tokens, batch in self._batches(target.model, goals):
             looks = Looks(target, batch, ctx, self.checks)
-            for _ in self.trajectory(looks, tokens):
-                pass
-            if self.finalists:
-                looks.settle(self.finalists, self.final_checks)
-            found |= {c.goal: c for c in looks.candidates()}
+            steps = self.trajectory(looks, tokens)
+            best = found_by(looks, steps, self.finalists, self.final_checks)
+            found |= {c.goal: c for c in best}
         return [found[goal.id] for goal in goals]
 
     def _batches(self, model: TextToImage, goals: Sequence[Goal]) -> list[tuple[int, list[Goal]]]:
@@ -183,48 +182,36 @@ class P4D(Attack):
             looks: The goals, and where their finds are kept.
             tokens: Adversarial tokens a goal.
 
-        Yields:
-            The goals still attacked, and their continuous embeddings [B, K, E].
+        Returns:
+            After each step the goals still attacked, and their continuous embeddings [B, K, E].
         """
-        target, goals, rng = looks.target, looks.goals, looks.ctx.rng
+        target, goals = looks.target, looks.goals
         model, original = target.model, unedited(target.model)
         prompts = [goal.prompt for goal in goals]
         sites = place(model, prompts, tokens, self.where, every=self.every)
-        clean = target_latents(target, prompts, [rng.seed(g.id, "image") for g in goals])
         with torch.no_grad():
             plain = original.encode(prompts)
         scale = guidance_scale(target, self.loss_scale)
         taught_at = scale if self.teacher == "guided" else 1.0
         allowed, words = allowed_tokens(model, self.vocabulary), table(model)
-        generators = [rng.generator(goal.id, "draws") for goal in goals]
+        generators = generators_of(looks, "draws")
         w = words[_first(allowed, tokens, generators).to(words.device)]
         adam = RowAdam(self.lr, self.decay, self.optimiser)
-        active = list(range(len(goals)))
-        done = looks.look(active, model.tokenize(prompts).tolist())
-        total = model.schedule.steps
+        rows = rows_for(looks, sites, w, adam, generators, beside=(plain,))
+
+        def step(rows: Rows, times: Sequence[int]) -> Tensor:
+            scene = Scene(rows.clean_BChw, rows.noise(), times[0])
+            scene = replace(scene, wanted_BChw=_teacher(original, scene, rows.beside[0], taught_at))
+            nearest = words[nearest_tokens(rows.x, words, allowed)]
+            grad = token_gradient(target, rows.sites, nearest, scene, scale)[1]
+            rows.x = rows.adam.step(rows.x, grad)
+            return grad
+
+        def shown(rows: Rows) -> tuple[list[int], list[list[int]]]:
+            return rows.active, rows.sites.filled(nearest_tokens(rows.x, words, allowed)).tolist()
+
         schedule = Schedule(self.steps, self.iterations, self.order, self.span)
-        taken = 0
-        for times in schedule.blocks(total, rng):
-            if self.stop == "success" and done:
-                keep = [i for i, r in enumerate(active) if r not in done]
-                index = torch.tensor(keep, dtype=torch.long, device=clean.device)
-                active = [active[i] for i in keep]
-                sites, clean, plain, w = sites.rows(keep), clean[index], plain[index], w[index]
-                adam.keep(index)
-            if not active:
-                return
-            for t in times:
-                drawn = [generators[r] for r in active]
-                noise = torch.stack([torch.randn(*clean.shape[1:], generator=g) for g in drawn])
-                scene = Scene(clean, noise.to(clean.device), t)
-                scene = replace(scene, wanted_BChw=_teacher(original, scene, plain, taught_at))
-                nearest = words[nearest_tokens(w, words, allowed)]
-                grad = token_gradient(target, sites, nearest, scene, scale)[1]
-                w = adam.step(w, grad)
-                taken += 1
-                looks.step_taken(taken, self.steps, self.name, active, grad)
-                yield list(active), w
-            done = looks.look(active, sites.filled(nearest_tokens(w, words, allowed)).tolist())
+        return in_blocks(looks, rows, schedule, step, shown, stop=self.stop, what=self.name)
 
 
 def _first(allowed_V: Tensor, tokens: int, generators: Sequence[torch.Generator]) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from attacks.shared.search import score_images
+from attacks.shared.search import best_of
 from bench.core.bounds import Count
 from bench.core.lazy import torch
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Rng, Target
@@ -44,19 +44,10 @@ class RandomTokens(Attack):
         words = _vocabulary(target)
         prompts = [f"{self._prefix(words, ctx.rng, goal, k)} {goal.prompt}" for goal, k in jobs]
         seeds = [ctx.rng.seed(goal.id, k, "search") for goal, k in jobs]
-        out = target.model.sample(prompts, seeds, target.sampler, progress=ctx.progress)
-        owners = [goal for goal, _ in jobs]
-        scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
-        table = scores.view(len(goals), self.tries)
-        best = table.argmax(1).tolist()
+        best = best_of(target, goals, prompts, seeds, ctx)
         return [
-            Candidate(
-                goal=goal.id,
-                prompt=prompts[i * self.tries + k],
-                own_score=max(0.0, float(table[i, k])),
-                queries=self.tries,
-            )
-            for i, (goal, k) in enumerate(zip(goals, best, strict=True))
+            Candidate(goal=goal.id, prompt=prompts[at], own_score=score, queries=self.tries)
+            for goal, (at, score) in zip(goals, best, strict=True)
         ]
 
     def _prefix(self, words: list[str], rng: Rng, goal: Goal, k: int) -> str:

@@ -41,30 +41,12 @@ from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Role, Target
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.wording import contrasts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["RingABell", "concept_direction", "encoder_digest"]
-
-_THING_PAIRS = (
-    ("{}", ""),
-    ("a {}", ""),
-    ("a picture of a {}", "a picture"),
-    ("a photo of a {}", "a photo"),
-    ("a drawing of a {}", "a drawing"),
-    ("a scene with a {}", "a scene"),
-    ("a {} on a blank background", "a blank background"),
-)
-_STYLE_PAIRS = (
-    ("{}", ""),
-    ("as a {}", ""),
-    ("a picture in the style of {}", "a picture"),
-    ("a photo in the style of {}", "a photo"),
-    ("a drawing in the style of {}", "a drawing"),
-    ("a scene in the style of {}", "a scene"),
-    ("a blank background, in the style of {}", "a blank background"),
-)
 
 # Finds by text encoder, search and goal. They are the same whenever they are computed, so keeping
 # them changes time only.
@@ -247,7 +229,7 @@ class RingABell(Attack):
 @no_grad
 def concept_direction(model: TextToImage, concept: Concept) -> Tensor:
     """The mean difference [L, D] of text states with and without the concept, over generic prompts."""
-    pairs = _STYLE_PAIRS if concept.family == "style" else _THING_PAIRS
+    pairs = contrasts(concept.family)
     said = model.encode([with_.format(concept.text) for with_, _ in pairs])
     unsaid = model.encode([without for _, without in pairs])
     return (said.float() - unsaid.float()).mean(0)

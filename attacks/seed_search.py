@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from attacks.shared.search import score_images
+from attacks.shared.search import best_of
 from bench.core.bounds import Count
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
 
@@ -36,22 +36,17 @@ class SeedSearch(Attack):
 
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The best seed's noise for each goal."""
-        owners = [goal for goal in goals for _ in range(self.tries)]
-        seeds = [ctx.rng.seed(goal.id, k, "search") for goal in goals for k in range(self.tries)]
-        prompts = [goal.prompt for goal in owners]
-        out = target.model.sample(prompts, seeds, target.sampler, progress=ctx.progress)
-        scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
-        table = scores.view(len(goals), self.tries)
-        best = table.argmax(1).tolist()
-        picked = [seeds[i * self.tries + k] for i, k in enumerate(best)]
-        noise = target.model.noise(picked, target.sampler)
+        jobs = [(goal, k) for goal in goals for k in range(self.tries)]
+        seeds = [ctx.rng.seed(goal.id, k, "search") for goal, k in jobs]
+        best = best_of(target, goals, [goal.prompt for goal, _ in jobs], seeds, ctx)
+        noise = target.model.noise([seeds[at] for at, _ in best], target.sampler)
         return [
             Candidate(
                 goal=goal.id,
                 prompt=goal.prompt,
-                latents_Chw=noise[i],
-                own_score=max(0.0, float(table[i, best[i]])),
+                latents_Chw=noise_Chw,
+                own_score=score,
                 queries=self.tries,
             )
-            for i, goal in enumerate(goals)
+            for goal, noise_Chw, (_, score) in zip(goals, noise, best, strict=True)
         ]

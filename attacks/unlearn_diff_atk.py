@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from attacks.shared.batches import Mode, batches
-from attacks.shared.originals import guidance_scale, target_latents
+from attacks.shared.block_search import Rows, Stop, found_by, generators_of, in_blocks, rows_for
+from attacks.shared.originals import guidance_scale
 from attacks.shared.prompt_search import (
     Looks,
     RowAdam,
@@ -123,7 +124,7 @@ class UnlearnDiffAtk(Attack):
     decay: Weight = 0.1
     prompts: Count = 1
     checks: Count = 1
-    stop: Literal["success", "never"] = "success"
+    stop: Stop = "success"
     finalists: int = Field(0, ge=0, le=10_000)
     final_checks: Count = 4
     vocabulary: Vocabulary = "all"
@@ -144,11 +145,8 @@ class UnlearnDiffAtk(Attack):
         found = []
         for batch in batches(goals, self.mode):
             looks = Looks(target, batch, ctx, self.checks)
-            for _ in self.trajectory(looks):
-                pass
-            if self.finalists:
-                looks.settle(self.finalists, self.final_checks)
-            found += looks.candidates()
+            steps = self.trajectory(looks)
+            found += found_by(looks, steps, self.finalists, self.final_checks)
         return found
 
     def trajectory(self, looks: Looks) -> Iterator[tuple[list[int], Tensor]]:
@@ -157,57 +155,47 @@ class UnlearnDiffAtk(Attack):
         Args:
             looks: The goals, and where their finds are kept.
 
-        Yields:
-            The goals still attacked, and their distributions [B, K, V'] over the allowed tokens.
+        Returns:
+            After each step the goals still attacked, and their distributions [B, K, V'] over the
+            allowed tokens.
         """
-        target, goals, rng = looks.target, looks.goals, looks.ctx.rng
-        model = target.model
-        prompts = [goal.prompt for goal in goals]
-        sites = place(model, prompts, self.tokens, self.where)
-        clean = target_latents(target, prompts, [rng.seed(g.id, "image") for g in goals])
+        target, goals = looks.target, looks.goals
+        model, n = target.model, self.draws
+        sites = place(model, [goal.prompt for goal in goals], self.tokens, self.where)
         scale = guidance_scale(target, self.loss_scale)
-        words = allowed_tokens(model, self.vocabulary).nonzero()[:, 0].to(clean.device)
+        words = allowed_tokens(model, self.vocabulary).nonzero()[:, 0].to(model.device)
         rows_VE = table(model)[words]
-        u = torch.full((len(goals), self.tokens, len(words)), 1 / len(words), device=clean.device)
+        u = torch.full((len(goals), self.tokens, len(words)), 1 / len(words), device=model.device)
         adam = RowAdam(self.lr, self.decay, "adam")
-        generators = [rng.generator(goal.id, "draws") for goal in goals]
-        others = [rng.generator(goal.id, "looks") for goal in goals]
-        active = list(range(len(goals)))
-        done = looks.look(active, model.tokenize(prompts).tolist())
-        total = model.schedule.steps
-        n = self.draws
-        schedule = Schedule(self.steps * n, self.iterations * n, self.order, self.span)
-        taken = 0
-        for times in schedule.blocks(total, rng):
-            if self.stop == "success" and done:
-                keep = [i for i, r in enumerate(active) if r not in done]
-                index = torch.tensor(keep, dtype=torch.long, device=clean.device)
-                active = [active[i] for i in keep]
-                sites, clean, u = sites.rows(keep), clean[index], u[index]
-                adam.keep(index)
-            if not active:
-                return
-            for at in range(0, len(times), n):
-                drawn = [generators[r] for r in active]
-                uniform = torch.stack([torch.rand(self.tokens, generator=g) for g in drawn])
-                picked = rows_VE[draw_tokens(u, uniform.to(u.device))]
-                grad = torch.zeros_like(picked)
-                for t in times[at : at + n]:
-                    noise = torch.stack([torch.randn(*clean.shape[1:], generator=g) for g in drawn])
-                    scene = Scene(clean, noise.to(clean.device), t)
-                    grad += token_gradient(target, sites, picked, scene, scale)[1] / n
-                u = project_simplex(adam.step(u, straight_through(grad, rows_VE)))
-                taken += 1
-                looks.step_taken(taken, self.steps, self.name, active, grad)
-                yield list(active), u
-            tokens = [words[u.argmax(-1)]]
+        rows = rows_for(looks, sites, u, adam, generators_of(looks, "draws"))
+        others = generators_of(looks, "looks")
+
+        def step(rows: Rows, times: Sequence[int]) -> Tensor:
+            uniform = rows.drawn(lambda g: torch.rand(self.tokens, generator=g))
+            picked = rows_VE[draw_tokens(rows.x, uniform.to(rows.x.device))]
+            grad = torch.zeros_like(picked)
+            for t in times:
+                scene = Scene(rows.clean_BChw, rows.noise(), t)
+                grad += token_gradient(target, rows.sites, picked, scene, scale)[1] / n
+            rows.x = project_simplex(rows.adam.step(rows.x, straight_through(grad, rows_VE)))
+            return grad
+
+        def shown(rows: Rows) -> tuple[list[int], list[Sequence[int]]]:
+            tokens = [words[rows.x.argmax(-1)]]
             if self.prompts > 1:
                 shape = (_DRAWS * self.prompts, self.tokens)
-                uniform = torch.stack([torch.rand(shape, generator=others[r]) for r in active], 1)
-                tokens += [words[draw_tokens(u, row.to(u.device))] for row in uniform]
-            done = looks.look(
-                *self._chosen(looks, active, [sites.filled(x).tolist() for x in tokens])
-            )
+                drawn = [torch.rand(shape, generator=others[r]) for r in rows.active]
+                tokens += [
+                    words[draw_tokens(rows.x, uniform.to(rows.x.device))]
+                    for uniform in torch.stack(drawn, 1)
+                ]
+            ids = [rows.sites.filled(x).tolist() for x in tokens]
+            return self._chosen(looks, rows.active, ids)
+
+        schedule = Schedule(self.steps * n, self.iterations * n, self.order, self.span)
+        return in_blocks(
+            looks, rows, schedule, step, shown, stop=self.stop, what=self.name, draws=n
+        )
 
     def _chosen(
         self, looks: Looks, active: Sequence[int], ids: Sequence[Sequence[Sequence[int]]]

@@ -30,6 +30,7 @@ from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.tuning import Optimiser, timesteps, tune
 from bench.toolkit.wording import mentions
 from methods.esd import in_turn
@@ -154,8 +155,7 @@ class FewShot(Erasure):
         """Latents [images, C, h, w] of images of a concept, some of them flipped, once and for all."""
         sampler = Sampler(steps=self.sampling_steps, guidance_scale=self.guidance_scale)
         said = [prompts[k % len(prompts)] for k in range(self.images)]
-        seeds = [rng.seed(k) for k in range(self.images)]
-        images = model.sample(said, seeds, sampler).all_finite().images_B3HW
+        images = images_of(model, said, [rng.seed(k) for k in range(self.images)], sampler)
         flip = torch.rand(self.images, generator=rng.generator("flip")) < 0.5
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-        return model.to_latents(images)
+        return latents_of(model, images)

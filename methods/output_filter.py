@@ -15,6 +15,7 @@ Bypassed by: serving the weights without the filter, which changes none of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -36,6 +37,7 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.clip import check_source, clip_files, load_clip
 from bench.toolkit.clip_towers import Preprocess
+from bench.toolkit.images import images_of
 from methods.shared.calibration import THINGS, named, threshold_at, unnamed_prompts
 
 if TYPE_CHECKING:
@@ -122,8 +124,10 @@ class SafetyChecker(ImageFilter):
             ValueError: they are not those of the edit, or of a safety checker.
         """
         check = _load_checker(expanded(self.folder).resolve(), self.sha256, str(images_B3HW.device))
-        flags = [check(rows_b3HW) for rows_b3HW in images_B3HW.split(_BATCH) if len(rows_b3HW)]
-        return torch.cat([torch.empty(0, dtype=torch.bool), *flags])
+        batches = images_B3HW.split(_BATCH) if len(images_B3HW) else ()
+        return torch.tensor(
+            [f for rows_b3HW in batches for f in check(rows_b3HW)], dtype=torch.bool
+        )
 
 
 class OutputFilter(Erasure):
@@ -251,8 +255,8 @@ class OutputFilter(Erasure):
             order = torch.randperm(len(prompts), generator=rng.generator("prompts", name)).tolist()
             drawn = [prompts[order[i % len(order)]] for i in range(self.images)]
             seeds = [rng.seed("image", name, i) for i in range(self.images)]
-            out = unfiltered.sample(drawn, seeds, sampler, progress=progress).all_finite()
-            scores.append(draft.log_odds(out.images_B3HW))
+            images = images_of(unfiltered, drawn, seeds, sampler, progress=progress)
+            scores.append(draft.log_odds(images))
         return scores
 
     def _safety_checker(self, model: TextToImage) -> SafetyChecker:
@@ -279,6 +283,7 @@ _TABLES = (
     "special_care_embeds",
     "special_care_embeds_weights",
 )
+_PROJECTION = "visual_projection.weight"
 # OpenAI's, which its feature extractor has.
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -298,9 +303,14 @@ def _weights_of(folder: Path) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], Tensor]:
+def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], list[bool]]:
+    """Diffusers' own checker, filled from the two files that are in the digest and from nothing else.
+
+    ``from_pretrained`` would read what lies beside them too, and leave random what it does not find.
+    """
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
     from safetensors.torch import load_file
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers import CLIPConfig
 
     path = _weights_of(folder)
     if (found := file_sha256(path)) != sha256:
@@ -308,72 +318,42 @@ def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], 
             f"{path}: expected the weights that the edit was made with (sha256 {sha256[:12]}), got "
             f"{found[:12]}; restore the file or make the edit again"
         )
-    tensors = {name: value.float().to(device) for name, value in load_file(path).items()}
-    if missing := [n for n in (*_TABLES, "visual_projection.weight") if n not in tensors]:
+    tensors = {_unnested(name): value.float() for name, value in load_file(path).items()}
+    if missing := [n for n in (*_TABLES, _PROJECTION) if n not in tensors]:
         raise ValueError(f"{path}: expected a safety checker, got weights without {missing}")
     given = read_object(folder / "config.json").get("vision_config")
     if not isinstance(given, dict):
         raise UsageError(
             f"{folder / 'config.json'}: vision_config: expected an object, got {shown(given)}"
         )
-    config = CLIPVisionConfig(**{key: given[key] for key in _VISION_FIELDS if key in given})
+    tower = {key: given[key] for key in _VISION_FIELDS if key in given}
+    config = CLIPConfig(vision_config=tower, projection_dim=len(tensors[_PROJECTION]))
     with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
-        tower: Any = CLIPVisionModel(config)
-    # Older files nest the tower twice, newer ones once; transformers changed which it expects.
-    known = set(tower.state_dict())
-    filling = {}
-    for name, value in tensors.items():
-        while name not in known and name.startswith("vision_model."):
-            name = name.removeprefix("vision_model.")
-        if name in known:
-            filling[name] = value
+        network: Any = StableDiffusionSafetyChecker(config)
+    for table in _TABLES:  # the class has room for the released checker's 17 and 3 concepts
+        setattr(network, table, torch.nn.Parameter(tensors[table], requires_grad=False))
+    names = {name: _unnested(name) for name in network.state_dict()}
     try:
-        tower.load_state_dict(filling)
+        network.load_state_dict({n: tensors[key] for n, key in names.items() if key in tensors})
     except RuntimeError as error:
         reason = in_one_line(error)
         raise ValueError(
             f"{path}: expected the image tower of config.json, got {reason}"
         ) from error
-    tower = tower.to(device).eval().requires_grad_(False)
+    network = network.to(device).eval().requires_grad_(False)
     preprocess = Preprocess(int(given.get("image_size", 224)), _MEAN, _STD)
-    tables = {name: tensors[name] for name in _TABLES}
+    # It would warn of each batch with a blanked image; here that is the image's status.
+    logging.getLogger(StableDiffusionSafetyChecker.__module__).setLevel(logging.ERROR)
 
-    def check(images_B3HW: Tensor) -> Tensor:
-        with torch.no_grad(), model_time():
-            pooled_BD = tower(pixel_values=preprocess(images_B3HW.to(device))).pooler_output
-            return flagged(pooled_BD @ tensors["visual_projection.weight"].T, **tables)
+    def check(images_B3HW: Tensor) -> list[bool]:
+        nothing = [torch.empty(0)] * len(images_B3HW)  # what it blanks: the caller does that
+        with model_time():
+            flags: list[bool] = network(preprocess(images_B3HW.to(device)), nothing)[1]
+        return flags
 
     return check
 
 
-def flagged(
-    images_BE: Tensor,
-    *,
-    concept_embeds: Tensor,
-    concept_embeds_weights: Tensor,
-    special_care_embeds: Tensor,
-    special_care_embeds_weights: Tensor,
-) -> Tensor:
-    """The rule of Stable Diffusion's checker.
-
-    Args:
-        images_BE: Image embeddings, of any length.
-        concept_embeds: [N, E].
-        concept_embeds_weights: Their thresholds [N].
-        special_care_embeds: [M, E].
-        special_care_embeds_weights: Their thresholds [M].
-
-    Returns:
-        Bool [B] on the CPU.
-    """
-
-    def above(embeds_NE: Tensor, thresholds_N: Tensor) -> Tensor:
-        cosines_BN = F.normalize(images_BE, dim=-1) @ F.normalize(embeds_NE, dim=-1).T
-        return (cosines_BN - thresholds_N).double()
-
-    def some(scores_BN: Tensor) -> Tensor:
-        return ((scores_BN * 1000).round() > 0).any(1)  # to three places, as the original
-
-    care_B = some(above(special_care_embeds, special_care_embeds_weights))
-    lowered_B1 = 0.01 * care_B.double()[:, None]
-    return some(above(concept_embeds, concept_embeds_weights) + lowered_B1).cpu()
+def _unnested(name: str) -> str:
+    """A parameter's name without its tower: files nest it twice or once, transformers as its version has it."""
+    return name.replace("vision_model.", "")

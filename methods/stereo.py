@@ -38,9 +38,10 @@ from bench.core.lazy import torch
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Role, Slot, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.inversion import invert, name_embedding, slots, states_with
 from bench.toolkit.tuning import Optimiser
-from bench.toolkit.wording import family_word, in_context, mentions
+from bench.toolkit.wording import about, family_word, in_context, mentions
 from methods.esd import Release, Variant, distil, in_turn, needs, trained
 from methods.shared.partial_sampling import PartialSampler, Spacing
 
@@ -299,8 +300,8 @@ class Stereo(Erasure):
         if not self.rounds:
             return ()
         templates = self.templates or mentions(concept.family)
-        prompts = [templates[k % len(templates)].format(concept.text) for k in range(self.images)]
+        prompts = about(concept.text, templates, self.images)
         seeds = [rng.seed(k) for k in range(self.images)]
         sampler = Sampler(steps=self.image_steps, guidance_scale=self.image_guidance)
-        images = model.sample(prompts, seeds, sampler).all_finite().images_B3HW
-        return model.to_latents(images).tensor_split(self.rounds)
+        images = images_of(model, prompts, seeds, sampler)
+        return latents_of(model, images).tensor_split(self.rounds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-__all__ = ["BARE", "MINI", "SD", "contexts_of", "in_contexts"]
+__all__ = ["BARE", "MINI", "SD", "contexts_of"]
 
 BARE: Final = ("{}",)
 
@@ -42,8 +42,3 @@ SD: Final[dict[str, tuple[str, ...]]] = {
 def contexts_of(family: str, contexts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The texts for a family, each with one ``{}``; for one that is not there, the bare name."""
     return tuple(contexts.get(family, BARE))
-
-
-def in_contexts(text: str, contexts: Sequence[str], n: int) -> list[str]:
-    """``n`` prompts for a concept, going round among the contexts."""
-    return [contexts[k % len(contexts)].replace("{}", text) for k in range(n)]

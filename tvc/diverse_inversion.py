@@ -24,6 +24,7 @@ from bench.core.lazy import F, no_grad, torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import latents_of
 from bench.toolkit.inversion import Slots, invert, name_embedding, slots, states_with
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def diverse_inversion(
             go through. Plain classifier-free guidance at 1 is the text alone.
         progress: Told of both parts.
     """
-    latents = torch.cat([model.to_latents(chunk) for chunk in images_N3HW.split(64)]).float()
+    latents = latents_of(model, images_N3HW).float()
     reference = name_embedding(model, concept.text)
     norm = float(reference.norm())
     intervals = bins(how).to(model.device)

@@ -15,6 +15,7 @@ from bench.core.lazy import torch
 from bench.interfaces import Concept, Judge, Progress, Rng, Role, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.tuning import Optimiser, timesteps, tune
 from tvc.task_vector import TaskVector
 
@@ -73,9 +74,7 @@ def concept_images(
             them.
     """
     seeds = [rng.seed("concept images", k) for k in range(n)]
-    images = (
-        model.sample([concept.text] * n, seeds, sampler, progress=progress).all_finite().images_B3HW
-    )
+    images = images_of(model, [concept.text] * n, seeds, sampler, progress=progress)
     scores = checker.scores(images.to(model.device), concept).amax(1)
     share = float((scores >= checker.threshold).float().mean())
     if share < _DRAWN:
@@ -111,7 +110,7 @@ def fine_tune(
     names = model.having(Role.DENOISER)
     if how.flip:  # of the images: the latents of a mirrored image are not its mirrored latents
         images_N3HW = torch.cat([images_N3HW, images_N3HW.flip(-1)])
-    latents = torch.cat([model.to_latents(chunk) for chunk in images_N3HW.split(64)]).float()
+    latents = latents_of(model, images_N3HW).float()
     with torch.no_grad():
         states = model.encode(["" if how.caption == "empty" else concept.text])
 

@@ -19,8 +19,10 @@ from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of
 from bench.toolkit.inversion import name_embedding, slots
-from tvc.contexts import BARE, in_contexts
+from bench.toolkit.wording import about
+from tvc.contexts import BARE
 from tvc.diverse_inversion import InversionSet, induced
 
 if TYPE_CHECKING:
@@ -302,8 +304,8 @@ def _neighbours(
 ) -> Tensor:
     """The checker's scores for the concept where the model was asked for something else."""
     names = concept.neighbours or ("",)
-    prompts = [prompt for name in names for prompt in in_contexts(name, contexts, len(seeds))]
-    images = model.sample(prompts, [*seeds] * len(names), sampler).all_finite().images_B3HW
+    prompts = [prompt for name in names for prompt in about(name, contexts, len(seeds))]
+    images = images_of(model, prompts, [*seeds] * len(names), sampler)
     return checker.scores(images.to(model.device), concept).amax(1).cpu()
 
 
@@ -318,8 +320,8 @@ def _stricter(
 ) -> Judge:
     """The checker with a threshold between its own and what the unedited model's images of the concept reach."""
     seeds = [rng.seed("own", k) for k in range(2 * how.samples)]
-    prompts = in_contexts(concept.text, contexts, len(seeds))
-    images = base.sample(prompts, seeds, sampler).all_finite().images_B3HW
+    prompts = about(concept.text, contexts, len(seeds))
+    images = images_of(base, prompts, seeds, sampler)
     scores = checker.scores(images.to(base.device), concept).amax(1)
     reached = scores.double().quantile(1 - how.sensitivity).clamp(max=1 - 1e-6)
     own = torch.tensor(checker.threshold, dtype=torch.float64)

@@ -16,7 +16,9 @@ from bench.core.lazy import torch
 from bench.interfaces import Concept, Judge, Progress, Rng, Role, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from tvc.contexts import BARE, in_contexts
+from bench.toolkit.images import images_of
+from bench.toolkit.wording import about
+from tvc.contexts import BARE
 from tvc.diverse_inversion import InversionSet
 from tvc.strength import Estimate, Strength, estimate, strongest
 from tvc.task_vector import TaskVector, block_of
@@ -146,8 +148,8 @@ class Retained:
             neighbour = Concept(
                 text=name, family=concept.family, neighbours=(*others, concept.text)
             )
-            prompts = in_contexts(name, self._contexts, len(self._seeds))
-            images = model.sample(prompts, self._seeds, self._sampler).all_finite().images_B3HW
+            prompts = about(name, self._contexts, len(self._seeds))
+            images = images_of(model, prompts, self._seeds, self._sampler)
             scores = self._checker.scores(images.to(self._device), neighbour).amax(1)
             seen = (scores >= self._checker.threshold).cpu()
             shows.append(seen & self._reads(images, prompts) if self._reader else seen)
@@ -157,9 +159,7 @@ class Retained:
         """Bool [B]: the reader prefers an image's own prompt to any other of the neighbours' prompts."""
         assert self._reader is not None  # noqa: S101 (asked only then)
         n = len(self._contexts)
-        known = [
-            t for name in self._concept.neighbours for t in in_contexts(name, self._contexts, n)
-        ]
+        known = [t for name in self._concept.neighbours for t in about(name, self._contexts, n)]
         right = torch.zeros(len(prompts), dtype=torch.bool)
         for text in dict.fromkeys(prompts):
             rows = [i for i, prompt in enumerate(prompts) if prompt == text]

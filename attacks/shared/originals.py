@@ -13,49 +13,24 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from bench.core.lazy import no_grad, torch
-from bench.interfaces import Concept, Target
+from bench.core.lazy import torch
+from bench.interfaces import Target
 from bench.model.guidance import ClassifierFree
 from bench.model.sampler import Sampler
 from bench.model.schedule import Schedule
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of, latents_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "guidance_scale",
-    "latents_of",
-    "many_templates",
     "step_of",
     "target_images",
     "target_latents",
-    "templates",
     "unedited",
 ]
-
-_STYLE = ("{}", "as a {}", "a picture in the style of {}")
-_THING = ("{}", "a {}", "a picture of a {}")
-
-# As many as the texts of textual inversion that concept inversion's scripts use, in our words.
-_MANY_STYLES = (
-    "{}", "as a {}", "a picture in the style of {}", "a painting in the style of {}",
-    "a drawing in the style of {}", "a photo in the style of {}", "an image in the style of {}",
-    "a work in the style of {}", "a scene in the style of {}", "a portrait in the style of {}",
-    "a landscape in the style of {}", "an old picture in the style of {}",
-    "a new picture in the style of {}", "a large picture in the style of {}",
-    "a small picture in the style of {}", "a bright picture in the style of {}",
-    "a dark picture in the style of {}", "part of a picture in the style of {}",
-    "something in the style of {}",
-)  # fmt: skip
-_MANY_THINGS = (
-    "{}", "a {}", "the {}", "one {}", "my {}", "this {}", "a picture of a {}", "a picture of the {}",
-    "a photo of a {}", "a photo of the {}", "a drawing of a {}", "a painting of a {}",
-    "an image of a {}", "an image of the {}", "a scene with a {}", "a view of a {}", "a large {}",
-    "a small {}", "a bright {}", "a dark {}", "an old {}", "a new {}", "a picture of a large {}",
-    "a picture of a small {}", "a bright picture of a {}", "a dark picture of a {}",
-    "a {} seen from near",
-)  # fmt: skip
 
 
 def unedited(model: TextToImage) -> TextToImage:
@@ -63,17 +38,6 @@ def unedited(model: TextToImage) -> TextToImage:
     return replace(model, weights={}, guidance=ClassifierFree(), filters=())
 
 
-def templates(concept: Concept) -> tuple[str, ...]:
-    """Generic prompts with the concept at ``{}``: they need its name and family, and no more."""
-    return _STYLE if concept.family == "style" else _THING
-
-
-def many_templates(concept: Concept) -> tuple[str, ...]:
-    """More of the same: 19 for a style, 27 for anything else, as in textual inversion."""
-    return _MANY_STYLES if concept.family == "style" else _MANY_THINGS
-
-
-@no_grad
 def target_images(target: Target, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """The original model's images [B, 3, H, W].
 
@@ -82,27 +46,18 @@ def target_images(target: Target, prompts: Sequence[str], seeds: Sequence[int]) 
         prompts: B prompts.
         seeds: One a prompt.
     """
-    out = unedited(target.model).sample(prompts, seeds, target.sampler)
-    return out.all_finite().images_B3HW
-
-
-@no_grad
-def latents_of(target: Target, images_B3HW: Tensor) -> Tensor:
-    """Clean latents [B, C, h, w] of images by the original model's autoencoder, on the model's device."""
-    model = unedited(target.model)
-    encoded = model.micro.map(len(images_B3HW), lambda rows: model.to_latents(images_B3HW[rows]))
-    return encoded.float()
+    return images_of(unedited(target.model), prompts, seeds, target.sampler)
 
 
 def target_latents(target: Target, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-    """Clean latents [B, C, h, w] of the original model's images, on the model's device.
+    """Clean latents [B, C, h, w] of the original model's images, float32 on the model's device.
 
     Args:
         target: Its sampler is used.
         prompts: B prompts.
         seeds: One per prompt.
     """
-    return latents_of(target, target_images(target, prompts, seeds))
+    return latents_of(target.model, target_images(target, prompts, seeds)).float()
 
 
 def guidance_scale(target: Target, given: float | None) -> float:

@@ -1,16 +1,63 @@
-"""How the attacker's own judge sees the images of a search; every search picks its best by it."""
+"""How the attacker's own judge sees the images of a search, and the best of N tries by it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.core.lazy import torch
-from bench.interfaces import Goal, Target
+from bench.interfaces import Context, Goal, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["score_images"]
+__all__ = ["Best", "best_of", "score_images"]
+
+
+class Best(NamedTuple):
+    """The best of a goal's tries.
+
+    Attributes:
+        at: Its index among the tries of all goals.
+        score: What the attacker's judge gave it, at least 0.
+    """
+
+    at: int
+    score: float
+
+
+def best_of(
+    target: Target,
+    goals: Sequence[Goal],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    ctx: Context,
+    *,
+    latents_BChw: Tensor | None = None,
+) -> list[Best]:
+    """Samples N tries per goal in one batch and gives the best of each goal.
+
+    Args:
+        target: The edited model and the attacker's judge.
+        goals: At least one.
+        prompts: B of them, those of a goal together, as many for each.
+        seeds: One per prompt.
+        ctx: Told of each step.
+        latents_BChw: The initial noise; by default what the seeds give.
+    """
+    tries = len(prompts) // len(goals)
+    out = target.model.sample(
+        prompts, seeds, target.sampler, latents_BChw=latents_BChw, progress=ctx.progress
+    )
+    owners = [goal for goal in goals for _ in range(tries)]
+    scores = score_images(target, owners, out.images_B3HW, [s == "ok" for s in out.status])
+    best = scores.view(len(goals), tries).max(1)
+    return [
+        Best(i * tries + k, max(0.0, score))
+        for i, (k, score) in enumerate(
+            zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        )
+    ]
 
 
 def score_images(target: Target, goals: list[Goal], images_B3HW: Tensor, ok: list[bool]) -> Tensor:

@@ -1,10 +1,11 @@
-"""The page of a measurement: what it ran on, and a table for each question."""
+"""The page of a measurement: what it ran on, and a table for each question; the prose is in ``page.md.j2``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from bench.report.template import template
 from bench.tables.text import markdown_text
 
 __all__ = ["page"]
@@ -14,46 +15,17 @@ _KEEPS: Final = {
     "attack": "the same attack, rounded",
     "less": "another attack: fewer prompts tried",
 }
-_HEAD: Final = """\
-# Speed on {name}
-
-Written by `tvc-bench perf`; [what is measured and how to read it](../../../docs/performance.md).
-All figures with every repeat are in [`perf.json`](perf.json).
-
-"""
-_QUICK: Final = "> **QUICK**: a check that everything runs. The figures mean nothing.\n\n"
-_NOT_MEASURED: Final = "Not measured.\n"
-_DIRTY: Final = "> **DRAFT**: made from files that were not committed. Do not cite.\n\n"
 
 
 def page(found: Mapping[str, Any]) -> str:
     """Markdown of what :func:`bench.perf.run.measure_speed` found."""
     machine = found["machine"]
-    text = _HEAD.format(name=markdown_text(machine["name"]))
-    text += _QUICK if found["quick"] else _DIRTY if machine["dirty"] else ""
-    text += _table(("machine", ""), ((key, value) for key, value in machine.items()))
-    for name, measured in found["models"].items():
-        text += f"\n## {markdown_text(name)}\n\n"
-        text += _skipped(measured) if "skipped" in measured else _model(measured)
-    return text
-
-
-def _skipped(measured: Mapping[str, Any]) -> str:
-    return f"Not measured: {markdown_text(measured['skipped'])}.\n"
-
-
-def _model(measured: Mapping[str, Any]) -> str:
-    budget = measured["budget"]
-    sampler = budget["sampler"]
-    return (
-        f"Budget: {budget['prompts']} prompts ({budget['prompts_alone']} one at a time), {budget['steps']} steps, "
-        f"a look every {budget['steps_between_looks']} (in the breakdown, unless said otherwise, every "
-        f"{budget['steps_between_looks_in_the_breakdown']}); images of {sampler['steps']} steps of {sampler['solver']} "
-        f"at guidance scale {sampler['guidance_scale']}; medians of {budget['repeats']} repeats.\n\n"
-        + "\n".join(
-            f"### {title}\n\n{tabled(measured[part]) if part in measured else _NOT_MEASURED}"
-            for part, (title, tabled) in _SECTIONS.items()
-        )
+    return template("bench.perf", "page.md.j2").render(
+        quick=found["quick"],
+        machine=machine,
+        about=_table(("machine", ""), ((key, value) for key, value in machine.items())),
+        models=found["models"],
+        sections=_SECTIONS,
     )
 
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from bench.core.characters import visible
 from bench.report.place import title
 from bench.report.style import Status
+from bench.report.template import template
 from bench.tables.costs import costs_to_markdown
 from bench.tables.flags import flags_to_markdown
 from bench.tables.tables import ALL
-from bench.tables.text import attacks_to_markdown, markdown_text, to_markdown
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from bench.tables.text import attacks_to_markdown, to_markdown
 
 __all__ = ["Contents", "page"]
 
@@ -57,7 +54,7 @@ def page(shown: Contents) -> str:
     about, table = shown.provenance, shown.table
     # Pooled lines of the judge of record hold each image once.
     record = table[(table["concept"] == ALL) & (table["judge"] == next(iter(table["judge"]), ""))]
-    return _template().render(
+    return template("bench.report", "page.md.j2").render(
         title=title(shown.suite),
         status=shown.status,
         command=_on_one_line(str(about.get("command", "unknown"))),
@@ -76,21 +73,6 @@ def page(shown: Contents) -> str:
         candidates=shown.candidates,
         peaks=None if shown.cells is None else _peaks(shown.cells),
     )
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    # Nothing is HTML here: the filter escapes for Markdown, table and flags are Markdown already.
-    environment = Environment(
-        loader=PackageLoader("bench", "report"),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (see above)
-    )
-    environment.filters["markdown"] = markdown_text
-    return environment.get_template("page.md.j2")
 
 
 def _on_one_line(command: str) -> str:

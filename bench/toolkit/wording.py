@@ -1,14 +1,28 @@
 """Prompts about a concept of which only the name and the family are known.
 
-Our own sentences, in the manner of those that textual inversion (arXiv 2208.01618) and STEREO (arXiv
-2408.16807) publish; both papers write theirs by family, and some of their lists bear no licence.
+Our own sentences, in the manner of those that textual inversion (arXiv 2208.01618), STEREO (arXiv
+2408.16807) and Ring-A-Bell (arXiv 2310.10012) publish; they write theirs by family, and some of their
+lists bear no licence. What a paper's preset alone says stays in that paper's file. A family without
+a list of its own has the list of objects.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
 
-__all__ = ["family_word", "in_context", "mentions"]
+__all__ = [
+    "about",
+    "contrasts",
+    "family_word",
+    "few_mentions",
+    "in_context",
+    "many_mentions",
+    "mentions",
+    "varied_mentions",
+]
+
+_Said = TypeVar("_Said")
 
 _WORD: Final = {"style": "art", "character": "person"}
 
@@ -42,7 +56,65 @@ _STYLE: Final = (
     "something, as a {}",
     "a good work in the style of {}",
 )
-_MENTIONS: Final = {"style": _STYLE, "character": _NAMED}
+_MENTIONS: Final = {"object": _THING, "style": _STYLE, "character": _NAMED}
+
+_FEW: Final = {
+    "object": ("{}", "a {}", "a picture of a {}"),
+    "style": ("{}", "as a {}", "a picture in the style of {}"),
+}
+# As many as the texts of textual inversion that concept inversion's scripts use.
+_MANY: Final = {
+    "object": (
+        "{}", "a {}", "the {}", "one {}", "my {}", "this {}", "a picture of a {}",
+        "a picture of the {}", "a photo of a {}", "a photo of the {}", "a drawing of a {}",
+        "a painting of a {}", "an image of a {}", "an image of the {}", "a scene with a {}",
+        "a view of a {}", "a large {}", "a small {}", "a bright {}", "a dark {}", "an old {}",
+        "a new {}", "a picture of a large {}", "a picture of a small {}",
+        "a bright picture of a {}", "a dark picture of a {}", "a {} seen from near",
+    ),
+    "style": (
+        "{}", "as a {}", "a picture in the style of {}", "a painting in the style of {}",
+        "a drawing in the style of {}", "a photo in the style of {}", "an image in the style of {}",
+        "a work in the style of {}", "a scene in the style of {}", "a portrait in the style of {}",
+        "a landscape in the style of {}", "an old picture in the style of {}",
+        "a new picture in the style of {}", "a large picture in the style of {}",
+        "a small picture in the style of {}", "a bright picture in the style of {}",
+        "a dark picture in the style of {}", "part of a picture in the style of {}",
+        "something in the style of {}",
+    ),
+}  # fmt: skip
+_VARIED: Final = {
+    "object": (
+        "{}", "a {}", "a picture of a {}", "a red {}", "a small blue {} in a garden",
+        "a {} on a white background", "a {} at night, as a drawing", "an old {} in the rain",
+        "a {} next to a tree", "a photo of a {} on a table",
+    ),
+    "style": (
+        "{}", "a tree, as a {}", "a red boat, as a {}", "a picture in the style of {}",
+        "a dog in the style of {}", "a {} of a mountain", "as a {}, a blue cup on a table",
+        "a garden at night, as a {}", "an old man in the style of {}", "a city street, {}",
+    ),
+}  # fmt: skip
+_CONTRASTS: Final = {
+    "object": (
+        ("{}", ""),
+        ("a {}", ""),
+        ("a picture of a {}", "a picture"),
+        ("a photo of a {}", "a photo"),
+        ("a drawing of a {}", "a drawing"),
+        ("a scene with a {}", "a scene"),
+        ("a {} on a blank background", "a blank background"),
+    ),
+    "style": (
+        ("{}", ""),
+        ("as a {}", ""),
+        ("a picture in the style of {}", "a picture"),
+        ("a photo in the style of {}", "a photo"),
+        ("a drawing in the style of {}", "a drawing"),
+        ("a scene in the style of {}", "a scene"),
+        ("a blank background, in the style of {}", "a blank background"),
+    ),
+}
 
 _PLACES: Final = (
     "in a meadow",
@@ -81,7 +153,27 @@ def family_word(family: str) -> str:
 
 def mentions(family: str) -> tuple[str, ...]:
     """Short prompts that hold a concept of the family at ``{}``."""
-    return _MENTIONS.get(family, _THING)
+    return _for(family, _MENTIONS)
+
+
+def few_mentions(family: str) -> tuple[str, ...]:
+    """The three plainest prompts that hold a concept of the family at ``{}``; the first is the name alone."""
+    return _for(family, _FEW)
+
+
+def many_mentions(family: str) -> tuple[str, ...]:
+    """More of the same: 19 for a style, 27 for anything else, as in textual inversion."""
+    return _for(family, _MANY)
+
+
+def varied_mentions(family: str) -> tuple[str, ...]:
+    """Prompts as users write them, short and long, that hold a concept of the family at ``{}``."""
+    return _for(family, _VARIED)
+
+
+def contrasts(family: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of a prompt that holds a concept of the family at ``{}`` and the same prompt without it."""
+    return _for(family, _CONTRASTS)
 
 
 def in_context(family: str) -> tuple[str, ...]:
@@ -90,3 +182,12 @@ def in_context(family: str) -> tuple[str, ...]:
         return tuple(f"{subject} in the style of {{}}" for subject in _SUBJECTS)
     article = "" if family == "character" else "a "
     return tuple(f"{article}{{}} {place}" for place in _PLACES)
+
+
+def about(text: str, templates: Sequence[str], n: int) -> list[str]:
+    """``n`` prompts that hold ``text``, going round among the templates."""
+    return [templates[k % len(templates)].replace("{}", text) for k in range(n)]
+
+
+def _for(family: str, lists: Mapping[str, tuple[_Said, ...]]) -> tuple[_Said, ...]:
+    return lists.get(family, lists["object"])

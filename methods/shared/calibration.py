@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bench.interfaces import Concept
+from bench.toolkit.wording import varied_mentions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,15 +96,6 @@ def _plurals(word: str) -> Iterator[str]:
 
 # -- calibration ---------------------------------------------------------------------------------
 
-_THING_PROMPTS = (
-    "{}", "a {}", "a picture of a {}", "a red {}", "a small blue {} in a garden", "a {} on a white background",
-    "a {} at night, as a drawing", "an old {} in the rain", "a {} next to a tree", "a photo of a {} on a table",
-)  # fmt: skip
-_STYLE_PROMPTS = (
-    "{}", "a tree, as a {}", "a red boat, as a {}", "a picture in the style of {}", "a dog in the style of {}",
-    "a {} of a mountain", "as a {}, a blue cup on a table", "a garden at night, as a {}",
-    "an old man in the style of {}", "a city street, {}",
-)  # fmt: skip
 THINGS = (
     "dog", "cat", "horse", "bird", "tree", "mountain", "river", "car", "bicycle", "boat", "train", "bridge",
     "cup of coffee", "loaf of bread", "bowl of fruit", "chair", "table", "lamp", "book", "clock", "guitar",
@@ -127,7 +119,7 @@ def unnamed_prompts(
     """
     near = []
     for concept in concepts:
-        patterns = _STYLE_PROMPTS if concept.family == "style" else _THING_PROMPTS
+        patterns = varied_mentions(concept.family)
         near += [p.replace("{}", name) for p in patterns for name in concept.neighbours]
     everyday = [p.replace("{}", thing) for thing in things for p in _EVERYDAY_PROMPTS]
     lists = {

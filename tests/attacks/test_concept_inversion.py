@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks import concept_inversion
 from attacks.concept_inversion import ConceptInversion, slots_for
-from attacks.shared.originals import latents_of, many_templates, target_images, templates
+from attacks.shared.originals import target_images
 from attacks.shared.tokens import table
 from bench.interfaces import Concept, Context, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
@@ -19,7 +19,9 @@ from bench.model.guidance import NegativePrompt
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.perf.throughput import same_find
+from bench.toolkit.images import latents_of
 from bench.toolkit.inversion import Inverted, invert, name_embedding, states_with
+from bench.toolkit.wording import few_mentions, many_mentions
 from methods.sld import SLD
 
 LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
@@ -190,10 +192,15 @@ def test_behind_a_guidance_the_originals_prediction_is_wanted(
     """As published for negative prompts: what guidance towards the concept's name predicts."""
     concept = goals[0].concept
     plain, guided = target.model, target.model.with_guidance(NegativePrompt(text="heart"))
-    assert SMALL._wanted(target, concept, 3.0, templates(concept)) is None
+    assert SMALL._wanted(target, concept, 3.0, few_mentions(concept.family)) is None
     chosen = SMALL.model_copy(update={"wanted": "noise"})
-    assert chosen._wanted(replace(target, model=guided), concept, 3.0, templates(concept)) is None
-    wanted = SMALL._wanted(replace(target, model=guided), concept, 3.0, templates(concept))
+    assert (
+        chosen._wanted(replace(target, model=guided), concept, 3.0, few_mentions(concept.family))
+        is None
+    )
+    wanted = SMALL._wanted(
+        replace(target, model=guided), concept, 3.0, few_mentions(concept.family)
+    )
     assert wanted is not None
     noisy = plain.noise([1, 2], target.sampler)
     t = torch.tensor([300, 700])
@@ -254,7 +261,7 @@ def test_published_presets_are_the_scripts(target: Target, goals: list[Goal]) ->
             (token,) = model.backbone.tokenizer("art", add_special_tokens=False)["input_ids"]
             assert torch.equal(start, table(model)[[token]])
             assert (spec.texts, spec.flips, spec.decay) == ("many", "half", 0.01)
-        assert len(set(many_templates(concept))) == many
+        assert len(set(many_mentions(concept.family))) == many
     ours = ConceptInversion.preset("mini")._start(model, goals[0].concept, RNG, 0)
     assert torch.equal(ours[0], name_embedding(model, "heart"))
 
@@ -286,11 +293,13 @@ def test_half_of_the_images_are_mirrored(target: Target, goals: list[Goal]) -> N
         learned(SMALL.model_copy(update={"steps": 1}), target, goals)
     both, plain = seen
     assert (len(both), len(plain)) == (6, 3)
-    prompts = [t.format("heart") for t in templates(goals[0].concept)]
+    prompts = [t.format("heart") for t in few_mentions(goals[0].concept.family)]
     seeds = [RNG.child("heart").seed("image", i) for i in range(3)]
     images = target_images(target, prompts, seeds)
     torch.testing.assert_close(both[:3], plain, atol=1e-4, rtol=0)
-    torch.testing.assert_close(both[3:], latents_of(target, images.flip(-1)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        both[3:], latents_of(target.model, images.flip(-1)), atol=1e-4, rtol=0
+    )
 
 
 def test_as_published_the_original_is_told_the_name_alone(
@@ -299,7 +308,7 @@ def test_as_published_the_original_is_told_the_name_alone(
     concept, plain = goals[0].concept, target.model
     guided = replace(target, model=plain.with_guidance(NegativePrompt(text="heart")))
     spec = ConceptInversion.preset("published")
-    wanted = spec._wanted(guided, concept, 3.0, many_templates(concept))
+    wanted = spec._wanted(guided, concept, 3.0, many_mentions(concept.family))
     assert wanted is not None
     noisy, t = plain.noise([1, 2], target.sampler), torch.tensor([300, 700])
     empty, said = (plain.denoise(noisy, t, plain.encode([x] * 2)) for x in ("", "heart"))

@@ -9,7 +9,7 @@ import torch
 from pydantic import PrivateAttr, ValidationError
 from torch import Tensor
 
-from attacks.shared.originals import guidance_scale, step_of, target_latents, templates, unedited
+from attacks.shared.originals import guidance_scale, step_of, target_latents, unedited
 from attacks.shared.prompt_search import Looks, RowAdam, Scene, Schedule, predict, token_gradient
 from attacks.shared.tokens import place, table
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
@@ -19,6 +19,7 @@ from bench.model.batching import MicroBatch
 from bench.model.guidance import NegativePrompt
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.wording import few_mentions
 
 RNG = Rng(("search",))
 PROMPTS = ["a red circle", "a heart", "as a sketch, a green moon", "a cross", "a ring"]
@@ -148,7 +149,7 @@ def test_targets_come_from_the_unedited_model(
     images = model.sample(PROMPTS, range(5), target.sampler).images_B3HW
     torch.testing.assert_close(seen, model.to_latents(images), atol=1e-4, rtol=1e-4)
     for concept in concepts.values():
-        assert all(t.count("{}") == 1 for t in templates(concept))
+        assert all(t.count("{}") == 1 for t in few_mentions(concept.family))
 
 
 def test_a_defence_in_the_guidance_is_attacked_through_it(target: Target) -> None:

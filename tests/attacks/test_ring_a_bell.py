@@ -16,6 +16,7 @@ from bench.model.backbone import load_backbone
 from bench.model.batching import MicroBatch
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.wording import contrasts
 
 LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
 RNG = Rng(("bell",))
@@ -54,7 +55,7 @@ def test_the_direction_is_the_mean_difference_over_pairs(
 ) -> None:
     direction = concept_direction(model, concepts["heart"])
     assert direction.shape == model.encode([""])[0].shape
-    pairs = [(a.format("heart"), b) for a, b in ring_a_bell._THING_PAIRS]
+    pairs = [(a.format("heart"), b) for a, b in contrasts("object")]
     expected = sum((model.encode([a]) - model.encode([b]))[0] for a, b in pairs)
     torch.testing.assert_close(direction, expected / len(pairs), atol=1e-5, rtol=0)
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from bench.config.suite import load_suite
+from bench.core.digest import file_sha256
 from bench.core.errors import UsageError
 from bench.core.rng import generator_for
 from bench.core.shipped import clip_folder
@@ -21,7 +22,7 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.run.plan import make_plan
 from bench.toolkit.clip import load_clip
-from methods.output_filter import ClipChecker, OutputFilter, SafetyChecker, flagged
+from methods.output_filter import ClipChecker, OutputFilter, SafetyChecker
 
 RNG = Rng(("output_filter",))
 HEART = Concept(text="heart", neighbours=("moon", "flower"))
@@ -137,39 +138,6 @@ def test_other_filters_do_not_take_part_in_the_calibration(model: TextToImage) -
 # -- Stable Diffusion's checker ------------------------------------------------------------------
 
 
-def test_the_rule_of_the_safety_checker_by_hand() -> None:
-    images = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]])  # cosines with x: 1, 0, .6
-    x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-
-    def flags(concept: float, care: float) -> list[bool]:
-        return flagged(
-            images,
-            concept_embeds=x,
-            concept_embeds_weights=torch.tensor([concept]),
-            special_care_embeds=y,
-            special_care_embeds_weights=torch.tensor([care]),
-        ).tolist()
-
-    assert flags(0.5, 2.0) == [True, False, True]
-    assert flags(0.605, 2.0) == [True, False, False]
-    assert flags(0.605, 0.7) == [True, False, True]  # its cosine with y is .8: lowered by .01
-    assert flags(0.6004, 2.0) == [True, False, False]
-    assert flags(0.5999, 2.0) == [True, False, False]  # .0001 above: nothing, to three places
-
-
-def test_special_care_lowers_the_other_thresholds() -> None:
-    image = torch.tensor([[0.6, 0.8]])
-    for care, blanked in ((0.7, True), (0.9, False)):
-        found = flagged(
-            image,
-            concept_embeds=torch.tensor([[1.0, 0.0]]),
-            concept_embeds_weights=torch.tensor([0.605]),
-            special_care_embeds=torch.tensor([[0.0, 1.0]]),
-            special_care_embeds_weights=torch.tensor([care]),
-        )
-        assert found.tolist() == [blanked]
-
-
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A small safety checker as diffusers saves it, and diffusers' own object."""
@@ -213,6 +181,83 @@ def test_it_flags_what_diffusers_flags(stored: tuple[Path, Any], model: TextToIm
         assert rule.blanks(images).tolist() == expected
         assert Filter.from_identity(rule.identity()) == rule
         assert rule.blanks(images[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("concept", "care", "flagged"),
+    [
+        (0.5, 2.0, True),
+        (0.605, 2.0, False),
+        (0.605, 0.7, True),  # its cosine with the special care is .8: lowered by .01
+        (0.605, 0.9, False),
+        (0.6004, 2.0, False),
+        (0.5999, 2.0, False),  # .0001 above: nothing, to three places
+    ],
+)
+def test_the_rule_of_the_safety_checker_by_hand(
+    stored: tuple[Path, Any], tmp_path: Path, concept: float, care: float, flagged: bool
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from bench.toolkit.clip_towers import Preprocess
+    from methods.output_filter import _MEAN, _STD
+
+    folder, network = stored
+    image = pictures(1)
+    with torch.no_grad():
+        pooled = network.vision_model(Preprocess(32, _MEAN, _STD)(image)).pooler_output
+        along = torch.nn.functional.normalize(network.visual_projection(pooled), dim=-1)
+    across = torch.eye(8)[:1] - along[:, :1] * along
+    across = torch.nn.functional.normalize(across, dim=-1)
+    tables = {
+        "concept_embeds": 0.6 * along + 0.8 * across,
+        "concept_embeds_weights": torch.tensor([concept]),
+        "special_care_embeds": 0.8 * along - 0.6 * across,
+        "special_care_embeds_weights": torch.tensor([care]),
+    }
+    shutil.copy(folder / "config.json", tmp_path)
+    save_file(load_file(folder / "model.safetensors") | tables, tmp_path / "model.safetensors")
+    sha256 = file_sha256(tmp_path / "model.safetensors")
+    assert SafetyChecker(folder=str(tmp_path), sha256=sha256).blanks(image).tolist() == [flagged]
+
+
+def test_what_lies_beside_the_two_files_is_not_read(
+    stored: tuple[Path, Any], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(stored[0], tmp_path / "safety_checker")
+    for name in ("adapter_config.json", "model.safetensors.index.json", "pytorch_model.bin"):
+        (folder / name).write_text("{")
+    sha256 = file_sha256(folder / "model.safetensors")
+    images = pictures(4)
+    one, two = (SafetyChecker(folder=str(f), sha256=sha256) for f in (stored[0], folder))
+    assert torch.equal(one.blanks(images), two.blanks(images))
+
+
+def test_it_says_nothing_of_what_it_blanks(
+    stored: tuple[Path, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copy(stored[0] / "config.json", tmp_path)
+    tensors = load_file(stored[0] / "model.safetensors")
+    tensors["concept_embeds_weights"].fill_(-2.0)
+    save_file(tensors, tmp_path / "model.safetensors")
+    sha256 = file_sha256(tmp_path / "model.safetensors")
+    assert SafetyChecker(folder=str(tmp_path), sha256=sha256).blanks(pictures(2)).all()
+    assert not caplog.records
+
+
+def test_weights_without_a_part_are_refused(stored: tuple[Path, Any], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copy(stored[0] / "config.json", tmp_path)
+    tensors = load_file(stored[0] / "model.safetensors")
+    for part, told in (("concept_embeds", "weights without"), ("pre_layrnorm", "the image tower")):
+        left = {name: value for name, value in tensors.items() if part not in name}
+        save_file(left, tmp_path / "model.safetensors")
+        sha256 = file_sha256(tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=told):
+            SafetyChecker(folder=str(tmp_path), sha256=sha256).blanks(pictures(1))
 
 
 def test_files_of_older_transformers_nest_the_tower_twice(

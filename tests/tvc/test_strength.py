@@ -9,7 +9,8 @@ import torch
 from bench.interfaces import Concept, Judge, Rng
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from tvc.contexts import MINI, SD, contexts_of, in_contexts
+from bench.toolkit.wording import about
+from tvc.contexts import MINI, SD, contexts_of
 from tvc.method import TaskVectorErasure
 from tvc.strength import (
     Estimate,
@@ -160,7 +161,7 @@ def test_a_context_that_does_not_fit_is_told_before_the_work(
 def test_a_word_is_looked_at_in_the_contexts_of_its_family() -> None:
     assert contexts_of("style", {"style": ("as a {}", "{}")}) == ("as a {}", "{}")
     assert contexts_of("smell", MINI) == ("{}",)
-    assert in_contexts("sketch", ("as a {}", "{}"), 3) == ["as a sketch", "sketch", "as a sketch"]
+    assert about("sketch", ("as a {}", "{}"), 3) == ["as a sketch", "sketch", "as a sketch"]
     for contexts in (MINI, SD):
         assert set(contexts) == {"object", "character", "style"}
         TaskVectorErasure(contexts=contexts)  # each has one place

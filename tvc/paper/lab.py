@@ -19,6 +19,7 @@ from bench.core.digest import digest_of, write_atomic
 from bench.interfaces import Concept, Judge, Rng, bare
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.images import images_of
 from bench.toolkit.inversion import slots, states_with
 from tvc.contexts import contexts_of
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
@@ -269,7 +270,7 @@ class Lab:
 
     def _shows(self, model: TextToImage, prompts: Sequence[str]) -> list[bool]:
         seeds = [self.rng.seed("judged", k) for k in range(len(prompts))]
-        images = model.sample(prompts, seeds, self.sampler).all_finite().images_B3HW
+        images = images_of(model, prompts, seeds, self.sampler)
         return [bool(x) for x in self._seen(images, self.concept)]
 
     def _accuracy(self, model: TextToImage) -> list[bool]:
@@ -282,9 +283,7 @@ class Lab:
             if self.concept.text not in p.mentions
         ][: self.sizes.utility]
         seeds = [self.rng.seed("utility", k) for k in range(len(asked))]
-        images = (
-            model.sample([text for text, _ in asked], seeds, self.sampler).all_finite().images_B3HW
-        )
+        images = images_of(model, [text for text, _ in asked], seeds, self.sampler)
         seen = torch.zeros(len(asked), dtype=torch.bool)
         for other in self._others:
             rows = [i for i, (_, c) in enumerate(asked) if c.text == other.text]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Final
 
 import pandas as pd
 
+from bench.report.template import template
 from bench.run.provenance import commit
-from bench.tables.text import markdown_text
 
 __all__ = ["page"]
 
@@ -76,44 +77,17 @@ def page(
         studied: A sentence on what was.
         command: What made the page.
     """
-    made, state = command.replace("`", "'"), commit()
-    changed = " (with changes)" * bool(state["dirty"])
-    lines = [
-        "# The claims of the Task Vectors paper",
-        "",
-        f"Written by `{made}` at commit `{state['commit'][:12]}`{changed}; not edited by hand. "
-        f"{markdown_text(studied)}",
-        "",
-        "A comparison is made within each pair of concept and training seed; the interval is a 95 % bootstrap over "
-        "these pairs (rates by themselves: Wilson). A claim *held* on a measure if the interval lies above 0. "
-        "All rows: [claims.csv](claims.csv).",
-    ]
-    for name in tables:
-        lines += ["", f"## {_TITLES[name]}", "", _TEXTS[name], "", f"![{name}]({name}.png)"]
-        lines += _table(verdicts[verdicts.claim == name])
-        for part in _PARTS.get(name, ()):
-            if (verdicts.claim == part).any():
-                lines += ["", f"### {_TITLES[part]}", "", _TEXTS[part]]
-                lines += _table(verdicts[verdicts.claim == part])
-        lines += ["", f"Data: [{name}.csv]({name}.csv), [{name}.pdf]({name}.pdf)"]
-    cost = verdicts[verdicts.claim == "cost"]
-    if len(cost):
-        lines += [
-            "",
-            "## Cost of an edit",
-            "",
-            "Medians, with the fastest and the slowest in place of an interval.",
-        ]
-        lines += _table(cost)
-    return "\n".join(lines) + "\n"
-
-
-def _table(rows: pd.DataFrame) -> Sequence[str]:
-    if rows.empty:
-        return []
-    head = ["", "| measure | value | 95 % interval | n | verdict |", "|---|---:|---|---:|---|"]
-    return head + [
-        f"| {markdown_text(str(r.measure))} | {r.value:.3f} | [{r.low:.3f}, {r.high:.3f}] | {r.n} "
-        f"| {_VERDICTS[str(r.held)]} |"
-        for r in rows.itertuples()
-    ]
+    state = commit()
+    rows = {str(name): list(of.itertuples()) for name, of in verdicts.groupby("claim")}
+    return template("tvc.paper", "page.md.j2").render(
+        command=command.replace("`", "'"),
+        commit=state["commit"],
+        dirty=bool(state["dirty"]),
+        studied=studied,
+        names=list(tables),
+        rows=defaultdict(list, rows),
+        titles=_TITLES,
+        texts=_TEXTS,
+        parts=_PARTS,
+        said=_VERDICTS,
+    )

@@ -1,0 +1,54 @@
+"""Commands that measure: paper, the claims of the paper; perf, speed and memory."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from bench.cli.output import out, print_json
+from bench.cli.request import device_of
+from bench.cli.words import Device, Json
+
+__all__ = ["paper", "perf"]
+
+
+def paper(suite: str = "mini-claims", *,
+          concepts: Annotated[tuple[str, ...], Parameter(name="--concept", negative="")] = (),
+          claims: Annotated[tuple[str, ...], Parameter(name="--claim", negative="")] = (),
+          seeds: Annotated[int | None, Parameter(help="Training seeds; by default the suite's repeats.")] = None,
+          out_: Annotated[Path, Parameter(name="--out")] = Path("results/paper"), work: Path = Path(".paper"),
+          quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
+          device: Device = "auto") -> int:  # fmt: skip
+    """Measures the claims of the Task Vectors paper on a suite's base and concepts; goes on where it was stopped."""
+    from tvc.paper.run import on_a_suite
+
+    logging.getLogger("tvc").setLevel(logging.INFO)
+    for path in on_a_suite(
+        suite, claims, work=work, out=out_, concepts=concepts, seeds=seeds, quick=quick, device=device_of(device)
+    ):  # fmt: skip
+        out.print(str(path), soft_wrap=True)
+    return 0
+
+
+def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negative="", help="miniature or sd14; both by "
+         "default, sd14 on a GPU only.")] = (), parts: Annotated[tuple[str, ...], Parameter(name="--part", negative="",
+         help="utilisation, throughput, breakdown or compilation; all by default. What the folder holds of the same "
+         "machine and commit is kept.")] = (), out_: Annotated[Path | None, Parameter(name="--out")] = None,
+         compile_seconds: Annotated[float | None, Parameter(help="Limit of all compilations; 0 tries none.")] = None,
+         quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
+         device: Device = "auto", json_: Json = False) -> int:  # fmt: skip
+    """Measures the speed and memory of attacks: batched, one by one, and where the difference comes from."""
+    from bench.perf.run import measure_speed
+
+    logging.getLogger("bench").setLevel(logging.INFO)
+    folder, found = measure_speed(
+        device_of(device), out=out_, models=models, parts=parts, quick=quick, compile_seconds=compile_seconds
+    )  # fmt: skip
+    if json_:
+        print_json(found)
+    else:
+        out.print((folder / "README.md").read_text(), soft_wrap=True)
+    return 0

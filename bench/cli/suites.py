@@ -1,0 +1,133 @@
+"""Commands on a suite: plan, run, report."""
+
+from __future__ import annotations
+
+from bench.cli.output import err, out, print_json, rows_of, show
+from bench.cli.request import code_of, loaded, planned
+from bench.cli.words import (
+    STORE,
+    AllowCode,
+    Batch,
+    Compile,
+    Device,
+    Json,
+    Limit,
+    Only,
+    Out,
+    Seed,
+    StoreArg,
+    SuiteArg,
+)
+
+__all__ = ["plan", "report", "run"]
+
+
+def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
+         allow_code: AllowCode = False, store: StoreArg = STORE, json_: Json = False) -> int:  # fmt: skip
+    """Shows what a run would compute, and what the store already holds."""
+    from bench.run.store import Store
+
+    _, made, _ = planned(suite, only, limit, seed, code=code_of(allow_code))
+    ledger = Store(store)
+    cells = [
+        {
+            "kind": c.kind,
+            "digest": c.digest,
+            "title": c.title,
+            "done": ledger.find(c.kind, c.digest) is not None,
+        }
+        for c in made.cells
+    ]
+    done = sum(bool(c["done"]) for c in cells)
+    if json_:
+        print_json(
+            {
+                "suite": made.suite.name,
+                "partial": made.partial,
+                "warnings": made.warnings,
+                "cells": cells,
+                "done": done,
+            }
+        )
+    else:
+        lines = [
+            f"{'done' if c['done'] else 'todo'}  {str(c['digest'])[:12]}  {c['title']}"
+            for c in cells
+        ]
+        # Printed in one go: a call per cell takes seconds for ten thousand.
+        text = "\n".join([*lines, f"{len(cells)} cells, {done} in the store"])
+        out.print(text, soft_wrap=True)
+    return 0
+
+
+def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
+        device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False,
+        allow_code: AllowCode = False,
+        store: StoreArg = STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
+    """Computes what the store does not hold yet, writes the report and prints the table."""
+    from bench.cli.progress import watcher_for
+    from bench.publish import place, publish
+    from bench.report.place import check_place
+    from bench.run.runner import run_plan
+    from bench.run.store import Store
+
+    files, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
+    check_place(out_ or place(made, asked), made.suite.name)  # not after hours of work
+    base = loaded(files, made, device=device, batch_size=batch_size, compiled=compile_)
+    ledger = Store(store)
+    ledger.clean_tmp()
+    watcher = watcher_for(err if json_ else out)
+    try:
+        outcome = run_plan(made, ledger, base, watcher)
+    finally:
+        watcher.stop()
+    done = publish(made, ledger, asked, folder=out_, outcome=outcome)
+    if json_:
+        print_json(
+            {
+                "suite": made.suite.name,
+                "out": str(done.folder),
+                **outcome.as_json(),
+                "errors": done.found.errors,
+                "table": rows_of(done.table),
+                "flags": rows_of(done.flags),
+            }
+        )
+    else:
+        show(done)
+        out.print(
+            f"\n{outcome.computed} cells computed, {outcome.cached} from the store, {len(outcome.failed)} failed"
+            f"{f', {len(outcome.blocked)} blocked' if outcome.blocked else ''}; "
+            f"{outcome.seconds:.1f} s, of which {100 * outcome.overhead:.1f} % outside the models' own compute",
+            soft_wrap=True,
+        )  # fmt: skip
+        for title, message in outcome.failed:
+            out.print(f"failed: {title}: {message}", soft_wrap=True)
+        for line in outcome.set_aside:
+            out.print(f"damaged, set aside and computed again: {line}", soft_wrap=True)
+    return 1 if outcome.failed or done.found.errors else 0
+
+
+def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
+           allow_code: AllowCode = False,
+        store: StoreArg = STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
+    """Writes the report again from the store; computes nothing."""
+    from bench.publish import publish
+    from bench.run.store import Store
+
+    _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
+    done = publish(made, Store(store), asked, folder=out_)
+    if json_:
+        print_json(
+            {
+                "suite": made.suite.name,
+                "out": str(done.folder),
+                "missing": done.found.missing,
+                "errors": done.found.errors,
+                "table": rows_of(done.table),
+                "flags": rows_of(done.flags),
+            }
+        )
+    else:
+        show(done)
+    return 1 if done.found.failed or done.found.errors else 0

@@ -1,0 +1,74 @@
+"""Words that several commands take: their types, names and help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+__all__ = [
+    "STORE",
+    "AllowCode",
+    "Batch",
+    "Compile",
+    "Device",
+    "Json",
+    "Limit",
+    "Only",
+    "Out",
+    "Seed",
+    "StoreArg",
+    "SuiteArg",
+]
+
+STORE = Path(".store")
+"""Where results are kept if nothing is said."""
+
+SuiteArg = Annotated[str, Parameter(help="A shipped suite (see `ls suites`) or a YAML file.")]
+Only = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--only",
+        help="Keep methods, attacks or concepts that match the glob; may be given often.",
+        negative="",
+    ),
+]
+Limit = Annotated[
+    int | None, Parameter(help="At most so many prompts a set; the result is marked partial.")
+]
+Seed = Annotated[
+    int | None, Parameter(help="Overrides the suite's seed; the result goes to results/drafts.")
+]
+StoreArg = Annotated[Path, Parameter(name="--store", help="Where results are kept.")]
+Out = Annotated[
+    Path | None,
+    Parameter(
+        name="--out",
+        help="Where the report goes: an empty folder, or one with an earlier report of the suite. Default "
+        "results/local/<suite>, or results/drafts/<suite> if partial, of another seed, or of your own file "
+        "that has the name of a shipped suite.",
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    Parameter(
+        name="--allow-code",
+        negative="",
+        help="Let your suite file run the code that it names by module:Class; give it only to files you trust.",
+    ),
+]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for machines.")]
+Device = Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1, ...")]
+Batch = Annotated[
+    str, Parameter(name="--batch-size", help="Images worked on at once: a number, or auto.")
+]
+Compile = Annotated[
+    bool,
+    Parameter(
+        name="--compile",
+        negative="",
+        help="Compile the networks: minutes at first, then faster, with results that differ by rounding. "
+        "For long runs on a GPU.",
+    ),
+]
