@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import sys
+from collections.abc import Mapping
 
 from cyclopts import App
 
@@ -43,14 +44,21 @@ for _of_mini in (train, check):
     mini.command(_of_mini)
 
 
-def _keep_heap() -> None:
-    """Tells glibc to keep freed memory: faulting it in again at every layer costs a quarter of the time."""
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # as in malloc.h
+_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
+"""Networks: faulting memory in again at every layer costs a quarter of the time."""
+_GIVEN_BACK = {_MMAP_THRESHOLD: 2**20}
+"""Tables and pictures: a large one goes back to the system at once, and leaves no hole."""
+_MODELLESS = ("plan", "report", "ls", "verify")
+"""The commands that load no network."""
+
+
+def _set_heap(options: Mapping[int, int]) -> None:
+    """Tells glibc how to keep memory that is freed; other systems have their own ways."""
     try:
         libc = ctypes.CDLL("libc.so.6")
-        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_top_pad, 64 * 2**20)
+        for option, value in options.items():
+            libc.mallopt(option, value)
     except (OSError, AttributeError):
         return
 
@@ -63,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)
-    _keep_heap()
+    words = sys.argv[1:] if arguments is None else arguments
+    _set_heap(_GIVEN_BACK if words and words[0] in _MODELLESS else _KEPT)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(asctime)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -6,8 +6,9 @@ configured, and saved without dates or versions.
 
 from __future__ import annotations
 
+import gc
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 
 from bench.core.digest import write_atomic
 
-__all__ = ["DPI", "INK", "MUTED", "Status", "save", "stamp", "style"]
+__all__ = ["DPI", "INK", "MUTED", "Status", "figures_freed", "save", "stamp", "style"]
 
 Status: TypeAlias = Literal["final", "draft", "partial"]
 
@@ -60,9 +61,31 @@ def save(figure: Figure, path: Path) -> None:
     if kind not in _METADATA:
         raise ValueError(f"expected a path that ends in .png or .pdf, got {path.name}")
     buffer = io.BytesIO()
+    # A third of the time of the usual level, for files that are a tenth larger.
+    more: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
     with style():
-        figure.savefig(buffer, format=kind, dpi=figure.dpi, metadata=_METADATA[kind])
+        figure.savefig(buffer, format=kind, dpi=figure.dpi, metadata=_METADATA[kind], **more)
     write_atomic(path, buffer.getvalue())
+
+
+@contextmanager
+def figures_freed() -> Iterator[Callable[[], None]]:
+    """Gives a function that frees the figures that were drawn inside and are needed no more.
+
+    A figure, its texts and its renderer refer to each other, so a report of many concepts would hold
+    all of its grids, 50 MB each, until Python looks through all there is for circles. This looks
+    through what was made inside alone, which takes milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield _collect
+    finally:
+        gc.unfreeze()
+
+
+def _collect() -> None:
+    gc.collect()
 
 
 def stamp(figure: Figure, status: Status) -> None:

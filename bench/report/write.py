@@ -19,6 +19,7 @@ from bench.report.heat_map import heat_map
 from bench.report.page import Contents, page
 from bench.report.place import PAGE, replacing
 from bench.report.plots import Status, save, scatter
+from bench.report.style import figures_freed
 from bench.run.results import Found
 from bench.tables.flags import flag
 from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
@@ -135,22 +136,8 @@ def _write(
         figure = heat_map(moved, suite=suite, status=status)
         for ending in ("png", "pdf"):
             save(figure, folder / f"transfer.{ending}")
-    grids: list[tuple[str, str]] = []
-    for concept, shown in pictures.items():
-        drawn = grid(
-            shown,
-            scores.get(concept, {}),
-            prompts.get(concept, {}),
-            concept=concept,
-            methods=_methods([m for m, _ in shown]),
-            attacks=list(dict.fromkeys(a for _, a in shown)),
-            threshold=float(trials["threshold"].iloc[0]) if len(trials) else 0.5,
-        )
-        name = f"grid-{slug(concept)}.png"
-        if name in [taken for _, taken in grids]:  # two concepts that differ in punctuation only
-            name = f"grid-{slug(concept)}_{len(grids)}.png"
-        save(drawn, folder / name)
-        grids.append((concept, name))
+    threshold = float(trials["threshold"].iloc[0]) if len(trials) else 0.5
+    grids = _grids(folder, pictures, scores, prompts, threshold=threshold)
     write_atomic(
         folder / "provenance.json",
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
@@ -165,6 +152,39 @@ def _write(
     )  # fmt: skip
     write_atomic(folder / PAGE, page(contents).encode())
     return flags
+
+
+def _grids(
+    folder: Path,
+    pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
+    scores: Mapping[str, Mapping[Key, Sequence[float]]],
+    prompts: Mapping[str, Mapping[Key, Sequence[str]]],
+    *,
+    threshold: float,
+) -> list[tuple[str, str]]:
+    """Writes a grid per concept; returns each concept with the name of its file."""
+    grids: list[tuple[str, str]] = []
+    with figures_freed() as free:
+        for concept, shown in pictures.items():
+            drawn = grid(
+                shown,
+                scores.get(concept, {}),
+                prompts.get(concept, {}),
+                concept=concept,
+                methods=_methods([m for m, _ in shown]),
+                attacks=list(dict.fromkeys(a for _, a in shown)),
+                threshold=threshold,
+            )
+            name = f"grid-{slug(concept)}.png"
+            if name in [
+                taken for _, taken in grids
+            ]:  # two concepts that differ in punctuation only
+                name = f"grid-{slug(concept)}_{len(grids)}.png"
+            save(drawn, folder / name)
+            grids.append((concept, name))
+            del drawn
+            free()
+    return grids
 
 
 def _methods(names: Sequence[str]) -> list[str]:

@@ -247,6 +247,8 @@ def _lean(entry: Entry) -> Entry:
 
 
 def _note_errors(rows: pa.Table, cell: Cell, out: Results) -> None:
+    if "error" not in rows["status"].to_pylist():  # quicker than a filter, and nearly always so
+        return
     lost = rows.filter(pc.equal(rows["status"], "error"))["reason"].value_counts().to_pylist()
     for reason, n in sorted((str(one["values"]), one["counts"]) for one in lost):
         out.errors.append(f"{cell.title}: {n} of {len(rows)} rows: {reason}")

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from bench.core.digest import DamagedError
-from bench.tables.schema import Schema, conform
+from bench.tables.schema import Column, Schema, conform
 
 __all__ = ["Gathered"]
 
@@ -26,6 +26,7 @@ class Gathered:
     def __init__(self, schema: Schema, elsewhere: tuple[str, ...] = ()) -> None:
         self._schema = schema
         self._elsewhere = elsewhere
+        self._own: dict[tuple[str, ...], tuple[list[Column], pa.Schema]] = {}
         self._tables: list[pa.Table] = []
         self._about: list[Mapping[str, Any]] = []
 
@@ -39,27 +40,33 @@ class Gathered:
         Raises:
             DamagedError: a value does not fit its column.
         """
-        own = [
-            c for c in self._schema.columns if c.name not in about and c.name not in self._elsewhere
-        ]
+        own, schema = self._columns(tuple(about))
         try:
-            table = rows.select([c.name for c in own]).cast(
-                pa.schema([(c.name, c.type) for c in own])
-            )
+            table = rows.select(schema.names)
+            if table.schema.types != schema.types:
+                table = table.cast(schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
             raise DamagedError(f"rows.parquet: {str(error).splitlines()[0][:200]}") from error
-        for column in own:
-            if not column.nullable and table[column.name].null_count:
+        for column, values in zip(own, table.itercolumns(), strict=True):
+            if not column.nullable and values.null_count:
                 raise DamagedError(f"rows.parquet: expected {column.name!r} in every row")
         self._tables.append(table)
         self._about.append(about)
+
+    def _columns(self, about: tuple[str, ...]) -> tuple[list[Column], pa.Schema]:
+        """The columns that rows bring themselves, where these others are said of their cell."""
+        if about not in self._own:
+            away = {*about, *self._elsewhere}
+            own = [c for c in self._schema.columns if c.name not in away]
+            self._own[about] = own, pa.schema([(c.name, c.type) for c in own])
+        return self._own[about]
 
     def frame(self) -> pd.DataFrame:
         """Returns all rows in the order they were added in, with the columns of the schema."""
         if not self._tables:
             return self._schema.empty()
         sizes = [len(table) for table in self._tables]
-        rows = pa.concat_tables(self._tables)
+        rows = pa.concat_tables([table.replace_schema_metadata() for table in self._tables])
         columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
         for name in self._about[0]:
             columns[name] = _repeated([about[name] for about in self._about], sizes)
