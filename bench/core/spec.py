@@ -175,9 +175,9 @@ class Spec(BaseModel):
     def label(self) -> str:
         """The name in tables: the one that it was given, or else what was asked for.
 
-        That is the plug-in's name, the preset in brackets if one was named, and in parentheses the
-        fields that differ from the preset's, or from the defaults. A preset that was not named is
-        not looked for: a new one must not rename an old result.
+        That is the plug-in's name and the preset in brackets, if one was named. Fields that differ
+        from it, or from the defaults, follow in parentheses. A preset that was not named is not
+        looked for: a new one must not rename an old result.
         """
         return self._called or self._described()
 

@@ -72,8 +72,8 @@ def save(figure: Figure, path: Path) -> None:
 def figures_freed() -> Iterator[Callable[[], None]]:
     """Gives a function that frees the figures that were drawn inside and are needed no more.
 
-    A figure, its texts and its renderer refer to each other, so a report of many concepts would hold
-    all of its grids, 50 MB each, until Python looks through all there is for circles. This looks
+    A figure, its texts and its renderer refer to each other. So a report of many concepts would hold
+    all of its grids, 50 MB each, until Python looks through everything for circles. This looks
     through what was made inside alone, which takes milliseconds.
     """
     gc.collect()

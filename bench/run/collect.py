@@ -53,7 +53,7 @@ def collect(plan: Plan, store: Store) -> Results:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What is read of a cell that sampled: rows, and the places of the pictures that are shown."""
+    """The part of a cell that sampled which its scores need."""
 
     digest: str
     entry: Entry
