@@ -42,6 +42,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """The interpreter tidies up at its end as ever; libraries report what is left as leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def miniature() -> TextToImage:
     """The miniature, loaded once; take ``model`` instead."""
