@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import random
@@ -23,12 +24,27 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 
 _CORES = 2
+_GARBAGE = 50_000, 20, 20
 
 
 def pytest_configure() -> None:
     """Two cores for all workers of pytest-xdist together, and never more than the machine gave."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, min(torch.get_num_threads(), _CORES // workers)))
+    # A million objects of torch and of pytest's own are there to stay: to look through them for
+    # garbage again and again took a tenth of the time.
+    gc.set_threshold(*_GARBAGE)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports and the collection made is never looked through again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """The interpreter tidies up at its end as ever; libraries report what is left as leaked."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

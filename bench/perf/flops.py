@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -23,6 +24,7 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self._known: dict[object, int] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -30,8 +32,19 @@ class _Counter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
+            # A formula takes longer than a small operation, and the same shapes come again and again.
+            key = (func, _shapes((*args, *(kwargs or {}).items(), out)))
+            if key not in self._known:
+                self._known[key] = formula(*args, **(kwargs or {}), out_val=out)
+            self.total += self._known[key]
         return out
+
+
+def _shapes(values: Any) -> Hashable:
+    """What a formula can tell of its arguments: a tensor's shape, and anything else as it is."""
+    if isinstance(values, (list, tuple)):
+        return tuple(_shapes(value) for value in values)
+    return ("tensor", *values.shape) if isinstance(values, Tensor) else values
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def heat_map(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fi
         stamp(figure, status)
         # Laid out once: it would move a little each time it is saved.
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # "none" is an engine, for which each save draws twice
     return figure
 
 

@@ -98,7 +98,7 @@ def scatter(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
             axes.text(0.5, 0.5, "no rows", transform=axes.transAxes, ha="center", color=MUTED)
         stamp(figure, status)
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # "none" is an engine, for which each save draws twice
         anchors = _large(axes, large)
         if not crowded:
             label(axes, canvas, [*taken, *edge, *anchors], shown)
