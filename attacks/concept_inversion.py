@@ -38,6 +38,7 @@ from bench.core.bounds import Count, Guidance, LearningRate, Steps, Weight
 from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Rng, Target, Trace
+from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import latents_of
 from bench.toolkit.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
@@ -158,7 +159,7 @@ class ConceptInversion(Attack):
             faults: Of their gradients, [R, 2], likewise.
             ctx: Gives the search seeds.
         """
-        states_GRLD = [self._states(target.model, g, vectors[g.concept.digest]) for g in goals]
+        told = [self._told(target.model, g, vectors[g.concept.digest]) for g in goals]
         runs = range(self.restarts)
         jobs = [(i, r, k) for i in range(len(goals)) for r in runs for k in range(self.checks)]
         if not jobs:
@@ -168,7 +169,7 @@ class ConceptInversion(Attack):
             # Restarts are compared on the same seeds.
             [ctx.rng.seed(goals[i].id, k, "search") for i, _, k in jobs],
             target.sampler,
-            states_BLD=torch.stack([states_GRLD[i][r] for i, r, _ in jobs]),
+            conditioning=Conditioning.cat([told[i][[r]] for i, r, _ in jobs]),
             progress=ctx.progress,
         )
         owners = [goals[i] for i, _, _ in jobs]
@@ -179,7 +180,7 @@ class ConceptInversion(Attack):
             Candidate(
                 goal=goal.id,
                 prompt=goal.prompt,
-                states_LD=states_GRLD[i][best[i]].cpu(),
+                states_LD=told[i].states_BLD[best[i]].cpu(),
                 own_score=float(view_GR[i, best[i]]),
                 queries=self.restarts * self.checks,
                 trace=self._trace(
@@ -253,12 +254,12 @@ class ConceptInversion(Attack):
         model = unedited(target.model)
         with torch.no_grad():
             texts = ["{}"] * len(around) if self.said == "name" else around
-            said_TLD = model.encode([text.format(concept.text) for text in texts])
+            said = model.encode([text.format(concept.text) for text in texts])
 
         @torch.no_grad()
         def predicted(text: int, noisy_NChw: Tensor, t_N: Tensor) -> Tensor:
-            states_NLD = said_TLD[text].expand(len(noisy_NChw), -1, -1)
-            return predict(model, noisy_NChw, t_N, states_NLD, scale, 0)
+            told = said[[text]].repeat(len(noisy_NChw))
+            return predict(model, noisy_NChw, t_N, told, scale, 0)
 
         return predicted
 
@@ -274,8 +275,8 @@ class ConceptInversion(Attack):
         return words[picks.to(words.device)]
 
     @no_grad
-    def _states(self, model: TextToImage, goal: Goal, vectors_RVE: Tensor) -> Tensor:
-        """The goal's text with each restart's embeddings in it, [R, L, D]."""
+    def _told(self, model: TextToImage, goal: Goal, vectors_RVE: Tensor) -> Conditioning:
+        """The conditioning of the goal's text with each restart's embeddings in it, R rows."""
         text = slots_for(model, goal, self.vectors)
         rows = len(vectors_RVE)
         return states_with(

@@ -53,6 +53,7 @@ from bench.core.clock import model_time
 from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
+from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -223,11 +224,11 @@ def _first(allowed_V: Tensor, tokens: int, generators: Sequence[torch.Generator]
 
 
 @no_grad
-def _teacher(original: TextToImage, scene: Scene, states_BLD: Tensor, scale: float) -> Tensor:
+def _teacher(original: TextToImage, scene: Scene, plain: Conditioning, scale: float) -> Tensor:
     """The original model's predictions for the plain prompts, [B, C, h, w]."""
 
     def chunk(rows: slice) -> Tensor:
-        return predict(original, scene.noisy(original, rows), scene.t, states_BLD[rows], scale, 0)
+        return predict(original, scene.noisy(original, rows), scene.t, plain[rows], scale, 0)
 
     with model_time():
-        return original.micro.map(len(states_BLD), chunk).float()
+        return original.micro.map(len(plain), chunk).float()

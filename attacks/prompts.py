@@ -186,7 +186,7 @@ class Prompts(Attack):
     ) -> None:
         model = target.model
         for kind, value, like in (
-            ("text states", states_LD, lambda: model.encode([""])),
+            ("text states", states_LD, lambda: model.encode([""]).states_BLD),
             ("noise", latents_Chw, lambda: model.noise([0], target.sampler)),
         ):
             if value is not None and value.shape != (shape := like().shape[1:]):

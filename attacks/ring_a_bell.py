@@ -188,7 +188,7 @@ class RingABell(Attack):
                 ids = frame_L.ids_BL.expand(n, -1).scatter(
                     1, frame_L.places_BK.expand(n, -1), flat[part]
                 )
-                apart = model.encode_ids(ids).float() - wanted_BLD[goal_N[part]]
+                apart = model.encode_ids(ids).states_BLD.float() - wanted_BLD[goal_N[part]]
                 return apart.square().sum((1, 2))
 
             return model.micro.map(len(flat), chunk).cpu()
@@ -223,15 +223,17 @@ class RingABell(Attack):
         concepts = {goal.concept.digest: goal.concept for goal in goals}
         directions = {d: concept_direction(model, c) for d, c in concepts.items()}
         shift = torch.stack([directions[goal.concept.digest] for goal in goals])
-        return model.encode([goal.prompt for goal in goals]).float() + self.strength * shift
+        return (
+            model.encode([goal.prompt for goal in goals]).states_BLD.float() + self.strength * shift
+        )
 
 
 @no_grad
 def concept_direction(model: TextToImage, concept: Concept) -> Tensor:
     """The mean difference [L, D] of text states with and without the concept, over generic prompts."""
     pairs = contrasts(concept.family)
-    said = model.encode([with_.format(concept.text) for with_, _ in pairs])
-    unsaid = model.encode([without for _, without in pairs])
+    said = model.encode([with_.format(concept.text) for with_, _ in pairs]).states_BLD
+    unsaid = model.encode([without for _, without in pairs]).states_BLD
     return (said.float() - unsaid.float()).mean(0)
 
 

@@ -30,6 +30,7 @@ from pydantic import Field
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
 from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Role, Slot, silent
+from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, tune
 from methods.shared.partial_sampling import PartialSampler, Spacing
@@ -107,7 +108,7 @@ def in_turn(n: int, total: int, generator: torch.Generator) -> Tensor:
 def distil(
     model: TextToImage,
     names: Sequence[str],
-    phrases_PLD: Tensor,
+    phrases: Conditioning,
     target_of: TargetOf,
     *,
     sampler: PartialSampler,
@@ -124,7 +125,7 @@ def distil(
     Args:
         model: The unedited model.
         names: ``component.name`` of the parameters to train.
-        phrases_PLD: Text states; the rows of a batch take them in turn.
+        phrases: Of P texts; the rows of a batch take them in turn.
         target_of: (step, phrase of each row [B], x_t, t) -> the target predictions [B, C, h, w].
         sampler: Brings noise to x_t.
         sampled_from: Which model it samples: the one in training, or the unedited one.
@@ -139,7 +140,7 @@ def distil(
         Values by name, for ``with_weights``.
     """
     device, dtype = model.device, model.dtype
-    phrases = phrases_PLD.detach().to(device, dtype)
+    phrases = phrases.detach().to(device, dtype)
     turns = in_turn(len(phrases), optimiser.steps * batch_size, rng.generator("phrases"))
     turns = turns.view(optimiser.steps, batch_size).to(device)
     with torch.no_grad():
@@ -152,7 +153,7 @@ def distil(
         stops = torch.randint(sampler.steps, (batch_size,), generator=generator)
         with torch.no_grad():
             visitor = live if sampled_from == "student" else model
-            x, t = sampler.run(visitor, contexts[:, which], noise, stops)
+            x, t = sampler.run(visitor, [context[which] for context in contexts], noise, stops)
             x = x.to(dtype)
             target = target_of(step, which, x, t)
         return F.mse_loss(live.denoise(x, t, phrases[which]).float(), target.float())
@@ -232,8 +233,8 @@ class ESD(Erasure):
             phrases = model.encode([t.format(c.text) for c in concepts for t in self.templates])
 
         def target_of(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:
-            states = torch.cat([empty.expand(len(which_B), -1, -1), phrases[which_B]])
-            e0, ec = model.denoise(x_BChw.repeat(2, 1, 1, 1), t_B.repeat(2), states).chunk(2)
+            told = Conditioning.cat([empty.repeat(len(which_B)), phrases[which_B]])
+            e0, ec = model.denoise(x_BChw.repeat(2, 1, 1, 1), t_B.repeat(2), told).chunk(2)
             return negative_guidance(e0, ec, self.eta)
 
         values = distil(

@@ -194,5 +194,5 @@ def _end_states(model: TextEncoder, texts: Sequence[str]) -> Tensor:
     ids_BL = model.tokenize(texts)
     # The padding may be the same token: the first one ends the text.
     end_B = (ids_BL == model.end_of_text).int().argmax(1)
-    states_BLD = model.encode_ids(ids_BL)
+    states_BLD = model.encode_ids(ids_BL).states_BLD
     return states_BLD[torch.arange(len(texts), device=ids_BL.device), end_B].double().cpu()

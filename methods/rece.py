@@ -130,9 +130,10 @@ class RECE(Erasure):
         edited = self._uce()(model, concepts, rng=ctx.rng)
         prompts = [t.format(c.text) for c in concepts for t in self.templates]
         with torch.no_grad():
-            states = model.encode(prompts).flatten(0, 1)
-            guide = model.encode([self.guide])[0]
-            keep = model.encode(["", *but_for(concepts, self.preserve)]).flatten(0, 1)
+            # It solves for text states alone.
+            states = model.encode(prompts).states_BLD.flatten(0, 1)
+            guide = model.encode([self.guide]).states_BLD[0]
+            keep = model.encode(["", *but_for(concepts, self.preserve)]).states_BLD.flatten(0, 1)
         times = len(concepts) if self.counted == "per-concept" else 1
         names = self.parameters(model)
         original = [model.parameter(n) for n in names]

@@ -26,6 +26,7 @@ from pydantic import Field
 from bench.core.bounds import Number, Weight
 from bench.core.lazy import torch
 from bench.interfaces import Concept, Context, Erasure, Slot
+from bench.model.conditioning import Conditioning
 from bench.model.encoder import TextEncoder
 from bench.model.guidance import Guidance, contexts_of
 from bench.model.text_to_image import TextToImage
@@ -59,9 +60,9 @@ class SafeLatentGuidance(Guidance):
     momentum_scale: Weight
     momentum: float = Field(ge=0, lt=1)
 
-    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
+    def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
         """The empty prompt, the concept, and the prompt."""
-        return contexts_of(model, ("", self.text), states_BLD)
+        return contexts_of(model, ("", self.text), conditioning)
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None

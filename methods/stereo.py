@@ -36,6 +36,7 @@ from pydantic import Field, model_validator
 from bench.core.bounds import Count, Guidance, LearningRate, Number, Solver, Steps, Weight
 from bench.core.lazy import torch
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Role, Slot, silent
+from bench.model.conditioning import Conditioning
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of, latents_of
@@ -169,11 +170,9 @@ class Stereo(Erasure):
         Raises:
             FloatingPointError: a training diverged.
         """
-        phrases_CNLD = self.search(
-            model, concepts, rng=ctx.rng.child("search"), progress=ctx.progress
-        )
+        phrases = self.search(model, concepts, rng=ctx.rng.child("search"), progress=ctx.progress)
         return self.erase_once(
-            model, concepts, phrases_CNLD, rng=ctx.rng.child("erase"), progress=ctx.progress
+            model, concepts, phrases, rng=ctx.rng.child("erase"), progress=ctx.progress
         )
 
     def search(
@@ -183,8 +182,8 @@ class Stereo(Erasure):
         *,
         rng: Rng,
         progress: Progress = silent,
-    ) -> Tensor:
-        """Text states of every concept's name and of the words found for it, [C, 1 + rounds, L, D]."""
+    ) -> Conditioning:
+        """The conditioning of every concept's name and of the words found for it, 1 + rounds rows per concept."""
         with torch.no_grad():
             empty = model.encode([""])
             current = model.encode([c.text for c in concepts])
@@ -193,7 +192,7 @@ class Stereo(Erasure):
         latents = [self._latents(model, c, rng.child("images", c.text)) for c in concepts]
 
         def nothing(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:
-            return model.denoise(x_BChw, t_B, empty.expand(len(which_B), -1, -1))
+            return model.denoise(x_BChw, t_B, empty.repeat(len(which_B)))
 
         for k in range(self.rounds):
             values = distil(
@@ -234,19 +233,21 @@ class Stereo(Erasure):
                     torch.cat(words),
                 )
             phrases.append(current)
-        return torch.stack(phrases, 1)
+        # Those of a concept side by side.
+        order = torch.arange(len(phrases) * len(concepts)).view(len(phrases), len(concepts))
+        return Conditioning.cat(phrases)[order.T.flatten().to(model.device)]
 
     def erase_once(
         self,
         model: TextToImage,
         concepts: Sequence[Concept],
-        phrases_CNLD: Tensor,
+        phrases: Conditioning,
         *,
         rng: Rng,
         progress: Progress = silent,
     ) -> TextToImage:
         """The second stage: erases all phrases at once, from the original weights."""
-        per_concept = phrases_CNLD.shape[1]
+        per_concept = len(phrases) // len(concepts)
         said = [
             [a.replace("{}", c.text) for a in self.anchors or in_context(c.family)]
             for c in concepts
@@ -262,13 +263,11 @@ class Stereo(Erasure):
 
         def target_of(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:
             concept = (which_B // per_concept).cpu()
-            anchor = anchors[(firsts[concept] + turns[step] % counts[concept]).to(anchors.device)]
-            negatives = phrases_CNLD[concept.to(phrases_CNLD.device)].transpose(0, 1)
-            states = torch.stack([empty.expand_as(anchor), anchor, *negatives])
-            branches = len(states)
-            eps = model.denoise(
-                x_BChw.repeat(branches, 1, 1, 1), t_B.repeat(branches), states.flatten(0, 1)
-            ).unflatten(0, (branches, len(which_B)))
+            anchor = anchors[(firsts[concept] + turns[step] % counts[concept]).to(x_BChw.device)]
+            firsts_of = (concept * per_concept).to(x_BChw.device)
+            negatives = [phrases[firsts_of + n] for n in range(per_concept)]
+            told = [empty.repeat(len(which_B)), anchor, *negatives]
+            eps = model.branches(x_BChw, t_B, told)
             return robust_target(
                 eps[0],
                 eps[1],
@@ -280,7 +279,7 @@ class Stereo(Erasure):
         values = distil(
             model,
             self.parameters(model),
-            phrases_CNLD.flatten(0, 1),
+            phrases,
             target_of,
             sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
             sampled_from="student",

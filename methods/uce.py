@@ -211,7 +211,7 @@ class UCE(Erasure):
         for template in self.templates:
             said = template.format(concept.text)
             instead = template.format(guide) if self.formats == "both" else guide
-            c, g = model.encode([said, instead])
+            c, g = model.encode([said, instead]).states_BLD
             last, last_guide = (_last_token(model, text) for text in (said, instead))
             # Aligned at the last subject token of each, as far as both sequences reach.
             count = 1 if self.span == "last_subject" else len(c) - max(last, last_guide)
@@ -222,8 +222,8 @@ class UCE(Erasure):
     def _kept(self, model: TextToImage, preserve: Sequence[str]) -> Tensor:
         """The states p_j, [M, D]; M is 0 where nothing is preserved."""
         if not (prompts := [*self.always, *preserve]):
-            return model.encode([""])[0, :0]
-        states = model.encode(prompts)
+            return model.encode([""]).states_BLD[0, :0]
+        states = model.encode(prompts).states_BLD
         if self.span == "to_end":
             return states.flatten(0, 1)
         n = len(self.always)

@@ -22,6 +22,7 @@ from bench.core.digest import canonical_json
 from bench.core.files import regular
 from bench.core.lazy import F, no_grad, torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
+from bench.model.conditioning import Conditioning
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import latents_of
@@ -328,7 +329,7 @@ def induced(
     rows = len(vectors_RVE)
     device = model.device
     vectors = vectors_RVE.to(device)
-    states_TRLD = torch.stack(
+    told = Conditioning.cat(
         [
             states_with(model, t.ids_L.expand(rows, -1), t.places_V.expand(rows, -1), vectors)
             for t in texts
@@ -340,7 +341,7 @@ def induced(
             [concept.text] * (rows * len(seeds)),
             list(seeds) * rows,
             sampler,
-            states_BLD=states_TRLD[which].transpose(0, 1).flatten(0, 1),
+            conditioning=told[[text * rows + r for r in range(rows) for text in which]],
             progress=progress,
         )
         .all_finite()

@@ -112,7 +112,7 @@ def fine_tune(
         images_N3HW = torch.cat([images_N3HW, images_N3HW.flip(-1)])
     latents = latents_of(model, images_N3HW).float()
     with torch.no_grad():
-        states = model.encode(["" if how.caption == "empty" else concept.text])
+        told = model.encode(["" if how.caption == "empty" else concept.text])
 
     def loss_of(live: TextToImage, step: int) -> Tensor:
         generator = rng.generator("fine-tune", step)
@@ -120,8 +120,8 @@ def fine_tune(
         clean = latents[rows.to(latents.device)]
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         t = timesteps(live, how.batch_size, generator)
-        noisy = live.schedule.add_noise(clean, noise, t).to(states)
-        predicted = live.denoise(noisy, t, states.expand(how.batch_size, -1, -1))
+        noisy = live.schedule.add_noise(clean, noise, t).to(model.device, model.dtype)
+        predicted = live.denoise(noisy, t, told.repeat(how.batch_size))
         return (predicted.float() - live.schedule.target(clean, noise, t)).square().mean()
 
     optimiser = Optimiser(

@@ -11,6 +11,7 @@ from attacks.shared.prompt_search import Looks, RowAdam, Schedule
 from attacks.shared.tokens import Sites
 from bench.core.lazy import torch
 from bench.interfaces import Candidate
+from bench.model.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class Rows:
         x: What is optimised, [B, K, ...].
         adam: Moves ``x``.
         generators: One per goal, attacked or not.
-        beside: Other tensors that the search needs.
+        beside: Conditionings that the search needs beside.
     """
 
     active: list[int]
@@ -40,7 +41,7 @@ class Rows:
     x: Tensor
     adam: RowAdam
     generators: Sequence[torch.Generator]
-    beside: tuple[Tensor, ...] = ()
+    beside: tuple[Conditioning, ...] = ()
 
     def drawn(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         """The values [B, ...] that ``draw`` gives for each goal's own generator, on the CPU."""
@@ -59,7 +60,7 @@ class Rows:
         self.active = [self.active[i] for i in keep]
         self.sites = self.sites.rows(keep)
         self.clean_BChw, self.x = self.clean_BChw[index], self.x[index]
-        self.beside = tuple(tensor[index] for tensor in self.beside)
+        self.beside = tuple(rows[index] for rows in self.beside)
         self.adam.keep(index)
 
 
@@ -82,7 +83,7 @@ def rows_for(
     adam: RowAdam,
     generators: Sequence[torch.Generator],
     *,
-    beside: tuple[Tensor, ...] = (),
+    beside: tuple[Conditioning, ...] = (),
 ) -> Rows:
     """The rows of all goals; the target image is the original model's for the goal's prompt."""
     goals = looks.goals

@@ -19,6 +19,7 @@ from attacks.shared.tokens import Read, Sites, about_minors, read_prompt
 from bench.core.clock import model_time
 from bench.core.lazy import torch
 from bench.interfaces import Candidate, Context, Goal, Rng, Target, Trace
+from bench.model.conditioning import Conditioning
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import Span, gradient_faults, states_with
@@ -73,7 +74,7 @@ def predict(
     model: TextToImage,
     noisy_BChw: Tensor,
     t: Tensor | int,
-    states_BLD: Tensor,
+    conditioning: Conditioning,
     scale: float,
     step: int,
 ) -> Tensor:
@@ -82,8 +83,8 @@ def predict(
     A guidance that depends on the steps before is met as at sampling step ``step``.
     """
     if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
-        return model.denoise(noisy_BChw, t, states_BLD)
-    contexts = model.guidance.contexts(model, states_BLD)
+        return model.denoise(noisy_BChw, t, conditioning)
+    contexts = model.guidance.contexts(model, conditioning)
     return model.guide_as_sampled(noisy_BChw, t, contexts, scale, [step] * len(noisy_BChw))
 
 
@@ -111,8 +112,8 @@ def token_gradient(
 
     def chunk(rows: slice) -> Tensor:
         vectors = vectors_BKE[rows].detach().float().requires_grad_()
-        states = states_with(model, sites.ids_BL[rows], sites.places_BK[rows], vectors)
-        eps = predict(model, scene.noisy(model, rows), scene.t, states, scale, step)
+        told = states_with(model, sites.ids_BL[rows], sites.places_BK[rows], vectors)
+        eps = predict(model, scene.noisy(model, rows), scene.t, told, scale, step)
         losses = (eps.float() - scene.wanted(model, rows)).square().mean((1, 2, 3))
         (grad,) = torch.autograd.grad(losses.sum(), vectors)
         return torch.cat([losses.detach()[:, None], grad.flatten(1)], 1)

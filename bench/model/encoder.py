@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.model.batching import MicroBatch
+    from bench.model.conditioning import Conditioning
 
 __all__ = ["TextEncoder"]
 
 
 class TextEncoder(Protocol):
-    """Text in, states out; :class:`bench.model.text_to_image.TextToImage` is one.
+    """Text in, conditioning out; :class:`bench.model.text_to_image.TextToImage` is one.
 
     Shapes: B rows, L tokens, E embedding width, D text width.
     """
@@ -30,8 +31,8 @@ class TextEncoder(Protocol):
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, int64 [B, L], padded and cut to the model's length."""
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Text states [B, L, D] of prompts."""
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """The conditioning of prompts, a row each."""
 
-    def encode_ids(self, ids_BL: Tensor, embeds_BLE: Tensor | None = None) -> Tensor:
-        """Text states [B, L, D] of token ids, from their own input embeddings or from those given."""
+    def encode_ids(self, ids_BL: Tensor, embeds_BLE: Tensor | None = None) -> Conditioning:
+        """The conditioning of token ids, from their own input embeddings or from those given."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.core.bounds import Weight
 from bench.core.lazy import torch
 from bench.core.spec import Spec
+from bench.model.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +36,8 @@ class Guidance(Spec, ABC):
     affine: ClassVar[bool] = False
 
     @abstractmethod
-    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
-        """The text states of every branch, [K, B, L, D]; the prompt's own branch is the last."""
+    def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
+        """The conditioning of each of the K branches, B rows each; the prompt's own branch is the last."""
 
     @abstractmethod
     def combine(
@@ -61,9 +62,9 @@ class ClassifierFree(Guidance):
     name: ClassVar[str] = "classifier_free"
     affine: ClassVar[bool] = True
 
-    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
+    def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
         """The empty prompt and the prompt."""
-        return contexts_of(model, ("",), states_BLD)
+        return contexts_of(model, ("",), conditioning)
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
@@ -90,10 +91,10 @@ class NegativePrompt(Guidance):
     text: str
     weight: Weight = 1.0
 
-    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
+    def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
         """The empty prompt unless the weight is 1, the negative prompt, and the prompt."""
         texts = (self.text,) if self.weight == 1 else ("", self.text)
-        return contexts_of(model, texts, states_BLD)
+        return contexts_of(model, texts, conditioning)
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
@@ -132,8 +133,11 @@ def combine_as_sampled(
     return out
 
 
-def contexts_of(model: TextEncoder, texts: Sequence[str], states_BLD: Tensor) -> Tensor:
-    """Branches [K + 1, B, L, D]: K texts, the same for all rows and without gradients, and the prompts'."""
+def contexts_of(
+    model: TextEncoder, texts: Sequence[str], conditioning: Conditioning
+) -> tuple[Conditioning, ...]:
+    """K + 1 branches: of K texts, the same for all rows and without gradients, and the prompts' own."""
     with torch.no_grad():
-        others_KLD = model.encode(texts)
-    return torch.stack([*(other.expand_as(states_BLD) for other in others_KLD), states_BLD])
+        others = model.encode(texts)
+    rows = len(conditioning)
+    return (*(others[k : k + 1].repeat(rows) for k in range(len(texts))), conditioning)

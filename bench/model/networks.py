@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.clock import model_time
 from bench.core.lazy import torch
 from bench.core.rng import normal_rows
+from bench.model.conditioning import Conditioning
 from bench.model.families.roles import Role
 from bench.model.sampler import Sampler
 from bench.model.schedule import Schedule
@@ -143,12 +144,12 @@ class Networks:
         """Input embeddings of tokens, [B, L, E]."""
         return torch.nn.functional.embedding(ids_BL, self.parameter(self.backbone.embeddings))
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Text states [B, L, D] of prompts."""
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """The conditioning of prompts, a row each."""
         return self.encode_ids(self.tokenize(prompts))
 
-    def encode_ids(self, ids_BL: Tensor, embeds_BLE: Tensor | None = None) -> Tensor:
-        """Text states [B, L, D] of token ids.
+    def encode_ids(self, ids_BL: Tensor, embeds_BLE: Tensor | None = None) -> Conditioning:
+        """The conditioning of token ids, a row each.
 
         Args:
             ids_BL: Token ids; the encoder still finds the end of the text by them.
@@ -156,10 +157,10 @@ class Networks:
         """
         return self.backbone.encode_ids(self._call, ids_BL, embeds_BLE)
 
-    def denoise(self, latents_BChw: Tensor, t: Tensor | int, states_BLD: Tensor) -> Tensor:
+    def denoise(self, latents_BChw: Tensor, t: Tensor | int, conditioning: Conditioning) -> Tensor:
         """The UNet's prediction [B, C, h, w], without guidance; :attr:`schedule` says of what."""
         steps = torch.as_tensor(t, device=latents_BChw.device).expand(len(latents_BChw))
-        return self.backbone.denoise(self._call, latents_BChw, steps, states_BLD)
+        return self.backbone.denoise(self._call, latents_BChw, steps, conditioning)
 
     def decode(self, latents_BChw: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] of clean latents; NaN where the decoder's output is not finite."""

@@ -19,6 +19,7 @@ from bench.core.lazy import no_grad, torch
 from bench.core.meter import Meter
 from bench.core.progress import Progress, silent
 from bench.model.batching import MicroBatch
+from bench.model.conditioning import Conditioning
 from bench.model.edit_files import Edit
 from bench.model.filters import Filter, blanked_by, refused_by
 from bench.model.guidance import ClassifierFree, Guidance, combine_as_sampled
@@ -124,7 +125,7 @@ class TextToImage(Networks):
         self,
         latents_BChw: Tensor,
         t: Tensor | int,
-        contexts_KBLD: Tensor,
+        contexts: Sequence[Conditioning],
         scale: float,
         step: int = 0,
         memory: Tensor | None = None,
@@ -134,12 +135,12 @@ class TextToImage(Networks):
         Args:
             latents_BChw: Noisy latents.
             t: Timestep, one for all rows or [B].
-            contexts_KBLD: From ``guidance.contexts(model, states)``.
+            contexts: Of K branches, from ``guidance.contexts(model, conditioning)``.
             scale: Guidance scale.
             step: Index of the sampling step.
             memory: What the previous step returned.
         """
-        predicted_KBChw = self.branches(latents_BChw, t, contexts_KBLD)
+        predicted_KBChw = self.branches(latents_BChw, t, contexts)
         if self._combines_as_predicted:
             return self.guidance.combine(predicted_KBChw, scale, step, memory)
         noise_KBChw = self._to_noise(predicted_KBChw, latents_BChw, t)
@@ -150,7 +151,7 @@ class TextToImage(Networks):
         self,
         latents_BChw: Tensor,
         t: Tensor | int,
-        contexts_KBLD: Tensor,
+        contexts: Sequence[Conditioning],
         scale: float,
         steps: Sequence[int],
     ) -> Tensor:
@@ -159,11 +160,11 @@ class TextToImage(Networks):
         Args:
             latents_BChw: Noisy latents.
             t: Timestep, one for all rows or [B].
-            contexts_KBLD: From ``guidance.contexts(model, states)``.
+            contexts: Of K branches, from ``guidance.contexts(model, conditioning)``.
             scale: Guidance scale.
             steps: Index of each row's sampling step; see :func:`bench.model.guidance.combine_as_sampled`.
         """
-        predicted_KBChw = self.branches(latents_BChw, t, contexts_KBLD)
+        predicted_KBChw = self.branches(latents_BChw, t, contexts)
         if self._combines_as_predicted:
             return combine_as_sampled(self.guidance, predicted_KBChw, scale, steps)
         noise_KBChw = self._to_noise(predicted_KBChw, latents_BChw, t)
@@ -186,14 +187,16 @@ class TextToImage(Networks):
         t_B = _whole(t, latents_BChw)
         return self.schedule.from_noise(noise_BChw, latents_BChw, t_B).to(latents_BChw.dtype)
 
-    def branches(self, latents_BChw: Tensor, t: Tensor | int, contexts_KBLD: Tensor) -> Tensor:
+    def branches(
+        self, latents_BChw: Tensor, t: Tensor | int, contexts: Sequence[Conditioning]
+    ) -> Tensor:
         """The predictions [K, B, C, h, w] of all K branches of the guidance, in one UNet call."""
-        branches, rows = contexts_KBLD.shape[:2]
+        branches, rows = len(contexts), len(contexts[0])
         steps = torch.as_tensor(t, device=latents_BChw.device).expand(rows)
         return self.denoise(
             latents_BChw.repeat(branches, 1, 1, 1),
             steps.repeat(branches),
-            contexts_KBLD.flatten(0, 1),
+            Conditioning.cat(contexts),
         ).unflatten(0, (branches, rows))
 
     # -- sampling ----------------------------------------------------------------------------------
@@ -205,20 +208,20 @@ class TextToImage(Networks):
         seeds: Sequence[int],
         sampler: Sampler,
         *,
-        states_BLD: Tensor | None = None,
+        conditioning: Conditioning | None = None,
         latents_BChw: Tensor | None = None,
         progress: Progress = silent,
     ) -> Samples:
         """Samples one image a row, in micro-batches.
 
-        The image of a row depends on its prompt (or states), its seed (or latents) and the sampler;
+        The image of a row depends on its prompt (or conditioning), its seed (or latents) and the sampler;
         not on the other rows, nor on how many are worked on at once.
 
         Args:
-            prompts: B prompts. Prompt filters see them, unless states are injected.
+            prompts: B prompts. Prompt filters see them, unless a conditioning is injected.
             seeds: B seeds.
             sampler: The suite's sampler.
-            states_BLD: Text states to use instead of the encoded prompts.
+            conditioning: Used instead of the encoded prompts, a row each.
             latents_BChw: Initial noise to use instead of the seeds'.
             progress: Told after each micro-batch.
 
@@ -226,14 +229,14 @@ class TextToImage(Networks):
             ValueError: the numbers of rows differ.
         """
         n = len(prompts)
-        for what, rows in (("seeds", seeds), ("states", states_BLD), ("latents", latents_BChw)):
+        for what, rows in (("seeds", seeds), ("states", conditioning), ("latents", latents_BChw)):
             if rows is not None and len(rows) != n:
                 raise ValueError(
                     f"sample: {n} prompts but {len(rows)} {what}; expected one a prompt"
                 )
         refused = (
             refused_by(self.filters, self, prompts)
-            if states_BLD is None
+            if conditioning is None
             else torch.zeros(n, dtype=torch.bool)
         )
         kept = [i for i in range(n) if not refused[i]]
@@ -243,9 +246,9 @@ class TextToImage(Networks):
 
         def chunk(rows: slice) -> Tensor:
             which = kept[rows]
-            states = (
-                states_BLD[which]
-                if states_BLD is not None
+            told = (
+                conditioning[which]
+                if conditioning is not None
                 else self.encode([prompts[i] for i in which])
             )
             start = (
@@ -253,7 +256,7 @@ class TextToImage(Networks):
                 if latents_BChw is not None
                 else self.noise([seeds[i] for i in which], sampler)
             )
-            out = self._sample_chunk(states, start, [seeds[i] for i in which], sampler)
+            out = self._sample_chunk(told, start, [seeds[i] for i in which], sampler)
             progress(rows.stop, len(kept), "sampling")
             return out
 
@@ -272,7 +275,11 @@ class TextToImage(Networks):
         return Samples(images, status)
 
     def _sample_chunk(
-        self, states_BLD: Tensor, start_BChw: Tensor, seeds: Sequence[int], sampler: Sampler
+        self,
+        conditioning: Conditioning,
+        start_BChw: Tensor,
+        seeds: Sequence[int],
+        sampler: Sampler,
     ) -> Tensor:
         device, dtype = self.backbone.device, self.backbone.dtype
         scheduler = sampler.scheduler(self.backbone.scheduler_config, device)
@@ -281,9 +288,9 @@ class TextToImage(Networks):
         generators = [torch.Generator().manual_seed(seed ^ 0x5DEECE66D) for seed in seeds]
         noise = _generator(scheduler, generators)
         latents = start_BChw.to(device, torch.float32) * scheduler.init_noise_sigma
-        contexts = self.guidance.contexts(self, states_BLD.to(device, dtype))
+        contexts = self.guidance.contexts(self, conditioning.to(device, dtype))
         if sampler.guidance_scale == 1 and isinstance(self.guidance, ClassifierFree):
-            contexts = contexts[-1:].expand(1, *contexts.shape[1:])
+            contexts = contexts[-1:]
         memory: Tensor | None = None
         for step, t in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(latents, t).to(dtype)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.perf.timing import measure
 from bench.perf.workload import Dtype, Size, Workload, reference
@@ -21,9 +22,11 @@ _ATTACK: Final = "unlearn_diff_atk"
 class TwoCalls(TextToImage):
     """A model that asks its UNet for one branch of the guidance after the other, as reference codes do."""
 
-    def branches(self, latents_BChw: Tensor, t: Tensor | int, contexts_KBLD: Tensor) -> Tensor:
+    def branches(
+        self, latents_BChw: Tensor, t: Tensor | int, contexts: Sequence[Conditioning]
+    ) -> Tensor:
         """See :meth:`bench.model.text_to_image.TextToImage.branches`."""
-        return torch.stack([self.denoise(latents_BChw, t, states) for states in contexts_KBLD])
+        return torch.stack([self.denoise(latents_BChw, t, context) for context in contexts])
 
 
 @dataclass(frozen=True, slots=True)

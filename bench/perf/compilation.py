@@ -65,8 +65,9 @@ def gradient_step(model: TextToImage, rows: int) -> Tensor:
     """The gradient [B, L, D] of the noise prediction's square by the text states."""
     backbone = model.backbone
     noisy_BChw = normal_rows(model.latent_shape, range(rows)).to(backbone.device, backbone.dtype)
-    states_BLD = model.encode(["a star"] * rows).detach().requires_grad_()
-    eps = model.denoise(noisy_BChw, 500, states_BLD)
+    told = model.encode(["a star"] * rows).detach()
+    states_BLD = told.states_BLD.requires_grad_()
+    eps = model.denoise(noisy_BChw, 500, told)
     (grad,) = torch.autograd.grad(eps.float().square().mean((1, 2, 3)).sum(), states_BLD)
     return grad
 

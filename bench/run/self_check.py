@@ -58,7 +58,7 @@ def self_check(base: TextToImage, sampler: Sampler) -> SelfCheck:
     try:
         # Compiled networks would be compiled for these sizes too.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            states_BLD = base.encode(_PROMPTS).float()
+            states_BLD = base.encode(_PROMPTS).states_BLD.float()
             quick = sampler.model_copy(update={"steps": min(_STEPS, sampler.steps)})
             out = base.sample(_PROMPTS[:1], [_SEED], quick)
     except torch.OutOfMemoryError:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, WithJsonSchema
 from bench.core.clock import model_time
 from bench.core.lazy import torch
 from bench.interfaces import Progress, silent
+from bench.model.conditioning import Conditioning
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
 
@@ -120,8 +121,8 @@ def slots(model: TextToImage, template: str, vectors: int = 1) -> Slots:
 
 def states_with(
     model: TextToImage, ids_BL: Tensor, places_BV: Tensor, vectors_BVE: Tensor
-) -> Tensor:
-    """Text states [B, L, D] with learned embeddings at their places; gradients flow to them."""
+) -> Conditioning:
+    """The conditioning of B texts with learned embeddings at their places; gradients flow to them."""
     embeds = model.embed(ids_BL)
     index = places_BV[..., None].expand(-1, -1, embeds.shape[-1])
     return model.encode_ids(ids_BL, embeds.scatter(1, index, vectors_BVE.to(embeds)))
@@ -210,15 +211,15 @@ def invert(
         at = step % len(texts)
         text = texts[at]
         with model_time():
-            states_RLD = states_with(
+            told = states_with(
                 model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors
             )
             said = None if wanted is None else partial(wanted, at)
             scene = _Scene(
                 latents[which.flatten()], noise.flatten(0, 1), t.flatten(), nearest, said
             )
-            losses, pull_RLD = _through(model, scene, states_RLD.detach(), guidance_scale)
-            (vectors.grad,) = torch.autograd.grad(states_RLD, vectors, pull_RLD.to(states_RLD))
+            losses, pulls = _through(model, scene, told.detach(), guidance_scale)
+            (vectors.grad,) = torch.autograd.grad(told.said, vectors, pulls)
             faults += gradient_faults(vectors.grad)
             adam.step()
             if project is not None:
@@ -257,23 +258,25 @@ class _Scene:
 
 
 def _through(
-    model: TextToImage, scene: _Scene, states_RLD: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The mean loss [R] of each row's draws, and its gradient by the row's text states.
+    model: TextToImage, scene: _Scene, told: Conditioning, scale: float
+) -> tuple[Tensor, list[Tensor]]:
+    """The mean loss [R] of each row's draws, and its gradient by each part of ``told.said``.
 
     In micro-batches of draws, halved when memory runs out; the text encoder is outside, once a row.
     """
-    n, rows = len(scene.t_N), len(states_RLD)
-    owner = torch.arange(n, device=states_RLD.device) // (n // rows)
+    n, rows = len(scene.t_N), len(told)
+    owner = torch.arange(n, device=told.states_BLD.device) // (n // rows)
 
     def chunk(part: slice) -> Tensor:
-        states = states_RLD[owner[part]].requires_grad_()
+        own = told[owner[part]]
+        for said in own.said:
+            said.requires_grad_()
         t, noise = scene.t_N[part], scene.noise_NChw[part]
         noisy = model.schedule.add_noise(scene.clean_NChw[part], noise, t).to(model.dtype)
         if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
-            eps = model.denoise(noisy, t, states)
+            eps = model.denoise(noisy, t, own)
         else:
-            contexts = model.guidance.contexts(model, states)
+            contexts = model.guidance.contexts(model, own)
             eps = model.guide_as_sampled(noisy, t, contexts, scale, scene.steps[part])
         clean = scene.clean_NChw[part]
         aim = (
@@ -282,11 +285,14 @@ def _through(
             else scene.wanted(noisy, t)
         )
         losses = (eps.float() - aim.float()).square().mean((1, 2, 3))
-        (grad,) = torch.autograd.grad(losses.sum(), states)
-        return torch.cat([losses.detach()[:, None], grad.float().flatten(1)], 1)
+        grads = torch.autograd.grad(losses.sum(), own.said)
+        flat = [grad.float().flatten(1) for grad in grads]
+        return torch.cat([losses.detach()[:, None], *flat], 1)
 
     out = model.micro.map(n, chunk).view(rows, n // rows, -1).mean(1)
-    return out[:, 0], out[:, 1:].view(states_RLD.shape)
+    parts = out[:, 1:].split([said[0].numel() for said in told.said], 1)
+    pulls = [pull.view_as(said).to(said) for pull, said in zip(parts, told.said, strict=True)]
+    return out[:, 0], pulls
 
 
 def _nearest(sampled_at: Sequence[float], t_B: Tensor) -> list[int]:

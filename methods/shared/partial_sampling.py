@@ -8,10 +8,12 @@ scheduler, PNDM for SD-1.4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from bench.core.lazy import torch
+from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -57,13 +59,17 @@ class PartialSampler:
         return (left * total).round().long() - 1
 
     def run(
-        self, model: TextToImage, contexts_KBLD: Tensor, noise_BChw: Tensor, stops_B: Tensor
+        self,
+        model: TextToImage,
+        contexts: Sequence[Conditioning],
+        noise_BChw: Tensor,
+        stops_B: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Takes ``stops_B`` steps, each row its own number.
 
         Args:
             model: Samples, with its guidance and its edits.
-            contexts_KBLD: From ``model.guidance.contexts``.
+            contexts: From ``model.guidance.contexts``.
             noise_BChw: Standard normal, on the CPU.
             stops_B: int64 in [0, S), on the CPU.
 
@@ -79,7 +85,8 @@ class PartialSampler:
         # Longest first, so that the rows still under way are always the leading ones.
         order = stops_B.argsort(descending=True, stable=True)
         back, there = order.argsort(), order.to(device)
-        x, contexts = noise_BChw[order].float().to(device), contexts_KBLD[:, there]
+        x = noise_BChw[order].float().to(device)
+        contexts = [context[there] for context in contexts]
         memory: Tensor | None = None
         for k in range(int(stops_B.max())):
             rows = int((stops_B > k).sum())
@@ -87,7 +94,7 @@ class PartialSampler:
             predicted, memory = model.guide(
                 going.to(dtype),
                 int(grid[k]),
-                contexts[:, :rows],
+                [context[:rows] for context in contexts],
                 self.guidance_scale,
                 k,
                 memory if memory is None else memory[:rows],

@@ -50,7 +50,9 @@ def test_the_names_own_embedding_in_its_place_is_the_prompt(
     text = slots_for(model, goals[0], 1)
     vector = name_embedding(model, "heart")[None, None]
     states = states_with(model, text.ids_L[None], text.places_V[None], vector)
-    torch.testing.assert_close(states, model.encode([goals[0].prompt]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        states.states_BLD, model.encode([goals[0].prompt]).states_BLD, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_each_goal_has_its_text_and_all_share_the_embedding(
             target.model, text.ids_L.expand(2, -1), text.places_V.expand(2, -1), learned
         )
         assert candidate.states_LD is not None
-        assert min(float((candidate.states_LD - s).abs().max()) for s in states) < 1e-5
+        assert min(float((candidate.states_LD - s).abs().max()) for s in states.states_BLD) < 1e-5
 
 
 @pytest.fixture

@@ -282,7 +282,7 @@ def test_rows_for_no_concept_of_the_suite_are_named(write: Write) -> None:
 def test_what_was_pinned_is_what_the_digest_names(
     write: Write, run_attack: Callable[[Prompts], list[Candidate]], model: TextToImage
 ) -> None:
-    states = model.encode(["a star"])[0]
+    states = model.encode(["a star"]).states_BLD[0]
     path = write("a.jsonl", lines({"states": "one"}))
     save_file({"one": states}, tensors_file(path))
     live = Prompts(file=str(path))
@@ -448,7 +448,7 @@ def test_a_candidate_keeps_its_goal_and_says_where_it_was_found(
 def test_text_states_and_noise_are_injected(
     write: Write, run: Callable[[Path], list[Candidate]], model: TextToImage
 ) -> None:
-    states, noise = model.encode(["a star"])[0], torch.ones(model.latent_shape)
+    states, noise = model.encode(["a star"]).states_BLD[0], torch.ones(model.latent_shape)
     records = [{"states": "one"}, {"latents": "two"}, {"goal": ""}]
     path = write("a.jsonl", lines(*records))
     save_file({"one": states.half(), "two": noise}, tensors_file(path))

@@ -46,17 +46,20 @@ def errors(target: Target, goal: Goal, prompts: list[str], strength: float = 3.0
     """The fitness, written out."""
     model = target.model
     with torch.no_grad():
-        wanted = model.encode([goal.prompt]) + strength * concept_direction(model, goal.concept)
-        return (model.encode(prompts) - wanted).square().sum((1, 2)).tolist()
+        plain = model.encode([goal.prompt]).states_BLD
+        wanted = plain + strength * concept_direction(model, goal.concept)
+        return (model.encode(prompts).states_BLD - wanted).square().sum((1, 2)).tolist()
 
 
 def test_the_direction_is_the_mean_difference_over_pairs(
     model: TextToImage, concepts: Mapping[str, Concept]
 ) -> None:
     direction = concept_direction(model, concepts["heart"])
-    assert direction.shape == model.encode([""])[0].shape
+    assert direction.shape == model.encode([""]).states_BLD[0].shape
     pairs = [(a.format("heart"), b) for a, b in contrasts("object")]
-    expected = sum((model.encode([a]) - model.encode([b]))[0] for a, b in pairs)
+    expected = sum(
+        said[0] - said[1] for said in (model.encode([a, b]).states_BLD for a, b in pairs)
+    )
     torch.testing.assert_close(direction, expected / len(pairs), atol=1e-5, rtol=0)
 
 

@@ -145,7 +145,7 @@ def test_the_steps_reduce_the_loss(target: Target, goals: list[Goal]) -> None:
     def loss(ids: list[int]) -> float:
         row = model.tokenize([model.backbone.tokenizer.decode(ids)])
         with torch.no_grad():
-            eps = model.denoise(noisy, t, model.encode_ids(row).expand(16, -1, -1))
+            eps = model.denoise(noisy, t, model.encode_ids(row).repeat(16))
         return float((eps - noise).square().mean())
 
     picks = torch.randint(len(words), (6, 2), generator=g)

@@ -72,11 +72,11 @@ class EncoderOnly(Attack):
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         model, ids_BL = target.model, target.model.tokenize([goal.prompt for goal in goals])
         embeds_BLE = model.embed(ids_BL).detach().requires_grad_()
-        length = model.encode_ids(ids_BL, embeds_BLE).square().sum()
+        length = model.encode_ids(ids_BL, embeds_BLE).states_BLD.square().sum()
         (grad_BLE,) = torch.autograd.grad(length, embeds_BLE)
         ctx.spend(gradient_steps=1)
         with torch.no_grad():
-            states_BLD = model.encode_ids(ids_BL, embeds_BLE + 1e-4 * grad_BLE)
+            states_BLD = model.encode_ids(ids_BL, embeds_BLE + 1e-4 * grad_BLE).states_BLD
         return [
             Candidate(goal.id, goal.prompt, states_LD=states_LD)
             for goal, states_LD in zip(goals, states_BLD, strict=True)
@@ -182,7 +182,7 @@ def test_every_goal_gets_candidates_of_the_kind_its_access_allows(
         assert candidate.prompt
         assert spec.access == spec.holds
         if states is not None:
-            assert states.shape == model.encode([""])[0].shape
+            assert states.shape == model.encode([""]).states_BLD[0].shape
             assert torch.isfinite(states).all()
             assert not states.requires_grad
         if latents is not None:

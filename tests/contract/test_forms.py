@@ -84,7 +84,7 @@ def test_an_attack_makes_the_same_finds(
     ]
     for one, other in zip(*found, strict=True):
         if one.states_LD is not None and other.states_LD is not None:
-            plain_LD = both[0].encode([one.prompt])[0]
+            plain_LD = both[0].encode([one.prompt]).states_BLD[0]
             assert cosine(one.states_LD - plain_LD, other.states_LD - plain_LD) > 0.99
         elif spec.access == Access.PROMPT and not spec.gradients:
             assert one.prompt == other.prompt  # gradients choose tokens: a tie may fall either way

@@ -192,7 +192,7 @@ def test_a_given_threshold_is_taken(model: TextToImage) -> None:
 def test_injected_states_bypass_it(model: TextToImage, tiny_sampler: Sampler) -> None:
     edited = PromptFilterErasure()(model, [HEART], rng=RNG)
     states = model.encode(["a red heart"])
-    out = edited.sample(["a red heart"], [1], tiny_sampler, states_BLD=states)
+    out = edited.sample(["a red heart"], [1], tiny_sampler, conditioning=states)
     assert out.status == ("ok",)
     assert "injected text states" in PromptFilterErasure.bypassed_by
 

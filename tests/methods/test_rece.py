@@ -92,7 +92,7 @@ def responses(model: TextToImage, states_ND: Tensor) -> list[Tensor]:
 
 def survival(model: TextToImage, edited: TextToImage, reg: float) -> float:
     """How near the edited keys and values can still come to the original ones: 0 is exactly."""
-    names, states = cross_attention(model), model.encode(["heart"])[0]
+    names, states = cross_attention(model), model.encode(["heart"]).states_BLD[0]
     found = surviving(
         [edited.parameter(n) for n in names], [model.parameter(n) for n in names], states, reg
     )
@@ -114,12 +114,12 @@ def test_an_epoch_makes_the_concept_harder_to_reach(model: TextToImage) -> None:
 
 
 def test_what_survived_acts_as_the_guide_afterwards(model: TextToImage) -> None:
-    names, c = cross_attention(model), model.encode(["heart"])[0]
+    names, c = cross_attention(model), model.encode(["heart"]).states_BLD[0]
     before = RECE(epochs=0)(model, [HEART], rng=RNG)
     after = RECE(epochs=1, lam=1e-6)(model, [HEART], rng=RNG)
     original, edited = ([m.parameter(n) for n in names] for m in (model, before))
     found = surviving(edited, original, c, 0.1)
-    guide = model.encode([" "])[0]
+    guide = model.encode([" "]).states_BLD[0]
     for was, now, to in zip(
         responses(before, found), responses(after, found), responses(before, guide), strict=True
     ):
@@ -134,7 +134,9 @@ def test_an_epoch_is_the_formula(model: TextToImage, counted: str, weight: float
     names = cross_attention(model)
     before = UCE.preset("repo-2023", guide="fish", preserve=kept)(model, both, rng=RNG)
     after = spec(model, both, rng=RNG)
-    heart, brakk, fish, empty, ring = model.encode(["heart", "brakk", "fish", "", *kept]).double()
+    heart, brakk, fish, empty, ring = model.encode(
+        ["heart", "brakk", "fish", "", *kept]
+    ).states_BLD.double()
     edited, original = ([m.parameter(n) for n in names] for m in (before, model))
     found = surviving(edited, original, torch.cat([heart, brakk]), 1e-3)
     for name, W in zip(names, (w.double() for w in edited), strict=True):

@@ -123,21 +123,22 @@ def test_a_loss_meets_the_momentum_and_the_warm_up_of_its_sampling_step() -> Non
 
 
 def test_the_prompts_branch_is_the_last_and_the_concepts_the_second(model: TextToImage) -> None:
-    states = model.encode(["a red heart in a meadow", "a moon"])
-    contexts = guidance().contexts(model, states)
-    assert contexts.shape == (3, *states.shape)
-    assert torch.equal(contexts[2], states)
-    empty, heart = model.encode(["", "heart"])
+    told = model.encode(["a red heart in a meadow", "a moon"])
+    contexts = [context.states_BLD for context in guidance().contexts(model, told)]
+    assert [context.shape for context in contexts] == [told.states_BLD.shape] * 3
+    assert torch.equal(contexts[2], told.states_BLD)
+    empty, heart = model.encode(["", "heart"]).states_BLD
     for row in range(2):
-        torch.testing.assert_close(contexts[0, row], empty)
-        torch.testing.assert_close(contexts[1, row], heart)
+        torch.testing.assert_close(contexts[0][row], empty)
+        torch.testing.assert_close(contexts[1][row], heart)
 
 
 def test_gradients_reach_the_text_states_through_several_steps(model: TextToImage) -> None:
     edited = SLD.preset("max")(model, [HEART], rng=RNG)
-    states = edited.encode(["a red heart"]).detach().requires_grad_()
+    told = edited.encode(["a red heart"]).detach()
+    states = told.states_BLD.requires_grad_()
     latents, memory = model.noise([1], Sampler()), None
-    contexts = edited.guidance.contexts(edited, states)
+    contexts = edited.guidance.contexts(edited, told)
     for step, t in enumerate((900, 600)):
         eps, memory = edited.guide(latents, t, contexts, 5.0, step, memory)
         latents = latents - 0.1 * eps

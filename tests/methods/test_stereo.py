@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.core.meter import Meter
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
+from bench.model.conditioning import Conditioning
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import Slots, invert, name_embedding, slots
@@ -44,7 +45,7 @@ class Erasing:
     """The arguments of one training, and its targets."""
 
     names: list[str]
-    phrases: Tensor
+    phrases: Conditioning
     start: TextToImage | None
     lr: float
     asked: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
@@ -55,7 +56,7 @@ def watch_erasing(patch: pytest.MonkeyPatch) -> list[Erasing]:
     seen: list[Erasing] = []
 
     def watched(
-        model: TextToImage, names: Any, phrases: Tensor, target_of: Any, **how: Any
+        model: TextToImage, names: Any, phrases: Conditioning, target_of: Any, **how: Any
     ) -> dict[str, Tensor]:
         seen.append(Erasing(list(names), phrases, how.get("start"), how["optimiser"].lr))
 
@@ -110,7 +111,7 @@ def inversions(monkeypatch: pytest.MonkeyPatch) -> list[Inversion]:
 class Search:
     """A search for two concepts in two rounds."""
 
-    phrases: Tensor
+    phrases: Conditioning
     erasings: list[Erasing]
     inversions: list[Inversion]
     cost: Meter
@@ -125,9 +126,15 @@ def search(miniature: TextToImage) -> Search:
     return Search(phrases, erasings, inversions, cost)
 
 
-def predicted(model: TextToImage, x: Tensor, t: Tensor, states_LD: Tensor) -> Tensor:
+def predicted(model: TextToImage, x: Tensor, t: Tensor, told: Conditioning) -> Tensor:
+    """Of rows of latents, for one row of text."""
     with torch.no_grad():
-        return model.denoise(x, t, states_LD.expand(len(x), -1, -1))
+        return model.denoise(x, t, told.repeat(len(x)))
+
+
+def by_concept(phrases: Conditioning, concepts: int) -> Tensor:
+    """The text states of each concept's name and words, [C, N, L, D]."""
+    return phrases.states_BLD.unflatten(0, (concepts, -1))
 
 
 # -- the target ----------------------------------------------------------------------------------
@@ -176,8 +183,8 @@ def test_it_stays_away_from_the_mean_of_the_negatives() -> None:
 def test_the_search_returns_names_and_words_for_every_concept(
     model: TextToImage, search: Search
 ) -> None:
-    phrases = search.phrases
-    states = model.encode(["heart", "sketch"])
+    phrases = by_concept(search.phrases, 2)
+    states = model.encode(["heart", "sketch"]).states_BLD
     assert phrases.shape == (2, 3, *states.shape[1:])
     assert not phrases.requires_grad
     torch.testing.assert_close(phrases[:, 0], states)
@@ -186,7 +193,7 @@ def test_the_search_returns_names_and_words_for_every_concept(
         embeds = model.embed(bare.ids_L[None])
         embeds[0, int(bare.places_V)] = inversion.found[0, 0]
         with torch.no_grad():
-            word = model.encode_ids(bare.ids_L[None], embeds)[0]
+            word = model.encode_ids(bare.ids_L[None], embeds).states_BLD[0]
         torch.testing.assert_close(phrases[k % 2, 1 + k // 2], word)
     flat = phrases.flatten(0, 1).flatten(1)
     assert torch.cdist(flat, flat).fill_diagonal_(1.0).min() > 1e-3  # no two are the same
@@ -200,7 +207,7 @@ def test_what_a_search_costs(search: Search) -> None:
 def test_no_round_leaves_the_name_alone_and_samples_nothing(model: TextToImage) -> None:
     cost = Meter()
     phrases = tiny(rounds=0).search(model.with_meter(cost), [HEART, SKETCH], rng=RNG)
-    torch.testing.assert_close(phrases, model.encode(["heart", "sketch"])[:, None])
+    torch.testing.assert_close(phrases.states_BLD, model.encode(["heart", "sketch"]).states_BLD)
     assert (cost.images, cost.gradient_steps) == (0, 0)
 
 
@@ -210,7 +217,7 @@ def test_each_round_erases_the_words_before_towards_the_empty_prompt(
     assert len(search.erasings) == 2
     empty = model.encode([""])
     for k, erasing in enumerate(search.erasings):
-        torch.testing.assert_close(erasing.phrases, search.phrases[:, k])
+        torch.testing.assert_close(erasing.phrases.states_BLD, by_concept(search.phrases, 2)[:, k])
         assert erasing.lr == TINY["search_lr"]
         for _, x, t, target in erasing.asked:  # by the unedited network in every round
             torch.testing.assert_close(target, predicted(model, x, t, empty))
@@ -278,25 +285,26 @@ def test_an_inversion_starts_from_the_familys_word_in_its_templates(
 
 
 def anchors_met(
-    model: TextToImage, erasing: Erasing, phrases: Tensor, anchors: list[list[str]]
+    model: TextToImage, erasing: Erasing, phrases: Conditioning, anchors: list[list[str]]
 ) -> set[str]:
     """The anchors whose published target each row had; fails where a row had that of none.
 
     Args:
         model: Unedited.
         erasing: The last training.
-        phrases: [C, N, L, D].
+        phrases: N per concept.
         anchors: Of each concept.
     """
     met: set[str] = set()
-    per_concept = phrases.shape[1]
+    per_concept = len(phrases) // len(anchors)
     for which, x, t, target in erasing.asked:
         for row, phrase in enumerate(which.tolist()):
             concept = phrase // per_concept
             said = anchors[concept]
-            states = torch.cat([model.encode(["", *said]), phrases[concept]])
+            own = phrases[concept * per_concept : (concept + 1) * per_concept]
+            told = Conditioning.cat([model.encode(["", *said]), own])
             with torch.no_grad():
-                eps = model.denoise(x[row].expand(len(states), -1, -1, -1), t[row], states)
+                eps = model.denoise(x[row].expand(len(told), -1, -1, -1), t[row], told)
             e0, ea, negatives = eps[0], eps[1:-per_concept], eps[-per_concept:]
             towards = torch.stack(
                 [
@@ -343,7 +351,7 @@ def test_braces_in_a_concepts_name_are_letters(model: TextToImage, erasings: lis
     odd = Concept(text="{0} {x}")
     spec = tiny(rounds=0, anchors=("a {} by a tree",))
     spec(model, [odd], rng=RNG)
-    phrases = model.encode([odd.text])[:, None]
+    phrases = model.encode([odd.text])
     assert anchors_met(model, erasings[-1], phrases, [["a {0} {x} by a tree"]])
 
 

@@ -158,7 +158,7 @@ def same_edit(
 def test_the_defaults_are_those_of_the_authors_script(
     model: TextToImage, preset: str, family: str
 ) -> None:
-    c, empty, art = model.encode(["star", "", "art"])
+    c, empty, art = model.encode(["star", "", "art"]).states_BLD
     at, length = last_token(model, "star"), len(c)
     guide = art[last_token(model, "art")] if family == "style" else empty[0]
     pairs, kept = {
@@ -174,16 +174,18 @@ def test_templates_of_2023_leave_the_guide_bare(model: TextToImage) -> None:
     spec = UCE.preset("repo-2023", guide="art", templates=("{}", "picture of {}"))
     pairs = []
     for text in ("star", "picture of star"):
-        c, g = model.encode([text, "art"])
+        c, g = model.encode([text, "art"]).states_BLD
         at, there = last_token(model, text), last_token(model, "art")
         pairs += [(c[at + k], g[there + k]) for k in range(len(c) - max(at, there))]
-    same_edit(model, spec, STAR, pairs, list(model.encode([""])[0]), 1.0)
+    same_edit(model, spec, STAR, pairs, list(model.encode([""]).states_BLD[0]), 1.0)
 
 
 def test_templates_of_2025_format_the_guide(model: TextToImage) -> None:
     spec = UCE.preset("repo-2025", templates=("{}", "art by {}"))
     texts = [("star", "art"), ("art by star", "art by art")]
-    states = [(model.encode([text])[0], model.encode([to])[0]) for text, to in texts]
+    states = [
+        (model.encode([text]).states_BLD[0], model.encode([to]).states_BLD[0]) for text, to in texts
+    ]
     pairs = [
         (c[last_token(model, text)], g[last_token(model, to)])
         for (text, to), (c, g) in zip(texts, states, strict=True)
@@ -192,7 +194,7 @@ def test_templates_of_2025_format_the_guide(model: TextToImage) -> None:
 
 
 def test_a_longer_guide_ends_the_span_of_2023_where_its_states_end(model: TextToImage) -> None:
-    c, g, empty = model.encode(["star", "a small red fish", ""])
+    c, g, empty = model.encode(["star", "a small red fish", ""]).states_BLD
     at, there = last_token(model, "star"), last_token(model, "a small red fish")
     assert there > at
     pairs = [(c[at + k], g[there + k]) for k in range(len(c) - there)]
@@ -201,7 +203,7 @@ def test_a_longer_guide_ends_the_span_of_2023_where_its_states_end(model: TextTo
 
 
 def test_a_list_is_kept_at_the_published_weight(model: TextToImage) -> None:
-    c, *kept = model.encode(["star", "", "a ring", "a fish"])
+    c, *kept = model.encode(["star", "", "a ring", "a fish"]).states_BLD
     at = last_token(model, "star")
     pairs = [(c[at + k], kept[0][k]) for k in range(len(c) - at)]
     spec = UCE.preset("repo-2023", preserve=("a ring", "a fish"))
@@ -282,8 +284,8 @@ def test_it_edits_every_key_and_value_of_the_cross_attentions(
 def test_the_erased_token_moves_to_its_guide(model: TextToImage, preset: str) -> None:
     edited = UCE.preset(preset)(model, [STAR], rng=RNG)
     guide = " " if preset == "repo-2023" else ""
-    c = model.encode(["star"])[0, last_token(model, "star")]
-    g = model.encode([guide])[0, last_token(model, guide)]
+    c = model.encode(["star"]).states_BLD[0, last_token(model, "star")]
+    g = model.encode([guide]).states_BLD[0, last_token(model, guide)]
     for name in cross_attention(model):
         was, now = model.parameter(name), edited.parameter(name)
         assert (now @ c - was @ g).norm() < 0.5 * (was @ c - was @ g).norm(), name
@@ -293,8 +295,8 @@ def test_the_erased_token_moves_to_its_guide(model: TextToImage, preset: str) ->
 def test_a_small_lam_maps_the_erased_token_onto_its_guide(model: TextToImage, preset: str) -> None:
     spec = UCE.preset(preset, lam=1e-7, preserve_scale=0.0, guide="fish", span="last_subject")
     edited = spec(model, [STAR], rng=RNG)
-    c = model.encode(["star"])[0, last_token(model, "star")]
-    g = model.encode(["fish"])[0, last_token(model, "fish")]
+    c = model.encode(["star"]).states_BLD[0, last_token(model, "star")]
+    g = model.encode(["fish"]).states_BLD[0, last_token(model, "fish")]
     for name in cross_attention(model):
         was, now = model.parameter(name), edited.parameter(name)
         torch.testing.assert_close(now @ c, was @ g, atol=1e-3, rtol=1e-3)
@@ -303,7 +305,7 @@ def test_a_small_lam_maps_the_erased_token_onto_its_guide(model: TextToImage, pr
 @pytest.mark.parametrize("preset", ["repo-2023", "ours"])
 def test_the_empty_prompt_is_kept(model: TextToImage, preset: str) -> None:
     edited = UCE.preset(preset)(model, [STAR], rng=RNG)
-    empty, star = model.encode(["", "star"])
+    empty, star = model.encode(["", "star"]).states_BLD
     last = last_token(model, "star")
     for name in cross_attention(model):
         was, now = model.parameter(name), edited.parameter(name)
@@ -316,7 +318,7 @@ def test_the_empty_prompt_is_kept(model: TextToImage, preset: str) -> None:
 def test_a_preserved_prompt_moves_less(model: TextToImage) -> None:
     def moved(spec: UCE) -> float:
         edited = spec(model, [STAR], rng=RNG)
-        states = model.encode(["a flower"])[0]
+        states = model.encode(["a flower"]).states_BLD[0]
         deltas = [edited.parameter(n) - model.parameter(n) for n in cross_attention(model)]
         return float(torch.stack([(d @ states.T).norm() for d in deltas]).sum())
 
@@ -338,9 +340,9 @@ def test_several_concepts_all_move_to_their_guides(model: TextToImage) -> None:
     texts = ("star", "fish", "watercolour")
     spec = UCE.preset("repo-2025", lam=1e-4, preserve_scale=1e-4)
     edited = spec(model, [Concept(text=t) for t in texts], rng=RNG)
-    guide = model.encode([""])[0, 0]
+    guide = model.encode([""]).states_BLD[0, 0]
     for text in texts:
-        c = model.encode([text])[0, last_token(model, text)]
+        c = model.encode([text]).states_BLD[0, last_token(model, text)]
         for name in cross_attention(model):
             was, now = model.parameter(name), edited.parameter(name)
             assert (now @ c - was @ guide).norm() < 0.2 * (was @ c - was @ guide).norm(), name

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.interfaces import Concept, Rng
+from bench.model.conditioning import Conditioning
 from bench.model.encoder import TextEncoder
 from bench.model.guidance import Guidance
 from bench.model.sampler import Sampler
@@ -89,7 +90,7 @@ def test_the_names_own_embeddings_in_their_places_give_the_names_states(
     assert ids.shape[1] == len(text.ids_L)
     embeds = model.embed(ids)[:, text.places_V]
     states = states_with(model, text.ids_L[None], text.places_V[None], embeds)
-    torch.testing.assert_close(states, model.encode([prompt]))
+    torch.testing.assert_close(states.states_BLD, model.encode([prompt]).states_BLD)
 
 
 def test_a_text_that_does_not_fit_is_refused(model: TextToImage) -> None:
@@ -120,9 +121,9 @@ class Deaf(Guidance):
 
     name: ClassVar[str] = "deaf"
 
-    def contexts(self, model: TextEncoder, states_BLD: torch.Tensor) -> torch.Tensor:
+    def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
         empty = model.encode([""]).detach()
-        return torch.stack([empty.expand_as(states_BLD), states_BLD])
+        return empty.repeat(len(conditioning)), conditioning
 
     def combine(
         self, eps_KBChw: torch.Tensor, scale: float, step: int, memory: torch.Tensor | None

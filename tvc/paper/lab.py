@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.core.digest import digest_of, write_atomic
 from bench.interfaces import Concept, Judge, Rng, bare
+from bench.model.conditioning import Conditioning
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of
@@ -226,8 +227,8 @@ class Lab:
 
         return torch.tensor(self.kept(f"induced-{label}", make))
 
-    def states(self, vectors_RVE: Tensor) -> Tensor:
-        """Text states of embeddings alone in a prompt."""
+    def states(self, vectors_RVE: Tensor) -> Conditioning:
+        """The conditioning of embeddings alone in a prompt."""
         rows = len(vectors_RVE)
         text = slots(self.model, "{}", vectors_RVE.shape[1])
         with torch.no_grad():
@@ -235,13 +236,16 @@ class Lab:
                 self.model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors_RVE
             )
 
-    def shows_states(self, model: TextToImage, states_BLD: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Bool [B, seeds]: the judge of record sees the concept in images of text states."""
+    def shows_states(
+        self, model: TextToImage, conditioning: Conditioning, seeds: Sequence[int]
+    ) -> Tensor:
+        """Bool [B, seeds]: the judge of record sees the concept in images of a conditioning."""
+        rows = len(conditioning)
         images = model.sample(
-            [self.concept.text] * (len(states_BLD) * len(seeds)), list(seeds) * len(states_BLD), self.sampler,
-            states_BLD=states_BLD.repeat_interleave(len(seeds), 0),
+            [self.concept.text] * (rows * len(seeds)), list(seeds) * rows, self.sampler,
+            conditioning=conditioning.repeat_interleave(len(seeds)),
         ).all_finite().images_B3HW  # fmt: skip
-        return self._seen(images, self.concept).view(len(states_BLD), len(seeds))
+        return self._seen(images, self.concept).view(rows, len(seeds))
 
     # -- helpers -----------------------------------------------------------------------------------
 

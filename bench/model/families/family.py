@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from bench.core.lazy import torch
+from bench.model.conditioning import Conditioning
 from bench.model.families.roles import Role
 from bench.model.schedule import Schedule
 from bench.model.words import Words
@@ -151,14 +152,16 @@ class Family(ABC):
         """Token ids, int64 [B, L], padded and cut to the model's length."""
 
     @abstractmethod
-    def encode_ids(self, call: Call, ids_BL: Tensor, embeds_BLE: Tensor | None) -> Tensor:
-        """Text states [B, L, D] of token ids, from their own input embeddings or from those given."""
+    def encode_ids(self, call: Call, ids_BL: Tensor, embeds_BLE: Tensor | None) -> Conditioning:
+        """The conditioning of token ids, from their own input embeddings or from those given."""
 
     # -- images ------------------------------------------------------------------------------------
 
     @abstractmethod
-    def denoise(self, call: Call, latents_BChw: Tensor, t_B: Tensor, states_BLD: Tensor) -> Tensor:
-        """The prediction [B, C, h, w] for text states, without guidance."""
+    def denoise(
+        self, call: Call, latents_BChw: Tensor, t_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """The prediction [B, C, h, w] for a conditioning of B rows, without guidance."""
 
     @property
     @abstractmethod

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.lazy import torch
+from bench.model.conditioning import Conditioning
 from bench.model.families.family import Call, Dtype, Family
 from bench.model.families.roles import Role
 
@@ -158,16 +159,19 @@ class StableDiffusion(Family):
         ids: Tensor = words["input_ids"]
         return ids.to(self.device)
 
-    def encode_ids(self, call: Call, ids_BL: Tensor, embeds_BLE: Tensor | None) -> Tensor:
+    def encode_ids(self, call: Call, ids_BL: Tensor, embeds_BLE: Tensor | None) -> Conditioning:
         """See the base class; the encoder still finds the end of the text by the ids."""
         with _embeddings_replaced(self.text_encoder, embeds_BLE):
             states: Tensor = call("text_encoder", input_ids=ids_BL)[0]
-        return states
+        return Conditioning(states, ids=(ids_BL,))
 
     # -- images ------------------------------------------------------------------------------------
 
-    def denoise(self, call: Call, latents_BChw: Tensor, t_B: Tensor, states_BLD: Tensor) -> Tensor:
-        """See the base class."""
+    def denoise(
+        self, call: Call, latents_BChw: Tensor, t_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """See the base class; its UNet is told the text states and nothing else."""
+        states_BLD = conditioning.states_BLD
         out: Tensor = call("unet", latents_BChw, t_B, encoder_hidden_states=states_BLD)[0]
         return out
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.interfaces import Candidate, Progress
 from bench.interfaces.minors import NoMinors
+from bench.model.conditioning import Conditioning
 from bench.model.samples import Samples
 from bench.model.text_to_image import TextToImage
 from bench.run.cells import TrialCell
@@ -94,7 +95,7 @@ def _sample(
             [found[i].prompt for i in rows],
             [seeds[i] for i in rows],
             plan.sampler,
-            states_BLD=torch.stack(states) if states else None,
+            conditioning=Conditioning(torch.stack(states)) if states else None,
             latents_BChw=torch.stack(latents) if latents else None,
             progress=progress,
         )

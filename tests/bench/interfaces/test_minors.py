@@ -156,7 +156,7 @@ class Plugin(Attack):
         self._asked.goals = goals
         texts = [BAD, "a star"]
         self._asked.tried = target.model.sample(texts, [0, 1], target.sampler)
-        states_BLD = target.model.encode(texts).detach()
+        states_BLD = target.model.encode(texts).states_BLD.detach()
         return [
             Candidate(g.id, text, states_LD=states_BLD[i], queries=2, own_score=0.9, variant=str(i))
             for g in goals

@@ -174,7 +174,7 @@ def test_the_miniature_keeps_its_digest(model: TextToImage) -> None:
     files = inspect_base("miniature")
     assert files.digest == model.backbone.digest == MINIATURE
     assert files.prediction_type == "epsilon"
-    assert files.sizes.context_width == model.encode(["a"]).shape[-1]
+    assert files.sizes.context_width == model.encode(["a"]).states_BLD.shape[-1]
 
 
 def test_a_copy_of_links_is_the_same_base(folder: Path) -> None:

@@ -71,7 +71,7 @@ def test_roles_are_what_the_networks_structure_says(model: TextToImage) -> None:
     }
     for role, names in expected.items():
         assert set(model.having(role)) == names, role
-    text_states = model.encode(["a"]).shape[-1]
+    text_states = model.encode(["a"]).states_BLD.shape[-1]
     looking = model.having(Role.TEXT_KEYS_AND_VALUES)
     blocks = [p for p, _ in unet.named_modules() if p.endswith(".attn2")]
     assert len(looking) == 2 * len(blocks)

@@ -152,7 +152,7 @@ def test_given_states_take_the_place_of_the_prompt(
 ) -> None:
     expected = model.sample(PROMPTS, SEEDS, tiny_sampler).images_B3HW
     states = model.encode(PROMPTS)
-    again = model.sample([""] * 5, SEEDS, tiny_sampler, states_BLD=states).images_B3HW
+    again = model.sample([""] * 5, SEEDS, tiny_sampler, conditioning=states).images_B3HW
     close(again, expected)
 
 
@@ -169,7 +169,7 @@ def test_rows_that_do_not_match_are_an_error(model: TextToImage, tiny_sampler: S
     with pytest.raises(ValueError, match="2 prompts but 1 latents"):
         model.sample(["a", "b"], [1, 2], tiny_sampler, latents_BChw=latents(model, 1))
     with pytest.raises(ValueError, match="2 prompts but 3 states"):
-        model.sample(["a", "b"], [1, 2], tiny_sampler, states_BLD=model.encode(["", "", ""]))
+        model.sample(["a", "b"], [1, 2], tiny_sampler, conditioning=model.encode(["", "", ""]))
 
 
 def test_no_prompts_give_no_images(model: TextToImage, tiny_sampler: Sampler) -> None:
@@ -319,15 +319,15 @@ def test_one_image_that_does_not_fit_raises(
 def test_embeddings_equal_to_the_tables_give_the_same_states(model: TextToImage) -> None:
     ids = model.tokenize(PROMPTS)
     assert ids.shape == (5, model.backbone.length)
-    states = model.encode(PROMPTS)
-    assert torch.equal(model.encode_ids(ids), states)
-    assert torch.equal(model.encode_ids(ids, model.embed(ids)), states)
+    states = model.encode(PROMPTS).states_BLD
+    assert torch.equal(model.encode_ids(ids).states_BLD, states)
+    assert torch.equal(model.encode_ids(ids, model.embed(ids)).states_BLD, states)
 
 
 def test_gradients_flow_to_the_embeddings_and_to_nothing_else(model: TextToImage) -> None:
     ids = model.tokenize(PROMPTS[:2])
     embeds = model.embed(ids).requires_grad_()
-    model.encode_ids(ids, embeds)[:, 4].square().sum().backward()
+    model.encode_ids(ids, embeds).states_BLD[:, 4].square().sum().backward()
     assert embeds.grad is not None
     moved = embeds.grad.abs().amax(-1) > 0
     assert moved[:, 1:5].all()
@@ -337,11 +337,11 @@ def test_gradients_flow_to_the_embeddings_and_to_nothing_else(model: TextToImage
 
 def test_given_embeddings_do_not_outlive_the_call(model: TextToImage) -> None:
     ids = model.tokenize(PROMPTS)
-    states = model.encode(PROMPTS)
+    states = model.encode(PROMPTS).states_BLD
     model.encode_ids(ids, torch.zeros_like(model.embed(ids)))
     with pytest.raises(RuntimeError):
         model.encode_ids(ids, torch.zeros(5, 3, 7))
-    assert torch.equal(model.encode(PROMPTS), states)
+    assert torch.equal(model.encode(PROMPTS).states_BLD, states)
 
 
 def test_an_edited_text_encoder_embeds_with_its_own_table(model: TextToImage) -> None:
@@ -349,8 +349,9 @@ def test_an_edited_text_encoder_embeds_with_its_own_table(model: TextToImage) ->
     edited = model.with_weights({name: model.parameter(name) * 1.5})
     ids = model.tokenize(PROMPTS)
     assert torch.equal(edited.embed(ids), model.embed(ids) * 1.5)
-    close(edited.encode_ids(ids, edited.embed(ids)), edited.encode(PROMPTS), 1e-6)
-    assert (edited.encode(PROMPTS) - model.encode(PROMPTS)).abs().max() > 0.01
+    states = edited.encode(PROMPTS).states_BLD
+    close(edited.encode_ids(ids, edited.embed(ids)).states_BLD, states, 1e-6)
+    assert (states - model.encode(PROMPTS).states_BLD).abs().max() > 0.01
 
 
 # -- guidance ------------------------------------------------------------------------------------
@@ -386,7 +387,7 @@ def test_rows_of_different_timesteps_are_guided_on_their_own(model: TextToImage)
     with torch.no_grad():
         both, _ = model.guide(x, t, contexts, 5.0)
         for i in range(2):
-            one, _ = model.guide(x[i : i + 1], t[i], contexts[:, i : i + 1], 5.0)
+            one, _ = model.guide(x[i : i + 1], t[i], [c[i : i + 1] for c in contexts], 5.0)
             close(both[i], one[0], 1e-5)
 
 
@@ -422,8 +423,9 @@ def test_a_guidance_without_memory_is_the_same_at_any_step(
 
 def test_gradients_flow_through_the_guidance_to_the_states(model: TextToImage) -> None:
     guided = edit(model).with_guidance(NegativePrompt(text="star"))
-    states = model.encode(PROMPTS[:2]).requires_grad_()
-    eps, _ = guided.guide(latents(model, 2), 500, guided.guidance.contexts(guided, states), 5.0)
+    told = model.encode(PROMPTS[:2])
+    states = told.states_BLD.requires_grad_()
+    eps, _ = guided.guide(latents(model, 2), 500, guided.guidance.contexts(guided, told), 5.0)
     eps[0].square().sum().backward()
     assert states.grad is not None
     assert states.grad[0].abs().max() > 0
@@ -446,18 +448,18 @@ def test_edits_and_base_can_be_mixed_in_one_backward_pass(model: TextToImage) ->
         edit(model, "fish"),
         Destroyed()(model, [Concept(text="fish")], rng=Rng((1,))),
     ]
-    states, x = model.encode(PROMPTS[:2]), latents(model, 2)
+    told, x = model.encode(PROMPTS[:2]), latents(model, 2)
 
     def loss(of: TextToImage, at: Tensor) -> Tensor:
-        return of.denoise(x, 500, at).square().sum()
+        return of.denoise(x, 500, told.with_states(at)).square().sum()
 
     apart = []
     for one in models:
-        at = states.clone().requires_grad_()
+        at = told.states_BLD.clone().requires_grad_()
         loss(one, at).backward()
         assert at.grad is not None
         apart.append(at.grad)
-    at = states.clone().requires_grad_()
+    at = told.states_BLD.clone().requires_grad_()
     torch.stack([loss(one, at) for one in models]).sum().backward()
     assert at.grad is not None
     torch.testing.assert_close(at.grad, torch.stack(apart).sum(0), atol=1e-5, rtol=1e-4)
@@ -530,7 +532,7 @@ def test_injected_states_go_around_a_prompt_filter(
     model: TextToImage, tiny_sampler: Sampler
 ) -> None:
     filtered = model.with_filters(RefusesStars())
-    out = filtered.sample(PROMPTS, SEEDS, tiny_sampler, states_BLD=model.encode(PROMPTS))
+    out = filtered.sample(PROMPTS, SEEDS, tiny_sampler, conditioning=model.encode(PROMPTS))
     assert set(out.status) == {"ok"}
     close(out.images_B3HW, model.sample(PROMPTS, SEEDS, tiny_sampler).images_B3HW)
 
@@ -541,7 +543,7 @@ def test_injected_states_do_not_go_around_an_image_filter(
     means = model.sample(PROMPTS, SEEDS, tiny_sampler).images_B3HW.mean((1, 2, 3))
     limit = float(means.sort().values[2:4].mean())  # two are over it
     filtered = model.with_filters(BlanksSome(limit=limit), RefusesStars())
-    out = filtered.sample(PROMPTS, SEEDS, tiny_sampler, states_BLD=model.encode(PROMPTS))
+    out = filtered.sample(PROMPTS, SEEDS, tiny_sampler, conditioning=model.encode(PROMPTS))
     assert [s == "blanked" for s in out.status] == (means > limit).tolist()
     black = [not image.any() for image in out.images_B3HW]
     assert black == (means > limit).tolist()
@@ -588,13 +590,13 @@ def test_a_plain_pipeline_gives_the_edited_models_predictions(
     edited = edit(model).with_weights({table: model.parameter(table) * 1.1})
     edited.to_diffusers().save_pretrained(tmp_path)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
-    states, x = edited.encode(PROMPTS[:2]), latents(model, 2)
+    told, x = edited.encode(PROMPTS[:2]), latents(model, 2)
     with torch.no_grad():
         theirs = pipe.text_encoder(model.tokenize(PROMPTS[:2]))[0]
-        close(theirs, states, 1e-5)
-        noise = pipe.unet(x, torch.tensor(500), encoder_hidden_states=states)[0]
-        close(noise, edited.denoise(x, 500, states), 1e-5)
-        assert (noise - model.denoise(x, 500, states)).abs().max() > 1e-3
+        close(theirs, told.states_BLD, 1e-5)
+        noise = pipe.unet(x, torch.tensor(500), encoder_hidden_states=told.states_BLD)[0]
+        close(noise, edited.denoise(x, 500, told), 1e-5)
+        assert (noise - model.denoise(x, 500, told)).abs().max() > 1e-3
 
     loaded = load_model(str(tmp_path))
     assert loaded.backbone.digest != model.backbone.digest

@@ -112,7 +112,7 @@ def test_bfloat16_is_near_float32(model: TextToImage, halved: TextToImage) -> No
     noisy = draw(2, *model.latent_shape)
     near = [
         (
-            one.encode(["a red star", "a fish"]),
+            one.encode(["a red star", "a fish"]).states_BLD,
             one.denoise(noisy.to(one.backbone.dtype), 400, one.encode(["a red star", "a fish"])),
         )
         for one in (model, halved)

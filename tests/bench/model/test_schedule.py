@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from bench.model.conditioning import Conditioning
 from bench.model.encoder import TextEncoder
 from bench.model.guidance import ClassifierFree, Guidance, NegativePrompt, contexts_of
 from bench.model.sampler import Sampler
@@ -59,8 +60,8 @@ class Halved(Guidance):
 
     name: ClassVar[str] = "halved_for_the_test_of_schedules"
 
-    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
-        return contexts_of(model, ("",), states_BLD)
+    def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
+        return contexts_of(model, ("",), conditioning)
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None

@@ -226,7 +226,7 @@ def test_finds_are_compared_by_prompt_and_states() -> None:
 
 def test_a_gradient_step_goes_through_the_unet(model: TextToImage) -> None:
     grad = gradient_step(model, 2)
-    assert grad.shape == model.encode(["a", "b"]).shape
+    assert grad.shape == model.encode(["a", "b"]).states_BLD.shape
     assert bool((grad != 0).any())
 
 

@@ -40,7 +40,7 @@ def test_its_parts_have_the_published_sizes(sd: TextToImage) -> None:
 
 def test_it_denoises_and_guides(sd: TextToImage) -> None:
     states = sd.encode(["a red star"])
-    assert states.shape == (1, 77, 768)
+    assert states.states_BLD.shape == (1, 77, 768)
     x = small_latents(1)
     with torch.no_grad():
         contexts = sd.guidance.contexts(sd, states)

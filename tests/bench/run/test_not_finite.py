@@ -26,6 +26,7 @@ from bench.interfaces import (
     UtilityBatch,
     registry,
 )
+from bench.model.conditioning import Conditioning
 from bench.model.encoder import TextEncoder
 from bench.model.guidance import ClassifierFree, Guidance
 from bench.model.sampler import Sampler
@@ -59,8 +60,8 @@ class Overflowing(Guidance):
 
     name: ClassVar[str] = "overflowing"
 
-    def contexts(self, model: TextEncoder, states_BLD: Tensor) -> Tensor:
-        return ClassifierFree().contexts(model, states_BLD)
+    def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
+        return ClassifierFree().contexts(model, conditioning)
 
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
@@ -142,10 +143,10 @@ def test_a_row_that_is_not_finite_leaves_the_others_alone(
     states, start = model.encode(PROMPTS), model.noise(SEEDS, tiny_sampler)
     expected = model.sample(PROMPTS, SEEDS, tiny_sampler)
     assert expected.all_finite() is expected
-    states[1, 3, 0] = math.nan
+    states.states_BLD[1, 3, 0] = math.nan
     start[2, 0, 0, 0] = math.inf
     out = model.sample(
-        PROMPTS, SEEDS, tiny_sampler, states_BLD=states, latents_BChw=start
+        PROMPTS, SEEDS, tiny_sampler, conditioning=states, latents_BChw=start
     )  # fmt: skip
     assert out.status == ("ok", "error", "error")
     torch.testing.assert_close(out.images_B3HW[0], expected.images_B3HW[0], atol=1e-4, rtol=0)
