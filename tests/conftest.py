@@ -31,13 +31,13 @@ def pytest_configure() -> None:
     """Two cores for all workers of pytest-xdist together, and never more than the machine gave."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, min(torch.get_num_threads(), _CORES // workers)))
-    # A million objects of torch and of pytest's own are there to stay: to look through them for
+    # A million objects of torch and of pytest's own are there to stay. To look through them for
     # garbage again and again took a tenth of the time.
     gc.set_threshold(*_GARBAGE)
 
 
 def pytest_collection_finish() -> None:
-    """What the imports and the collection made is never looked through again."""
+    """Leaves out of all further collections of garbage whatever imports and collection made."""
     gc.collect()
     gc.freeze()
 

@@ -41,7 +41,7 @@ class _Counter(TorchDispatchMode):
 
 
 def _shapes(values: Any) -> Hashable:
-    """What a formula can tell of its arguments: a tensor's shape, and anything else as it is."""
+    """The part of an argument that a formula reads: a tensor's shape, and anything else as it is."""
     if isinstance(values, (list, tuple)):
         return tuple(_shapes(value) for value in values)
     return ("tensor", *values.shape) if isinstance(values, Tensor) else values

@@ -51,7 +51,7 @@ def collect(plan: Plan, store: Store) -> Results:
     return reading.results()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Sample:
     """The part of a cell that sampled which its scores need."""
 

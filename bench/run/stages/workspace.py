@@ -25,7 +25,7 @@ Written = tuple[dict[str, Any], Callable[[Path], None]]
 """The record of a cell, and what writes its files into a folder."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Workspace:
     """The surroundings of a cell: plan, store, base, progress.
 

@@ -14,7 +14,7 @@ from bench.core.digest import digest_of
 from bench.core.errors import UsageError
 from bench.core.shipped import judge_folder
 from bench.core.spec import Spec
-from bench.interfaces import Concept, UtilityPrompt, bare
+from bench.interfaces import Concept, Erasure, UtilityPrompt, bare
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.metrics.clip_score import ClipScore
 from bench.metrics.drift import Drift
@@ -79,7 +79,7 @@ def test_every_plugin_of_the_cells_is_asked_about_the_base_once(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(Spec, "check_base", lambda self, folder: asked.append(self.name))
-    for kind in (ClipZeroShot, ClipScore, Drift):
+    for kind in (ClipZeroShot, ClipScore, Drift, Erasure):
         monkeypatch.delattr(kind, "check_base")
     plan(repeats=2).check_base(None)
     assert sorted(asked) == sorted(
