@@ -92,7 +92,7 @@ class Networks:
 
         Raises:
             KeyError: there is no such network.
-        AttributeError: there is no such layer.
+            AttributeError: there is no such layer.
         """
         part, _, path = name.partition(".")
         return self.backbone.network(part).get_submodule(path)

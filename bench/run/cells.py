@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from bench.core.spec import Spec
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, UtilityPrompt
@@ -100,6 +100,12 @@ class OfMethod(Cell):
 
     method: Erasure
     erased: tuple[Concept, ...]
+
+    @property
+    def inherited(self) -> dict[str, Any]:
+        """The fields that a cell which needs this one has from it."""
+        names = ("concept", "repeat", "method_label", "source_label", "method", "erased")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def plugins(self) -> tuple[Spec, ...]:

@@ -219,7 +219,8 @@ class _Reading:
         """Notes what the grids show of a trial."""
         images = sampled.rows
         sets = np.array(images["prompt_set"].to_pylist(), dtype=object)[places]
-        prompts = np.array([_said(t) for t in images["prompt"].to_pylist()], dtype=object)[places]
+        every = images["prompt"].to_pylist()
+        prompts = np.array([_said(every[place]) for place in places], dtype=object)
         scores = _of_record(rows, len(images))[places]
         attack, method = self._name(trial.attack), trial.method_label
         several, concept = len(trial.attack.prompt_sets) > 1, trial.concept.text

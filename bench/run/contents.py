@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from bench.core.digest import DamagedError
 from bench.run.store import Entry
 
-__all__ = ["Content", "Pictures", "check", "read", "read_pictures", "read_rows"]
+__all__ = ["Content", "Pictures", "check", "damaged", "read", "read_pictures", "read_rows"]
 
 _NUMBER = (int, float)
 _TEXT = (str,)
@@ -119,7 +119,7 @@ def read_rows(entry: Entry) -> pa.Table:
         with pq.ParquetFile(path) as file:
             rows = file.read(use_threads=False)
     except (ValueError, OSError, OverflowError, TypeError) as error:
-        raise _damaged(name, error) from error
+        raise damaged(name, error) from error
     for column, kind in _COLUMNS[entry.kind].items():
         if column not in rows.column_names:
             raise DamagedError(f"{name}: expected a column {column!r}, got none")
@@ -195,7 +195,7 @@ def _json(entry: Entry, name: str) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, DamagedError):
             raise
-        raise _damaged(name, error) from error
+        raise damaged(name, error) from error
 
 
 def _arrays(entry: Entry, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -205,9 +205,9 @@ def _arrays(entry: Entry, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in names}
     except (ValueError, OSError, EOFError, KeyError, AttributeError, TypeError) as error:
-        raise _damaged(name, error) from error
+        raise damaged(name, error) from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError) as error:
-        raise _damaged(name, error) from error
+        raise damaged(name, error) from error
 
 
 def _images(images: NDArray[Any]) -> None:
@@ -223,7 +223,7 @@ def _tensor_names(entry: Entry, name: str) -> set[str]:
         with safe_open(path, framework="numpy") as file:
             return set(file.keys())
     except SafetensorError as error:
-        raise _damaged(name, error) from error
+        raise damaged(name, error) from error
 
 
 def _typed(value: object, kinds: Mapping[str, tuple[type, ...]], where: str) -> None:
@@ -234,7 +234,8 @@ def _typed(value: object, kinds: Mapping[str, tuple[type, ...]], where: str) -> 
             raise DamagedError(f"{where}: expected {key!r} as it was written, got another value")
 
 
-def _damaged(name: str, error: Exception) -> DamagedError:
+def damaged(name: str, error: Exception) -> DamagedError:
+    """The damage that an error of a library means for a file; one of the system is raised as it is."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         raise error  # the file could not be read at all: that says nothing of what it holds
     told = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.core.digest import DamagedError
+from bench.run.contents import damaged
 from bench.run.store import Entry
 
 __all__ = ["PAYLOAD", "read_images", "write_images"]
@@ -54,14 +55,12 @@ def read_images(entry: Entry) -> NDArray[np.uint8]:
             names = [f"{number:05d}.png" for number in range(len(file.namelist()))]
             images = [_pixels(file.read(name)) for name in names]
         return np.stack(images) if images else np.empty((0, 8, 8, 3), np.uint8)
-    except (ValueError, KeyError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _damaged(error) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError) as error:
-        raise _damaged(error) from error
-    except OSError as error:  # of Pillow, for one that is cut off
-        if error.errno is not None and error.filename is not None:
-            raise  # the file could not be read at all: that says nothing of what it holds
-        raise _damaged(error) from error
+    except (ValueError, KeyError, EOFError, SyntaxError, OSError, zlib.error) as error:
+        raise damaged(_FILE, error) from error
+    except (zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
+        raise damaged(_FILE, error) from error
+    except Image.DecompressionBombError as error:
+        raise damaged(_FILE, error) from error
 
 
 def _pixels(data: bytes) -> NDArray[np.uint8]:
@@ -70,8 +69,3 @@ def _pixels(data: bytes) -> NDArray[np.uint8]:
             raise ValueError(f"expected images in RGB, got {image.mode}")
         pixels: NDArray[Any] = np.asarray(image)
     return pixels
-
-
-def _damaged(error: Exception) -> DamagedError:
-    told = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DamagedError(f"{_FILE}: {told[:200]}")

@@ -154,9 +154,9 @@ def run_plan(
     if any(not isinstance(cell, ScoreCell) for cell in todo):  # scores ask nothing of the base
         outcome.self_check = self_check(base, plan.sampler)
     watcher.begin(len(todo), len(unique))
-    worker = _Worker(store, base, watcher, outcome, Workspace(plan, store, base, watcher.step))
-    if plan.suite.images == "thumbnails":
-        worker.retention = Retention(store, unique, todo)
+    retention = Retention(store, unique, todo) if plan.suite.images == "thumbnails" else None
+    space = Workspace(plan, store, base, watcher.step)
+    worker = _Worker(store, base, watcher, outcome, space, retention)
     worker.work(todo, interrupt)
     outcome.set_aside = [f"{d.kind} {d.digest[:12]}: {d.reason}" for d in store.damage]
     outcome.seconds = time.perf_counter() - began
@@ -182,14 +182,20 @@ class _Worker:
     """One process's part in a plan."""
 
     def __init__(
-        self, store: Store, base: TextToImage, watcher: Watcher, outcome: Outcome, work: Workspace
+        self,
+        store: Store,
+        base: TextToImage,
+        watcher: Watcher,
+        outcome: Outcome,
+        work: Workspace,
+        retention: Retention | None,
     ) -> None:
         self._store, self._base, self._watcher = store, base, watcher
         self._outcome, self._workspace = outcome, work
         self._origin = provenance(base)
         self._number = 0
         self._lost: set[str] = set()  # digests of cells that failed, or are blocked
-        self.retention: Retention | None = None
+        self._retention = retention
 
     def work(self, todo: list[Cell], interrupt: Callable[[], bool]) -> None:
         """Sees every cell into the store, or its failure; an interrupt ends it between cells."""
@@ -227,8 +233,8 @@ class _Worker:
                 self._watcher.cell(cell, self._number)
                 self._compute(cell)
         self._number += 1
-        if self.retention is not None and cell.digest not in self._lost:
-            self.retention.done(cell)
+        if self._retention is not None and cell.digest not in self._lost:
+            self._retention.done(cell)
         return True
 
     def _block(self, cell: Cell) -> None:

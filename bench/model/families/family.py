@@ -24,9 +24,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Call = Callable[..., Any]
 """Calls a network by its name, with the values of an edit laid over it: ``call("unet", latents, ...)``."""
 
-_KINDS: Final = (
-    256  # of calls that are compiled, before the rest runs as it is: a suite has many edits
-)
+_KINDS: Final = 256
+"""Kinds of calls that are compiled, before the rest runs as it is: a suite has many edits."""
 
 
 @dataclass(frozen=True, eq=False)

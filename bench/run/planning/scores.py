@@ -37,13 +37,8 @@ class Scores:
         return [
             JudgedCell(
                 digest=digest_of_parts({**same, **sample}),
-                concept=trial.concept,
+                **trial.inherited,
                 parents=parents,
-                repeat=trial.repeat,
-                method_label=trial.method_label,
-                source_label=trial.source_label,
-                method=trial.method,
-                erased=trial.erased,
                 by=name,
                 trial=trial,
                 judge=judge,
@@ -64,13 +59,8 @@ class Scores:
             cells.append(
                 MeasuredCell(
                     digest=digest_of_parts(about),
-                    concept=utility.concept,
+                    **utility.inherited,
                     parents=parents,
-                    repeat=utility.repeat,
-                    method_label=utility.method_label,
-                    source_label=utility.source_label,
-                    method=utility.method,
-                    erased=utility.erased,
                     by=name,
                     utility=utility,
                     reference=reference,

@@ -44,13 +44,8 @@ class Searches:
             yield (
                 AttackCell(
                     digest=digest_of_parts({**parts, "edit": named}),
-                    concept=concept,
+                    **edit.inherited | {"concept": concept},
                     parents=parents,
-                    repeat=edit.repeat,
-                    method_label=edit.method_label,
-                    source_label=edit.method_label,
-                    method=edit.method,
-                    erased=edit.erased,
                     attack=one.attack,
                     attack_label=one.label,
                     goals=one.goals,

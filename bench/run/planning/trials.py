@@ -31,13 +31,8 @@ class Trials:
         what = parts_of({"attack": search.digest, "images": images})
         return TrialCell(
             digest=digest_of_parts({**self._same, **what}),
-            concept=search.concept,
+            **search.inherited,
             parents={**search.parents, "attack": search.digest},
-            repeat=search.repeat,
-            method_label=search.method_label,
-            source_label=search.source_label,
-            method=search.method,
-            erased=search.erased,
             attack=search.attack,
             attack_label=search.attack_label,
             goals=search.goals,

@@ -66,13 +66,8 @@ class Utilities:
         parents = {"edit": edit.digest, "reference": reference.digest}
         return UtilityCell(
             digest=digest_of_parts({**self._same, **parts_of(parents)}),
-            concept=reference.concept,
+            **edit.inherited | {"concept": reference.concept},
             parents=parents,
-            repeat=edit.repeat,
-            method_label=edit.method_label,
-            source_label=edit.source_label,
-            method=edit.method,
-            erased=edit.erased,
             prompts=reference.prompts,
         )
 

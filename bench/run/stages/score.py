@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from bench.interfaces import UtilityBatch
 from bench.run.cells import JudgedCell, MeasuredCell, ReferenceCell, SampleCell, TrialCell
 from bench.run.contents import read_rows
 from bench.run.stages.pictures import as_floats
+from bench.run.stages.rows import writing
 from bench.run.stages.trial import trial
 from bench.run.stages.utility import reference, utility
 from bench.run.stages.workspace import Workspace, Written
@@ -34,7 +36,7 @@ def judged(work: Workspace, cell: JudgedCell) -> Written:
     scores[lost] = torch.nan
     record = {"judge": cell.judge.identity(), "images": len(ok)}
     reason = f"the score of {cell.judge.name} is not finite"
-    return record, _writing(scores.numpy(), labels, lost.numpy(), reason)
+    return record, _long_form(scores.numpy(), labels, lost.numpy(), reason)
 
 
 def measured(work: Workspace, cell: MeasuredCell) -> Written:
@@ -55,7 +57,7 @@ def measured(work: Workspace, cell: MeasuredCell) -> Written:
     values[lost] = np.nan
     record = {"metric": cell.metric.identity(), "images": len(status)}
     reason = f"the value of {cell.metric.name} is not finite"
-    return record, _writing(values[:, None], ("",), lost, reason)
+    return record, _long_form(values[:, None], ("",), lost, reason)
 
 
 def _images(work: Workspace, cell: SampleCell) -> NDArray[np.uint8]:
@@ -71,9 +73,9 @@ def _images(work: Workspace, cell: SampleCell) -> NDArray[np.uint8]:
     return images
 
 
-def _writing(
+def _long_form(
     values_BL: NDArray[np.float32], labels: Sequence[str], lost_B: NDArray[Any], reason: str
-) -> Any:
+) -> Callable[[Path], None]:
     """Writes the values in long form, with an error and its reason where one is lost."""
     images, wide = values_BL.shape
     bad = lost_B.repeat(wide)
@@ -86,4 +88,4 @@ def _writing(
             "reason": np.where(bad, reason, ""),
         }
     )
-    return lambda folder: frame.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
+    return writing(frame)

@@ -18,7 +18,7 @@ from bench.run.cells import TrialCell
 from bench.run.plan import Plan
 from bench.run.stages.attack import read_candidates
 from bench.run.stages.pictures import as_bytes, spread, sums, thumbnails
-from bench.run.stages.rows import reasons
+from bench.run.stages.rows import reasons, writing
 from bench.run.stages.workspace import Workspace, Written
 
 __all__ = ["trial"]
@@ -69,7 +69,7 @@ def trial(work: Workspace, cell: TrialCell) -> Written:
     shown = thumbnails(pictures[chosen])
 
     def write(folder: Path) -> None:
-        rows.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
+        writing(rows)(folder)
         places = np.array(chosen, dtype=np.int32)
         np.savez_compressed(folder / "pictures.npz", images=shown, places=places)
 

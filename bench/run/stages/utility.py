@@ -11,7 +11,7 @@ from bench.model.samples import Samples
 from bench.run.cells import ReferenceCell, UtilityCell
 from bench.run.plan import Plan
 from bench.run.stages.pictures import as_bytes, sums
-from bench.run.stages.rows import reasons
+from bench.run.stages.rows import reasons, writing
 from bench.run.stages.workspace import Workspace, Written
 
 __all__ = ["reference", "utility"]
@@ -51,6 +51,4 @@ def _kept(
             "image_sha256": digests,
         }
     )
-    return {"images": len(rows)}, lambda folder: rows.to_parquet(
-        folder / "rows.parquet", compression="zstd", index=False
-    )
+    return {"images": len(rows)}, writing(rows)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
@@ -138,10 +140,6 @@ def test_images_are_kept_losslessly(miniature: TextToImage, store: Store) -> Non
         payload, entry = store.find(PAYLOAD, cell.digest), store.find(cell.kind, cell.digest)
         assert payload is not None and entry is not None
         images = read_images(payload)
-        import hashlib
-
-        import pyarrow.parquet as pq
-
         sums = pq.read_table(entry.file("rows.parquet"))["image_sha256"].to_pylist()
         assert sums == [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
         assert images.shape[1:] == (64, 64, 3)
