@@ -13,7 +13,7 @@ from bench.core.characters import plain
 from bench.core.digest import digest_of, file_sha256
 from bench.core.errors import unknown
 
-__all__ = ["Spec", "applied", "content", "runtime"]
+__all__ = ["Spec", "added", "applied", "content", "runtime"]
 
 
 def runtime(default: Any, **kwargs: Any) -> Any:
@@ -30,11 +30,20 @@ def applied(default: Any, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"applied": True}, **kwargs)
 
 
+def added(default: Any, **kwargs: Any) -> Any:
+    """A field that came after results were stored: hashed unless it holds its default.
+
+    The default stands for the way of the code before the field, so what was stored then keeps its name.
+    """
+    return Field(default, json_schema_extra={"added": True}, **kwargs)
+
+
 class Spec(BaseModel):
     """Base of every method, attack, judge, metric and suite part.
 
     Every field is *identity* (it changes numbers and is hashed) unless it is declared with
-    :func:`runtime` or :func:`applied`. No number is NaN or infinite, and no text steers a terminal: what a spec holds
+    :func:`runtime` or :func:`applied`; one that is declared with :func:`added` is at another value than
+    its default. No number is NaN or infinite, and no text steers a terminal: what a spec holds
     stands in tables. The bounds of numbers are the fields' own (:mod:`bench.core.bounds`).
 
     Attributes:
@@ -95,8 +104,10 @@ class Spec(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The value that is hashed: kind, name, revision, the identity fields, the content of :meth:`files`."""
         fields = self.model_dump(mode="json")
-        for field in type(self).model_fields:
-            if self._marked(field, "runtime") or self._marked(field, "applied"):
+        for field, info in type(self).model_fields.items():
+            unhashed = self._marked(field, "runtime") or self._marked(field, "applied")
+            usual = info.get_default(call_default_factory=True)
+            if unhashed or (self._marked(field, "added") and getattr(self, field) == usual):
                 del fields[field]
         about = {"kind": self.kind, "name": self.name, "revision": self.revision, "fields": fields}
         return about | ({"files": [content(p) for p in files]} if (files := self.files()) else {})
