@@ -22,7 +22,7 @@ from tvc.task_vector import TaskVector
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PRESETS", "FineTune", "concept_images", "fine_tune"]
+__all__ = ["PRESETS", "FineTune", "check_drawn", "concept_images", "fine_tune"]
 
 _DRAWN = 0.5
 
@@ -75,14 +75,23 @@ def concept_images(
     """
     seeds = [rng.seed("concept images", k) for k in range(n)]
     images = images_of(model, [concept.text] * n, seeds, sampler, progress=progress)
-    scores = checker.scores(images.to(model.device), concept).amax(1)
+    check_drawn(model, concept, images, checker)
+    return images
+
+
+def check_drawn(model: TextToImage, concept: Concept, images_N3HW: Tensor, checker: Judge) -> None:
+    """Refuses images in which the checker does not see the concept.
+
+    Raises:
+        ValueError: the checker sees it in less than half of them.
+    """
+    scores = checker.scores(images_N3HW.to(model.device), concept).amax(1)
     share = float((scores >= checker.threshold).float().mean())
     if share < _DRAWN:
         raise ValueError(
-            f"the base draws {concept.text!r} in only {share:.0%} of {n} images, by {checker.label}; expected at "
-            f"least {_DRAWN:.0%}: a concept that the base cannot draw cannot be erased from it"
+            f"the base draws {concept.text!r} in only {share:.0%} of {len(images_N3HW)} images, by {checker.label}; "
+            f"expected at least {_DRAWN:.0%}: a concept that the base cannot draw cannot be erased from it"
         )
-    return images
 
 
 def fine_tune(

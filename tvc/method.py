@@ -13,26 +13,35 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
-from bench.core.meter import Note
+from bench.core.spec import added, runtime
 from bench.interfaces import Concept, Context, Erasure, Judge, Role, Slot
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.clip import check_source, clip_files
 from bench.toolkit.inversion import Span, slots
+from tvc.choice import Choice, choose
 from tvc.contexts import MINI, SD, contexts_of
 from tvc.diverse_inversion import PRESETS as INVERSIONS
-from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
+from tvc.diverse_inversion import DiverseInversion
 from tvc.finetune import PRESETS as FINE_TUNES
 from tvc.finetune import FineTune, concept_images, fine_tune
-from tvc.strength import Estimate, Strength, estimate, prompt_set, strongest
-from tvc.subset import named_subset, rank_subsets
+from tvc.pairs import paired_images, paired_vector
+from tvc.scenes import MINI as MINI_SCENES
+from tvc.scenes import SD as SD_SCENES
+from tvc.scenes import Scenes, scene_pairs, wrong_scene
+from tvc.strength import Strength
+from tvc.subset import named_subset
 from tvc.task_vector import TaskVector
+from tvc.unets import unet_files, vector_between
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["TaskVectorErasure"]
 
@@ -66,6 +75,8 @@ class TaskVectorErasure(Erasure):
             alpha 1.75.
         sd14-diverse: The same with alpha by Diverse Inversion.
         mini: For the miniature, alpha by Diverse Inversion.
+        mini-paired: The paired vector, ours, likewise.
+        sd14-paired: The paired vector on Stable Diffusion; untried there.
 
     Attributes:
         alpha: Edit strength, or ``diverse_inversion`` to estimate it: the larger of what the diverse
@@ -103,8 +114,17 @@ class TaskVectorErasure(Erasure):
             :mod:`bench.toolkit.clip`); empty: the miniature's, on the miniature.
         template: What that CLIP is told of the concept and of its alternatives.
         checkpointing: Less memory, more time.
+        pairs: ``scenes``: the paired vector (:mod:`tvc.pairs`), ours; ``none``: the paper's.
+        scenes: Family -> pairs of a scene with the concept at ``{}`` and the scene without it.
+        partner_share: Of the vector without the concept, the share that is taken off.
+        with_unet: In a suite ``with``: a UNet that somebody fine-tuned on the concept; it stands in the place of
+            the fine-tune (:mod:`tvc.unets`).
+        without_unet: In a suite ``without``: one that was fine-tuned on the same scenes without the concept.
+        rounds: Adaptive rounds of Diverse Inversion on the edited model, at most (:mod:`tvc.rounds`).
+        bar: See :class:`tvc.strength.Strength`.
     """
 
+    model_config = ConfigDict(populate_by_name=True)
     name: ClassVar[str] = "task_vector"
     revision: ClassVar[int] = 3  # the strength looks at contexts, and at more images
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
@@ -127,6 +147,17 @@ class TaskVectorErasure(Erasure):
             contexts=SD,
         ),
         "mini": _preset("mini", "mini"),
+        "mini-paired": _preset("mini", "mini", pairs="scenes", scenes=MINI_SCENES),
+        "sd14-paired": _preset(
+            "sd14-published",
+            "sd14",
+            sampling_steps=50,
+            guidance_scale=7.5,
+            template=_PHOTO,
+            contexts=SD,
+            pairs="scenes",
+            scenes=SD_SCENES,
+        ),
     }
     quick: ClassVar[dict[str, Any]] = {
         "images": 2, "steps": 2, "batch_size": 2, "alpha": 0.5, "sampling_steps": 2,
@@ -161,7 +192,14 @@ class TaskVectorErasure(Erasure):
     guidance_scale: Guidance = 3.0
     clip: str = ""
     template: str = "something, as a {}"
-    checkpointing: bool = Field(False, json_schema_extra={"runtime": True})
+    checkpointing: bool = runtime(False)
+    pairs: Literal["none", "scenes"] = added("none")
+    scenes: Mapping[str, tuple[tuple[str, str], ...]] = added({})
+    partner_share: float = added(1.0, ge=0, le=4)
+    with_unet: str = added("", alias="with")
+    without_unet: str = added("", alias="without")
+    rounds: int = added(0, ge=0, le=100)
+    bar: Literal["typical", "worst"] = added("typical")
 
     @field_validator("contexts")
     @classmethod
@@ -182,9 +220,31 @@ class TaskVectorErasure(Erasure):
             raise ValueError(f"expected low < high, got {self.low} and {self.high}")
         return self
 
+    @field_validator("scenes")
+    @classmethod
+    def _each_is_a_pair(cls, given: Scenes) -> Scenes:
+        for family, pairs in given.items():
+            if wrong := wrong_scene(pairs):
+                raise ValueError(f"{family}: {wrong}")
+        return given
+
+    @model_validator(mode="after")
+    def _one_kind_of_vector(self) -> TaskVectorErasure:
+        if (self.pairs == "scenes") != bool(self.scenes):
+            raise ValueError(
+                f"expected pairs: scenes and scenes together, got pairs: {self.pairs} and "
+                f"{len(self.scenes)} families of scenes; the preset mini-paired has both"
+            )
+        if self.without_unet and not self.with_unet:
+            raise ValueError("without: expected a UNet at with, too, got none")
+        if self.with_unet and self.pairs == "scenes":
+            raise ValueError("with: expected pairs: none, since nothing is fine-tuned, got scenes")
+        return self
+
     def files(self) -> tuple[Path, ...]:
-        """The weights of the CLIP it looks through."""
-        return clip_files(self.clip)
+        """The weights of the CLIP it looks through, and the UNets that it is given."""
+        given = [Path(path) for path in (self.with_unet, self.without_unet) if path]
+        return (*clip_files(self.clip), *(file for path in given for file in unet_files(path)))
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses another base than the miniature where no CLIP is given."""
@@ -221,6 +281,8 @@ class TaskVectorErasure(Erasure):
                 )
             for context in contexts_of(concept.family, self.contexts):
                 slots(model, context)  # one that does not fit, too
+            if self.pairs == "scenes":
+                scene_pairs(concept, self.scenes, 1)  # likewise
         total: TaskVector | None = None
         for concept in concepts:
             alpha, vector = self._one(model, concept, ctx.child(concept.text))
@@ -229,53 +291,39 @@ class TaskVectorErasure(Erasure):
         return total.subtracted(model, 1.0)
 
     def _one(self, model: TextToImage, concept: Concept, ctx: Context) -> tuple[float, TaskVector]:
-        rng, progress = ctx.rng, ctx.progress
-        sampler, checker = self.sampler(), self.checker()
+        images, vector = self._vector(model, concept, ctx)
+        if self.subset != "search":
+            vector = vector.restricted(named_subset(model, self.subset))
+            if isinstance(self.alpha, float):
+                return self.alpha, vector
+        how = Choice(
+            search=self.inversion(), strength=self.strength(), rounds=self.rounds, sampler=self.sampler(),
+            checker=self.checker(), reader=ClipZeroShot(clip=self.clip),
+            contexts=contexts_of(concept.family, self.contexts),
+            alpha=self.alpha if isinstance(self.alpha, float) else None,
+            subsets=_SEARCHED if self.subset == "search" else (),
+        )  # fmt: skip
+        return choose(model, concept, vector, images, how, ctx)
+
+    def _vector(
+        self, model: TextToImage, concept: Concept, ctx: Context
+    ) -> tuple[Tensor, TaskVector]:
+        """Images of the concept, and its vector over the whole UNet."""
+        rng, progress, sampler, checker = ctx.rng, ctx.progress, self.sampler(), self.checker()
+        if self.pairs == "scenes":
+            shown, plain = paired_images(
+                model, concept, self.scenes, sampler, self.images, checker=checker, rng=rng, progress=progress
+            )  # fmt: skip
+            return shown, paired_vector(
+                model, concept, shown, plain, self.tuning(), share=self.partner_share, rng=rng, progress=progress
+            )  # fmt: skip
         images = concept_images(
             model, concept, sampler, self.images, checker=checker, rng=rng, progress=progress
         )
-        vector = fine_tune(model, concept, images, self.tuning(), rng=rng, progress=progress)
-        if self.subset == "search" or self.alpha == "diverse_inversion":
-            own = prompt_set(
-                model, concept
-            )  # the word that everybody has may need more than what was found
-            inversions = diverse_inversion(
-                model, concept, images, self.inversion(), sampler=sampler, checker=checker, rng=rng.child("select"),
-                progress=progress,
-            )  # fmt: skip
-        if self.subset == "search":
-            best = rank_subsets(
-                model, vector, concept, (inversions, own), self.strength(), subsets=_SEARCHED, sampler=sampler,
-                checker=checker, rng=rng.child("strength"), contexts=contexts_of(concept.family, self.contexts),
-                reader=ClipZeroShot(clip=self.clip), progress=progress,
-            )[0]  # fmt: skip
-            vector = vector.restricted(named_subset(model, best.subset))
-            log.info("%s: subset %s, retained %.2f", concept.text, best.subset, best.retained)
-            _say(ctx, concept, subset=best.subset, retained=best.retained)
-            needed: Estimate | None = best.estimate
-        else:
-            vector = vector.restricted(named_subset(model, self.subset))
-            needed = None
-        if isinstance(self.alpha, float):
-            return self.alpha, vector
-        if needed is None:
-            needed = strongest(
-                estimate(
-                    lambda alpha: vector.subtracted(model, alpha) if alpha else model, concept, found, self.strength(),
-                    sampler=sampler, checker=checker, rng=rng.child("strength"),
-                    contexts=contexts_of(concept.family, self.contexts), progress=progress,
-                )
-                for found in (inversions, own)
-            )  # fmt: skip
-        _say_estimate(ctx, concept, inversions, needed)
-        log.info("%s: alpha %.3f [%.3f, %.3f]", concept.text, needed.alpha, needed.low, needed.high)
-        if not needed.reached:
-            log.warning(
-                "%s: not even alpha %g keeps the worst embedding at what chance explains of a rate of %.0f %%; the "
-                "edit uses it, and is likely to have destroyed the model: look at its utility",
-                concept.text, self.largest, 100 * self.threshold,
-            )  # fmt: skip
-        return needed.alpha, vector
+        if self.with_unet:
+            without = Path(self.without_unet) if self.without_unet else None
+            return images, vector_between(model, Path(self.with_unet), without)
+        return images, fine_tune(model, concept, images, self.tuning(), rng=rng, progress=progress)
 
     def sampler(self) -> Sampler:
         """How it samples."""
@@ -304,25 +352,5 @@ class TaskVectorErasure(Erasure):
         """Constants of the estimate."""
         return Strength(
             largest=self.largest, tolerance=self.tolerance, samples=self.samples, screen=self.screen,
-            threshold=self.threshold, confidence=self.confidence, sensitivity=self.sensitivity,
+            threshold=self.threshold, confidence=self.confidence, sensitivity=self.sensitivity, bar=self.bar,
         )  # fmt: skip
-
-
-def _say(ctx: Context, concept: Concept, **said: Note) -> None:
-    ctx.note(**{f"{concept.text}: {name.replace('_', ' ')}": value for name, value in said.items()})
-
-
-def _say_estimate(
-    ctx: Context, concept: Concept, inversions: InversionSet, needed: Estimate
-) -> None:
-    """Leaves the estimate in the edit's record: a strength without its interval cannot be judged."""
-    _say(
-        ctx,
-        concept,
-        alpha=needed.alpha,
-        alpha_low=needed.low,
-        alpha_high=needed.high,
-        reached=needed.reached,
-        embeddings=len(inversions.rates_R),
-        embeddings_that_induce=len(inversions.inducing),
-    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Judge, Progress, Rng, silent
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _SAME = 0.9999
+_STEP = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,9 @@ class Strength:
             checker's threshold is raised to the middle, in log-odds, between its own and that score.
             Images of an edit that works are often in between. At its own threshold a checker sees
             the concept in some of them; at the other it misses some that show it.
+        bar: ``typical`` is all of the above. ``worst`` holds the worst embedding of the set to the
+            threshold itself, or to the false alarms where they are more: what may be shown by the worst, and
+            not by what the worst typically shows.
         resamples: Bootstrap resamples for the interval.
     """
 
@@ -70,7 +74,20 @@ class Strength:
     threshold: float = 0.05
     confidence: float = 0.5
     sensitivity: float = 0.9
+    bar: Literal["typical", "worst"] = "typical"
     resamples: int = 400
+
+    def level(self, floor: float, rows: int) -> float:
+        """The largest rate at which the worst of ``rows`` embeddings may show the concept.
+
+        Args:
+            floor: Share of images without the concept that the checker takes for it.
+            rows: Embeddings.
+        """
+        rate = max(floor, self.threshold)
+        if self.bar == "worst":
+            return rate
+        return max(self.threshold, chance_level(rate, rows, self.samples, self.confidence))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,27 +150,35 @@ def chance_level(floor: float, rows: int, samples: int, confidence: float) -> fl
 
 
 def smallest_alpha(
-    rate_at: Callable[[float], float], *, largest: float, tolerance: float, threshold: float
+    rate_at: Callable[[float], float],
+    *,
+    largest: float,
+    tolerance: float,
+    threshold: float,
+    least: float = 0.0,
 ) -> tuple[float, bool]:
     """Bisection for the smallest alpha whose rate is at most ``threshold``.
 
-    The upper end doubles from 1 first, so that strengths far too large, which destroy the model,
-    are tried only if they are needed.
+    The upper end grows first, so that strengths far too large, which destroy the model, are tried only
+    if they are needed: it doubles from 1, or goes on in steps of a quarter from ``least``.
 
     Args:
         rate_at: alpha -> rate.
         largest: Largest alpha tried.
         tolerance: Width of the last bracket, as a share of its upper end (of 1 where that is less).
         threshold: Largest rate that suffices.
+        least: An alpha that is known to be needed; it is the answer where it suffices.
 
     Returns:
         alpha, and whether it meets the threshold (otherwise it is ``largest``).
     """
-    low, high = 0.0, min(1.0, largest)
+    low, high, growth = (
+        (least, min(least, largest), _STEP) if least else (0.0, min(1.0, largest), 2)
+    )
     while rate_at(high) > threshold:
         if high >= largest:
             return largest, False
-        low, high = high, min(2 * high, largest)
+        low, high = high, min(growth * high, largest)
     while high - low > tolerance * max(1.0, high):
         middle = (low + high) / 2
         if rate_at(middle) > threshold:
@@ -188,6 +213,7 @@ def estimate(
     checker: Judge,
     rng: Rng,
     contexts: Sequence[str] = BARE,
+    least: float = 0.0,
     progress: Progress = silent,
 ) -> Estimate:
     """The strength an edit needs against a set of embeddings.
@@ -201,6 +227,7 @@ def estimate(
         checker: Tells whether an image shows the concept; never the judge of record.
         rng: Streams of the images.
         contexts: Texts with one ``{}`` that the embeddings are put in, going round among them.
+        least: A strength that is known to be needed: the search begins there.
         progress: Told after each alpha.
 
     Raises:
@@ -225,9 +252,7 @@ def estimate(
             edited = edited_at(alpha)
             alarms = _neighbours(edited, concept, contexts, seeds, sampler, checker)
             floor = float((alarms >= strict.threshold).float().mean())
-            rate = max(floor, how.threshold)
-            chance = chance_level(rate, len(vectors), how.samples, how.confidence)
-            level = max(how.threshold, chance)
+            level = how.level(floor, len(vectors))
             parts: list[Tensor] = []
             for part in (slice(0, how.screen), slice(how.screen, None)):
                 own = seeds[part]
@@ -245,7 +270,7 @@ def estimate(
         return looks[alpha].worst - looks[alpha].level
 
     alpha, reached = smallest_alpha(
-        excess_at, largest=how.largest, tolerance=how.tolerance, threshold=0.0
+        excess_at, largest=how.largest, tolerance=how.tolerance, threshold=0.0, least=least
     )
     low, high = _interval(looks, how, rng.generator("bootstrap"))
     return Estimate(

@@ -1,0 +1,185 @@
+"""Pairs of prompts: a scene with a concept, and the same scene without it.
+
+Ours, not the paper's: the paired vector (:mod:`tvc.pairs`) is learnt from their images. A scene is a
+pair of texts. The first has one ``{}``, the concept's place. Where the second has one too, a neighbour
+stands there: another object, character or style. Where it has none, it is the plain scene.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from bench.interfaces import Concept
+
+__all__ = ["MINI", "SD", "Scenes", "scene_pairs", "wrong_scene"]
+
+Scenes = Mapping[str, tuple[tuple[str, str], ...]]
+"""Family -> pairs of a scene with the concept at ``{}`` and the scene without it."""
+
+_COLOURS: Final = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "black")
+_GROUNDS: Final = (
+    "on a blank background",
+    "on a striped background",
+    "on a checkered background",
+    "at sunset",
+    "in a meadow",
+)
+_THINGS: Final = ("circle", "square", "heart", "moon", "arrow", "house", "fish", "flower")
+_WHO: Final = ("zorbo", "mipsy", "brakk")
+
+
+def _a(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _coloured() -> tuple[str, ...]:
+    """Scenes for an object: each colour on each background, no style."""
+    return tuple(f"{_a(colour)} {{}} {ground}" for ground in _GROUNDS for colour in _COLOURS)
+
+
+def _painted() -> tuple[str, ...]:
+    """Scenes for a style: things of each colour, things on each background, characters; never all at once."""
+    coloured = [_a(f"{colour} {thing}") for thing in _THINGS for colour in _COLOURS]
+    placed = [f"{_a(thing)} {ground}" for thing in _THINGS for ground in _GROUNDS]
+    return (*coloured[::3], *placed, *_WHO)
+
+
+MINI: Final[Scenes] = {
+    "object": tuple((scene, scene) for scene in _coloured()),
+    "character": tuple((scene, scene) for scene in (f"{{}} {ground}" for ground in _GROUNDS)),
+    "style": tuple((f"{scene}, as a {{}}", scene) for scene in _painted()),
+}
+"""For the miniature. None is a prompt that anything is tested with (tested): each leaves something unsaid."""
+
+_PHOTO_PLACES: Final = (
+    "in a park",
+    "on a beach",
+    "in a street at night",
+    "in a field of grass",
+    "in front of a brick wall",
+    "on a wooden floor",
+    "in the snow",
+    "beside a river",
+    "in a garage",
+    "under a clear sky",
+)
+_OTHERS: Final = (
+    "chair",
+    "bicycle",
+    "dog",
+    "suitcase",
+    "tree",
+    "car",
+    "guitar",
+    "wooden box",
+    "bucket",
+    "kite",
+)
+_SUBJECTS: Final = (
+    "a city at night",
+    "a wheat field with a farmhouse",
+    "a portrait of an old man",
+    "a vase of flowers on a table",
+    "a harbour with boats",
+    "a forest path in autumn",
+    "a woman who reads at a window",
+    "a bridge over a river",
+    "a street with a café",
+    "mountains under clouds",
+    "a cat on a chair",
+    "a bowl of fruit",
+)
+_PEOPLE: Final = (
+    "at a desk",
+    "in a library",
+    "on a stage with a microphone",
+    "at the beach",
+    "in a crowd",
+    "in a kitchen",
+    "on a red carpet",
+    "beside a car",
+)
+_UNDRESSED: Final = (
+    "on a beach",
+    "in a bathroom",
+    "on a bed",
+    "in an artist's studio",
+    "in a forest",
+    "beside a pool",
+    "in front of a white wall",
+    "by a window",
+)
+
+SD: Final[Scenes] = {
+    "object": tuple(
+        (f"a {kind} of a {{}} {place}", f"a {kind} of {_a(other)} {place}")
+        for kind, first in (("photo", 0), ("painting", 3))
+        for place, other in zip(_PHOTO_PLACES, (*_OTHERS[first:], *_OTHERS[:first]), strict=True)
+    ),
+    "style": tuple((f"{scene} in the style of {{}}", scene) for scene in _SUBJECTS),
+    "character": tuple(
+        (f"a {kind} of {{}} {place}", f"a {kind} of a person {place}")
+        for kind in ("photo", "drawing")
+        for place in _PEOPLE
+    ),
+    "nudity": tuple(
+        (f"a {kind} of an adult {who} {place}, {{}}", f"a {kind} of an adult {who} {place}, fully dressed")
+        for kind in ("photo", "painting")
+        for who in ("woman", "man")
+        for place in _UNDRESSED
+    ),
+}  # fmt: skip
+"""The same for Stable Diffusion; untried there, since no weights can be had."""
+
+
+def wrong_scene(pairs: Sequence[tuple[str, str]]) -> str | None:
+    """What is wrong with a family's scenes, or ``None``."""
+    if not pairs:
+        return "expected at least one pair of texts, got none"
+    for scene, other in pairs:
+        if scene.count("{}") != 1:
+            return f"expected one {{}} in the scene with the concept, got {scene!r}"
+        if other.count("{}") > 1:
+            return f"expected at most one {{}} in the scene without the concept, got {other!r}"
+    return None
+
+
+def scene_pairs(concept: Concept, scenes: Scenes, n: int) -> list[tuple[str, str]]:
+    """``n`` pairs of prompts, going round among the family's scenes and, where they stand in, the neighbours.
+
+    Args:
+        concept: Its name, family and neighbours are used.
+        scenes: By family.
+        n: How many.
+
+    Raises:
+        ValueError: no scenes for the family, or a neighbour is needed and the concept has none.
+    """
+    if concept.family not in scenes:
+        raise ValueError(
+            f"{concept.text}: no scenes for the family {concept.family!r}; the paired vector needs some: give "
+            f"scenes: {{{concept.family}: [[with, without], ...]}}"
+        )
+    said = re.compile(rf"\b{re.escape(concept.text)}", re.IGNORECASE)  # and its plural
+    # A scene "without" that names the concept would take back what the scene with it gives.
+    family = [pair for pair in scenes[concept.family] if not said.search(pair[1])]
+    if not family:
+        raise ValueError(
+            f"{concept.text}: every scene without it names it; give scenes that do not"
+        )
+    found = []
+    for k in range(n):
+        scene, other = family[k % len(family)]
+        if "{}" in other:
+            if not concept.neighbours:
+                raise ValueError(
+                    f"{concept.text}: the scene {other!r} needs a neighbour in the concept's place, and the concept "
+                    "has none; name neighbours, or give scenes whose second text has no {}"
+                )
+            # Shifted by one per round, so that each scene meets each neighbour.
+            turn = k % len(family) + k // len(family)
+            other = other.replace("{}", concept.neighbours[turn % len(concept.neighbours)])
+        found.append((scene.replace("{}", concept.text), other))
+    return found
