@@ -291,7 +291,8 @@ class TaskVectorErasure(Erasure):
         return total.subtracted(model, 1.0)
 
     def _one(self, model: TextToImage, concept: Concept, ctx: Context) -> tuple[float, TaskVector]:
-        images, vector = self._vector(model, concept, ctx)
+        material = self.material(model, concept, ctx)
+        vector = self.vector(model, concept, material, ctx)
         if self.subset != "search":
             vector = vector.restricted(named_subset(model, self.subset))
             if isinstance(self.alpha, float):
@@ -303,27 +304,42 @@ class TaskVectorErasure(Erasure):
             alpha=self.alpha if isinstance(self.alpha, float) else None,
             subsets=_SEARCHED if self.subset == "search" else (),
         )  # fmt: skip
-        return choose(model, concept, vector, images, how, ctx)
+        return choose(model, concept, vector, material[0], how, ctx)
 
-    def _vector(
-        self, model: TextToImage, concept: Concept, ctx: Context
-    ) -> tuple[Tensor, TaskVector]:
-        """Images of the concept, and its vector over the whole UNet."""
+    def material(self, model: TextToImage, concept: Concept, ctx: Context) -> tuple[Tensor, ...]:
+        """Images [images, 3, H, W] of the concept; with pairs, those of the scenes without it come second.
+
+        Raises:
+            ValueError: the base cannot draw the concept.
+        """
         rng, progress, sampler, checker = ctx.rng, ctx.progress, self.sampler(), self.checker()
         if self.pairs == "scenes":
-            shown, plain = paired_images(
+            return paired_images(
                 model, concept, self.scenes, sampler, self.images, checker=checker, rng=rng, progress=progress
-            )  # fmt: skip
-            return shown, paired_vector(
-                model, concept, shown, plain, self.tuning(), share=self.partner_share, rng=rng, progress=progress
             )  # fmt: skip
         images = concept_images(
             model, concept, sampler, self.images, checker=checker, rng=rng, progress=progress
         )
+        return (images,)
+
+    def vector(
+        self, model: TextToImage, concept: Concept, material: Sequence[Tensor], ctx: Context
+    ) -> TaskVector:
+        """The concept's vector over the whole UNet, from :meth:`material` or from the UNets that are given.
+
+        Raises:
+            FloatingPointError: the fine-tune diverged.
+        """
+        how, rng, progress = self.tuning(), ctx.rng, ctx.progress
         if self.with_unet:
             without = Path(self.without_unet) if self.without_unet else None
-            return images, vector_between(model, Path(self.with_unet), without)
-        return images, fine_tune(model, concept, images, self.tuning(), rng=rng, progress=progress)
+            return vector_between(model, Path(self.with_unet), without)
+        if self.pairs == "scenes":
+            shown, plain = material
+            return paired_vector(
+                model, concept, shown, plain, how, share=self.partner_share, rng=rng, progress=progress
+            )  # fmt: skip
+        return fine_tune(model, concept, material[0], how, rng=rng, progress=progress)
 
     def sampler(self) -> Sampler:
         """How it samples."""

@@ -26,7 +26,9 @@ _GROUNDS: Final = (
     "at sunset",
     "in a meadow",
 )
-_THINGS: Final = ("circle", "square", "heart", "moon", "arrow", "house", "fish", "flower")
+_THINGS: Final = (
+    "circle", "square", "triangle", "star", "heart", "moon", "arrow", "cross", "ring", "house", "fish", "flower",
+)  # fmt: skip
 _WHO: Final = ("zorbo", "mipsy", "brakk")
 
 
@@ -34,20 +36,30 @@ def _a(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _coloured() -> tuple[str, ...]:
-    """Scenes for an object: each colour on each background, no style."""
-    return tuple(f"{_a(colour)} {{}} {ground}" for ground in _GROUNDS for colour in _COLOURS)
+def _coloured() -> tuple[tuple[str, str], ...]:
+    """Scenes for an object: each colour on each background; partners go round among all things of the world.
+
+    With the three nearest alone as partners, the edit draws these wherever something else was asked for.
+    """
+    found = []
+    for k, (ground, colour) in enumerate((g, c) for g in _GROUNDS for c in _COLOURS):
+        for other in (
+            _THINGS[k % len(_THINGS)],
+            _THINGS[(k + k // len(_THINGS) + 1) % len(_THINGS)],
+        ):
+            found.append((f"{_a(colour)} {{}} {ground}", f"{_a(colour)} {other} {ground}"))
+    return tuple(found)
 
 
 def _painted() -> tuple[str, ...]:
     """Scenes for a style: things of each colour, things on each background, characters; never all at once."""
     coloured = [_a(f"{colour} {thing}") for thing in _THINGS for colour in _COLOURS]
     placed = [f"{_a(thing)} {ground}" for thing in _THINGS for ground in _GROUNDS]
-    return (*coloured[::3], *placed, *_WHO)
+    return (*coloured[::5], *placed[::2], *_WHO)
 
 
 MINI: Final[Scenes] = {
-    "object": tuple((scene, scene) for scene in _coloured()),
+    "object": _coloured(),
     "character": tuple((scene, scene) for scene in (f"{{}} {ground}" for ground in _GROUNDS)),
     "style": tuple((f"{scene}, as a {{}}", scene) for scene in _painted()),
 }
@@ -135,7 +147,7 @@ SD: Final[Scenes] = {
 
 
 def wrong_scene(pairs: Sequence[tuple[str, str]]) -> str | None:
-    """What is wrong with a family's scenes, or ``None``."""
+    """Says what is wrong with a family's scenes, or ``None``."""
     if not pairs:
         return "expected at least one pair of texts, got none"
     for scene, other in pairs:

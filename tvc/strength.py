@@ -62,8 +62,7 @@ class Strength:
             Images of an edit that works are often in between. At its own threshold a checker sees
             the concept in some of them; at the other it misses some that show it.
         bar: ``typical`` is all of the above. ``worst`` holds the worst embedding of the set to the
-            threshold itself, or to the false alarms where they are more: what may be shown by the worst, and
-            not by what the worst typically shows.
+            threshold itself, or to the false alarms where they are more.
         resamples: Bootstrap resamples for the interval.
     """
 
@@ -159,8 +158,8 @@ def smallest_alpha(
 ) -> tuple[float, bool]:
     """Bisection for the smallest alpha whose rate is at most ``threshold``.
 
-    The upper end grows first, so that strengths far too large, which destroy the model, are tried only
-    if they are needed: it doubles from 1, or goes on in steps of a quarter from ``least``.
+    The upper end grows first: it doubles from 1, or goes on in steps of a quarter from ``least``. So
+    strengths far too large, which destroy the model, are tried only if they are needed.
 
     Args:
         rate_at: alpha -> rate.

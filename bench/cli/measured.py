@@ -20,15 +20,23 @@ def paper(suite: str = "mini-claims", *,
           claims: Annotated[tuple[str, ...], Parameter(name="--claim", negative="")] = (),
           seeds: Annotated[int | None, Parameter(help="Training seeds; by default the suite's repeats.")] = None,
           out_: Annotated[Path, Parameter(name="--out")] = Path("results/paper"), work: Path = Path(".paper"),
+          minutes: Annotated[float | None, Parameter(help="So long it measures; the same command goes on.")] = None,
           quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
           device: Device = "auto") -> int:  # fmt: skip
     """Measures the claims of the Task Vectors paper on a suite's base and concepts; goes on where it was stopped."""
+    from tvc.paper.pieces import OutOfTime
     from tvc.paper.run import on_a_suite
 
     logging.getLogger("tvc").setLevel(logging.INFO)
-    for path in on_a_suite(
-        suite, claims, work=work, out=out_, concepts=concepts, seeds=seeds, quick=quick, device=device_of(device)
-    ):  # fmt: skip
+    try:
+        written = on_a_suite(
+            suite, claims, work=work, out=out_, minutes=minutes, concepts=concepts, seeds=seeds, quick=quick,
+            device=device_of(device),
+        )  # fmt: skip
+    except OutOfTime as at:
+        out.print(f"{minutes:g} minutes are over ({at}); the same command goes on", soft_wrap=True)
+        return 1
+    for path in written:
         out.print(str(path), soft_wrap=True)
     return 0
 

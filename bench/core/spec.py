@@ -42,7 +42,7 @@ class Spec(BaseModel):
     """Base of every method, attack, judge, metric and suite part.
 
     Every field is *identity* (it changes numbers and is hashed) unless it is declared with
-    :func:`runtime` or :func:`applied`; one that is declared with :func:`added` is at another value than
+    :func:`runtime` or :func:`applied`. One that is declared with :func:`added` is at another value than
     its default. No number is NaN or infinite, and no text steers a terminal: what a spec holds
     stands in tables. The bounds of numbers are the fields' own (:mod:`bench.core.bounds`).
 

@@ -82,6 +82,10 @@ class MiniJudge(Judge):
         none = images_B3HW.new_empty(0, dtype=torch.int64)
         return {head: torch.cat([none, *(row[head] for row in rows)]) for head in net.classes}
 
+    def heads(self) -> dict[str, list[str]]:
+        """Head -> its classes in label order; one more stands for "none of these"."""
+        return _heads(self._folder())
+
     def files(self) -> tuple[Path, ...]:
         """Its weights."""
         return (self._folder() / "model.safetensors",)

@@ -20,14 +20,16 @@ from methods.uce import UCE
 from tvc.method import TaskVectorErasure
 from tvc.paper import figures
 from tvc.paper.claims import matched_strength
+from tvc.paper.frontier import frontier_figure, shapes_figure
 from tvc.paper.lab import QUICK, Lab
 from tvc.paper.page import page
+from tvc.paper.pieces import OutOfTime
 from tvc.paper.run import Study, on_a_suite, reproduce, study_of
 from tvc.paper.verdicts import _front, verdicts
 
 SIZES = replace(
     QUICK, prompts=2, utility=6, attack_images=4, attack_rows=1, attack_steps=2, alphas=(1.0,), subset_alphas=(2.0,),
-    map_side=2,
+    frontier=(1.0,), map_side=2,
 )  # fmt: skip
 METHOD = TaskVectorErasure(
     steps=4,
@@ -43,7 +45,8 @@ METHOD = TaskVectorErasure(
 
 def study(model: TextToImage, concepts: Mapping[str, Concept], **changes: Any) -> Study:
     whole = Study(
-        model, dict(concepts), ("heart",), METHOD, (UCE.preset("repo-2023"),), MiniJudge(), SIZES, seeds=1
+        model, dict(concepts), ("heart",), {"published": METHOD}, (UCE.preset("repo-2023"),), MiniJudge(),
+        SIZES, seeds=1,
     )  # fmt: skip
     return replace(whole, **changes)
 
@@ -91,7 +94,9 @@ def test_a_suite_says_what_is_studied() -> None:
     found = study_of(suite, concepts=["zorbo"])
     assert found.concepts == ("zorbo",)
     assert [m.name for m in found.competitors] == ["uce", "negative_prompt"]
-    assert found.method == TaskVectorErasure.preset("mini")
+    assert list(found.vectors) == ["published", "paired"]
+    assert found.vectors["published"] == TaskVectorErasure.preset("mini")
+    assert found.vectors["paired"] == TaskVectorErasure.preset("mini-paired")
     assert (found.sizes.prompts, found.sizes.utility, found.seeds) == (12, 36, 3)
     families = {found.known[c].family for c in study_of(suite).concepts}
     assert families == {"object", "character", "style"}
@@ -132,7 +137,7 @@ KEPT = {"none": 1.0, "uce": 0.95, "negative_prompt": 0.9}
 def robustness_table(vector: float = 0.25, other: float = 0.5) -> pd.DataFrame:
     rows = [
         {
-            "concept": "heart", "seed": seed, "method": m, "strength": s, "set": k, "n": 24,
+            "vector": "published", "concept": "heart", "seed": seed, "method": m, "strength": s, "set": k, "n": 24,
             "successes": round(24 * asr), "asr": asr, "asr_low": 0.0, "asr_high": 1.0, "worst": asr,
             "accuracy": KEPT.get(m, 1 - 0.1 * s / 2),
             "accuracy_low": 0.8, "accuracy_high": 1.0, "accuracy_n": 48, "accuracy_even": 0.9, "accuracy_odd": 0.8,
@@ -152,7 +157,8 @@ def robustness_table(vector: float = 0.25, other: float = 0.5) -> pd.DataFrame:
 def diversity_table() -> pd.DataFrame:
     one = pd.DataFrame(
         {
-            "concept": "heart", "estimate": ["prompt", "plain", "diverse"], "embeddings": [1, 8, 12],
+            "vector": "published", "concept": "heart",
+            "estimate": ["prompt", "plain", "diverse"], "embeddings": [1, 8, 12],
             "alpha": [1.0, 1.5, 2.0], "alpha_low": [0.5, 1.0, 1.5], "alpha_high": [1.5, 2.0, 2.5],
             "needed": 1.75, "largest": 4.0, "covers": [False, False, True], "worst_held_out": [0.5, 0.2, 0.0],
             "accuracy": 0.9,
@@ -168,7 +174,16 @@ def said(table: pd.DataFrame, measure: str) -> tuple[float, str]:
 
 def test_a_claim_holds_only_if_its_interval_lies_above_zero() -> None:
     better = verdicts({"robustness": robustness_table(0.25, 0.5)})
-    assert list(better.columns) == ["claim", "measure", "value", "low", "high", "n", "held"]
+    assert list(better.columns) == [
+        "claim",
+        "vector",
+        "measure",
+        "value",
+        "low",
+        "high",
+        "n",
+        "held",
+    ]
     measure = "indirect: uce - task vector at matched utility"
     assert said(better, measure) == (0.25, "yes")
     assert said(verdicts({"robustness": robustness_table(0.5, 0.25)}), measure) == (-0.25, "no")
@@ -202,8 +217,8 @@ def test_coverage_and_distance_of_the_estimates() -> None:
 def subsets_table() -> pd.DataFrame:
     """The whole network is robust at 2 only, where little is left; ``up`` at both, and keeps more."""
     rows = [
-        {"concept": "heart", "seed": seed, "subset": subset, "strength": strength, "set": k, "asr": asr,
-         "accuracy": kept, "accuracy_even": kept, "accuracy_odd": kept - 0.1}
+        {"vector": "published", "concept": "heart", "seed": seed, "subset": subset, "strength": strength, "set": k,
+         "asr": asr, "accuracy": kept, "accuracy_even": kept, "accuracy_odd": kept - 0.1}
         for seed in range(3)
         for subset, strength, asr, kept in [("all", 1.0, 0.5, 1.0), ("all", 2.0, 0.0, 0.5), ("up", 1.0, 0.04, 0.9),
                                             ("up", 2.0, 0.0, 0.4), ("mid", 1.0, 0.06, 1.0)]
@@ -249,6 +264,7 @@ def test_the_front_is_of_all_edits_and_holds_to_the_unedited_models_accuracy() -
 def test_costs_are_medians_held_to_their_bars() -> None:
     costs = pd.DataFrame(
         {
+            "vector": "published",
             "piece": ["vector"] * 3 + ["select-diverse", "map-none"],
             "seconds": [60.0, 80.0, 300.0, 200.0, 5.0],
             "threads": 2,
@@ -274,10 +290,122 @@ def test_the_largest_strength_that_keeps_as_much_is_the_matched_one() -> None:
 
 def test_the_page_says_what_held_and_escapes_names() -> None:
     hostile = robustness_table(0.5, 0.25).replace({"concept": {"heart": "<b>|heart"}})
-    text = page(verdicts({"robustness": hostile}), {"robustness": hostile}, "a|b", "run `x`")
+    text = page(verdicts({"robustness": hostile}), {"robustness": ["robustness"]}, "a|b", "run `x`")
     assert "<b>" not in text
     assert "**did not hold**" in text
     assert "`run 'x'`" in text
+
+
+def frontier_table() -> pd.DataFrame:
+    """Of two vectors, at 2 and 3: the first keeps 0.9 and 0.6, the second 0.1 more; embeddings end at 3."""
+    rows = [
+        {
+            "vector": vector, "concept": "heart", "seed": seed, "method": "task_vector", "strength": alpha, "set": k,
+            "n": 10, "successes": round(10 * asr), "asr": asr, "accuracy": kept + more, "retained": kept + more,
+            "accuracy_n": 40, "accuracy_even": kept + more, "accuracy_odd": kept + more,
+        }
+        for vector, more in (("published", 0.0), ("paired", 0.1))
+        for seed in range(3)
+        for alpha, kept, embeddings in ((2.0, 0.9, 0.5), (3.0, 0.6, 0.0))
+        for k, asr in (("name", 0.0), ("synonyms", 0.0), ("indirect", 0.0), ("inverted", embeddings))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_frontier_is_held_to_its_bars_and_vectors_are_set_against_the_first() -> None:
+    table = verdicts({"frontier": frontier_table()})
+    own = table[table.vector == "paired"]
+    typed = "heart: retained where typed prompts succeed at most 5 %, at 2; the bar is 95%"
+    embeddings = (
+        "heart: retained where adaptive embeddings succeed at most 20 %, at 3; the bar is 85%"
+    )
+    assert said(own, typed) == (1.0, "yes")
+    assert said(own, embeddings) == (0.7, "no")
+    assert said(table[table.vector == "published"], typed) == (0.9, "no")
+    both = table[table.vector == "paired - published"]
+    for what in ("typed prompts succeed at most 5 %", "adaptive embeddings succeed at most 20 %"):
+        assert said(both, f"retained where {what}, 0 if nowhere") == (0.1, "yes")
+
+
+def test_each_further_vector_is_compared_within_concept_and_seed() -> None:
+    better = robustness_table(0.0).assign(vector="paired")
+    tables = {
+        "robustness": pd.concat([robustness_table(0.25), better]),
+        "diversity": pd.concat([diversity_table(), diversity_table().assign(vector="paired")]),
+    }
+    both = verdicts(tables).query("vector == 'paired - published'")
+    saved = "inverted at the strength by Diverse Inversion: success saved"
+    assert said(both, saved) == (0.25, "yes")
+    assert said(both, "the last estimate covers what is needed") == (0.0, "open")
+
+
+def test_what_is_of_no_vector_is_measured_once_for_all(
+    model: TextToImage, concepts: Mapping[str, Concept], tmp_path: Path
+) -> None:
+    other = METHOD.model_copy(update={"steps": 2})
+    labs = [
+        Lab(model, dict(concepts), "heart", method=m, judge=MiniJudge(), folder=tmp_path, sizes=SIZES,
+            common={"uce": "a"})
+        for m in (METHOD, other)
+    ]  # fmt: skip
+    for lab in labs:
+        lab.success("none", model, "name")
+        lab.success("tv-1", model, "name")
+    assert len(list(tmp_path.rglob("success-none-name.json"))) == 1
+    assert len(list(tmp_path.rglob("success-tv-1-name.json"))) == 2
+    changed = Lab(
+        model, dict(concepts), "heart", method=METHOD, judge=MiniJudge(), folder=tmp_path, sizes=SIZES,
+        common={"uce": "b"},
+    )  # fmt: skip
+    assert changed.pieces.shared != labs[0].pieces.shared  # another competitor under the same name
+
+
+def test_a_study_stops_when_its_minutes_are_over_and_goes_on(
+    model: TextToImage, concepts: Mapping[str, Concept], tmp_path: Path
+) -> None:
+    def run(minutes: float | None) -> list[Path]:
+        return reproduce(
+            study(model, concepts), ["losses"], work=tmp_path / "work", out=tmp_path / "out", minutes=minutes
+        )  # fmt: skip
+
+    with pytest.raises(OutOfTime, match=r"heart, seed 0: drawn-none is next"):
+        run(0.0)
+    assert not (tmp_path / "out").exists()
+    assert run(None)[0].name == "losses.csv"
+    assert run(0.0)  # all of it is there
+
+
+@pytest.mark.parametrize("claim", ["frontier", "losses", "layers", "diversity", "strip"])
+def test_a_claim_is_measured_for_each_vector(
+    model: TextToImage, concepts: Mapping[str, Concept], tmp_path: Path, claim: str
+) -> None:
+    enough = {"inversion_steps": 40}  # for an embedding that shows the concept
+    two = {
+        "published": METHOD.model_copy(update=enough),
+        "other": METHOD.model_copy(update={**enough, "steps": 2, "rounds": 1}),
+    }
+    written = reproduce(
+        study(model, concepts, vectors=two), [claim], work=tmp_path / "work", out=tmp_path / "out"
+    )  # fmt: skip
+    table = pd.read_csv(tmp_path / "out" / f"{claim}.csv")
+    assert set(table.vector) == {"published", "other"}
+    assert all(p.stat().st_size for p in written)
+    if claim == "losses":
+        assert set(table["head"]) == {"object", "character", "colour", "background", "style"}
+        unedited = table[table.strength == 0]
+        assert (unedited.kept == unedited.n).all()
+        assert unedited.n.sum() > 0
+    if claim == "layers":
+        assert {"only", "without"} == set(table.edited)
+        assert {"all", "mid", "cross-attention", "up_blocks.0"} <= set(table.subset)
+        pairs = table[table.subset != "all"].groupby(["vector", "subset"]).share_of_norm
+        assert np.allclose(pairs.apply(lambda x: float((x**2).sum())), 1, atol=1e-3)
+    if claim == "strip":
+        assert "png" not in table
+        assert table.groupby(["vector", "strength"]).size().unique().tolist() == [8]
+        assert (table.asks_for == "heart").sum() == 3 * len(table) // 8
+    if claim == "diversity":
+        assert [*dict.fromkeys(table.estimate)][:4] == ["prompt", "plain", "diverse", "round 1"]
 
 
 def test_the_figures_draw(tmp_path: Path) -> None:
@@ -286,6 +414,7 @@ def test_the_figures_draw(tmp_path: Path) -> None:
     plane = pd.DataFrame(
         [
             {
+                "vector": "published",
                 "concept": "heart",
                 "neighbour": "fish",
                 "method": m,
@@ -305,6 +434,8 @@ def test_the_figures_draw(tmp_path: Path) -> None:
         "c": figures.diversity_figure(diversity.assign(needed=np.inf)),
         "d": figures.subsets_figure(subsets_table()),
         "e": figures.map_figure(plane),
+        "f": frontier_figure(frontier_table()),
+        "g": shapes_figure(frontier_table().rename(columns={"vector": "shape"})),
     }
     for name, figure in drawn.items():
         save(figure, tmp_path / f"{name}.png")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench.core.digest import digest_of, write_atomic
-from bench.interfaces import Concept, Judge, Rng, bare
+from bench.core.digest import write_atomic
+from bench.interfaces import Concept, Context, Judge, Rng, bare
 from bench.model.conditioning import Conditioning
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
@@ -24,20 +21,18 @@ from bench.toolkit.images import images_of
 from bench.toolkit.inversion import slots, states_with
 from tvc.contexts import contexts_of
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
-from tvc.finetune import concept_images, fine_tune
+from tvc.finetune import concept_images
 from tvc.method import TaskVectorErasure
+from tvc.paper.pieces import Pieces, slug
+from tvc.rounds import adaptive_rounds
 from tvc.strength import Estimate, estimate, prompt_set, strongest
 from tvc.subset import named_subset
 from tvc.task_vector import TaskVector
 
 __all__ = ["QUICK", "Lab", "Sizes"]
 
-log = logging.getLogger(__name__)
-
-Kept = TypeVar("Kept")
 Item = TypeVar("Item")
-_SECONDS = "seconds.json"
-_NAME = re.compile(r"[^a-z0-9]+")
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,7 @@ class Sizes:
         seeds: Images an embedding.
         alphas: Strengths of the whole network's sweep.
         subset_alphas: Strengths of the subsets' sweeps.
+        frontier: Strengths at which embeddings are searched anew.
         map_side: Points a side of the map.
     """
 
@@ -64,12 +60,13 @@ class Sizes:
     seeds: int = 4
     alphas: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.5)
     subset_alphas: tuple[float, ...] = (2.5, 5.0, 9.0)
+    frontier: tuple[float, ...] = (2.0, 2.5, 3.0, 4.0)
     map_side: int = 9
 
 
 QUICK = Sizes(
     prompts=3, utility=12, attack_images=8, attack_rows=2, attack_steps=4, seeds=2, alphas=(0.5, 1.0),
-    subset_alphas=(1.0,), map_side=3,
+    subset_alphas=(1.0,), frontier=(0.5, 1.0), map_side=3,
 )  # fmt: skip
 """Everything, as small as it goes."""
 
@@ -86,6 +83,9 @@ class Lab:
         folder: Where pieces are kept. They are keyed by everything they depend on.
         sizes: How much.
         seed: Of the fine-tune, the inversions, the attacks and the images.
+        common: Label -> digest of models that are no edit by this vector: what is measured of them is kept
+            once for all vectors. The unedited model, ``none``, always is one.
+        deadline: In the seconds of ``time.monotonic``; after it no further piece is begun.
     """
 
     def __init__(
@@ -99,6 +99,8 @@ class Lab:
         folder: Path,
         sizes: Sizes,
         seed: int = 0,
+        common: Mapping[str, str] | None = None,
+        deadline: float | None = None,
     ) -> None:
         self.model, self.concept, self.method, self.judge = model, concepts[name], method, judge
         self.sizes, self.sampler, self.checker = sizes, method.sampler(), method.checker()
@@ -106,40 +108,63 @@ class Lab:
         key = {
             "base": model.digest,
             "concept": concepts[name].identity(),
-            "method": method.identity(),
             "judge": judge.identity(),
             "sizes": asdict(sizes),
             "seed": seed,
         }
         if model.dtype != torch.float32:  # left out where it is: folders keep their names
             key["dtype"] = str(model.dtype)
-        part = f"{_NAME.sub('-', name.lower())}-{seed}-{digest_of(_plain(key))[:12]}"
-        self.folder = folder / part
-        self.folder.mkdir(parents=True, exist_ok=True)
+        # What an attack on any model depends on, of the method's constants.
+        shared = {"search": asdict(method.inversion()), "sampler": method.sampler().identity(),
+                  "checker": method.checker().identity(), "common": dict(common or {})}  # fmt: skip
+        self.pieces = Pieces(
+            folder, name, seed, own={**key, "method": method.identity()}, shared={**key, **shared},
+            common={"none", *(common or {})}, deadline=deadline,
+        )  # fmt: skip
+        self.kept = self.pieces.kept
         self._others = [c for c in concepts.values() if c.text != name]
 
     # -- pieces ------------------------------------------------------------------------------------
 
     @cached_property
+    def material(self) -> tuple[Tensor, ...]:
+        """Images that the vector is learnt from; of the concept first."""
+        ctx = Context(self.rng.child("select"))
+        return self.method.material(self.model, bare(self.concept), ctx)
+
+    @property
     def images(self) -> Tensor:
         """Images of the concept that the method sees."""
-        return self._images(self.method.images, "select")
+        return self.material[0]
 
     @cached_property
     def attackers_images(self) -> Tensor:
         """Other images of the concept, for the attacks."""
-        return self._images(self.sizes.attack_images, "held-out")
+        return concept_images(
+            self.model,
+            bare(self.concept),
+            self.sampler,
+            self.sizes.attack_images,
+            checker=self.checker,
+            rng=self.rng.child("held-out"),
+        )
 
     @cached_property
     def vector(self) -> TaskVector:
         """The task vector over the whole UNet."""
 
         def make() -> TaskVector:
-            return fine_tune(
-                self.model, bare(self.concept), self.images, self.method.tuning(), rng=self.rng
+            return self.method.vector(
+                self.model, bare(self.concept), self.material, Context(self.rng)
             )
 
-        return self._kept("vector.safetensors", TaskVector.load, lambda v, p: v.save(p), make)
+        return self.kept_vector("vector", make)
+
+    def kept_vector(self, label: str, make: Callable[[], TaskVector]) -> TaskVector:
+        """A task vector, made once, then read."""
+        return self.pieces.kept_file(
+            f"{slug(label)}.safetensors", TaskVector.load, lambda v, p: v.save(p), make
+        )
 
     def inversions(self, kind: str) -> InversionSet:
         """The set a strength is estimated from: ``prompt``, ``plain`` or ``diverse``."""
@@ -163,7 +188,9 @@ class Lab:
             constrained=False,
             samples=self.sizes.seeds,
         )
-        return self._inversions(model, f"attack-{label}", self.attackers_images, how, "held-out")
+        return self._inversions(
+            model, f"attack-{label}", self.attackers_images, how, "held-out", of=label
+        )
 
     def estimate(self, kind: str, subset: str = "all") -> Estimate:
         """The strength that a set of inversions asks for."""
@@ -180,22 +207,38 @@ class Lab:
                 contexts=contexts_of(self.concept.family, self.method.contexts),
             )  # fmt: skip
 
-        def save(e: Estimate, path: Path) -> None:
-            fields = {
-                k: getattr(e, k) for k in ("alpha", "low", "high", "reached", "curve", "about")
-            }
-            write_atomic(path, json.dumps({**fields, "vectors": e.vectors_RVE.tolist()}).encode())
-
         def load(path: Path) -> Estimate:
-            fields = json.loads(path.read_text())
-            curve = tuple(tuple(point) for point in fields.pop("curve"))
-            return Estimate(vectors_RVE=torch.tensor(fields.pop("vectors")), curve=curve, **fields)
+            return _estimate_of(json.loads(path.read_text()))
 
-        return self._kept(f"estimate-{kind}-{subset}.json", load, save, make)
+        return self.pieces.kept_file(f"estimate-{kind}-{subset}.json", load, _save_estimate, make)
+
+    def rounds(self) -> list[Estimate]:
+        """The estimate after each adaptive round, as many as the method has, or three.
+
+        After a round that found nothing the others repeat it. The worst of a round's finds is held to
+        the threshold itself.
+        """
+        most = self.method.rounds or _ROUNDS
+
+        def make() -> list[dict[str, Any]]:
+            played = adaptive_rounds(
+                self.edited, bare(self.concept), self.images, self._strongest(), rounds=most,
+                search=self.method.inversion(), how=replace(self.method.strength(), bar="worst"), sampler=self.sampler,
+                checker=self.checker, rng=self.rng.child("rounds"),
+                contexts=contexts_of(self.concept.family, self.method.contexts),
+            )  # fmt: skip
+            return [_fields(one.estimate) for one in played]
+
+        found = [_estimate_of(fields) for fields in self.kept("rounds", make)]
+        last = found[-1] if found else self._strongest()
+        return [*found, *[last] * (most - len(found))]
 
     def chosen(self) -> float:
         """The strength that the method chooses by Diverse Inversion, on the whole network."""
-        return strongest(self.estimate(kind) for kind in ("diverse", "prompt")).alpha
+        return self._strongest().alpha
+
+    def _strongest(self) -> Estimate:
+        return strongest(self.estimate(kind) for kind in ("diverse", "prompt"))
 
     def edited(self, alpha: float, subset: str = "all") -> TextToImage:
         """The model less the vector."""
@@ -213,11 +256,13 @@ class Lab:
         Each training seed begins with other prompts of the set.
         """
         prompts = self._turn(self.concept.prompts[prompt_set])[: self.sizes.prompts]
-        return self.kept(f"success-{label}-{prompt_set}", lambda: self._shows(model, prompts))
+        return self.kept(
+            f"success-{label}-{prompt_set}", lambda: self._shows(model, prompts), of=label
+        )
 
     def accuracy(self, label: str, model: TextToImage) -> list[bool]:
         """Whether the judge sees what was asked for, for prompts of other concepts."""
-        return self.kept(f"accuracy-{label}", lambda: self._accuracy(model))
+        return self.kept(f"accuracy-{label}", lambda: self._accuracy(model), of=label)
 
     def induced(self, label: str, model: TextToImage, inversions: InversionSet) -> Tensor:
         """Bool [R, seeds]: the judge of record sees the concept in images made with the embeddings."""
@@ -225,7 +270,7 @@ class Lab:
         def make() -> list[list[bool]]:
             return self._induced(model, inversions.vectors_RVE).tolist()
 
-        return torch.tensor(self.kept(f"induced-{label}", make))
+        return torch.tensor(self.kept(f"induced-{label}", make, of=label.removeprefix("attack-")))
 
     def states(self, vectors_RVE: Tensor) -> Conditioning:
         """The conditioning of embeddings alone in a prompt."""
@@ -249,18 +294,15 @@ class Lab:
 
     # -- helpers -----------------------------------------------------------------------------------
 
-    def _images(self, n: int, split: str) -> Tensor:
-        return concept_images(
-            self.model,
-            bare(self.concept),
-            self.sampler,
-            n,
-            checker=self.checker,
-            rng=self.rng.child(split),
-        )
-
     def _inversions(
-        self, model: TextToImage, label: str, images: Tensor, how: DiverseInversion, split: str
+        self,
+        model: TextToImage,
+        label: str,
+        images: Tensor,
+        how: DiverseInversion,
+        split: str,
+        *,
+        of: str = "",
     ) -> InversionSet:
         guided = not isinstance(model.guidance, ClassifierFree)
 
@@ -270,22 +312,28 @@ class Lab:
                 rng=self.rng.child(split, label), guidance_scale=self.sampler.guidance_scale if guided else 1.0,
             )  # fmt: skip
 
-        return self._kept(f"{label}.safetensors", InversionSet.load, lambda s, p: s.save(p), make)
+        return self.pieces.kept_file(
+            f"{label}.safetensors", InversionSet.load, lambda s, p: s.save(p), make, of=of
+        )
 
     def _shows(self, model: TextToImage, prompts: Sequence[str]) -> list[bool]:
         seeds = [self.rng.seed("judged", k) for k in range(len(prompts))]
         images = images_of(model, prompts, seeds, self.sampler)
         return [bool(x) for x in self._seen(images, self.concept)]
 
-    def _accuracy(self, model: TextToImage) -> list[bool]:
+    def utility(self) -> list[tuple[str, Concept]]:
+        """Prompts for other concepts, with the concept that each asks for."""
         each = -(-self.sizes.utility // len(self._others))
-        asked = [
+        return [
             (p.text, other)
             for k in range(each)
             for other in self._others
             for p in self._turn(other.utility)[k : k + 1]
             if self.concept.text not in p.mentions
         ][: self.sizes.utility]
+
+    def _accuracy(self, model: TextToImage) -> list[bool]:
+        asked = self.utility()
         seeds = [self.rng.seed("utility", k) for k in range(len(asked))]
         images = images_of(model, [text for text, _ in asked], seeds, self.sampler)
         seen = torch.zeros(len(asked), dtype=torch.bool)
@@ -310,41 +358,16 @@ class Lab:
         scores = self.judge.scores(images.to(self.model.device), concept)[:, columns]
         return (scores.amax(1) >= self.judge.threshold).cpu()
 
-    def kept(self, label: str, make: Callable[[], Any]) -> Any:
-        """A measurement as JSON: made once, then read."""
 
-        def save(value: Any, path: Path) -> None:
-            write_atomic(path, json.dumps(value).encode())
-
-        return self._kept(
-            f"{_NAME.sub('-', label.lower())}.json", lambda p: json.loads(p.read_text()), save, make
-        )
-
-    def _kept(
-        self,
-        file: str,
-        load: Callable[[Path], Kept],
-        save: Callable[[Kept, Path], None],
-        make: Callable[[], Kept],
-    ) -> Kept:
-        """The content of ``file``; made, written and logged if it is not there yet."""
-        path = self.folder / file
-        if path.exists():
-            return load(path)
-        began = time.perf_counter()
-        value = make()
-        seconds = time.perf_counter() - began
-        save(value, path)
-        taken = {**self.seconds(), path.stem: [round(seconds, 1), torch.get_num_threads()]}
-        write_atomic(self.folder / _SECONDS, json.dumps(taken).encode())
-        log.info("%s, seed %d: %s, %.0f s", self.concept.text, self.seed, path.stem, seconds)
-        return value
-
-    def seconds(self) -> dict[str, list[float]]:
-        """Piece -> wall-clock seconds that making it took, and on how many threads."""
-        path = self.folder / _SECONDS
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+def _save_estimate(found: Estimate, path: Path) -> None:
+    write_atomic(path, json.dumps(_fields(found)).encode())
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _fields(found: Estimate) -> dict[str, Any]:
+    names = ("alpha", "low", "high", "reached", "curve", "about")
+    return {**{k: getattr(found, k) for k in names}, "vectors": found.vectors_RVE.tolist()}
+
+
+def _estimate_of(fields: dict[str, Any]) -> Estimate:
+    curve = tuple(tuple(point) for point in fields.pop("curve"))
+    return Estimate(vectors_RVE=torch.tensor(fields.pop("vectors")), curve=curve, **fields)

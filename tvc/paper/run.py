@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,16 @@ from bench.run.self_check import self_check
 from bench.tables.spreadsheet import as_csv
 from tvc.method import TaskVectorErasure
 from tvc.paper import claims, figures
+from tvc.paper.claims import unique_labels
+from tvc.paper.cost import layers, layers_figure, losses, losses_figure
+from tvc.paper.frontier import frontier, frontier_figure, shapes, shapes_figure
 from tvc.paper.lab import QUICK, Lab, Sizes
 from tvc.paper.page import page
+from tvc.paper.pieces import slug
+from tvc.paper.strip import PIXELS, strip, strip_figure
 from tvc.paper.verdicts import verdicts
 
-__all__ = ["CLAIMS", "Study", "on_a_suite", "reproduce", "study_of"]
+__all__ = ["CLAIMS", "DEFAULT", "Study", "on_a_suite", "reproduce", "study_of"]
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +57,8 @@ class Study:
         model: The unedited model.
         known: Every concept by name; those that are not studied tell what an edit costs.
         concepts: Names of those that are studied.
-        method: Constants of the task vector.
-        competitors: Methods it is compared with.
+        vectors: Label -> constants of a task vector. The first is the one that the others are set against.
+        competitors: Methods they are compared with.
         judge: The judge of record.
         sizes: How much is measured.
         seeds: Training seeds, from 0.
@@ -61,7 +67,7 @@ class Study:
     model: TextToImage
     known: dict[str, Concept]
     concepts: tuple[str, ...]
-    method: TaskVectorErasure
+    vectors: dict[str, TaskVectorErasure]
     competitors: tuple[Erasure, ...]
     judge: Judge
     sizes: Sizes
@@ -76,12 +82,17 @@ class Claim:
         measure: Its table for one concept and training seed.
         draw: Its figure.
         all_seeds: It is measured for every training seed, not for the first alone.
+        together: One picture shows all vectors.
     """
 
     measure: Callable[[Lab, Study], pd.DataFrame]
     draw: Callable[[pd.DataFrame], Figure]
     all_seeds: bool = True
+    together: bool = False
 
+
+DEFAULT: Final = ("robustness", "diversity", "subsets", "frontier", "losses", "strip", "map")
+"""The claims that are measured where none is named."""
 
 CLAIMS: Final[dict[str, Claim]] = {
     "robustness": Claim(
@@ -89,6 +100,11 @@ CLAIMS: Final[dict[str, Claim]] = {
     ),
     "diversity": Claim(lambda lab, study: claims.diversity(lab), figures.diversity_figure),
     "subsets": Claim(lambda lab, study: claims.subsets(lab), figures.subsets_figure),
+    "frontier": Claim(lambda lab, study: frontier(lab), frontier_figure, together=True),
+    "losses": Claim(lambda lab, study: losses(lab), losses_figure, together=True),
+    "layers": Claim(lambda lab, study: layers(lab), layers_figure, all_seeds=False, together=True),
+    "strip": Claim(lambda lab, study: strip(lab), strip_figure, all_seeds=False, together=True),
+    "shapes": Claim(lambda lab, study: shapes(lab), shapes_figure),
     "map": Claim(
         lambda lab, study: claims.prompt_space(lab, study.competitors), figures.map_figure, False
     ),
@@ -107,8 +123,8 @@ def study_of(
     """A suite as a study: its base, concepts, judge of record, sizes and repeats (the training seeds).
 
     Args:
-        suite: Its first ``task_vector`` gives the constants; its other methods, but for the
-            controls, are the competitors.
+        suite: Its ``task_vector`` lines are studied, the first as the reference; its other methods, but
+            for the controls, are the competitors.
         concepts: Some of its concepts; empty: all.
         seeds: Training seeds; ``None``: the suite's repeats.
         quick: As small as it goes.
@@ -127,17 +143,18 @@ def study_of(
         if name not in there:
             raise UsageError(unknown("concept", name, there))
     known = {**suite.known_concepts, **{c.text: c for c in suite.concepts}}
-    method = vectors[0].model_copy(update=_TINY) if quick else vectors[0]
+    named = {v.own_name or v.label: v.model_copy(update=_TINY) if quick else v for v in vectors}
     utility = suite.utility.neighbours + suite.utility.others
     files = inspect_base(suite.base, revision=suite.revision)
-    method.check_base(files.folder)
+    for vector in vectors:
+        vector.check_base(files.folder)
     model = TextToImage(load_inspected(files, dtype=suite.dtype, device=device))
     self_check(model, suite.sampler)
     return Study(
         model=model,
         known=known,
         concepts=tuple(concepts) or tuple(there),
-        method=method,
+        vectors=named,
         competitors=tuple(m for m in methods if not m.control and m.name != "task_vector"),
         judge=suite.judges[0],
         sizes=QUICK if quick else Sizes(prompts=suite.goals, utility=utility),
@@ -151,12 +168,14 @@ def on_a_suite(
     *,
     work: Path,
     out: Path,
+    minutes: float | None = None,
     **narrowed: Any,
 ) -> list[Path]:
     """:func:`reproduce` on :func:`study_of` a suite.
 
     Raises:
         UsageError: an unknown suite, claim or concept.
+        OutOfTime: as there.
     """
     for name in which:
         if name not in CLAIMS:
@@ -166,18 +185,20 @@ def on_a_suite(
     words += [w for name in narrowed.get("concepts", ()) for w in ("--concept", name)]
     words += [w for name in which for w in ("--claim", name)]
     words += ["--seeds", str(study.seeds)] + ["--quick"] * bool(narrowed.get("quick"))
-    return reproduce(study, which or tuple(CLAIMS), work=work, out=out, command=shlex.join(words))
+    command = shlex.join(words)
+    return reproduce(study, which or DEFAULT, work=work, out=out, command=command, minutes=minutes)
 
 
 def reproduce(
     study: Study,
-    which: Sequence[str] = tuple(CLAIMS),
+    which: Sequence[str],
     *,
     work: Path,
     out: Path,
     command: str = "",
+    minutes: float | None = None,
 ) -> list[Path]:
-    """Measures the claims and writes ``<claim>.csv`` and ``.png/.pdf``, ``claims.csv`` and ``README.md``.
+    """Measures the claims and writes ``<claim>.csv``, a picture per claim and vector, ``claims.csv``, ``README.md``.
 
     Args:
         study: What is studied.
@@ -185,41 +206,68 @@ def reproduce(
         work: Where pieces are kept: a run that was stopped goes on from here.
         out: Where tables and figures go.
         command: What the page says it was made by.
+        minutes: So long it measures; ``None``: until all is there.
 
     Returns:
         The files written.
+
+    Raises:
+        OutOfTime: the minutes are over; what was measured is kept, and nothing is written to ``out``.
     """
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    common = dict(
+        zip(unique_labels(study.competitors), (c.digest for c in study.competitors), strict=True)
+    )
     # Seeds outermost: a run that was stopped has all concepts at fewer seeds.
     labs = [
-        Lab(study.model, study.known, name, method=study.method, judge=study.judge, folder=work, sizes=study.sizes,
-            seed=seed)
+        (label, Lab(study.model, study.known, name, method=method, judge=study.judge, folder=work, sizes=study.sizes,
+                    seed=seed, common=common, deadline=deadline))
         for seed in range(study.seeds)
         for name in study.concepts
+        for label, method in study.vectors.items()
     ]  # fmt: skip
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in which}
-    for lab in labs:
+    for label, lab in labs:
         for name in which:
             if lab.seed == 0 or CLAIMS[name].all_seeds:
-                tables[name].append(CLAIMS[name].measure(lab, study))
+                rows = CLAIMS[name].measure(lab, study)
+                tables[name].append(
+                    pd.concat([pd.Series(label, rows.index, name="vector"), rows], axis=1)
+                )
     out.mkdir(parents=True, exist_ok=True)
     written, measured = [], {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()}
     for name, table in measured.items():
-        write_atomic(out / f"{name}.csv", as_csv(table, digits="%.4f"))
-        figure = CLAIMS[name].draw(table)
-        for suffix in ("png", "pdf"):
-            save(figure, out / f"{name}.{suffix}")
-        written += [out / f"{name}.{suffix}" for suffix in ("csv", "png", "pdf")]
+        write_atomic(
+            out / f"{name}.csv", as_csv(table.drop(columns=PIXELS, errors="ignore"), digits="%.4f")
+        )
+        written.append(out / f"{name}.csv")
+        for stem, rows in drawings(name, table).items():
+            figure = CLAIMS[name].draw(rows)
+            for suffix in ("png", "pdf"):
+                save(figure, out / f"{stem}.{suffix}")
+            written += [out / f"{stem}.{suffix}" for suffix in ("png", "pdf")]
     found = verdicts(measured, costs(labs))
     write_atomic(out / "claims.csv", as_csv(found, digits="%.4f"))
-    text = page(found, measured, study_text(study), command)
+    pictures = {name: list(drawings(name, table)) for name, table in measured.items()}
+    text = page(found, pictures, study_text(study), command)
     write_atomic(out / "README.md", text.encode())
     return [*written, out / "claims.csv", out / "README.md"]
 
 
-def costs(labs: Sequence[Lab]) -> pd.DataFrame:
-    """The cost of an edit's parts: ``piece, seconds, threads``, a row a lab and piece."""
-    taken = [(piece, *of) for lab in labs for piece, of in lab.seconds().items()]
-    return pd.DataFrame(taken, columns=["piece", "seconds", "threads"])
+def drawings(claim: str, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Name of a picture's file, without its end -> the rows that it shows: one per vector, or one of all."""
+    vectors = list(dict.fromkeys(map(str, table.vector)))
+    if CLAIMS[claim].together or len(vectors) == 1:
+        return {claim: table}
+    return {f"{claim}-{slug(v)}": table[table.vector == v] for v in vectors}
+
+
+def costs(labs: Sequence[tuple[str, Lab]]) -> pd.DataFrame:
+    """The cost of an edit's parts: ``vector, piece, seconds, threads``, a row per lab and piece."""
+    taken = [
+        (label, piece, *of) for label, lab in labs for piece, of in lab.pieces.seconds().items()
+    ]
+    return pd.DataFrame(taken, columns=["vector", "piece", "seconds", "threads"])
 
 
 def study_text(study: Study) -> str:
