@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.api import attack, concepts, erase, evaluate
+    from bench.api import attack, concepts, erase, evaluate, judge
     from bench.model.text_to_image import load_model
 
-__all__ = ["attack", "concepts", "erase", "evaluate", "load_model"]
+__all__ = ["attack", "concepts", "erase", "evaluate", "judge", "load_model"]
 __version__ = "0.1.0"
 
 

@@ -1,8 +1,8 @@
 """The paired vector: what a fine-tune on scenes with a concept adds to one on the same scenes without it.
 
 Ours, not the paper's. Pham et al. (arXiv 2404.03631) subtract ``tau(with)``. It holds all that the
-concept's images have in common: the concept, but also one thing in the middle of each, and the look of
-the model's own images. Images of the same scenes without the concept have the rest in common
+concept's images have in common. That is the concept, but also one thing in the middle of each, and the
+look of the model's own images. Images of the same scenes without the concept have the rest in common
 too. So ``tau = tau(with) - share * tau(without)``. Both are learnt under empty captions from the same
 draws: initial noise of the images, order, timesteps and noise of the fine-tune.
 """

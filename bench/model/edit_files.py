@@ -20,7 +20,7 @@ from bench.model.guidance import Guidance
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Edit"]
+__all__ = ["Edit", "tensor_digest"]
 
 _EDIT = "edit.json"
 _WEIGHTS = "weights.safetensors"
@@ -45,7 +45,7 @@ class Edit:
     @property
     def digest(self) -> str:
         """sha256 of the base's digest and the edit's values, 64 hexadecimal digits."""
-        sums = {name: _tensor_digest(value) for name, value in self.weights.items()}
+        sums = {name: tensor_digest(value) for name, value in self.weights.items()}
         return digest_of({**self._json(), "weights": sums})
 
     def _json(self) -> dict[str, Any]:
@@ -83,7 +83,8 @@ class Edit:
         return cls(base, weights, Guidance.from_identity(about["guidance"]), filters)
 
 
-def _tensor_digest(value: Tensor) -> str:
+def tensor_digest(value: Tensor) -> str:
+    """sha256 of a tensor's bytes, row-major; shape and type are not in it."""
     # Flat first: a kernel of one pixel can count as contiguous and still lie channels last.
     data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(data.numpy().tobytes()).hexdigest()

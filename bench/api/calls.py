@@ -1,15 +1,12 @@
-"""The suite from Python: load a model, erase, attack, evaluate."""
+"""Erases and attacks one model from Python."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from pydantic import ValidationError
 
-from bench.config.suite import Code, load_suite
 from bench.core.errors import UsageError, from_pydantic
 from bench.core.spec import Spec
 from bench.interfaces import (
@@ -24,23 +21,20 @@ from bench.interfaces import (
     bare,
     registry,
 )
-from bench.model.backbone import load_inspected
-from bench.model.batching import MicroBatch
-from bench.model.pipeline.inspect import inspect_base
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.run.collect import collect
-from bench.run.plan import make_plan
-from bench.run.runner import Watcher, run_plan
-from bench.run.store import Store
-from bench.tables.tables import summarise
 
-__all__ = ["attack", "concepts", "erase", "evaluate"]
+__all__ = ["attack", "concept_of", "concepts", "erase", "spec_of"]
 
 _KEY = "api"
 
 
-def _spec(kind: Any, entry: Any) -> Spec:
+def spec_of(kind: Any, entry: Any) -> Spec:
+    """The spec that a registered name, ``{name: {field: value}}`` or an object stands for.
+
+    Raises:
+        UsageError: unknown, or a field that only a user can fill is empty.
+    """
     if isinstance(entry, Spec):
         return registry.complete(entry, entry.name)
     return registry.build(kind, entry)
@@ -56,7 +50,12 @@ def concepts(model: TextToImage) -> dict[str, Concept]:
     return read_concepts(folder / "concepts.json")
 
 
-def _concept(model: TextToImage, concept: str | Concept) -> Concept:
+def concept_of(model: TextToImage, concept: str | Concept) -> Concept:
+    """The concept itself, the one that the model's folder has by that name, or a bare one of that text.
+
+    Raises:
+        UsageError: a text that can be no concept's name.
+    """
     if isinstance(concept, Concept):
         return concept
     if known := concepts(model).get(concept):
@@ -83,11 +82,11 @@ def erase(
         UsageError: unknown method, wrong or missing fields, no concept, or a base that does not suit.
         ValueError: the method filled a slot or changed a parameter that it does not declare.
     """
-    spec = _spec("method", method)
+    spec = spec_of("method", method)
     if not isinstance(spec, Erasure):
         raise UsageError(f"expected an erasure method, got {spec.kind} {spec.name}")
     many = [concept] if isinstance(concept, str | Concept) else list(concept)
-    wanted = [_concept(model, c) for c in many]
+    wanted = [concept_of(model, c) for c in many]
     return spec(model, wanted, rng=Rng((_KEY, seed, "edit")))
 
 
@@ -126,14 +125,14 @@ def attack(
     """
     if limit < 1:
         raise UsageError(f"limit: expected at least 1, got {limit}")
-    spec = _spec("attack", method)
-    judge = _spec("judge", surrogate)
+    spec = spec_of("attack", method)
+    judge = spec_of("judge", surrogate)
     if not isinstance(spec, Attack) or not isinstance(judge, Judge):
         raise UsageError(
             f"expected an attack and a judge, got {spec.kind} {spec.name} and {judge.kind} {judge.name}"
         )
     judge.check_base(model.backbone.folder)
-    full = _concept(model, concept)
+    full = concept_of(model, concept)
     judge.check_concept(full)
     spec = spec.pinned()
     spec.check([full])
@@ -155,53 +154,3 @@ def attack(
         )
     target = Target(model, sampler or Sampler(), judge)
     return spec(target, goals, rng=Rng((_KEY, seed, "attack")))
-
-
-def evaluate(
-    suite: str | Path,
-    *,
-    methods: Sequence[str | dict[str, Any]] = (),
-    store: str | Path = ".store",
-    only: Sequence[str] = (),
-    limit: int | None = None,
-    device: str = "cpu",
-    micro_batch: int = 64,
-    code: Code = "installed",
-) -> pd.DataFrame:
-    """Runs a suite and returns its table.
-
-    Args:
-        suite: A shipped suite's name or a YAML file.
-        methods: Methods to add to the suite's: ``module:Class`` evaluates yours beside the
-            baselines.
-        store: Where results are kept; what is there is not computed again.
-        only: See ``tvc-bench run --only``.
-        limit: See ``tvc-bench run --limit``.
-        device: A torch device.
-        micro_batch: Images worked on at once.
-        code: ``named`` lets a YAML file of yours run the code that it names by ``module:Class``; it is
-            refused otherwise. ``methods`` are yours, and may name it in any case.
-
-    Returns:
-        The columns of ``docs/table.md``.
-
-    Raises:
-        UsageError: the suite is not valid.
-        RuntimeError: cells failed; the message names the first.
-    """
-    loaded = load_suite(suite, code=code)
-    if methods:
-        loaded = loaded.with_(methods=[*loaded.file.methods, *methods])
-    files = inspect_base(loaded.base, revision=loaded.revision)
-    plan = make_plan(loaded, files.digest, folder=files.folder, only=only, limit=limit)
-    backbone = load_inspected(files, dtype=loaded.dtype, device=device)
-    base = TextToImage(backbone, micro=MicroBatch(micro_batch))
-    ledger = Store(Path(store))
-    outcome = run_plan(plan, ledger, base, Watcher())
-    if outcome.failed:
-        raise RuntimeError(
-            f"cells failed: {len(outcome.failed)}, blocked: {len(outcome.blocked)}; "
-            f"the first: {': '.join(outcome.failed[0])}"
-        )
-    found = collect(plan, ledger)
-    return summarise(found.trials, found.utility, edits=found.edits, suite=loaded.name)

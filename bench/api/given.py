@@ -1,0 +1,129 @@
+"""A model that is in memory as a method: what somebody edited by any means, laid over the suite's base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from pydantic import Field, PrivateAttr
+
+from bench.core.digest import digest_of
+from bench.core.errors import UsageError
+from bench.core.lazy import torch
+from bench.interfaces import Concept, Context, Erasure, Slot
+from bench.model.edit_files import tensor_digest
+from bench.model.text_to_image import TextToImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["GivenModel", "is_pipeline"]
+
+_PARTS: Final = ("unet", "text_encoder")
+
+
+def is_pipeline(thing: object) -> bool:
+    """Whether it is a diffusers pipeline, or anything else with these networks."""
+    return all(hasattr(getattr(thing, part, None), "state_dict") for part in _PARTS)
+
+
+class GivenModel(Erasure):
+    """The edit that a model in memory holds; the concepts play no part.
+
+    Of a pipeline the weights of its UNet and text encoder count. Its scheduler, safety checker and
+    autoencoder do not: the suite owns the sampler, and a checker is a method of its own
+    (``output_filter``).
+
+    Attributes:
+        sha256: Of the edit, or of the pipeline's weights.
+    """
+
+    name: ClassVar[str] = "given"
+    slots: ClassVar[frozenset[Slot]] = frozenset({"weights", "guidance", "filters"})
+    needs: ClassVar[tuple[str, ...]] = ("sha256",)
+    sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
+    _edited: TextToImage | None = PrivateAttr(None)
+    _values: Mapping[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def of_model(cls, model: TextToImage) -> GivenModel:
+        """From an edited model of this project.
+
+        Raises:
+            UsageError: it holds no edit.
+        """
+        if not model.slots:
+            raise UsageError(
+                "expected an edited model, got the unedited base; give `none` for that"
+            )
+        made = cls(sha256=model.digest)
+        made._edited = model
+        return made
+
+    @classmethod
+    def of_pipeline(cls, pipeline: Any) -> GivenModel:
+        """From a ``StableDiffusionPipeline`` in memory.
+
+        Raises:
+            UsageError: its networks are not there.
+        """
+        if not is_pipeline(pipeline):
+            raise UsageError(
+                f"expected a pipeline with a unet and a text_encoder, got a {type(pipeline).__name__}"
+            )
+        values = {
+            f"{part}.{name}": value.detach()
+            for part in _PARTS
+            for name, value in getattr(pipeline, part).state_dict().items()
+            if not name.endswith("position_ids")  # a table, no parameter
+        }
+        made = cls(sha256=digest_of({n: tensor_digest(v) for n, v in sorted(values.items())}))
+        made._values = values
+        return made
+
+    def parameters(self, model: TextToImage) -> list[str]:
+        """Every parameter of the UNet and the text encoder."""
+        return list(model.base_values)
+
+    def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
+        """The base with the given edit.
+
+        Raises:
+            UsageError: it is of another base, or nothing of it differs from the base.
+        """
+        if self._edited is not None:
+            if self._edited.base_digest != model.base_digest:
+                raise UsageError(
+                    f"{self.label}: expected an edit of base {model.base_digest[:12]}, got one of "
+                    f"{self._edited.base_digest[:12]}; evaluate it on a suite with its base"
+                )
+            edited = model.with_guidance(self._edited.guidance).with_weights(self._edited.weights)
+            return edited.with_filters(*self._edited.filters)
+        if not self._values:
+            raise UsageError(f"{self.label}: expected the model in memory, got its record alone")
+        changed = {name: value.float() for name, value in self._differing(model)}
+        if not changed:
+            raise UsageError(
+                f"{self.label}: expected an edited pipeline, got the values of the base; nothing was erased"
+            )
+        return model.with_weights(changed)
+
+    def _differing(self, model: TextToImage) -> list[tuple[str, Tensor]]:
+        base = model.base_values
+        if foreign := sorted(base.keys() ^ self._values.keys()):
+            where = "the base" if foreign[0] in base else "the pipeline"
+            raise UsageError(
+                f"{self.label}: expected the networks of the base, got others: {len(foreign)} parameters are in one "
+                f"alone, e.g. {foreign[0]}, of {where}; give its own base (base:)"
+            )
+        found = []
+        for name, value in self._values.items():
+            if value.shape != base[name].shape:
+                raise UsageError(
+                    f"{self.label}: {name}: expected the shape {tuple(base[name].shape)}, got {tuple(value.shape)}; "
+                    "give its own base (base:)"
+                )
+            # In the pipeline's precision: rounding is no edit.
+            if not torch.equal(base[name].to(value.dtype).cpu(), value.cpu()):
+                found.append((name, value))
+        return found
