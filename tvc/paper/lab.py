@@ -234,7 +234,9 @@ class Lab:
         return [*found, *[last] * (most - len(found))]
 
     def chosen(self) -> float:
-        """The strength that the method chooses by Diverse Inversion, on the whole network."""
+        """The strength of the method on the whole network: its own, or the one that Diverse Inversion chooses."""
+        if isinstance(self.method.alpha, float):
+            return self.method.alpha
         return self._strongest().alpha
 
     def _strongest(self) -> Estimate:
