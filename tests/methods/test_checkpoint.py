@@ -102,14 +102,58 @@ def test_nested_and_flat_text_towers_are_one(model: TextToImage, tmp_path: Path)
     assert one.digest == two.digest
 
 
-def test_the_changed_parameters_alone_are_taken_if_that_is_said(
+def test_the_changed_parameters_alone_are_taken_unless_all_are_asked_for(
     model: TextToImage, tmp_path: Path
 ) -> None:
     name = f"unet.{a_key(model)}"
     path = save(tmp_path / "some.safetensors", {name: model.parameter(name) + 1})
     with pytest.raises(UsageError, match=r"got not all of these .* or set `names: some`"):
-        erase(path, model)
+        erase(path, model, names="all")
+    assert list(erase(path, model).weights) == [name]
     assert list(erase(path, model, names="some").weights) == [name]
+
+
+def test_a_part_is_told_from_an_incomplete_network(
+    model: TextToImage, unet: Saved, tmp_path: Path
+) -> None:
+    less = {n: w for n, w in unet.items() if "attn1." not in n}  # as of ESD's `noxattn`
+    edited = erase(save(tmp_path / "part.safetensors", less), model)
+    assert list(edited.weights) == [f"unet.{a_key(model)}"]
+    lost = next(n for n in less if n.endswith("to_q.weight"))
+    cut = {n: w for n, w in less.items() if n != lost}
+    with pytest.raises(UsageError, match=r"got not all of these .* or set `names: some`"):
+        erase(save(tmp_path / "cut.safetensors", cut), model)
+    assert erase(tmp_path / "cut.safetensors", model, names="some").weights
+
+
+def test_one_file_may_hold_both_networks(model: TextToImage, unet: Saved, tmp_path: Path) -> None:
+    encoder = part(model, "text_encoder")
+    key = next(n for n in encoder if n.endswith("fc1.weight"))
+    encoder[key] += 1
+    both = {f"unet.{n}": w for n, w in unet.items()}
+    both |= {f"text_encoder.{n}": w for n, w in encoder.items()}
+    edited = erase(save(tmp_path / "both.safetensors", both), model, names="all")
+    assert set(edited.weights) == {f"unet.{a_key(model)}", f"text_encoder.{key}"}
+    del both[f"text_encoder.{key}"]
+    with pytest.raises(UsageError, match=r"parameters of the base's text_encoder, got not all"):
+        erase(save(tmp_path / "both.safetensors", both), model)
+
+
+def test_a_network_of_several_files_must_have_them_all(
+    model: TextToImage, unet: Saved, tmp_path: Path
+) -> None:
+    names = sorted(unet)
+    halves = {f"diffusion_pytorch_model-{i}.safetensors": names[i::3] for i in range(3)}
+    for file, mine in halves.items():
+        save(tmp_path / "unet" / file, {n: unet[n] for n in mine})
+    index = {"weight_map": {name: file for file, mine in halves.items() for name in mine}}
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    assert list(erase(tmp_path, model).weights) == [f"unet.{a_key(model)}"]
+    for file in list(halves)[1:]:  # what is left could pass for a part
+        (tmp_path / "unet" / file).unlink()
+    with pytest.raises(ValidationError, match=r"got none called 'diffusion_pytorch_model-1"):
+        erase(tmp_path, model)
 
 
 def test_rounding_to_half_precision_is_no_edit(
@@ -312,6 +356,10 @@ def test_its_identity_is_the_content_wherever_it_lies(tmp_path: Path, unet: Save
     assert back == specs[0]
     assert Checkpoint(path=str(one), scale=0.5).digest != specs[0].digest
     assert Checkpoint(path=str(one), names="some").digest != specs[0].digest
+    # Names that are found out change no digest of the time when all were asked for.
+    assert specs[0].names == "auto"
+    assert specs[0].identity()["fields"]["names"] == "all"
+    assert Checkpoint(path=str(one), names="all").digest == specs[0].digest
     folders = []
     for name in ("a", "b"):
         save(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors", unet)
