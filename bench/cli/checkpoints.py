@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 from cyclopts import Parameter
 
@@ -13,7 +15,14 @@ from bench.cli.words import Json
 from bench.core.errors import UsageError
 from bench.core.json_files import read_object
 
-__all__ = ["convert"]
+if TYPE_CHECKING:
+    from methods.checkpoint import Checkpoint
+
+__all__ = ["compare", "convert"]
+
+_OF_HUB: Final = re.compile(
+    r"(?P<hub>[^@/]+/[^@/]+)@(?P<revision>[0-9a-f]{40})(/(?P<subfolder>.*))?"
+)
 
 Base = Annotated[
     str | None, Parameter(help="The base: miniature, a folder, or a hub id with --revision.")
@@ -47,6 +56,18 @@ def convert(source: Annotated[str, Parameter(help="A .pt, .pth, .bin or .ckpt of
     return 0
 
 
+def _checkpoint(what: str) -> Checkpoint:
+    from bench.interfaces import registry
+    from methods.checkpoint import Checkpoint
+
+    place = found.groupdict("") if (found := _OF_HUB.fullmatch(what)) else {"path": what}
+    return cast("Checkpoint", registry.build("method", {Checkpoint.name: place}))
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
 def _folder(base: str, revision: str | None) -> Path:
     from bench.model.pipeline.inspect import inspect_base
 
@@ -62,3 +83,27 @@ def _layers(folder: Path) -> int:
             "another base"
         )
     return said
+
+
+def compare(what: Annotated[str, Parameter(help="A file, a folder, or owner/name@commit[/folder] of the hub.")],
+            *, base: Base = None, revision: Revision = None, json_: Json = False) -> int:  # fmt: skip
+    """Says what an edited model changes of its base: which parameters, of which part, by how much."""
+    from methods.released.base import Base as Compared
+
+    folder = _folder(base or "miniature", revision)
+    spec = _checkpoint(what)
+    spec.check_base(folder)
+    known = Compared.of_folder(folder)
+    if known is None:
+        raise UsageError(f"expected a base in safetensors, got {folder}; convert it")
+    holds, rows = spec.compared(known)
+    if json_:
+        shares = [{**asdict(row), "per_cent": _finite(row.per_cent)} for row in rows]
+        print_json({"what": what, "sha256": spec.sha256, "holds": holds, "changes": shares})
+        return 0
+    for line in spec.remarks(folder):
+        out.print(f"warning: {line}", soft_wrap=True)
+    out.print(f"{what}: {holds}", soft_wrap=True)
+    for row in rows:
+        out.print(f"{row.part:32} {row.per_cent:8.3g} %  {row.changed} of {row.total}")
+    return 0

@@ -80,18 +80,18 @@ def _download(hub: str, revision: str, below: str) -> Path:
     stems = {part: StableDiffusion.stems[part] for part in PARTS}
     # A network that has settings and no weights in safetensors is one that cannot be read.
     names = {f"{below}{name}" for name in _SETTINGS}
-    names |= {f"{below}{part}/config.json" for part in PARTS}
+    for part, stem in stems.items():
+        names |= {f"{below}{part}/{name}" for name in ("config.json", f"{stem}.safetensors")}
     asked: set[str] = set()
     while names:
         root = fetch(hub, revision, names)
         asked |= names
+        here = {part: stem for part, stem in stems.items() if (root / below / part).is_dir()}
         names = {
             f"{below}{part}/{name}"
-            for part, stem in stems.items()
-            for name in next_names(
-                root / below / part, stem, _inside(asked, f"{below}{part}/")
-            )
-        }  # fmt: skip
+            for part, stem in here.items()
+            for name in next_names(root / below / part, stem, _inside(asked, f"{below}{part}/"))
+        }
     folder = root / below
     if any(is_there(str(folder / part)) for part in PARTS):
         return folder

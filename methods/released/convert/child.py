@@ -131,7 +131,7 @@ def write(file: BinaryIO, tensors: list[torch.Tensor]) -> None:
     for tensor in tensors:
         values = tensor.contiguous().reshape(-1)
         if values.numel():
-            file.write(memoryview(values.view(torch.uint8).numpy()))
+            file.write(values.view(torch.uint8).numpy().data)
     file.flush()
 
 
