@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.utils.state_dict_utils import (
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +22,7 @@ from bench.interfaces import Concept, Rng, registry
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from methods.checkpoint import Checkpoint
+from methods.released.lora import layers
 from methods.released.values import alike
 
 RNG = Rng(("checkpoint",))
@@ -231,6 +238,39 @@ def test_a_lora_is_merged(model: TextToImage, tmp_path: Path, style: str, scale:
     edited = erase(save(tmp_path / "lora.safetensors", tensors), model, scale=scale)
     assert list(edited.weights) == [name]
     torch.testing.assert_close(edited.parameter(name), model.parameter(name) + scale * delta)
+
+
+def text_lora(model: TextToImage, style: str) -> Saved:
+    """A rank-2 adapter of one output matrix of the text encoder."""
+    layer = "encoder.layers.0.self_attn"
+    out, columns = model.parameter(f"text_encoder.{layer}.out_proj.weight").shape
+    module = {
+        "old": f"text_encoder.text_model.{layer}.to_out_lora.",
+        "kohya": f"lora_te_text_model_{layer.replace('.', '_')}_out_proj.lora_",
+    }[style]
+    return {f"{module}down.weight": drawn(2, columns), f"{module}up.weight": drawn(out, 2)}
+
+
+@pytest.mark.parametrize(
+    "style", ["peft", "diffusers", "processors", "kohya", "old te", "kohya te"]
+)
+def test_names_are_read_as_diffusers_own_reader_reads_them(model: TextToImage, style: str) -> None:
+    kind, _, text = style.partition(" ")
+    tensors = text_lora(model, kind) if text else lora(model, kind)[0]
+    if kind == "kohya":  # diffusers asks for it
+        tensors[f"{next(iter(tensors)).partition('.')[0]}.alpha"] = torch.tensor(2.0)
+    read, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(tensors))
+    name = "text_encoder" if text else "unet"
+    bare = {key.removeprefix(f"{name}."): value for key, value in read.items()}
+    as_peft = (convert_state_dict_to_peft if text else convert_unet_state_dict_to_peft)(bare)
+    theirs = {re.sub(r"\.lora_[AB]\.weight$", ".weight", f"{name}.{key}") for key in as_peft}
+    own = {key: tuple(w.shape) for key, w in model.backbone.parameters.items()}
+    shapes = {key: tuple(w.shape) for key, w in tensors.items()}
+    ours = layers(own, shapes, {}, lambda name: float(tensors[name]), origin=style)
+    assert [layer.parameter.replace("text_model.", "") for layer in ours] == [
+        key.replace("text_model.", "") for key in theirs
+    ]
+    assert [layer.strength for layer in ours] == [1.0]
 
 
 def test_alpha_is_divided_by_the_rank_wherever_it_is_written(

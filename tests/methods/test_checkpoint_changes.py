@@ -74,8 +74,8 @@ def suite(tmp_path: Path) -> Callable[[Path], Path]:
     def write(path: Path) -> Path:
         file = tmp_path / "mine.yaml"
         file.write_text(
-            "name: mine\nbase: miniature\nconcepts: [star]\nattacks: [prompts, random_tokens, seed_search]\njudges: [mini_judge]\n"
-            "surrogate: clip_zero_shot\nmetrics: [drift]\ngoals: 2\nseeds: 2\n"
+            "name: mine\nbase: miniature\nconcepts: [star]\nattacks: [prompts, random_tokens, seed_search]\n"
+            "judges: [mini_judge]\nsurrogate: clip_zero_shot\nmetrics: [drift]\ngoals: 2\nseeds: 2\n"
             f"methods: [none, destroyed, {{checkpoint: {{path: {path}}}}}]\n"
         )
         return file
