@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 from cyclopts import Parameter
 
@@ -17,6 +17,7 @@ from bench.core.json_files import read_object
 
 if TYPE_CHECKING:
     from methods.checkpoint import Checkpoint
+    from methods.released.changes import Change
 
 __all__ = ["compare", "convert"]
 
@@ -38,8 +39,9 @@ def convert(source: Annotated[str, Parameter(help="A .pt, .pth, .bin or .ckpt of
 
     folder = None if base is None else _folder(base, revision)
     told = converted(source, target, layers=None if folder is None else _layers(folder))
+    compared = None if folder is None else _Compared.of(target, folder)
     if json_:
-        print_json(asdict(told))
+        print_json(asdict(told) | ({} if compared is None else compared.as_json()))
         return 0
     said = {
         "read": [told.source],
@@ -53,7 +55,72 @@ def convert(source: Annotated[str, Parameter(help="A .pt, .pth, .bin or .ckpt of
     for word, phrases in said.items():
         if phrases:
             out.print(f"{word:10} {'; '.join(phrases)}", soft_wrap=True)
+    if compared is not None:
+        compared.show()
     return 0
+
+
+def compare(what: Annotated[str, Parameter(help="A file, a folder, or owner/name@commit[/folder] of the hub.")],
+            *, base: Base = None, revision: Revision = None, json_: Json = False) -> int:  # fmt: skip
+    """Says what an edited model changes of its base: which parameters, of which part, by how much."""
+    compared = _Compared.of(what, _folder(base or "miniature", revision))
+    if json_:
+        print_json(compared.as_json())
+    else:
+        compared.show()
+    return 0
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A checkpoint beside its base.
+
+    Attributes:
+        what: The checkpoint, as it was asked for.
+        sha256: Of its content.
+        holds: The number of parameters that it holds of each network, in words.
+        changes: A row per part that it changes.
+        warnings: What the plan would say.
+    """
+
+    what: str
+    sha256: str
+    holds: str
+    changes: list[Change]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, what: str, folder: Path) -> _Compared:
+        """Compares them.
+
+        Raises:
+            UsageError: one is not what was expected, or they do not suit each other.
+        """
+        from methods.released.base import Base as Known
+
+        known = Known.of_folder(folder)
+        if known is None:
+            raise UsageError(f"expected a base in safetensors, got {folder}; convert it")
+        spec = _checkpoint(what)
+        holds, changes = spec.compared(known)
+        return cls(what, spec.sha256, holds, changes, spec.remarks(folder))
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines; JSON knows no infinity."""
+        rows = [asdict(row) for row in self.changes]
+        for row in rows:
+            row["per_cent"] = row["per_cent"] if math.isfinite(row["per_cent"]) else None
+        return {"sha256": self.sha256, "holds": self.holds, "changes": rows}
+
+    def show(self) -> None:
+        """Prints a line per part."""
+        for line in self.warnings:
+            out.print(f"warning: {line}", soft_wrap=True)
+        out.print(f"{self.what} holds {self.holds}, and changes:", soft_wrap=True)
+        for row in self.changes:
+            out.print(f"  {row.part:32} {row.per_cent:8.3g} %  ({row.changed} of {row.total})")
+        if not self.changes:
+            out.print("  nothing: it is the base itself")
 
 
 def _checkpoint(what: str) -> Checkpoint:
@@ -62,10 +129,6 @@ def _checkpoint(what: str) -> Checkpoint:
 
     place = found.groupdict("") if (found := _OF_HUB.fullmatch(what)) else {"path": what}
     return cast("Checkpoint", registry.build("method", {Checkpoint.name: place}))
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 def _folder(base: str, revision: str | None) -> Path:
@@ -83,27 +146,3 @@ def _layers(folder: Path) -> int:
             "another base"
         )
     return said
-
-
-def compare(what: Annotated[str, Parameter(help="A file, a folder, or owner/name@commit[/folder] of the hub.")],
-            *, base: Base = None, revision: Revision = None, json_: Json = False) -> int:  # fmt: skip
-    """Says what an edited model changes of its base: which parameters, of which part, by how much."""
-    from methods.released.base import Base as Compared
-
-    folder = _folder(base or "miniature", revision)
-    spec = _checkpoint(what)
-    spec.check_base(folder)
-    known = Compared.of_folder(folder)
-    if known is None:
-        raise UsageError(f"expected a base in safetensors, got {folder}; convert it")
-    holds, rows = spec.compared(known)
-    if json_:
-        shares = [{**asdict(row), "per_cent": _finite(row.per_cent)} for row in rows]
-        print_json({"what": what, "sha256": spec.sha256, "holds": holds, "changes": shares})
-        return 0
-    for line in spec.remarks(folder):
-        out.print(f"warning: {line}", soft_wrap=True)
-    out.print(f"{what}: {holds}", soft_wrap=True)
-    for row in rows:
-        out.print(f"{row.part:32} {row.per_cent:8.3g} %  {row.changed} of {row.total}")
-    return 0

@@ -113,13 +113,18 @@ def test_compare_prints_the_parts(
         assert not end.value.code
         said = capsys.readouterr().out
         if "--json" not in words:
-            assert f"{path}: 14 of 326 of the unet" in said
-            assert f"{KEYS:32} " in said
+            assert f"{path} holds 14 of 326 of the unet, and changes:" in said
+            assert f"\n  {KEYS:32} " in said
             continue
         about = json.loads(said)
         (row,) = about["changes"]
         assert (row["part"], row["changed"], row["total"]) == (KEYS, 7, 14)
         assert 0 < row["per_cent"] < 50
+    base = {"conv_in.bias": model.parameter("unet.conv_in.bias").contiguous()}
+    save_file(base, path)
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(path)])
+    assert "nothing: it is the base itself" in capsys.readouterr().out
     save_file({"conv_in.weight": torch.zeros(3)}, path)
     with pytest.raises(SystemExit) as end:
         main(["compare", str(path)])

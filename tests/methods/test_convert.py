@@ -22,7 +22,9 @@ from torch import Tensor
 from bench.cli.main import main
 from bench.core.digest import file_sha256
 from bench.core.errors import UsageError
+from bench.interfaces import Concept, Rng
 from bench.model.text_to_image import TextToImage
+from methods.checkpoint import Checkpoint
 from methods.released.convert import child
 from methods.released.convert.compvis import diffusers_names
 from methods.released.convert.convert import convert
@@ -315,7 +317,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int
 def test_the_command_says_what_it_did(
     model: TextToImage, tmp_path: Path, told: Callable[..., tuple[int, str]]
 ) -> None:
-    own = {n: w for n, w in model.backbone.parameters.items() if n.startswith("unet.")}
+    own = {n: w.clone() for n, w in model.backbone.parameters.items() if n.startswith("unet.")}
+    own["unet.conv_in.bias"] += 1
     source, target = tmp_path / "esd.ckpt", tmp_path / "esd.safetensors"
     averages = {f"model_ema.{i}": torch.zeros(1) for i in range(3)}
     torch.save({"state_dict": compvis(own) | averages, "epoch": 3}, source)
@@ -331,6 +334,8 @@ def test_the_command_says_what_it_did(
         "left out   epoch (int); 3 averages (model_ema.)",
         f"wrote      {target}: {len(own)} tensors, ",
         f"sha256     {file_sha256(target)}",
+        f"{target} holds {len(own)} of {len(own)} of the unet, and changes:",
+        "  convolutions ",
     ):
         assert line in said
     assert target.stat().st_mode & 0o777 == source.stat().st_mode & 0o777  # as any new file
@@ -344,14 +349,16 @@ def test_the_command_says_what_it_did(
 def test_safetensors_are_given_other_names_and_keep_their_metadata(
     model: TextToImage, tmp_path: Path, told: Callable[..., tuple[int, str]]
 ) -> None:
-    own = {n: w for n, w in model.backbone.parameters.items() if "attn2.to_v" in n}
+    own = {n: w.clone() for n, w in model.backbone.parameters.items() if "attn2.to_v" in n}
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    own[next(iter(own))] *= 2
     save_file(compvis(own), source, metadata={"base_model_id": "someone/else"})
     code, said = told(source, target, "--base", "miniature", "--json")
     about = json.loads(said)
     assert code == 0
     assert about["tensors"] == len(own)
     assert about["sha256"] == file_sha256(target)
+    assert [row["changed"] for row in about["changes"]] == [1]
     assert load_file(target).keys() == own.keys()
     header = json.loads(target.read_bytes()[8:].split(b"}", 1)[0] + b"}}")
     assert header["__metadata__"]["base_model_id"] == "someone/else"
@@ -377,3 +384,22 @@ def test_what_the_raw_reader_is_given_is_left_as_it_is(tmp_path: Path) -> None:
     save_file({"a.b": torch.zeros(2)}, path)
     found = raw(path, tmp_path)
     assert (found.file, found.paths) == (path, {"a.b": ("a.b",)})
+
+
+def test_the_settings_of_an_adapter_go_with_it(model: TextToImage, tmp_path: Path) -> None:
+    name = next(n for n in model.backbone.parameters if n.endswith("attn2.to_v.weight"))
+    own = model.parameter(name)
+    module = name.removeprefix("unet.").removesuffix(".weight")
+    halves = {"lora_A": torch.ones(2, own.shape[1]), "lora_B": torch.ones(len(own), 2)}
+    folder = tmp_path / "peft"
+    folder.mkdir()
+    tensors = {f"base_model.model.{module}.{half}.weight": w for half, w in halves.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 8}))
+    target = tmp_path / "made.safetensors"
+    convert(str(folder), str(target))
+    for path in (folder, target):
+        edited = Checkpoint(path=str(path))(model, [Concept(text="star")], rng=Rng(("c",)))
+        torch.testing.assert_close(edited.parameter(name), own + 8.0)
+    (folder / "adapter_config.json").write_text('{"use_dora": true}')
+    assert "got a DoRA (by its settings)" in refusal(folder)

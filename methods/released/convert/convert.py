@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from bench.core.errors import UsageError
 from bench.core.files import expanded, is_folder
 from bench.core.headers import refuse_odd_numbers
+from bench.core.json_files import read_object
 from bench.core.weight_files import scan, sound
 from methods.released.convert.compvis import diffusers_names, is_compvis
 from methods.released.convert.deltas import as_adapter
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Converted", "convert"]
 
 _BY = "tvc-bench convert"
+_LARGEST_SETTINGS = 2**18
 
 
 @dataclass
@@ -88,7 +91,7 @@ def convert(
             place = Path(room) / str(number)
             place.mkdir()
             found = raw(file, place, seconds=seconds, memory=memory)
-            metadata |= found.metadata
+            metadata |= {**found.metadata, **_settings(file)}
             prefix = f"{part}." if part else ""
             names = _named(found, told, layers, file)
             values |= {f"{prefix}{name}": (found.file, old) for name, old in names.items()}
@@ -135,6 +138,14 @@ def _files(source: str) -> Iterator[tuple[str, Path]]:
                 "or a file"
             )
         yield from ((part, file) for file in files)
+
+
+def _settings(file: Path) -> dict[str, str]:
+    """PEFT's settings beside its adapter, as metadata: without them it would have another strength."""
+    beside = file.with_name("adapter_config.json")
+    if file.stem != "adapter_model" or not is_there(str(beside)):
+        return {}
+    return {"lora_adapter_metadata": json.dumps(read_object(beside, _LARGEST_SETTINGS))}
 
 
 def _named(found: Raw, told: Converted, layers: int | None, file: Path) -> dict[str, str]:
