@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bench.cli.main import main
 from bench.core.errors import UsageError
 from bench.core.shipped import model_folder
 from bench.interfaces import Concept, Rng, registry
@@ -118,6 +119,21 @@ def test_what_is_no_place_in_the_hub_is_refused_in_one_line(repository: Path, wh
         built(**fields)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_compare_takes_a_place_in_the_hub(
+    model: TextToImage, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(repository / "star" / "edit.safetensors", {KEY: model.parameter(f"unet.{KEY}") + 1})
+    for place, code, said in (
+        (f"somebody/model@{COMMIT}/star", 0, "holds 1 of 326 of the unet"),
+        (f"somebody/else@{COMMIT}", 2, "somebody/else: could not be downloaded"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["compare", place])
+        told = capsys.readouterr()
+        assert (end.value.code or 0) == code
+        assert said in told.out + told.err
 
 
 def test_a_plan_downloads_nothing_where_the_content_is_given(repository: Path) -> None:

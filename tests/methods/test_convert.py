@@ -194,6 +194,19 @@ def test_the_child_takes_tensors_of_real_numbers_and_tells_the_rest() -> None:
             child.tensors_in(bad)
 
 
+def test_the_child_says_why_in_words_that_the_parent_knows(tmp_path: Path) -> None:
+    blocked = pickle.UnpicklingError("Unsupported global: GLOBAL a.b.C was not an allowed global")
+    for error, said in (
+        (blocked, "class a.b.C"),
+        (MemoryError(), "memory"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "memory"),
+        (OSError(28, "No space left on device"), "place No space left on device"),
+        (ValueError("it nests"), "why it nests"),
+        (KeyError("x"), "unreadable KeyError"),
+    ):
+        assert child.reason(error) == said
+
+
 def test_the_child_writes_what_safetensors_reads(tmp_path: Path) -> None:
     kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     tensors = [torch.randn(3, 5).to(kind) for kind in kinds]
@@ -249,6 +262,9 @@ def test_two_tensors_of_one_name_are_refused() -> None:
             plain_names(paths, "a.pt")
     with pytest.raises(UsageError, match=r"got no tensor of real numbers in a\.pt"):
         plain_names({}, "a.pt")
+    for name in ("a\n", "\ud800", "\u202ea", "a\0"):
+        with pytest.raises(UsageError, match=r"expected names in plain text, got '.*' in a\.pt"):
+            plain_names({"0": ("state_dict", name)}, "a.pt")
 
 
 def test_the_names_of_the_original_become_those_of_the_base(model: TextToImage) -> None:

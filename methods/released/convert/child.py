@@ -142,6 +142,8 @@ def reason(error: BaseException) -> str:
         return "memory"
     if named := _GLOBAL.search(said):
         return f"class {named[1]}"
+    if isinstance(error, OSError):
+        return f"place {error.strerror}"
     if isinstance(error, ValueError):
         return f"why {said}"
     return f"unreadable {type(error).__name__}"

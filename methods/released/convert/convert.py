@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from bench.core.errors import UsageError
 from bench.core.files import expanded, is_folder
-from bench.core.headers import refuse_odd_numbers
+from bench.core.headers import refuse_odd_numbers, unreadable
 from bench.core.json_files import read_object
 from bench.core.weight_files import scan, sound
 from methods.released.convert.compvis import diffusers_names, is_compvis
@@ -173,10 +173,16 @@ def _write(values: dict[str, tuple[Path, str]], path: Path, metadata: dict[str, 
     opened: dict[Path, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name, (file, old) in values.items():
-        if file not in opened:
-            opened[file] = safe_open(file, framework="pt")
-        tensors[name] = opened[file].get_tensor(old)
-    save_file(tensors, path, metadata=metadata)
+        try:
+            if file not in opened:
+                opened[file] = safe_open(file, framework="pt")
+            tensors[name] = opened[file].get_tensor(old)
+        except SafetensorError as error:
+            raise unreadable(file, f"{error}; fetch it again") from error
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise UsageError(f"expected room for a file beside {path.parent}, got: {error}") from error
 
 
 def _look_at(path: Path, source: str) -> None:

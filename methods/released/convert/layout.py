@@ -70,7 +70,12 @@ def plain_names(paths: Mapping[str, Path], origin: object) -> Names:
         told.flattened += parts
         open_ = kept
     for name, path in open_.items():
-        if (new := ".".join(path)) in told.old:
+        new = ".".join(path)
+        if (
+            not new.isprintable()
+        ):  # nor half a pair of surrogates, which no file can be written with
+            raise UsageError(f"expected names in plain text, got {new!a} in {origin}; rename it")
+        if new in told.old:
             raise UsageError(
                 f"expected each name once, got {new} twice in {origin}; give the parts one by one"
             )

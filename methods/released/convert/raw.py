@@ -120,6 +120,10 @@ def _refusal(path: Path, told: str) -> UsageError:
             return UsageError(f"expected a pickle of tensors, got {path}: {why}; {_TRUST}")
         case "memory":
             why = "it needs more memory than a file of its size should; fetch it again"
+        case "place":
+            return UsageError(
+                f"expected room for the tensors of {path} beside the file to write, got: {what}; free some"
+            )
         case "why":
             why = f"{what}; give the file of a state dict"
         case _:
