@@ -67,11 +67,6 @@ def fetched(hub: str, revision: str, subfolder: str) -> str:
         Exception
     ) as error:  # of the hub, of HTTP, of sockets: its kinds changed with each version
         raise UsageError(f"{hub}: could not be downloaded: {in_one_line(error)}") from error
-    if not folder.is_dir():
-        raise UsageError(
-            f"expected the folder {subfolder or 'of the model'} in {hub}, got none with safetensors "
-            "or settings; see its page"
-        )
     return str(folder)
 
 
@@ -101,8 +96,11 @@ def _download(hub: str, revision: str, below: str) -> Path:
     for ignored in ({deeper} | variants, {deeper}):
         root = fetch(hub, revision, {f"{below}*.safetensors", f"{below}*.index.json"}, ignored)
         if list((root / below).glob("*.safetensors")):
-            break
-    return root / below
+            return root / below
+    raise UsageError(
+        f"expected safetensors at the top of {below or 'the repository'} or of its unet or text_encoder, got "
+        f"none; if it holds a pickle, fetch it (`hf download {hub} --revision {revision}`) and run `tvc-bench convert`"
+    )
 
 
 def _inside(names: set[str], folder: str) -> set[str]:

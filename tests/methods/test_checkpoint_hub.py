@@ -107,7 +107,8 @@ PLACES: Mapping[str, tuple[dict[str, object], str]] = {
     "absolute": ({**PLACE, "subfolder": "/etc"}, "expected a folder of somebody/model"),
     "a pattern": ({**PLACE, "subfolder": "*"}, "expected a folder of somebody/model"),
     "both": ({**PLACE, "path": "a.safetensors"}, "expected path or hub, got both"),
-    "nothing there": ({**PLACE, "subfolder": "nowhere"}, "expected the folder nowhere in somebody/model"),
+    "nothing there": ({**PLACE, "subfolder": "nowhere"}, "somebody/model: expected safetensors at the top of nowhere/"),
+    "a pickle": (PLACE, "fetch it (`hf download somebody/model --revision"),
     "not cached": ({"hub": "a/b", "revision": COMMIT}, "a/b: could not be downloaded: "),
 }  # fmt: skip
 
