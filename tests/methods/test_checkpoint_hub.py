@@ -25,7 +25,7 @@ from tests.bench.model.test_used_files import COMMIT, hub
 
 ROOT = Path(__file__).parents[2]
 KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
-PLACE = {"hub": "somebody/model", "revision": COMMIT}
+PLACE: dict[str, object] = {"hub": "somebody/model", "revision": COMMIT}
 
 
 @pytest.fixture

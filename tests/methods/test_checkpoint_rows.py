@@ -42,7 +42,8 @@ def test_a_saved_edit_is_evaluated_as_the_method_is(model: TextToImage, tmp_path
     assert not run_plan(plan, store, model, Watcher()).failed
     found = collect(plan, store)
     rows = found.trials
-    same = [c for c in rows if c not in OF_METHOD and "digest" not in c]
+    columns = map(str, rows.columns)
+    same = [c for c in columns if c not in OF_METHOD and "digest" not in c]
     of = {str(m): mine[same].reset_index(drop=True) for m, mine in rows.groupby("method")}
     assert len(of["uce[repo-2023]"]) >= 3  # each attack's
     for name in ("saved", "converted"):
