@@ -1,9 +1,10 @@
 """Somebody's edited model as a method: the weights of a released erasure, laid over its base.
 
 Read are: a diffusers pipeline folder (its ``unet`` and ``text_encoder``, both or what it has of
-them, and nothing else), the folder or the safetensors file of one of them, and a LoRA in the key
-styles of PEFT, diffusers (new and old) and kohya. The files may hold the changed parameters alone
-(``names: some``: every release of ESD and UCE), or differences to be added (``values: difference``).
+them, and nothing else), the folder or the safetensors file of one of them or of both, and a LoRA in
+the key styles of PEFT, diffusers (new and old) and kohya. They lie at a path, or in a repository of the
+hub at a commit. They may hold the changed parameters alone, as every release of ESD and UCE does:
+that is found out and said. Or they hold differences to be added (``values: difference``).
 
 Nothing in a file is executed or unpickled, and nothing is taken on trust. What the headers say,
 names, shapes, precisions and metadata, is compared with the base when a plan is made. So are the
