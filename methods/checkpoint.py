@@ -1,9 +1,10 @@
 """Somebody's edited model as a method: the weights of a released erasure, laid over its base.
 
 Read are: a diffusers pipeline folder (its ``unet`` and ``text_encoder``, both or what it has of
-them, and nothing else), the folder or the safetensors file of one of them, and a LoRA in the key
-styles of PEFT, diffusers (new and old) and kohya. The files may hold the changed parameters alone
-(``names: some``: every release of ESD and UCE), or differences to be added (``values: difference``).
+them, and nothing else), the folder or the safetensors file of one of them or of both, and a LoRA in
+the key styles of PEFT, diffusers (new and old) and kohya. They lie at a path, or in a repository of the
+hub at a commit. They may hold the changed parameters alone, as every release of ESD and UCE does:
+that is found out and said. Or they hold differences to be added (``values: difference``).
 
 Nothing in a file is executed or unpickled, and nothing is taken on trust. What the headers say,
 names, shapes, precisions and metadata, is compared with the base when a plan is made. So are the
@@ -35,6 +36,7 @@ from bench.core.weight_files import sound
 from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.text_to_image import TextToImage
 from methods.released.base import Base
+from methods.released.changes import Change, Changes, in_words
 from methods.released.files import (
     Network,
     content_of,
@@ -42,9 +44,10 @@ from methods.released.files import (
     is_there,
     networks,
 )
-from methods.released.kinds import refuse_foreign
+from methods.released.hub import check_place, fetched, is_cached
+from methods.released.kinds import other_base, refuse_foreign
 from methods.released.lora import Layer, is_lora, layers, merged
-from methods.released.names import names_of
+from methods.released.names import counted, is_a_part, names_of
 from methods.released.values import alike, refuse_the_other_kind
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 _CHEAP = 512 * 2**20  # bytes whose values are read when a plan is made: under two seconds
+_HUB = ("hub", "commit", "subfolder")
 _Laid: TypeAlias = "dict[str, Callable[[], Tensor]]"
 
 
@@ -62,12 +66,15 @@ class Checkpoint(Erasure):
     Its identity is the content of the file, wherever that lies.
 
     Attributes:
-        path: A safetensors file or a folder; see the module. Required.
+        path: A safetensors file or a folder; see the module. This or ``hub`` is required.
+        hub: A repository of the hub, owner and name. What is not in its cache yet is downloaded.
+        commit: Of it, 40 hex digits; suites call it ``revision``, as they do a base's.
+        subfolder: Where in it the files lie; by default at its top.
         sha256: Of the content; taken from the file when it is not given. With it given, the file
             is needed only where the edit is made, and must have it.
         scale: Strength of a LoRA or of differences; whole parameters have 1. From -100 to 100.
         names: ``all``: the file must hold every parameter of a network; ``some``: it may hold the
-            changed ones alone, as every release of ESD and UCE does.
+            changed ones alone; ``auto``: either, as the file shows. Changes no number.
         values: ``absolute``: the parameters themselves; ``difference``: what is to be added to the
             base's. The wrong one is refused by the values.
     """
@@ -77,24 +84,53 @@ class Checkpoint(Erasure):
     # Fields without which no edit can be made, though the spec can be built without them.
     needs: ClassVar[tuple[str, ...]] = ("path",)
     path: str = runtime("")
+    hub: str = runtime("")
+    commit: str = runtime("")
+    subfolder: str = runtime("")
     sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
     scale: Factor = 1.0
-    names: Literal["all", "some"] = "all"
+    names: Literal["auto", "all", "some"] = "auto"
     values: Literal["absolute", "difference"] = "absolute"
 
     @model_validator(mode="before")
     @classmethod
     def _know_the_content(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and isinstance(fields.get("path"), str) and fields["path"]:
-            if not fields.get("sha256"):
-                return {**fields, "sha256": content_of(files_of(fields["path"]))}
-        return fields
+        if not isinstance(fields, dict):
+            return fields
+        if "revision" in fields:  # of a spec, that is the revision of its algorithm
+            fields = {**fields, "commit": fields["revision"]}
+            del fields["revision"]
+        path, hub, *rest = (fields.get(key) or "" for key in ("path", *_HUB))
+        if hub or any(rest):
+            if path:
+                raise UsageError("expected path or hub, got both; leave one of them out")
+            check_place(hub, *rest)
+        if fields.get("sha256") or not isinstance(path, str) or not (path or hub):
+            return fields
+        return {**fields, "sha256": content_of(files_of(path or fetched(hub, *rest)))}
+
+    def identity(self) -> dict[str, Any]:
+        """See the base class. Where ``names`` were found out, it says ``all``, which used to be the default."""
+        about = super().identity()
+        if self.names == "auto":
+            about["fields"]["names"] = "all"
+        return about
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """See the base class: a place in the hub is a path."""
+        return () if self.hub else super().lacking
 
     def _described(self) -> str:
         """The file's name and the beginning of its sha256, which tells namesakes apart."""
         extra = [] if self.scale == 1 else [f"scale={self.scale:g}"]
         extra += [] if self.values == "absolute" else [self.values]
-        return f"checkpoint({', '.join([Path(self.path).name, self.sha256[:8], *extra])})"
+        name = "/".join(filter(None, (self.hub, self.subfolder))) or Path(self.path).name
+        return f"checkpoint({', '.join([name, self.sha256[:8], *extra])})"
+
+    def _place(self) -> str:
+        """Where the files lie; empty without any."""
+        return fetched(self.hub, self.commit, self.subfolder) if self.hub else self.path
 
     def parameters(self, model: TextToImage) -> list[str]:
         """Every parameter of the UNet and the text encoder."""
@@ -114,7 +150,7 @@ class Checkpoint(Erasure):
             UsageError: the file is not what was expected, or does not suit the base.
         """
         with _called(self.name):
-            if not self.path or not is_there(self.path):
+            if not self._is_here():
                 return
             found = self._networks(content)
             cheap = sum(network.size for network in found) <= _CHEAP
@@ -130,6 +166,43 @@ class Checkpoint(Erasure):
             if cheap and not sum(1 for _ in self._edited(base, laid)):
                 raise self._no_edit()
 
+    def _is_here(self) -> bool:
+        """Whether there is anything to look at: an edit that is made already needs no file."""
+        if not self.hub:
+            return bool(self.path) and is_there(self.path)
+        # With its sha256 given, nothing is downloaded for a plan.
+        return is_cached(self.hub, self.commit, self.subfolder)
+
+    def remarks(self, folder: Path | None) -> tuple[str, ...]:
+        """What the files hold, where that is a part of a network; and that they name another base.
+
+        Raises:
+            UsageError: the files are not what was expected.
+        """
+        if not self._is_here():
+            return ()
+        with _called(self.name):
+            base = None if folder is None else Base.of_folder(folder)
+            found = self._networks(content)
+            lines = [line for network in found for line in other_base(network, folder)]
+            if base is not None and (part := self._in_part(base, found)):
+                lines.append(f"{self._place()} holds {part}; the others stay the base's")
+        return tuple(f"{self.name}: {line}" for line in lines)
+
+    def compared(self, base: Base) -> tuple[str, list[Change]]:
+        """What the files hold of the base's networks, and how much they change of each part.
+
+        Raises:
+            UsageError: the files are not what was expected, or do not suit the base.
+        """
+        with _called(self.name):
+            changes = Changes()
+            found = self._networks(content)
+            laid = self._laid(base, found)
+            for _ in self._edited(base, laid, changes):
+                pass
+            return counted(base.shapes, laid.keys()), changes.of(base)
+
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with the parameters of the file that differ from its own.
 
@@ -137,31 +210,35 @@ class Checkpoint(Erasure):
             UsageError: the file is not there, or not what was expected.
         """
         with _called(self.name):
-            if not self.path:
+            if not self.path and not self.hub:
                 raise UsageError("expected the path of an edited model as `path`, got none")
             base = Base.of_model(model)
             edited: dict[str, Tensor] = {}
-            for name, value in self._edited(base, self._laid(base, self._networks(file_sha256))):
+            changes = Changes()
+            laid = self._laid(base, self._networks(file_sha256))
+            for name, value in self._edited(base, laid, changes):
                 own = model.parameter(name).dtype
                 if not bool(value.to(own).isfinite().all()):
                     raise UsageError(
                         f"expected values that {own} can hold, got larger ones in {name} of "
-                        f"{self.path}; run the suite in float32"
+                        f"{self._place()}; run the suite in float32"
                     )
                 edited[name] = value
             ctx.progress(1, 1, self.name)
             if not edited:
                 raise self._no_edit()
+            ctx.note(holds=counted(base.shapes, laid.keys()), changed=in_words(changes.of(base)))
             return model.with_weights(edited)
 
     def _networks(self, digest: Callable[[Path], str]) -> list[Network]:
-        files = files_of(self.path)
+        place = self._place()
+        files = files_of(place)
         if (found := content_of(files, digest)) != self.sha256:
             raise UsageError(
-                f"expected {self.path} with sha256 {self.sha256[:12]}, got {found[:12]}: it has "
+                f"expected {place} with sha256 {self.sha256[:12]}, got {found[:12]}: it has "
                 "changed; restore it or correct `sha256`"
             )
-        return networks(files, self.path)
+        return networks(files, place)
 
     def _laid(self, base: Base, found: Sequence[Network]) -> _Laid:
         """``component.name`` of what the files hold, and what reads its new value.
@@ -177,7 +254,7 @@ class Checkpoint(Erasure):
             one = (self._adapter if adapter else self._whole)(base, network)
             if twice := sorted(one.keys() & laid.keys()):
                 raise UsageError(
-                    f"expected each parameter once, got {twice[0]} in two files of {self.path}; "
+                    f"expected each parameter once, got {twice[0]} in two files of {self._place()}; "
                     "give one of them"
                 )
             laid |= one
@@ -186,7 +263,7 @@ class Checkpoint(Erasure):
     def _adapter(self, base: Base, network: Network) -> _Laid:
         if self.values == "difference":
             raise UsageError(
-                f"expected differences of parameters, got a LoRA in {self.path}; leave `values` out"
+                f"expected differences of parameters, got a LoRA in {network.origin}; leave `values` out"
             )
 
         def number(name: str) -> float:
@@ -196,22 +273,23 @@ class Checkpoint(Erasure):
             halves = network.value(layer.down), network.value(layer.up)
             return merged(base.value(layer.parameter), *halves, self.scale * layer.strength)
 
-        found = layers(base.shapes, network.shapes, network.about, number, origin=self.path)
+        found = layers(base.shapes, network.shapes, network.about, number, origin=network.origin)
         return {layer.parameter: partial(value, layer) for layer in found}
 
     def _whole(self, base: Base, network: Network) -> _Laid:
         if self.scale != 1 and self.values == "absolute":
             raise UsageError(
                 f"expected a LoRA to scale by {self.scale:g}, got whole parameters in "
-                f"{self.path}; leave `scale` out"
+                f"{network.origin}; leave `scale` out"
             )
         names, missing = names_of(base.shapes, network)
-        lacking = missing if self.names == "all" else []
+        taken = self.names == "some" or (self.names == "auto" and is_a_part(base.shapes, names))
+        lacking = [] if taken else missing
         refuse_the_other_kind(base, network, names, self.values, lacking=bool(lacking))
         if lacking:
             raise UsageError(
                 f"expected the parameters of the base's {lacking[0].partition('.')[0]}, got not all "
-                f"of these in {self.path}: {len(lacking)}, e.g. {', '.join(sorted(lacking)[:3])}; "
+                f"of these in {network.origin}: {len(lacking)}, e.g. {', '.join(sorted(lacking)[:3])}; "
                 "give the model that it was made from as base, or set `names: some`"
             )
 
@@ -223,21 +301,34 @@ class Checkpoint(Erasure):
             return {full: partial(added, full, name) for full, name in names.items()}
         return {full: partial(network.value, name) for full, name in names.items()}
 
-    def _edited(self, base: Base, laid: _Laid) -> Iterator[tuple[str, Tensor]]:
+    def _in_part(self, base: Base, found: Sequence[Network]) -> str:
+        """What the files hold, if it is not all of the networks that they touch; empty if it is, or of a LoRA."""
+        whole = [network for network in found if not is_lora(network.tensors)]
+        names = [names_of(base.shapes, network) for network in whole]
+        held = {full for one, _ in names for full in one}
+        return counted(base.shapes, held) if any(missing for _, missing in names) else ""
+
+    def _edited(
+        self, base: Base, laid: _Laid, changes: Changes | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
         """The values that differ from the base by more than the rounding of the file or of the base."""
         for name, read in laid.items():
             value = read()
             if not bool(value.isfinite().all()):
                 raise UsageError(
-                    f"expected finite numbers, got others in {name} with {self.path} added; lower "
+                    f"expected finite numbers, got others in {name} with {self._place()} added; lower "
                     "`scale`, or fetch the file again"
                 )
-            if not alike(base.value(name), value):
+            own = base.value(name)
+            apart = not alike(own, value)
+            if changes is not None:
+                changes.saw(name, own, value if apart else None)
+            if apart:
                 yield name, value
 
     def _no_edit(self) -> UsageError:
         return UsageError(
-            f"expected an edited model, got the base itself: no parameter in {self.path} differs "
+            f"expected an edited model, got the base itself: no parameter in {self._place()} differs "
             "from it; check that it is the edited file"
         )
 

@@ -1,4 +1,4 @@
-"""The command line: plan, run, report, ls, verify, perf; ``mini`` makes and checks the miniature.
+"""The command line: plan, run, report, ls, verify, convert, compare, perf; ``mini`` makes and checks the miniature.
 
 Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong or the
 place is unfit (a full disk, missing rights), 130 interrupted. A closed pipe changes neither the work nor
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from cyclopts import App
 
+from bench.cli.checkpoints import compare, convert
 from bench.cli.measured import paper, perf
 from bench.cli.miniature import check, train
 from bench.cli.output import err, out
@@ -39,7 +40,7 @@ app = App(
 )
 
 mini = App(name="mini", help="The miniature: a small, real diffusion model of a drawn world.")
-for _command in (plan, run, report, ls, verify, paper, perf, mini):
+for _command in (plan, run, report, ls, verify, convert, compare, paper, perf, mini):
     app.command(_command)
 for _of_mini in (train, check):
     mini.command(_of_mini)

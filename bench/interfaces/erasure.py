@@ -143,6 +143,14 @@ class Erasure(Spec, ABC):
         """
         return ()
 
+    def remarks(self, folder: Path | None) -> tuple[str, ...]:
+        """What a reader of the results must know of what the user gave it, a line each; for the plan.
+
+        Args:
+            folder: The base's pipeline folder; ``None`` for one that was not loaded from any.
+        """
+        return ()
+
     def roles(self) -> frozenset[Role]:
         """The roles of the parameters that it changes, or must tell apart; a base without one is refused."""
         return frozenset()

@@ -7,7 +7,7 @@ digests. :mod:`bench.run.cells` has a record of each kind, :mod:`bench.run.plann
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.config.suite import Suite
@@ -19,7 +19,7 @@ from bench.run.cells import Cell
 from bench.run.planning.layout import lay_out
 from bench.run.planning.naming import table_name
 from bench.run.planning.scope import scope_of
-from bench.run.remarks import warnings_of
+from bench.run.remarks import remarks_of, warnings_of
 
 __all__ = ["Cell", "Plan", "make_plan"]
 
@@ -113,6 +113,7 @@ def make_plan(
         attacks=scope.every, concepts=scope.known, suite_digest=digest_of(suite.identity(scope.every)),
         warnings=warnings_of(scope.attacks, suite.concepts, scope.tried, scope.goals), folder=folder,
     )  # fmt: skip
-    if folder is not None:
-        plan.check_base(folder)
-    return plan
+    if folder is None:
+        return plan
+    plan.check_base(folder)
+    return replace(plan, warnings=(*plan.warnings, *remarks_of(plan.specs, folder)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from bench.interfaces import Attack, Concept
+from bench.core.spec import Spec
+from bench.interfaces import Attack, Concept, Erasure
 
-__all__ = ["number_of", "warnings_of"]
+__all__ = ["number_of", "remarks_of", "warnings_of"]
 
 _MOST = 4
 
@@ -32,6 +34,21 @@ def warnings_of(
         lines += attack.remarks(concepts)
         lines += _cut(attack, tried, number_of(attack, goals))
     lines += _short(attacks, tried, goals)
+    return _printable(lines)
+
+
+def remarks_of(specs: Iterable[Spec], folder: Path) -> tuple[str, ...]:
+    """The lines of the methods about what the user gave them; they were found to suit the base.
+
+    Args:
+        specs: Every plug-in of the plan.
+        folder: The base's.
+    """
+    methods = (spec for spec in specs if isinstance(spec, Erasure))
+    return _printable(line for method in methods for line in method.remarks(folder))
+
+
+def _printable(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple("".join(c if c.isprintable() else " " for c in line) for line in lines)
 
 

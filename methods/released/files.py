@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from bench.core.digest import digest_of
-from bench.core.errors import UsageError
+from bench.core.errors import UsageError, shown
 from bench.core.files import expanded, regular
 from bench.core.headers import TensorInfo, read_header, unreadable
 from bench.core.json_files import object_in, read_object
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PARTS",
+    "VARIANTS",
     "Network",
     "content_of",
     "files_of",
@@ -37,10 +38,10 @@ __all__ = [
 PARTS = ("unet", "text_encoder")
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _CONVERT = (
-    "it can run code when it is read: convert it where that is no harm, with save_pretrained(..., "
-    "safe_serialization=True) or safetensors.torch.save_file, and give the .safetensors"
+    "it can run code when it is read: run `tvc-bench convert`, which lets none run, or convert it where that "
+    "is no harm, with save_pretrained(..., safe_serialization=True); and give the .safetensors"
 )
-_VARIANTS = (".fp16.", ".bf16.", ".non_ema.")
+VARIANTS = (".fp16.", ".bf16.", ".non_ema.")
 _LARGEST_SETTINGS = 2**20
 
 
@@ -149,20 +150,37 @@ def _files(where: Path, path: str) -> dict[str, list[Path]]:
         wanted = f"{path}, its unet or its text_encoder" if unread == [where] else str(unread[0])
         hint = instead or "; give the folder of a diffusers pipeline or of one of these"
         raise UsageError(f"expected safetensors in {wanted}, got none{hint}")
-    for file in (file for files in found.values() for file in files):
-        regular(_named(file))
+    for files in found.values():
+        for file in files:
+            regular(_named(file))
+        _all_shards(files[0].parent, files)
     return found
+
+
+def _all_shards(folder: Path, files: Sequence[Path]) -> None:
+    """Refuses a network of several files, some of which are not there: the rest may pass for a part of it."""
+    there = {file.name for file in files}
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        shards = read_object(index, _LARGEST_SETTINGS).get("weight_map")
+        wanted = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+        if there & wanted and (lost := sorted(wanted - there)):
+            raise UsageError(
+                f"expected every file that {index} names, got none called {shown(lost[0])}; fetch it"
+            )
 
 
 def _file(where: Path, path: str) -> Path:
     if not is_there(path):
         hub = path.count("/") == 1 and path[0] not in "~./"
         fetch = (
-            f"fetch it first (`hf download {path} --local-dir DIR`)" if hub else "fetch it first"
+            f"give `hub: {path}` and its `revision`, or fetch it first (`hf download {path} "
+            "--local-dir DIR`)"
+            if hub
+            else "fetch it first"
         )
         raise UsageError(
-            f"expected a file or a folder, got {path}, which is not there; nothing is downloaded: "
-            f"{fetch}"
+            f"expected a file or a folder, got {path}, which is not there; nothing is downloaded for "
+            f"a path: {fetch}"
         )
     if where.suffix in _PICKLED and where.is_file():
         raise UsageError(f"expected safetensors, got the pickle {path}; {_CONVERT}")
@@ -192,7 +210,7 @@ def _named(path: Path) -> Path:
 def weights_in(folder: Path) -> list[Path]:
     """The safetensors of a folder; a copy in another precision only where there is no other."""
     files = sorted(folder.glob("*.safetensors"))
-    return [f for f in files if not any(v in f.name for v in _VARIANTS)] or files
+    return [f for f in files if not any(v in f.name for v in VARIANTS)] or files
 
 
 def content_of(files: Mapping[str, Sequence[Path]], digest: Callable[[Path], str] = content) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from bench.core.errors import UsageError, shown
 from bench.core.headers import TensorInfo
 from methods.released.files import PARTS, Network
 
-__all__ = ["refuse_foreign"]
+__all__ = ["other_base", "refuse_foreign"]
 
 _HOOK = "it acts in the forward pass, for which there is no slot here yet; give a merged model"
 _ADAPTER = "merge the adapter into its model and give that"
@@ -43,8 +44,7 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     (r".*motion_modules\..*", "a motion module of a video model", _CLASS),
     (r"(model\.diffusion_model|cond_stage_model|first_stage_model|model_ema)\..*",
      "other names, those of the original Stable Diffusion",
-     "convert the file to diffusers' names (StableDiffusionPipeline.from_single_file, then "
-     "save_pretrained)"),
+     "run `tvc-bench convert`, which gives it diffusers' names"),
 )  # fmt: skip
 _PATTERNS = [(re.compile(p, re.IGNORECASE), what, todo) for p, what, todo in _NAMES]
 
@@ -78,6 +78,29 @@ def refuse_foreign(network: Network, width: int | None) -> None:
         )
 
 
+def other_base(network: Network, folder: Path | None) -> list[str]:
+    """A line if the file names a base by an id that the folder does not bear: nobody can check more.
+
+    Args:
+        network: What the headers and the settings say.
+        folder: The base's; those of the hub's cache are named for the repository.
+    """
+    said = network.metadata.get("base_model_id") or network.about.get("base_model_name_or_path")
+    if not isinstance(said, str) or not said.strip() or folder is None:
+        return []
+    name = said.rstrip("/").rpartition("/")[2]
+    if _letters(name) in _letters(str(folder)):
+        return []
+    return [
+        f"{network.origin} says that it was made from {shown(said)}, and the base lies in {folder}: "
+        "if that is another model, give the one that it was made from"
+    ]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
 _Told = tuple[str, str] | None
 
 
@@ -87,8 +110,8 @@ def _kind(network: Network, width: int | None) -> _Told:
 
 
 def _gated(network: Network) -> _Told:
-    """SPM's adapter (Lyu et al. 2024): its metadata name the prompts that its gate compares."""
-    if {"prompts", "rank"} <= network.metadata.keys():
+    """SPM's adapter (Lyu et al. 2024) and ACE's: the metadata name the prompts that their gate compares."""
+    if "prompts" in network.metadata:
         said = shown(network.metadata["prompts"])
         return (
             f"an SPM adapter for the prompts {said} (by its metadata)",

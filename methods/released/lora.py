@@ -30,6 +30,7 @@ _HALF = re.compile(
     r"(?P<module>.+?)(?:\.lora|_lora|\.lora_linear_layer)?[._]"
     r"(?P<half>lora_A|lora_B|lora_down|lora_up|down|up)(?:\.\w+)?\.weight"
 )
+_OLD_TEXT = re.compile(r"\.self_attn\.to_(q|k|v|out)$")
 _DOWN = {"lora_A", "lora_down", "down"}
 _KOHYA = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"}
 _BASE = "give the model that it was made from as base"
@@ -245,8 +246,9 @@ class _Modules:
                 if name := self._flat.get((part, flat)):
                     return name
                 raise self._foreign(module)
-        # Old attention processors held the four projections of a layer themselves.
-        path = module.replace(".processor.", ".")
+        # Old attention processors held the four projections of a layer themselves, and called those of
+        # the text encoder as they did the UNet's.
+        path = _OLD_TEXT.sub(r".self_attn.\1_proj", module.replace(".processor.", "."))
         named = [p for p in ("unet", "text_encoder") if path.startswith(f"{p}.")]
         for part in named or ("unet", "text_encoder"):
             for tail in (".weight", ".0.weight"):

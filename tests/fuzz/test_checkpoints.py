@@ -14,6 +14,7 @@ from bench.core.shipped import model_folder
 from bench.interfaces import Concept, Rng, registry
 from bench.model.text_to_image import TextToImage
 from methods.checkpoint import Checkpoint
+from methods.released.convert.convert import convert
 from tests.fuzz.checkpoints import mutated
 
 _LONGEST = 1000
@@ -25,13 +26,14 @@ def _outcome(seed: int, folder: Path, model: TextToImage) -> str:
     path = mutated(draw, folder)
     fields = {
         "path": str(path),
-        "names": "some",
         "values": draw.choice(("absolute",) * 5 + ("difference",)),
+        "names": draw.choice(("some", "auto")),
     }
     try:
         spec = registry.build("method", {"checkpoint": fields})
         assert isinstance(spec, Checkpoint)
         spec.check_base(model_folder())
+        spec.remarks(model_folder())
     except UsageError as error:
         return str(error)
     spec(model, [Concept(text="heart")], rng=Rng(("fuzz",)))
@@ -53,6 +55,34 @@ def test_a_mutated_checkpoint_loads_or_is_refused_in_one_line(
     assert len(told) < _LONGEST
     assert "checkpoint: checkpoint:" not in told
     assert told == "loads" or "expected" in told
+
+
+def _converted(seed: int, folder: Path) -> str:
+    """``converted``, or the refusal; nothing is left where there is one."""
+    path = mutated(random.Random(seed), folder)
+    (folder / "out").mkdir()
+    try:
+        told = convert(str(path), str(folder / "out" / "made.safetensors"))
+    except UsageError as error:
+        assert not list((folder / "out").iterdir())
+        return str(error)
+    assert told.tensors
+    return "converted"
+
+
+@settings(
+    max_examples=100, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(seed=st.integers(0, 2**32))
+@pytest.mark.timeout(300)
+def test_a_mutated_checkpoint_is_converted_or_refused_in_one_line(
+    seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    told = _converted(seed, tmp_path_factory.mktemp("fuzz"))
+    assert "\n" not in told
+    assert len(told) < _LONGEST
+    assert told == "converted" or "expected" in told
 
 
 def test_the_mutator_makes_files_that_load_and_files_that_do_not(

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.utils.state_dict_utils import (
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +22,7 @@ from bench.interfaces import Concept, Rng, registry
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from methods.checkpoint import Checkpoint
+from methods.released.lora import layers
 from methods.released.values import alike
 
 RNG = Rng(("checkpoint",))
@@ -102,14 +109,58 @@ def test_nested_and_flat_text_towers_are_one(model: TextToImage, tmp_path: Path)
     assert one.digest == two.digest
 
 
-def test_the_changed_parameters_alone_are_taken_if_that_is_said(
+def test_the_changed_parameters_alone_are_taken_unless_all_are_asked_for(
     model: TextToImage, tmp_path: Path
 ) -> None:
     name = f"unet.{a_key(model)}"
     path = save(tmp_path / "some.safetensors", {name: model.parameter(name) + 1})
     with pytest.raises(UsageError, match=r"got not all of these .* or set `names: some`"):
-        erase(path, model)
+        erase(path, model, names="all")
+    assert list(erase(path, model).weights) == [name]
     assert list(erase(path, model, names="some").weights) == [name]
+
+
+def test_a_part_is_told_from_an_incomplete_network(
+    model: TextToImage, unet: Saved, tmp_path: Path
+) -> None:
+    less = {n: w for n, w in unet.items() if "attn1." not in n}  # as of ESD's `noxattn`
+    edited = erase(save(tmp_path / "part.safetensors", less), model)
+    assert list(edited.weights) == [f"unet.{a_key(model)}"]
+    lost = next(n for n in less if n.endswith("to_q.weight"))
+    cut = {n: w for n, w in less.items() if n != lost}
+    with pytest.raises(UsageError, match=r"got not all of these .* or set `names: some`"):
+        erase(save(tmp_path / "cut.safetensors", cut), model)
+    assert erase(tmp_path / "cut.safetensors", model, names="some").weights
+
+
+def test_one_file_may_hold_both_networks(model: TextToImage, unet: Saved, tmp_path: Path) -> None:
+    encoder = part(model, "text_encoder")
+    key = next(n for n in encoder if n.endswith("fc1.weight"))
+    encoder[key] += 1
+    both = {f"unet.{n}": w for n, w in unet.items()}
+    both |= {f"text_encoder.{n}": w for n, w in encoder.items()}
+    edited = erase(save(tmp_path / "both.safetensors", both), model, names="all")
+    assert set(edited.weights) == {f"unet.{a_key(model)}", f"text_encoder.{key}"}
+    del both[f"text_encoder.{key}"]
+    with pytest.raises(UsageError, match=r"parameters of the base's text_encoder, got not all"):
+        erase(save(tmp_path / "both.safetensors", both), model)
+
+
+def test_a_network_of_several_files_must_have_them_all(
+    model: TextToImage, unet: Saved, tmp_path: Path
+) -> None:
+    names = sorted(unet)
+    halves = {f"diffusion_pytorch_model-{i}.safetensors": names[i::3] for i in range(3)}
+    for file, mine in halves.items():
+        save(tmp_path / "unet" / file, {n: unet[n] for n in mine})
+    index = {"weight_map": {name: file for file, mine in halves.items() for name in mine}}
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    assert list(erase(tmp_path, model).weights) == [f"unet.{a_key(model)}"]
+    for file in list(halves)[1:]:  # what is left could pass for a part
+        (tmp_path / "unet" / file).unlink()
+    with pytest.raises(ValidationError, match=r"got none called 'diffusion_pytorch_model-1"):
+        erase(tmp_path, model)
 
 
 def test_rounding_to_half_precision_is_no_edit(
@@ -187,6 +238,39 @@ def test_a_lora_is_merged(model: TextToImage, tmp_path: Path, style: str, scale:
     edited = erase(save(tmp_path / "lora.safetensors", tensors), model, scale=scale)
     assert list(edited.weights) == [name]
     torch.testing.assert_close(edited.parameter(name), model.parameter(name) + scale * delta)
+
+
+def text_lora(model: TextToImage, style: str) -> Saved:
+    """A rank-2 adapter of one output matrix of the text encoder."""
+    layer = "encoder.layers.0.self_attn"
+    out, columns = model.parameter(f"text_encoder.{layer}.out_proj.weight").shape
+    module = {
+        "old": f"text_encoder.text_model.{layer}.to_out_lora.",
+        "kohya": f"lora_te_text_model_{layer.replace('.', '_')}_out_proj.lora_",
+    }[style]
+    return {f"{module}down.weight": drawn(2, columns), f"{module}up.weight": drawn(out, 2)}
+
+
+@pytest.mark.parametrize(
+    "style", ["peft", "diffusers", "processors", "kohya", "old te", "kohya te"]
+)
+def test_names_are_read_as_diffusers_own_reader_reads_them(model: TextToImage, style: str) -> None:
+    kind, _, text = style.partition(" ")
+    tensors = text_lora(model, kind) if text else lora(model, kind)[0]
+    if kind == "kohya":  # diffusers asks for it
+        tensors[f"{next(iter(tensors)).partition('.')[0]}.alpha"] = torch.tensor(2.0)
+    read, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(tensors))
+    name = "text_encoder" if text else "unet"
+    bare = {key.removeprefix(f"{name}."): value for key, value in read.items()}
+    as_peft = (convert_state_dict_to_peft if text else convert_unet_state_dict_to_peft)(bare)
+    theirs = {re.sub(r"\.lora_[AB]\.weight$", ".weight", f"{name}.{key}") for key in as_peft}
+    own = {key: tuple(w.shape) for key, w in model.backbone.parameters.items()}
+    shapes = {key: tuple(w.shape) for key, w in tensors.items()}
+    ours = layers(own, shapes, {}, lambda name: float(tensors[name]), origin=style)
+    assert [layer.parameter.replace("text_model.", "") for layer in ours] == [
+        key.replace("text_model.", "") for key in theirs
+    ]
+    assert [layer.strength for layer in ours] == [1.0]
 
 
 def test_alpha_is_divided_by_the_rank_wherever_it_is_written(
@@ -312,6 +396,10 @@ def test_its_identity_is_the_content_wherever_it_lies(tmp_path: Path, unet: Save
     assert back == specs[0]
     assert Checkpoint(path=str(one), scale=0.5).digest != specs[0].digest
     assert Checkpoint(path=str(one), names="some").digest != specs[0].digest
+    # Names that are found out change no digest of the time when all were asked for.
+    assert specs[0].names == "auto"
+    assert specs[0].identity()["fields"]["names"] == "all"
+    assert Checkpoint(path=str(one), names="all").digest == specs[0].digest
     folders = []
     for name in ("a", "b"):
         save(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors", unet)

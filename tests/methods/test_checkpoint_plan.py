@@ -105,7 +105,8 @@ def test_the_files_of_esd_and_uce_are_read_as_the_changed_parameters_alone(
         edited = erased(path, model, names="some")
         assert set(edited.weights) == {f"unet.{n}" for n in esd}
     for file in (path, tmp_path / "uce.safetensors"):
-        assert "or set `names: some`" in refusal(file)
+        assert "or set `names: some`" in refusal(file, names="all")
+        assert erased(file, model).digest == erased(file, model, names="some").digest
 
 
 def test_aces_static_form_is_read_where_its_metadata_are_gone(
@@ -126,7 +127,8 @@ def test_differences_are_no_values_and_are_added_where_that_is_said(
     path = save(tmp_path / "delta.safetensors", {n: new[n] - own[n] for n in own})
     for fields, said in (
         ({"names": "some"}, "set `values: difference`"),
-        ({}, "set `values: difference` and `names: some`"),
+        ({}, "set `values: difference`"),
+        ({"names": "all"}, "set `values: difference` and `names: some`"),
     ):
         told = refusal(path, **fields)
         assert "got differences in" in told

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from pathlib import Path
+from typing import Final
 
 from bench.core.json_files import read_object
 from bench.model.pipeline.index import check_index
 from bench.model.pipeline.tokenizer import MERGES, SETTINGS, VOCABULARY, WHOLE
 from bench.model.pipeline.weights import is_there, next_names
 
-__all__ = ["download"]
+__all__ = ["HUB_ID", "download", "fetch"]
 
+HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 _INDEX = "model_index.json"
+
+
+def fetch(source: str, revision: str, names: Set[str], ignored: Set[str] = frozenset()) -> Path:
+    """The folder of a repository in the hub's cache, with what it has of these files.
+
+    Args:
+        source: Owner and name.
+        revision: A commit.
+        names: Names or patterns, whose ``*`` stands for ``/`` too.
+        ignored: Likewise of files that are not wanted.
+
+    Raises:
+        Exception: whatever the hub's client raises: its kinds changed with each version.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            source,
+            revision=revision,
+            allow_patterns=sorted(names),
+            ignore_patterns=sorted(ignored) or None,
+        )
+    )
 
 
 def download(source: str, revision: str) -> Path:
@@ -29,17 +56,12 @@ def download(source: str, revision: str) -> Path:
         UsageError: no family handles such a pipeline, or a file that names others cannot be read.
         Exception: whatever the hub's client raises: its kinds changed with each version.
     """
-    from huggingface_hub import snapshot_download
-
-    def fetch(names: Set[str]) -> Path:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=sorted(names)))
-
-    folder, asked = fetch({_INDEX}), {_INDEX}
+    folder, asked = fetch(source, revision, {_INDEX}), {_INDEX}
     if not is_there(folder / _INDEX):
         return folder  # inspection says so
     family, _ = check_index(read_object(folder / _INDEX), folder / _INDEX)
     while names := _next(folder, family.stems, asked):
-        folder = fetch(names)
+        folder = fetch(source, revision, names)
         asked |= names
     return folder
 

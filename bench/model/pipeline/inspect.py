@@ -6,7 +6,6 @@ the folder is executed: classes are named by an allow-list, before any library s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from bench.core.shipped import model_folder
 from bench.core.weight_files import scan
 from bench.model.families.family import Family
 from bench.model.pipeline.configs import check_scheduler
-from bench.model.pipeline.download import download
+from bench.model.pipeline.download import HUB_ID, download
 from bench.model.pipeline.index import check_index
 from bench.model.pipeline.sizes import Sizes, check_sizes
 from bench.model.pipeline.tokenizer import check_tokenizer
@@ -34,7 +33,6 @@ __all__ = [
 
 _SUMS: Final = "SHA256SUMS"
 _MAX_SUMS: Final = 2**20
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ def _downloaded(source: str, revision: str | None) -> Path:
             f"{named}: no such folder; a hub id needs a revision (a commit), e.g. "
             f"base: CompVis/stable-diffusion-v1-4, revision: <40 hex digits>"
         )
-    if not _HUB_ID.fullmatch(source):
+    if not HUB_ID.fullmatch(source):
         raise UsageError(f"{named}: no such folder, and no hub id (owner/name)")
     try:
         return download(source, revision)

@@ -1,0 +1,1 @@
+"""Checkpoints of the field made into safetensors with the names of diffusers."""

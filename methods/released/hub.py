@@ -1,0 +1,107 @@
+"""The files of an edited model that lie in a hub repository: named by a commit, and no others are downloaded.
+
+Of a pipeline, that is its ``unet`` and its ``text_encoder``; of anything else, the safetensors at the top. What is
+in the hub's cache already needs no network.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from bench.core.errors import UsageError, in_one_line, shown
+from bench.model.families.stable_diffusion import StableDiffusion
+from bench.model.pipeline.download import HUB_ID, fetch
+from bench.model.pipeline.weights import next_names
+from methods.released.files import PARTS, VARIANTS, is_there
+
+__all__ = ["check_place", "fetched", "is_cached"]
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_FOLDER: Final = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95}){0,7}", re.ASCII)
+_SETTINGS: Final = ("adapter_config.json", "model_index.json")
+
+
+def check_place(hub: object, revision: object, subfolder: object) -> None:
+    """Refuses what is no place in the hub: nothing of it may become another path.
+
+    Raises:
+        UsageError: an id, a commit or a folder is not written as one.
+    """
+    if not isinstance(hub, str) or not HUB_ID.fullmatch(hub) or ".." in hub:
+        raise UsageError(f"expected owner/name as hub, got {shown(hub)}; copy it from its page")
+    if not isinstance(revision, str) or not _COMMIT.fullmatch(revision):
+        raise UsageError(
+            f"expected the commit of {hub} as revision, 40 hex digits, got {shown(revision)}; its "
+            "page lists them under `Files`, `History`"
+        )
+    if subfolder and not (isinstance(subfolder, str) and _FOLDER.fullmatch(subfolder)):
+        raise UsageError(
+            f"expected a folder of {hub} as subfolder, got {shown(subfolder)}; write it as a/b"
+        )
+
+
+def is_cached(hub: str, revision: str, subfolder: str) -> bool:
+    """Whether the hub's cache has the folder; nothing is asked of the network."""
+    from huggingface_hub import constants
+
+    name = f"models--{hub.replace('/', '--')}"
+    return Path(constants.HF_HUB_CACHE, name, "snapshots", revision, subfolder).is_dir()
+
+
+@cache
+def fetched(hub: str, revision: str, subfolder: str) -> str:
+    """The folder in the hub's cache.
+
+    Raises:
+        UsageError: it is no place in the hub, or could not be downloaded.
+    """
+    check_place(hub, revision, subfolder)
+    try:
+        folder = _download(hub, revision, f"{subfolder}/" if subfolder else "")
+    except UsageError as error:
+        raise UsageError(f"{hub}: {error}") from error
+    except (
+        Exception
+    ) as error:  # of the hub, of HTTP, of sockets: its kinds changed with each version
+        raise UsageError(f"{hub}: could not be downloaded: {in_one_line(error)}") from error
+    return str(folder)
+
+
+def _download(hub: str, revision: str, below: str) -> Path:
+    """The folder, with what is read of it; asked for in rounds, as what comes next depends on what is there."""
+    stems = {part: StableDiffusion.stems[part] for part in PARTS}
+    # A network that has settings and no weights in safetensors is one that cannot be read.
+    names = {f"{below}{name}" for name in _SETTINGS}
+    for part, stem in stems.items():
+        names |= {f"{below}{part}/{name}" for name in ("config.json", f"{stem}.safetensors")}
+    asked: set[str] = set()
+    while names:
+        root = fetch(hub, revision, names)
+        asked |= names
+        here = {part: stem for part, stem in stems.items() if (root / below / part).is_dir()}
+        names = {
+            f"{below}{part}/{name}"
+            for part, stem in here.items()
+            for name in next_names(root / below / part, stem, _inside(asked, f"{below}{part}/"))
+        }
+    folder = root / below
+    if any(is_there(str(folder / part)) for part in PARTS):
+        return folder
+    # The hub's patterns know no folders: `*` stands for `a/b` too.
+    deeper = f"{below}*/*"
+    variants = {f"*{variant}*" for variant in VARIANTS}
+    for ignored in ({deeper} | variants, {deeper}):
+        root = fetch(hub, revision, {f"{below}*.safetensors", f"{below}*.index.json"}, ignored)
+        if list((root / below).glob("*.safetensors")):
+            return root / below
+    raise UsageError(
+        f"expected safetensors at the top of {below or 'the repository'} or of its unet or text_encoder, got "
+        f"none; if it holds a pickle, fetch it (`hf download {hub} --revision {revision}`) and run `tvc-bench convert`"
+    )
+
+
+def _inside(names: set[str], folder: str) -> set[str]:
+    return {name.removeprefix(folder) for name in names if name.startswith(folder)}
