@@ -140,6 +140,7 @@ def publish(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
         pictures=found.pictures, scores=found.scores, prompts=found.prompts, images=found.images,
         provenance=provenance, cells=found.cells, candidates=found.candidates, status=status,
+        label_sets={n: s for judge in plan.judges for n, s in judge.label_sets().items()},
     )  # fmt: skip
     return Published(folder, found, written.table, written.flags, written.worst)
 

@@ -36,7 +36,7 @@ _FILES = frozenset(
     }
     | {"provenance.json", "scatter.pdf", "scatter.png", "table.csv", "table.md", "table.tex"}
     | {"transfer.csv", "transfer.pdf", "transfer.png", "trials.parquet", "utility.parquet"}
-    | {"worst.csv", "worst.md"}
+    | {"sweep.csv", "sweep.png", "worst.csv", "worst.md"}
 )
 _GRID = re.compile(r"grid-.*\.png")
 _STAGING = re.compile(r"\.report-[0-9a-f]{16}")

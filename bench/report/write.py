@@ -22,11 +22,13 @@ from bench.report.place import PAGE, RUN_PAGE, replacing
 from bench.report.plots import Status, save, scatter
 from bench.report.run_page import RunPage, run_page
 from bench.report.style import figures_freed
+from bench.report.sweep_plot import sweep_plot
 from bench.run.results import Found
 from bench.tables.flags import flag
 from bench.tables.headline import worst_to_markdown
 from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.tables.spreadsheet import as_csv
+from bench.tables.sweep import sweep
 from bench.tables.tables import BASE, FLOOR, summarise
 from bench.tables.text import slug, to_latex, to_markdown
 from bench.tables.transfer import matrix
@@ -70,6 +72,7 @@ def write_report(
     prompts: Mapping[str, Mapping[Key, Sequence[str]]] = MappingProxyType({}),
     images: Mapping[str, Mapping[Key, Sequence[ImageKey]]] = MappingProxyType({}),
     candidates: Sequence[Found] = (),
+    label_sets: Mapping[str, Sequence[str]] = MappingProxyType({}),
     status: Status = "final",
 ) -> Report:
     """Writes everything under ``folder``, once it is whole; the same rows give the same bytes.
@@ -88,6 +91,7 @@ def write_report(
         provenance: JSON: commit, command, versions.
         cells: Rows of :data:`~bench.tables.schema.CELLS`: what the work took.
         candidates: What attacks found, to be published.
+        label_sets: Published sets of the judges' labels, for the threshold sweep.
         status: Anything but ``final`` is stamped on the page and the plot.
 
     Returns:
@@ -105,7 +109,7 @@ def write_report(
         _write(
             place, suite, report, trials=trials, utility=utility, edits=edits, pictures=pictures,
             scores=scores, prompts=prompts, images=images, provenance=provenance, cells=cells,
-            candidates=candidates, status=status,
+            candidates=candidates, label_sets=label_sets, status=status,
         )  # fmt: skip
     return report
 
@@ -125,6 +129,7 @@ def _write(
     provenance: Mapping[str, Any],
     cells: pd.DataFrame | None,
     candidates: Sequence[Found],
+    label_sets: Mapping[str, Sequence[str]],
     status: Status,
 ) -> None:
     """Writes the files of a report into an empty folder."""
@@ -151,6 +156,10 @@ def _write(
         for ending in ("png", "pdf"):
             save(figure, folder / f"transfer.{ending}")
     threshold = float(trials["threshold"].iloc[0]) if len(trials) else 0.5
+    swept = sweep(trials, suite, label_sets)
+    write_atomic(folder / "sweep.csv", as_csv(swept))
+    figure = sweep_plot(swept, threshold=threshold, suite=suite, status=status)
+    save(figure, folder / "sweep.png")
     grids = _grids(folder, pictures, scores, prompts, threshold=threshold)
     write_atomic(
         folder / "provenance.json",

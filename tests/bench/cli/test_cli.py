@@ -55,6 +55,8 @@ CELLS = 1 + 3 * (2 + 3 + 3 * 3)
 SAMPLES = 1 + 3 * (1 + 3)
 FILES = {
     *(
+        "sweep.csv",
+        "sweep.png",
         "worst.csv",
         "worst.md",
         "README.md",

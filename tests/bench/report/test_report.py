@@ -644,6 +644,8 @@ def test_the_folder_is_whole_and_the_same_bytes_from_rows_in_any_order(tmp_path:
             "provenance.json",
             "scatter.pdf",
             "scatter.png",
+            "sweep.csv",
+            "sweep.png",
             "table.csv",
             "table.md",
             "table.tex",
