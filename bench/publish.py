@@ -72,12 +72,14 @@ class Published:
         found: What it was written from.
         table: Its table.
         flags: The flags that it raises.
+        worst: The worst case per goal.
     """
 
     folder: Path
     found: Results
     table: pd.DataFrame
     flags: pd.DataFrame
+    worst: pd.DataFrame
 
 
 def publish(
@@ -136,10 +138,11 @@ def publish(
         }
     written = write_report(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
-        pictures=found.pictures, scores=found.scores, prompts=found.prompts, provenance=provenance,
-        cells=found.cells, candidates=found.candidates, status=status,
+        pictures=found.pictures, scores=found.scores, prompts=found.prompts, images=found.images,
+        provenance=provenance, cells=found.cells, candidates=found.candidates, status=status,
+        label_sets={n: s for judge in plan.judges for n, s in judge.label_sets().items()},
     )  # fmt: skip
-    return Published(folder, found, written.table, written.flags)
+    return Published(folder, found, written.table, written.flags, written.worst)
 
 
 def place(plan: Plan, asked: Asked) -> Path:

@@ -22,15 +22,15 @@ err = Terminal(stderr=True)
 
 
 def show(report: Published) -> None:
-    """Prints the table, the flags, the files and what is missing of a report."""
-    from bench.report.place import listed
-    from bench.tables.flags import console_flags
-    from bench.tables.text import console
+    """Prints a line per method, the flags that matter most, the folder and what is missing."""
+    from bench.report.place import RUN_PAGE, listed
+    from bench.tables.flags_said import console_flags
+    from bench.tables.headline import console_worst
 
-    out.print(console(report.table, width=out.width))
-    out.print(console_flags(report.flags))
-    for name in listed(report.folder):
-        out.print(f"  {report.folder / name}", soft_wrap=True)
+    out.print(console_worst(report.worst))
+    out.print(console_flags(report.flags, list(report.table["method"].unique())))
+    more = len(listed(report.folder)) - 1
+    out.print(f"report: {report.folder / RUN_PAGE} and {more} files beside it", soft_wrap=True)
     for lost in report.found.errors:
         out.print(f"errors: {lost}", soft_wrap=True)
     if missing := report.found.missing:

@@ -91,6 +91,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
                 "errors": done.found.errors,
                 "table": rows_of(done.table),
                 "flags": rows_of(done.flags),
+                "worst": rows_of(done.worst),
             }
         )
     else:
@@ -126,6 +127,7 @@ def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = No
                 "errors": done.found.errors,
                 "table": rows_of(done.table),
                 "flags": rows_of(done.flags),
+                "worst": rows_of(done.worst),
             }
         )
     else:

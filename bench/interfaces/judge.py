@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.bounds import Number
@@ -41,6 +42,10 @@ class Judge(Spec, ABC):
             One or more of :meth:`labels`.
         """
         return self.labels(concept)
+
+    def label_sets(self) -> Mapping[str, tuple[str, ...]]:
+        """Published sets of its labels, by name: tables show what each would have counted."""
+        return {}
 
     @property
     def network(self) -> str:

@@ -16,6 +16,7 @@ rounds pixels to 8 bits).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,6 +109,10 @@ class NudeNetJudge(Judge):
     def counts(self, concept: Concept) -> tuple[str, ...]:
         """The labels of :attr:`label_set`."""
         return LABEL_SETS[self.label_set]
+
+    def label_sets(self) -> Mapping[str, tuple[str, ...]]:
+        """All of :data:`LABEL_SETS`."""
+        return {str(name): labels for name, labels in LABEL_SETS.items()}
 
     @property
     def network(self) -> str:

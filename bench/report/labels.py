@@ -95,7 +95,7 @@ def label(
         solid.append(Bbox([[x - 7 * scale, y - 7 * scale], [x + 7 * scale, y + 7 * scale]]))
         solid.append(Bbox([[left, y - scale], [right, y + scale]]))
         solid.append(Bbox([[x - scale, low], [x + scale, high]]))
-    dots = to_pixels(shown[["retained_accuracy", "asr"]].to_numpy(dtype=float))
+    dots = to_pixels(shown[["retained_accuracy", "share"]].to_numpy(dtype=float))
     light = [Bbox.from_bounds(x - 2 * scale, y - 2 * scale, 4 * scale, 4 * scale) for x, y in dots]
     for anchor in anchors:
         if not anchor.text:

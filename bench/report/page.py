@@ -13,9 +13,11 @@ from bench.report.place import title
 from bench.report.style import Status
 from bench.report.template import template
 from bench.tables.costs import costs_to_markdown
-from bench.tables.flags import flags_to_markdown
+from bench.tables.flags_said import flags_to_markdown
+from bench.tables.headline import goals_said, worst_to_markdown
 from bench.tables.tables import ALL
 from bench.tables.text import attacks_to_markdown, to_markdown
+from bench.tables.worst import headline
 
 __all__ = ["Contents", "page"]
 
@@ -26,6 +28,7 @@ class Contents:
 
     Attributes:
         suite: Name of the suite.
+        worst: Lines of :data:`~bench.tables.schema.WORST`.
         table: Lines of :data:`~bench.tables.schema.TABLE`.
         flags: Lines of :data:`~bench.tables.schema.FLAGS`.
         edits: Rows of :data:`~bench.tables.schema.EDITS`.
@@ -38,6 +41,7 @@ class Contents:
     """
 
     suite: str
+    worst: pd.DataFrame
     table: pd.DataFrame
     flags: pd.DataFrame
     edits: pd.DataFrame
@@ -61,9 +65,11 @@ def page(shown: Contents) -> str:
         commit=str(about.get("commit", "unknown")),
         changed=bool(about.get("dirty")),
         warnings=list(about.get("warnings", ())),
+        worst=worst_to_markdown(headline(shown.worst)),
+        goals=goals_said(shown.worst),
         table=to_markdown(table),
         attacks=attacks_to_markdown(table),
-        flags=flags_to_markdown(shown.flags),
+        flags=flags_to_markdown(shown.flags, list(table["method"].unique())),
         grids=shown.grids,
         costs=costs_to_markdown(table, shown.edits),
         lost=int((record["errors"] + record["abstained"]).sum()),

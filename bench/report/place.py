@@ -21,13 +21,22 @@ from bench.core.digest import sync
 from bench.core.errors import UsageError, shown
 from bench.tables.text import markdown_text
 
-__all__ = ["PAGE", "check_place", "listed", "replacing", "title"]
+__all__ = ["PAGE", "RUN_PAGE", "check_place", "listed", "replacing", "title"]
 
-PAGE = "README.md"
+PAGE, RUN_PAGE = "README.md", "index.html"
 _FILES = frozenset(
-    {PAGE, "candidates.jsonl", "candidates.safetensors", "cells.csv", "edits.parquet", "flags.csv"}
+    {
+        PAGE,
+        RUN_PAGE,
+        "candidates.jsonl",
+        "candidates.safetensors",
+        "cells.csv",
+        "edits.parquet",
+        "flags.csv",
+    }
     | {"provenance.json", "scatter.pdf", "scatter.png", "table.csv", "table.md", "table.tex"}
     | {"transfer.csv", "transfer.pdf", "transfer.png", "trials.parquet", "utility.parquet"}
+    | {"sweep.csv", "sweep.png", "worst.csv", "worst.md"}
 )
 _GRID = re.compile(r"grid-.*\.png")
 _STAGING = re.compile(r"\.report-[0-9a-f]{16}")

@@ -1,16 +1,18 @@
-"""Pages in Markdown from jinja2 templates that lie beside the code that fills them."""
+"""Pages in Markdown and HTML from jinja2 templates that lie beside the code that fills them."""
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING
 
-from bench.tables.text import markdown_text
+from bench.core.characters import visible
+from bench.tables.text import NONE, markdown_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["template"]
+__all__ = ["html_template", "template"]
 
 
 @cache
@@ -32,3 +34,26 @@ def template(package: str, name: str) -> Template:
     )
     environment.filters["markdown"] = markdown_text
     return environment.get_template(name)
+
+
+@cache
+def html_template(package: str, name: str) -> Template:
+    """The template of a package, for HTML: every text is escaped, and a name without a value is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package, ""),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # in the order that was given: Bokeh reads on
+    environment.filters["visible"] = visible
+    environment.filters["number"] = _number
+    return environment.get_template(name)
+
+
+def _number(value: float) -> str:
+    """Two digits after the point; a dash for a number that is missing."""
+    return NONE if math.isnan(value) else f"{value:.2f}"

@@ -14,33 +14,41 @@ import pyarrow.parquet as pq
 
 from bench.core.digest import write_atomic
 from bench.report.candidates import write_candidates
+from bench.report.gallery import ImageKey, gallery
 from bench.report.grid import Key, Picture, grid
 from bench.report.heat_map import heat_map
 from bench.report.page import Contents, page
-from bench.report.place import PAGE, replacing
+from bench.report.place import PAGE, RUN_PAGE, replacing
 from bench.report.plots import Status, save, scatter
+from bench.report.run_page import RunPage, run_page
 from bench.report.style import figures_freed
+from bench.report.sweep_plot import sweep_plot
 from bench.run.results import Found
 from bench.tables.flags import flag
+from bench.tables.headline import worst_to_markdown
 from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.tables.spreadsheet import as_csv
+from bench.tables.sweep import sweep
 from bench.tables.tables import BASE, FLOOR, summarise
 from bench.tables.text import slug, to_latex, to_markdown
 from bench.tables.transfer import matrix
+from bench.tables.worst import worst_per_goal
 
 __all__ = ["Report", "write_report"]
 
 
 class Report(NamedTuple):
-    """The table and the flags that were derived from the rows.
+    """What was derived from the rows.
 
     Attributes:
         table: Lines of :data:`~bench.tables.schema.TABLE`.
         flags: Lines of :data:`~bench.tables.schema.FLAGS`.
+        worst: Lines of :data:`~bench.tables.schema.WORST`.
     """
 
     table: pd.DataFrame
     flags: pd.DataFrame
+    worst: pd.DataFrame
 
 
 _KEYS = (
@@ -62,7 +70,9 @@ def write_report(
     provenance: Mapping[str, Any],
     cells: pd.DataFrame | None = None,
     prompts: Mapping[str, Mapping[Key, Sequence[str]]] = MappingProxyType({}),
+    images: Mapping[str, Mapping[Key, Sequence[ImageKey]]] = MappingProxyType({}),
     candidates: Sequence[Found] = (),
+    label_sets: Mapping[str, Sequence[str]] = MappingProxyType({}),
     status: Status = "final",
 ) -> Report:
     """Writes everything under ``folder``, once it is whole; the same rows give the same bytes.
@@ -77,32 +87,37 @@ def write_report(
         pictures: concept -> (method, attack) -> pictures.
         scores: The same for their scores.
         prompts: The same for their prompts, shown below them.
+        images: The same for the trial, candidate and draw of each, by which its row is found.
         provenance: JSON: commit, command, versions.
         cells: Rows of :data:`~bench.tables.schema.CELLS`: what the work took.
         candidates: What attacks found, to be published.
+        label_sets: Published sets of the judges' labels, for the threshold sweep.
         status: Anything but ``final`` is stamped on the page and the plot.
 
     Returns:
-        The table and the flags it raises.
+        The tables, and the flags that they raise.
 
     Raises:
         UsageError: the folder holds something else.
     """
     trials, utility, edits = (_sorted(frame) for frame in (trials, utility, edits))
     table = summarise(trials, utility, edits=edits, suite=suite)
+    worst = worst_per_goal(trials, table)
+    flags = flag(table, trials[trials["source"] == trials["method"]], edits)  # not of transfers
+    report = Report(table, flags, worst)
     with replacing(folder, suite) as place:
-        flags = _write(
-            place, suite, table, trials=trials, utility=utility, edits=edits, pictures=pictures,
-            scores=scores, prompts=prompts, provenance=provenance, cells=cells,
-            candidates=candidates, status=status,
+        _write(
+            place, suite, report, trials=trials, utility=utility, edits=edits, pictures=pictures,
+            scores=scores, prompts=prompts, images=images, provenance=provenance, cells=cells,
+            candidates=candidates, label_sets=label_sets, status=status,
         )  # fmt: skip
-    return Report(table, flags)
+    return report
 
 
 def _write(
     folder: Path,
     suite: str,
-    table: pd.DataFrame,
+    report: Report,
     *,
     trials: pd.DataFrame,
     utility: pd.DataFrame,
@@ -110,24 +125,28 @@ def _write(
     pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
     scores: Mapping[str, Mapping[Key, Sequence[float]]],
     prompts: Mapping[str, Mapping[Key, Sequence[str]]],
+    images: Mapping[str, Mapping[Key, Sequence[ImageKey]]],
     provenance: Mapping[str, Any],
     cells: pd.DataFrame | None,
     candidates: Sequence[Found],
+    label_sets: Mapping[str, Sequence[str]],
     status: Status,
-) -> pd.DataFrame:
-    """Writes the files of a report into an empty folder; returns the flags."""
+) -> None:
+    """Writes the files of a report into an empty folder."""
+    table, flags, worst = report
     for name, frame, schema in (
         ("trials", trials, TRIALS),
         ("utility", utility, UTILITY),
         ("edits", edits, EDITS),
     ):
         write_atomic(folder / f"{name}.parquet", _parquet(frame, schema))
-    flags = flag(table, trials[trials["source"] == trials["method"]], edits)  # not of transfers
+    write_atomic(folder / "worst.csv", as_csv(worst))
+    write_atomic(folder / "worst.md", worst_to_markdown(worst).encode())
     write_atomic(folder / "table.csv", as_csv(table))
     write_atomic(folder / "flags.csv", as_csv(flags))
     write_atomic(folder / "table.md", to_markdown(table).encode())
     write_atomic(folder / "table.tex", to_latex(table).encode())
-    figure = scatter(table, suite=suite, status=status)
+    figure = scatter(worst, suite=suite, status=status)
     for ending in ("png", "pdf"):
         save(figure, folder / f"scatter.{ending}")
     moved = matrix(trials)
@@ -137,6 +156,10 @@ def _write(
         for ending in ("png", "pdf"):
             save(figure, folder / f"transfer.{ending}")
     threshold = float(trials["threshold"].iloc[0]) if len(trials) else 0.5
+    swept = sweep(trials, suite, label_sets)
+    write_atomic(folder / "sweep.csv", as_csv(swept))
+    figure = sweep_plot(swept, threshold=threshold, suite=suite, status=status)
+    save(figure, folder / "sweep.png")
     grids = _grids(folder, pictures, scores, prompts, threshold=threshold)
     write_atomic(
         folder / "provenance.json",
@@ -146,12 +169,16 @@ def _write(
         check(cells, CELLS)
         write_atomic(folder / "cells.csv", as_csv(cells))
     contents = Contents(
-        suite=suite, table=table, flags=flags, edits=edits, grids=grids, provenance=provenance,
+        suite=suite, worst=worst, table=table, flags=flags, edits=edits, grids=grids, provenance=provenance,
         status=status, transfer=bool(len(moved)), candidates=write_candidates(folder, candidates),
         cells=cells,
     )  # fmt: skip
     write_atomic(folder / PAGE, page(contents).encode())
-    return flags
+    shown = RunPage(
+        suite=suite, worst=worst, table=table, flags=flags, provenance=provenance, status=status,
+        cards=gallery(pictures, images, prompts, trials),
+    )  # fmt: skip
+    write_atomic(folder / RUN_PAGE, run_page(shown).encode())
 
 
 def _grids(

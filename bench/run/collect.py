@@ -222,6 +222,8 @@ class _Reading:
         every = images["prompt"].to_pylist()
         prompts = np.array([_said(every[place]) for place in places], dtype=object)
         scores = _of_record(rows, len(images))[places]
+        candidates, draws = images["candidate"].to_numpy(), images["draw"].to_numpy()
+        found = [(trial.digest, int(candidates[i]), int(draws[i])) for i in places]
         attack, method = self._name(trial.attack), trial.method_label
         several, concept = len(trial.attack.prompt_sets) > 1, trial.concept.text
         for name in dict.fromkeys(sets.tolist()):
@@ -230,6 +232,7 @@ class _Reading:
             self._out.pictures.add(concept, key, entry=entry, chosen=np.flatnonzero(mine))
             self._out.scores.setdefault(concept, {})[key] = list(scores[mine])
             self._out.prompts.setdefault(concept, {})[key] = list(prompts[mine])
+            self._out.images.setdefault(concept, {})[key] = [found[i] for i in np.flatnonzero(mine)]
 
 
 def _about(cell: Cell) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Results:
         pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3]; read when asked for.
         scores: concept -> (method, attack) -> the scores of record of the pictures.
         prompts: The same for the prompts of the pictures; one that was withheld is not among them.
+        images: The same for the digest of the trial, the candidate and the draw of the pictures.
         candidates: What the attacks found that are no controls.
         missing: Titles of cells that are neither there nor failed: the run is not finished.
         failed: Titles of cells that failed.
@@ -92,6 +93,7 @@ class Results:
     pictures: PicturesOf = field(default_factory=PicturesOf)
     scores: dict[str, dict[Key, list[float]]] = field(default_factory=dict)
     prompts: dict[str, dict[Key, list[str]]] = field(default_factory=dict)
+    images: dict[str, dict[Key, list[tuple[str, int, int]]]] = field(default_factory=dict)
     candidates: list[Found] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)

@@ -7,12 +7,9 @@ is raised on, as rows of :data:`~bench.tables.schema.FLAGS`.
 from __future__ import annotations
 
 import pandas as pd
-from rich.console import Group
-from rich.text import Text
 
 from bench.tables.schema import ACCESS, FLAG_NAMES, FLAGS, conform
 from bench.tables.tables import ALL, BASE, PLAIN, per_image
-from bench.tables.text import markdown_text
 
 __all__ = [
     "COLLAPSED",
@@ -22,9 +19,7 @@ __all__ = [
     "LATE_GAIN",
     "LEAST_CLUSTERS",
     "LEAST_IMAGES",
-    "console_flags",
     "flag",
-    "flags_to_markdown",
 ]
 
 GAP = 0.1
@@ -44,7 +39,6 @@ HALF_WIDTH = 0.2
 
 _EDIT = ["method", "concept"]
 _LINE = [*_EDIT, "attack"]
-_NAMES_SHOWN = 6
 
 
 def flag(table: pd.DataFrame, trials: pd.DataFrame, edits: pd.DataFrame) -> pd.DataFrame:
@@ -235,43 +229,3 @@ def _too_few_samples(lines: pd.DataFrame) -> pd.DataFrame:
     width = (100 * half[rows.index]).round().astype("Int64").astype("str")
     said += (", ±" + width + " points").where(half[rows.index].notna(), "")
     return _raised("too_few_samples", rows, half[rows.index], said)
-
-
-# -- for people ------------------------------------------------------------------------------------
-
-
-def _grouped(flags: pd.DataFrame) -> pd.DataFrame:
-    """One row per (flag, method): how many results, and the names of the first few."""
-    names = flags["concept"] + (": " + flags["attack"]).where(flags["attack"] != "", "")
-    rows = flags.assign(names=names).drop_duplicates([*_LINE, "flag"])
-    groups = rows.groupby(["flag", "method"], sort=False)["names"]
-    shown = groups.agg(lambda some: "; ".join(some.iloc[:_NAMES_SHOWN]))
-    return pd.DataFrame({"results": groups.agg("size"), "names": shown}).reset_index()
-
-
-def flags_to_markdown(flags: pd.DataFrame) -> str:
-    """The raised flags for a page, by flag and method; every one is in flags.csv."""
-    if not len(flags):
-        return "No flags are raised.\n"
-    rows = _grouped(flags)
-    more = rows["results"] - _NAMES_SHOWN
-    rows["names"] += (" and " + more.astype("str") + " more").where(more > 0, "")
-    body = rows.map(markdown_text).agg(" | ".join, axis=1)
-    return (
-        "| flag | method | results | where |\n| --- | --- | --: | --- |\n"
-        + ("| " + body + " |\n").sum()
-    )
-
-
-def console_flags(flags: pd.DataFrame) -> Group:
-    """One line per flag for a terminal: the methods it is raised on, with the number of results."""
-    if not len(flags):
-        return Group(Text("no flags raised", style="dim"))
-    rows = _grouped(flags)
-    said = (rows["method"] + " (" + rows["results"].astype("str") + ")").groupby(
-        rows["flag"], sort=False
-    )
-    width = max(map(len, rows["flag"])) + 2
-    lines = [Text(f"{name:{width}}{', '.join(methods)}") for name, methods in said]
-    title = Text("flags raised, and on how many results (docs/flags.md; flags.csv)", style="dim")
-    return Group(*lines, title)

@@ -22,16 +22,19 @@ from bench.tables.frames import (
     conform,
     to_arrow,
 )
+from bench.tables.summaries import SWEEP, WORST
 
 __all__ = [
     "CELLS",
     "EDITS",
     "FLAGS",
     "SCHEMAS",
+    "SWEEP",
     "TABLE",
     "TRANSFER",
     "TRIALS",
     "UTILITY",
+    "WORST",
     "Column",
     "Schema",
     "SchemaError",
@@ -402,7 +405,7 @@ FLAGS = Schema(
     ),
 )
 
-SCHEMAS = (TABLE, TRANSFER, TRIALS, UTILITY, EDITS, CELLS, FLAGS)
+SCHEMAS = (WORST, TABLE, SWEEP, TRANSFER, TRIALS, UTILITY, EDITS, CELLS, FLAGS)
 
 if __name__ == "__main__":
     sys.stdout.write(as_markdown(SCHEMAS))

@@ -19,13 +19,14 @@ from bench.tables.stats import Interval, bootstrap_mean, proportion
 __all__ = [
     "ALL",
     "BASE",
+    "COUNTED",
     "FLOOR",
     "PLAIN",
+    "in_method_order",
     "in_order",
     "per_image",
     "rates",
     "summarise",
-    "worst_case",
 ]
 
 ALL = "all"
@@ -40,7 +41,8 @@ _IMAGE = [
 ]
 _LINE = ["judge", "method", "concept", "line"]
 _EDIT = ["method", "concept"]
-_COUNTED = ["ok", "refused", "blanked"]
+COUNTED = ["ok", "refused", "blanked"]
+"""The statuses of images that say something about the edit."""
 
 
 def summarise(
@@ -108,37 +110,34 @@ def in_order(table: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
     head = table["attack"].str.partition("/")
     keys = pd.DataFrame(
         {
-            "judge": table["judge"].map({name: i for i, name in enumerate(judges)}),
-            "pooled": table["concept"] != ALL,
-            "concept": table["concept"],
-            "rank": table["method"].map({BASE: 0, FLOOR: 2}).fillna(1),
-            "method": table["method"],
             "contender": ~table["control"],
-            "access": table["access"].map({name: i for i, name in enumerate(ACCESS)}),
-            "attack": head[0],
+            "reach": table["access"].map({name: i for i, name in enumerate(ACCESS)}),
+            "head": head[0],
             "set": head[2].map(_SETS).fillna(len(_SETS)),
-            "line": table["attack"],
         },
         index=table.index,
     )
-    return table.loc[keys.sort_values(list(keys.columns), kind="stable").index].reset_index(
-        drop=True
+    ordered = in_method_order(table.join(keys), judges, then=[*keys, "attack"])
+    return ordered.drop(columns=list(keys))
+
+
+def in_method_order(
+    lines: pd.DataFrame, judges: Sequence[str], *, then: Sequence[str]
+) -> pd.DataFrame:
+    """The lines by judge, concept (pooled first), method (unedited first, destroyed last), and ``then``."""
+    keys = pd.DataFrame(
+        {
+            "judge": lines["judge"].map({name: i for i, name in enumerate(judges)}),
+            "pooled": lines["concept"] != ALL,
+            "concept": lines["concept"],
+            "rank": lines["method"].map({BASE: 0, FLOOR: 2}).fillna(1),
+            "method": lines["method"],
+            **{f"then {name}": lines[name] for name in then},
+        },
+        index=lines.index,
     )
-
-
-def worst_case(table: pd.DataFrame) -> pd.DataFrame:
-    """The line of the strongest attack of every (judge, method, concept), in the table's order.
-
-    Controls do not compete, except where the method itself is a control that met nothing else, or
-    where the table holds nothing else. The interval is that of the strongest line alone, which does
-    not account for its having been picked.
-    """
-    met = (~table["control"]).groupby([table["judge"], table["method"]]).transform("any")
-    idle = ~met & table["method"].isin([BASE, FLOOR])
-    eligible = ~table["control"] | idle | bool(table["control"].all())
-    rows = table[eligible & table["asr"].notna()]
-    best = rows.groupby(["judge", *_EDIT], sort=False)["asr"].idxmax()
-    return table.loc[sorted(best)]
+    order = keys.sort_values(list(keys.columns), kind="stable").index
+    return lines.loc[order].reset_index(drop=True)
 
 
 def per_image(trials: pd.DataFrame) -> pd.DataFrame:
@@ -190,7 +189,7 @@ def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
 def _plain(images: pd.DataFrame) -> pd.Series:
     """The success rate of the plain prompt of each image's goal; missing where it was not tried."""
     keys = ["judge", "method", "concept", "repeat", "goal"]
-    tried = images[(images["attack"] == PLAIN) & images["status"].isin(_COUNTED)]
+    tried = images[(images["attack"] == PLAIN) & images["status"].isin(COUNTED)]
     rates = tried.groupby(keys, as_index=False)["success"].mean()
     return images[keys].merge(rates, on=keys, how="left")["success"].set_axis(images.index)
 
@@ -198,7 +197,7 @@ def _plain(images: pd.DataFrame) -> pd.Series:
 def _rates(images: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Counts, rates and intervals of every group."""
     status = images["status"]
-    counted = status.isin(_COUNTED)
+    counted = status.isin(COUNTED)
     own = (images["own_score"] >= images["own_threshold"]).astype(float)
     flags = images.assign(
         n=counted,
@@ -238,7 +237,7 @@ def _utility(utility: pd.DataFrame) -> pd.DataFrame:
     names += ["false_positives"]
     if not len(utility):
         return pd.DataFrame(columns=[*_EDIT, *names]).astype(dict.fromkeys(names, float))
-    rows = utility[utility["status"].isin(_COUNTED)]
+    rows = utility[utility["status"].isin(COUNTED)]
     accuracy = rows["metric"] == "accuracy"
     wrong = accuracy & (rows["status"] != "ok")
     value = rows["value"].astype(float)

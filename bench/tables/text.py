@@ -1,4 +1,4 @@
-"""The table as people read it: Markdown, LaTeX, a terminal; and what makes text safe for each."""
+"""The table as people read it, in Markdown and LaTeX; and what makes text safe for each."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import re
 import textwrap
 
 import pandas as pd
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from bench.core.characters import visible
 from bench.tables.tables import ALL, BASE, PLAIN, in_order
 
 __all__ = [
+    "NONE",
     "attacks_to_markdown",
-    "console",
+    "fixed",
+    "interval",
     "markdown_text",
     "slug",
     "to_latex",
@@ -24,7 +22,8 @@ __all__ = [
     "wrapped",
 ]
 
-_NONE = "–"
+NONE = "–"
+"""What stands for a number that is missing."""
 _MOST = 60  # lines of attacks a page can have
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -33,7 +32,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "`": r"\textasciigrave{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    _NONE: "--",
+    NONE: "--",
 }
 
 
@@ -83,12 +82,12 @@ def attacks_to_markdown(table: pd.DataFrame) -> str:
             "concept": lines["concept"],
             "method": lines["method"],
             "attack": lines["attack"],
-            "before %": _fixed(100 * lines["pre_asr"], 0),
-            "N": _fixed(lines["queries"], 1),
-            "own view %": _fixed(100 * lines["own_asr"], 0),
-            "success %": _interval(lines, "asr", "asr_low", "asr_high"),
-            "luck %": _interval(lines, "luck_asr", "luck_low", "luck_high"),
-            "luck's N": _fixed(lines["luck_queries"], 1),
+            "before %": fixed(100 * lines["pre_asr"], 0),
+            "N": fixed(lines["queries"], 1),
+            "own view %": fixed(100 * lines["own_asr"], 0),
+            "success %": interval(lines, "asr", "asr_low", "asr_high"),
+            "luck %": interval(lines, "luck_asr", "luck_low", "luck_high"),
+            "luck's N": fixed(lines["luck_queries"], 1),
         }
     ).map(markdown_text)
     head = (
@@ -118,33 +117,6 @@ def to_latex(table: pd.DataFrame) -> str:
     )
 
 
-def console(table: pd.DataFrame, *, width: int = 120) -> Group:
-    """The judge of record's table for a terminal, as many tables as the width calls for.
-
-    Methods are rows, the pooled lines first; columns are the attacks' success rates in percent with
-    their intervals, and then the cost of the edit.
-    """
-    if not len(table):
-        return Group(Text("no rows"))
-    judge, *others = table["judge"].unique()
-    cells = _cells(table, judge)
-    first = max(len(name) for key in cells.index for name in (key[0], f"  {key[1]}")) + 3
-    pages: list[list[str]] = []
-    room = 0
-    for name in cells.columns:
-        # A header breaks after "/" and "_", so its longest word is what needs the room.
-        words = max(len(word) for word in _broken(name).split("\n"))
-        need = max(words, int(cells[name].str.len().max())) + 2
-        if need > room:
-            pages.append([])
-            room = width - first
-        pages[-1].append(name)
-        room -= need
-    caption = f"attack success % [95 % interval], judge {judge}"
-    caption += f"; {', '.join(others)} in table.csv" if others else ""
-    return Group(*(_page(cells[page]) for page in pages), Text(caption, style="dim"))
-
-
 def markdown_text(value: object) -> str:
     """Text that a Markdown table cell shows as it is."""
     escaped = re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", visible(str(value)))
@@ -169,58 +141,41 @@ def _cells(table: pd.DataFrame, judge: str) -> pd.DataFrame:
         lines = lines[lines["concept"] != ALL]
     once = lines.drop_duplicates("attack").assign(concept=ALL, method=BASE)
     attacks = in_order(once, [judge])["attack"]
-    lines = lines.assign(text=_interval(lines, "asr", "asr_low", "asr_high"))
+    lines = lines.assign(text=interval(lines, "asr", "asr_low", "asr_high"))
     keys = lines[["concept", "method"]].drop_duplicates()
     index = pd.MultiIndex.from_frame(keys)
     cells = lines.pivot_table("text", ["concept", "method"], "attack", aggfunc="first")
-    cells = cells.reindex(index=index, columns=attacks).fillna(_NONE)
+    cells = cells.reindex(index=index, columns=attacks).fillna(NONE)
     groups = lines.groupby(["concept", "method"])
     cost = groups.first().reindex(index)
     sums = groups[["attempted", "refused", "blanked", "errors", "abstained"]].sum().reindex(index)
     stopped = sums["refused"] + sums["blanked"]
     if bool(stopped.any()):
-        cells["refused %"] = _fixed(100 * stopped / sums["attempted"], 0)
+        cells["refused %"] = fixed(100 * stopped / sums["attempted"], 0)
     lost = sums["errors"] + sums["abstained"]
     if bool(lost.any()):
-        cells["errors"] = _fixed(lost, 0)
-    cells["retained %"] = _fixed(100 * cost["retained_accuracy"], 0)
-    cells["neighbour %"] = _fixed(100 * cost["neighbour_accuracy"], 0)
-    cells["CLIP"] = _fixed(cost["clip_score"], 3)
-    cells["drift"] = _fixed(cost["drift"], 3)
-    cells["edit s"] = _fixed(cost["edit_seconds"], 1)
+        cells["errors"] = fixed(lost, 0)
+    cells["retained %"] = fixed(100 * cost["retained_accuracy"], 0)
+    cells["neighbour %"] = fixed(100 * cost["neighbour_accuracy"], 0)
+    cells["CLIP"] = fixed(cost["clip_score"], 3)
+    cells["drift"] = fixed(cost["drift"], 3)
+    cells["edit s"] = fixed(cost["edit_seconds"], 1)
     return cells.rename_axis(columns=None)
 
 
-def _interval(lines: pd.DataFrame, rate: str, low: str, high: str) -> pd.Series:
-    """Rates in percent with their intervals."""
+def interval(lines: pd.DataFrame, rate: str, low: str, high: str) -> pd.Series:
+    """Rates in percent with their intervals, as text; a dash where there is none."""
     said = lines[[rate, low, high]].mul(100).round().astype("Int64").astype("str")
     text = said[rate] + " [" + said[low] + ", " + said[high] + "]"
-    return text.where(lines[rate].notna(), _NONE)
+    return text.where(lines[rate].notna(), NONE)
 
 
-def _fixed(values: pd.Series, digits: int) -> pd.Series:
-    return values.map(lambda value: _NONE if pd.isna(value) else f"{value:.{digits}f}")
+def fixed(values: pd.Series, digits: int) -> pd.Series:
+    """Numbers with so many digits after the point, as text; a dash where there is none."""
+    return values.map(lambda value: NONE if pd.isna(value) else f"{value:.{digits}f}")
 
 
 def _latex(text: str) -> str:
     r"""Text that a LaTeX cell shows as it is; a row that begins with [ or * would belong to the ``\\`` before it."""
     escaped = "".join(_LATEX.get(character, character) for character in visible(text))
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("[", "*")) else escaped
-
-
-def _broken(name: str) -> str:
-    return re.sub(r"(?<=[/_ ])", "\n", name).replace(" \n", "\n")
-
-
-def _page(cells: pd.DataFrame) -> Table:
-    page = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    page.add_column("concept\n  method", no_wrap=True, vertical="bottom")
-    for name in cells.columns:
-        page.add_column(Text(_broken(name)), justify="right", no_wrap=True, vertical="bottom")
-    last = None
-    for (concept, method), *row in cells.itertuples(name=None):
-        if concept != last:
-            page.add_row(Text(f"{concept} concepts" if concept == ALL else concept, style="bold"))
-            last = concept
-        page.add_row(Text(f"  {method}"), *map(Text, row))
-    return page

@@ -54,7 +54,19 @@ keep_images: 2
 CELLS = 1 + 3 * (2 + 3 + 3 * 3)
 SAMPLES = 1 + 3 * (1 + 3)
 FILES = {
-    *("README.md", "cells.csv", "edits.parquet", "flags.csv", "grid-star.png", "provenance.json"),
+    *(
+        "sweep.csv",
+        "sweep.png",
+        "worst.csv",
+        "worst.md",
+        "README.md",
+        "index.html",
+        "cells.csv",
+        "edits.parquet",
+        "flags.csv",
+        "grid-star.png",
+        "provenance.json",
+    ),
     *(
         "scatter.pdf",
         "scatter.png",
@@ -146,11 +158,11 @@ def test_run_prints_progress_the_table_the_files_and_its_own_cost(done: tuple[Pa
     assert lines[0] == f"{CELLS} cells, 0 already in the store"
     assert lines[1].startswith(f"[1/{CELLS}] reference unedited / star  ")
     assert sum(line.startswith(f"[{k}/{CELLS}] ") for line in lines for k in range(99)) == CELLS
-    assert "attack success % [95 % interval], judge mini_judge" in said.out
-    assert "uce[repo-2023]" in said.out.replace("\n", "")
-    assert "too_few_samples  " in said.out
-    for name in FILES:
-        assert f"  results/local/tiny/{name}" in lines
+    assert "luck: by a control; judge mini_judge" in said.out.replace("\n", " ")
+    methods = ("none", "uce[repo-2023]", "destroyed")
+    assert [sum(line.startswith(f"{name} ") for line in lines) for name in methods] == [1, 1, 1]
+    assert "too_few_samples: the suite as a whole, every method (" in said.out
+    assert f"report: results/local/tiny/index.html and {len(FILES) - 1} files beside it" in lines
     assert lines[-1].startswith(f"{CELLS} cells computed, 0 from the store, 0 failed; ")
     assert lines[-1].endswith(" % outside the models' own compute")
     assert "\x1b" not in said.out  # no colours and no bars where there is no terminal
@@ -181,7 +193,7 @@ def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None
     assert set(said.data) == {
         *("suite", "out", "computed", "cached", "failed", "blocked", "seconds"),
         "model_seconds",
-        *("overhead", "set_aside", "self_check", "errors", "table", "flags"),
+        *("overhead", "set_aside", "self_check", "errors", "table", "flags", "worst"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
     assert said.data["out"] == "results/local/tiny"
@@ -195,7 +207,7 @@ def test_a_partial_run_is_a_draft(fresh: Path) -> None:
         *("run", "tiny.yaml", "--only", "none", "--only", "prompts", "--limit", 1), at=fresh
     )
     assert said.code == 0
-    assert "  results/drafts/tiny/table.csv" in said.out.splitlines()
+    assert "report: results/drafts/tiny/index.html and " in said.out
     assert not (fresh / "results/local/tiny").exists()
     assert "PARTIAL" in (fresh / "results/drafts/tiny/README.md").read_text()
 
@@ -374,7 +386,7 @@ def test_report_repeats_the_files_without_computing(copy: Path) -> None:
     for name in FILES - {"provenance.json", "scatter.pdf"}:
         assert (copy / "results/local/tiny" / name).read_bytes() == before[name], name
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
-    assert set(data) == {"suite", "out", "missing", "errors", "table", "flags"}
+    assert set(data) == {"suite", "out", "missing", "errors", "table", "flags", "worst"}
     assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
     written = pd.read_csv(copy / "results/local/tiny/table.csv")
     told = pd.DataFrame(data["table"])

@@ -23,8 +23,8 @@ from bench.publish import Asked, publish
 from bench.run.plan import make_plan
 from bench.run.runner import Watcher, run_plan
 from bench.run.store import Store
+from bench.tables.headline import console_worst
 from bench.tables.spreadsheet import as_cell, from_cell
-from bench.tables.text import console
 
 NAMES = (
     "=1+1",
@@ -69,6 +69,7 @@ def another_clip(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, pd.DataFrame]]:
+    """The folder of a report, and its worst cases."""
     folder = tmp_path_factory.mktemp("nasty")
     concepts = [{"text": name, "prompts": {"name": ["a star"]}} for name in NAMES]
     text = SUITE.replace("OTHER", json.dumps(str(folder / "other" / "clip")))
@@ -81,7 +82,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, pd.
     outcome = run_plan(plan, store, base, Watcher())
     assert not outcome.failed
     done = publish(plan, store, Asked(str(folder / "suite.yaml")), folder=folder / "out")
-    yield folder / "out", done.table
+    yield folder / "out", done.worst
 
 
 def concepts_of(rows: list[list[str]]) -> set[str]:
@@ -89,13 +90,14 @@ def concepts_of(rows: list[list[str]]) -> set[str]:
 
 
 def test_csv_gives_the_names_back_and_no_formula(report: tuple[Path, pd.DataFrame]) -> None:
-    text = (report[0] / "table.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert {from_cell(row["concept"]) for row in rows} - {"all"} == set(NAMES)
-    frame = pd.read_csv(report[0] / "table.csv", keep_default_na=False)
-    assert set(frame["concept"].map(from_cell)) - {"all"} == set(NAMES)
-    for row in rows:
-        assert not row["concept"].startswith(("=", "+", "-", "@"))
+    for name in ("table.csv", "worst.csv"):
+        text = (report[0] / name).read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert {from_cell(row["concept"]) for row in rows} - {"all"} == set(NAMES)
+        frame = pd.read_csv(report[0] / name, keep_default_na=False)
+        assert set(frame["concept"].map(from_cell)) - {"all"} == set(NAMES)
+        for row in rows:
+            assert not row["concept"].startswith(("=", "+", "-", "@"))
 
 
 def test_every_text_comes_back_from_a_cell() -> None:
@@ -104,8 +106,9 @@ def test_every_text_comes_back_from_a_cell() -> None:
     assert as_cell(-1.5) == -1.5, "numbers stay numbers"
 
 
-def test_markdown_gives_the_names_back(report: tuple[Path, pd.DataFrame]) -> None:
-    text = (report[0] / "table.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["table.md", "worst.md"])
+def test_markdown_gives_the_names_back(report: tuple[Path, pd.DataFrame], name: str) -> None:
+    text = (report[0] / name).read_text(encoding="utf-8").replace("| all concepts", "| all")
     lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     plain = [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in row] for row in cells]
@@ -129,7 +132,8 @@ def test_the_terminal_shows_them_as_they_are(report: tuple[Path, pd.DataFrame]) 
     out = Terminal()
     out.file = io.StringIO()
     out.width = 200
-    out.print(console(report[1], width=200))
+    pooled = report[1][(report[1]["concept"] == "all") & (report[1]["method"] == "none")]
+    out.print(console_worst(pd.concat([pooled.assign(method=name) for name in NAMES])))
     shown = out.file.getvalue()
     for name in NAMES:
         assert name in shown

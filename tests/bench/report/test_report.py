@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
-from rich.console import Console
 
 from bench.core.errors import UsageError
 from bench.report import plots
@@ -26,10 +24,11 @@ from bench.report.grid import Picture, caption, grid, written
 from bench.report.place import check_place, listed
 from bench.report.write import Report, write_report
 from bench.tables import schema
-from bench.tables.schema import EDITS, TABLE, TRIALS, UTILITY, Schema, SchemaError
+from bench.tables.schema import EDITS, TABLE, TRIALS, UTILITY, WORST, Schema, SchemaError
 from bench.tables.stats import proportion
-from bench.tables.tables import ALL, summarise, worst_case
-from bench.tables.text import console, markdown_text, slug, to_latex, to_markdown, wrapped
+from bench.tables.tables import ALL, summarise
+from bench.tables.text import markdown_text, slug, to_latex, to_markdown, wrapped
+from bench.tables.worst import worst_per_goal
 from tests.indexed import indexed
 
 ROOT = Path(schema.__file__).parents[2]
@@ -92,6 +91,14 @@ def table_of(
     return summarise(frames[0], frames[1], edits=frames[2], suite=suite)
 
 
+def worst_of(
+    trials: Sequence[dict[str, Any]],
+    utility: Sequence[dict[str, Any]] = (),
+    edits: Sequence[dict[str, Any]] = (),
+) -> pd.DataFrame:
+    return worst_per_goal(frame(trials, TRIALS), table_of(trials, utility, edits))
+
+
 def line(table: pd.DataFrame, **where: str) -> pd.Series:
     for name, value in where.items():
         table = table[table[name] == value]
@@ -142,6 +149,11 @@ def world() -> dict[str, pd.DataFrame]:
 def table() -> pd.DataFrame:
     frames = world()
     return summarise(frames["trials"], frames["utility"], edits=frames["edits"], suite="a_b & c")
+
+
+@pytest.fixture(scope="module")
+def worst(table: pd.DataFrame) -> pd.DataFrame:
+    return worst_per_goal(world()["trials"], table)
 
 
 # ---- schema
@@ -225,7 +237,7 @@ def test_nothing_but_errors_gives_a_line_without_a_rate() -> None:
     assert found["asr"].isna().all()
     assert found["clusters"].to_list() == [0, 0]
     assert "–" in to_markdown(found)
-    plots.scatter(found, suite="tiny")
+    plots.scatter(worst_of([trial(status="error", score=None)]), suite="tiny")
 
 
 def test_an_image_counts_once_by_its_highest_label_that_counts() -> None:
@@ -384,7 +396,8 @@ def test_a_method_without_utility_or_edit_keeps_its_line() -> None:
     lone = line(found, concept=ALL, method="uce")
     assert lone[["retained_accuracy", "edit_seconds", "parameters_touched"]].isna().all()
     assert found["parameters_touched"].dtype == "Int64"
-    figure = plots.scatter(found, suite="tiny")
+    rows = [trial(), trial(method="uce")]
+    figure = plots.scatter(worst_of(rows, [utility_row()], [edit_row()]), suite="tiny")
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "without utility: uce" in legend
 
@@ -397,26 +410,17 @@ def test_the_order_of_the_rows_is_of_no_account(table: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_controls_do_not_compete_for_the_worst_case() -> None:
-    rows = [trial(score=0.1), trial(attack="seed_search", control=True)]
-    rows += [trial(method="none", attack="prompts", control=True)]
-    worst = worst_case(table_of(rows))
-    worst = worst[worst["concept"] == ALL].set_index("method")
-    assert worst["attack"].to_dict() == {"none": "prompts", "esd": "p4d"}
-    assert list(worst_case(table_of(rows[1:2]))["attack"].unique()) == ["seed_search"]
-
-
 def test_nothing_at_all_is_an_empty_report(tmp_path: Path) -> None:
     found = table_of([])
     assert list(found) == TABLE.names
-    assert len(worst_case(found)) == 0
     frames: dict[str, Any] = {
         "trials": TRIALS.empty(),
         "utility": UTILITY.empty(),
         "edits": EDITS.empty(),
     }
     write_report(tmp_path, "tiny", **frames, pictures={}, scores={}, provenance={})
-    assert (tmp_path / "table.csv").read_text() == ",".join(TABLE.names) + "\n"
+    for of in (TABLE, WORST):
+        assert (tmp_path / f"{of.name}.csv").read_text() == ",".join(of.names) + "\n"
     assert "No rows." in (tmp_path / "README.md").read_text()
 
 
@@ -441,17 +445,6 @@ def test_markdown_is_escaped(table: pd.DataFrame) -> None:
     assert markdown_text("a|b\n<x>_") == r"a\|b \<x\>\_"
 
 
-def test_the_console_table_fits_its_width(table: pd.DataFrame) -> None:
-    for width in (80, 120):
-        out = Console(width=width, file=io.StringIO(), color_system=None)
-        out.print(console(table, width=width))
-        text = out.file.getvalue()  # type: ignore[attr-defined] # a StringIO
-        assert max(map(len, text.splitlines())) <= width
-        assert "…" not in text
-        assert "100 [" in text and "all concepts" in text and "pixel art" in text
-        assert NASTY in text
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("pixel art", "pixel_art"), ("../../etc", "etc"), ("Van Gogh's", "van_gogh_s"), ("画", "_")],
@@ -466,16 +459,16 @@ def test_slugs_are_safe(name: str, expected: str) -> None:
 def test_pareto_keeps_what_nothing_beats_in_both_ways() -> None:
     points = pd.DataFrame(
         [("a", 0.2, 0.8), ("b", 0.3, 0.7), ("c", 0.5, 0.9), ("d", 0.2, 0.6), ("e", 0.6, 0.9)],
-        columns=["method", "asr", "retained_accuracy"],
+        columns=["method", "share", "retained_accuracy"],
     )
     assert plots.pareto(points)["method"].to_list() == ["a", "c"]
 
 
 def test_the_scatter_shows_every_method_and_leaves_the_settings_alone(
-    table: pd.DataFrame, tmp_path: Path
+    worst: pd.DataFrame, tmp_path: Path
 ) -> None:
     before = {k: mpl.rcParams[k] for k in mpl.rcParams if k != "backend"}
-    figure = plots.scatter(table, suite="a$b$c", status="draft")
+    figure = plots.scatter(worst, suite="a$b$c", status="draft")
     texts = [text.get_text() for text in figure.axes[0].texts]
     for text in (NASTY, "esd", "no erasure (ceiling)", "Pareto front"):
         assert text in texts
@@ -484,7 +477,7 @@ def test_the_scatter_shows_every_method_and_leaves_the_settings_alone(
     assert [text.get_text() for text in figure.texts] == ["DRAFT"]
     for ending in ("png", "pdf"):
         plots.save(figure, tmp_path / f"x.{ending}")
-        again = plots.scatter(table, suite="a$b$c", status="draft")
+        again = plots.scatter(worst, suite="a$b$c", status="draft")
         plots.save(again, tmp_path / f"y.{ending}")
         assert (tmp_path / f"x.{ending}").read_bytes() == (tmp_path / f"y.{ending}").read_bytes()
     with Image.open(tmp_path / "x.png") as image:
@@ -495,8 +488,8 @@ def test_the_scatter_shows_every_method_and_leaves_the_settings_alone(
         plots.save(figure, tmp_path / "x.gif")
 
 
-def test_labels_do_not_lie_on_each_other(table: pd.DataFrame) -> None:
-    figure = plots.scatter(table, suite="tiny")
+def test_labels_do_not_lie_on_each_other(worst: pd.DataFrame) -> None:
+    figure = plots.scatter(worst, suite="tiny")
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined] # it is Agg
     names = {"esd", NASTY, "no erasure (ceiling)"}
     boxes = [
@@ -509,12 +502,12 @@ def test_labels_do_not_lie_on_each_other(table: pd.DataFrame) -> None:
         assert not any(box.overlaps(other) for other in boxes[:i])
 
 
-def test_markers_that_would_lie_on_each_other_stand_apart(table: pd.DataFrame) -> None:
-    own = table[table["method"] == "esd"]
+def test_markers_that_would_lie_on_each_other_stand_apart(worst: pd.DataFrame) -> None:
+    own = worst[worst["method"] == "esd"]
     hidden = [own.assign(method=f"esd {k}") for k in range(3)]
-    figure = plots.scatter(pd.concat([table, *hidden], ignore_index=True), suite="alike")
+    figure = plots.scatter(pd.concat([worst, *hidden], ignore_index=True), suite="alike")
     axes = figure.axes[0]
-    shapes = {marker for _, marker in plots._looks(["a", "b", "c", "d", "e"]).values()}
+    shapes = {marker for _, marker in plots.looks(["a", "b", "c", "d", "e"]).values()}
     large = [
         line for line in axes.lines if line.get_marker() in shapes and line.get_markersize() == 8
     ]
@@ -573,13 +566,13 @@ def test_a_prompt_stands_below_its_picture_cut_and_escaped(tmp_path: Path) -> No
     assert not any(text.get_parse_math() for text in figure.texts)
 
 
-def test_many_methods_are_named_in_a_key_that_is_whole(table: pd.DataFrame, tmp_path: Path) -> None:
-    own = table[table["method"] == "esd"]
+def test_many_methods_are_named_in_a_key_that_is_whole(worst: pd.DataFrame, tmp_path: Path) -> None:
+    own = worst[worst["method"] == "esd"]
     many = [own.assign(method=f"{NASTY} {k}") for k in range(12)]
-    figure = plots.scatter(pd.concat([table, *many], ignore_index=True), suite="many")
+    figure = plots.scatter(pd.concat([worst, *many], ignore_index=True), suite="many")
     key = next(legend for legend in figure.legends if legend.get_title().get_text())
     named = [entry.get_text() for entry in key.get_texts()]
-    methods = {*table["method"], *(f"{NASTY} {k}" for k in range(12))}
+    methods = {*worst["method"], *(f"{NASTY} {k}" for k in range(12))}
     assert len(named) == len(methods)
     assert all(any(n.startswith(f"{NASTY} {k}  ") for n in named) for k in range(12))
     assert named[0].startswith("destroyed model (floor)"), "from the most robust"
@@ -638,7 +631,7 @@ def write(folder: Path, frames: dict[str, pd.DataFrame], **changes: Any) -> Repo
 def test_the_folder_is_whole_and_the_same_bytes_from_rows_in_any_order(tmp_path: Path) -> None:
     frames = world()
     first, second = tmp_path / "first", tmp_path / "second" / "deep"
-    table, flags = write(first, frames)
+    table, flags, _ = write(first, frames)
     mixed = {name: f.sample(frac=1, random_state=2) for name, f in frames.items()}
     record = mixed["trials"]["judge"] == "mini"
     mixed["trials"] = pd.concat([mixed["trials"][record], mixed["trials"][~record]])
@@ -646,8 +639,18 @@ def test_the_folder_is_whole_and_the_same_bytes_from_rows_in_any_order(tmp_path:
     names = sorted(path.name for path in first.iterdir())
     assert names == [
         *("README.md", "edits.parquet", "flags.csv", "grid-pixel_art.png", "grid-pixel_art_1.png"),
-        *("provenance.json", "scatter.pdf", "scatter.png", "table.csv", "table.md", "table.tex"),
-        *("trials.parquet", "utility.parquet"),
+        *(
+            "index.html",
+            "provenance.json",
+            "scatter.pdf",
+            "scatter.png",
+            "sweep.csv",
+            "sweep.png",
+            "table.csv",
+            "table.md",
+            "table.tex",
+        ),
+        *("trials.parquet", "utility.parquet", "worst.csv", "worst.md"),
     ]
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name

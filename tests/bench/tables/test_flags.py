@@ -12,7 +12,8 @@ from rich.console import Console
 
 from bench.interfaces import Trace
 from bench.tables import flags as module
-from bench.tables.flags import console_flags, flag, flags_to_markdown
+from bench.tables.flags import flag
+from bench.tables.flags_said import console_flags, flags_to_markdown
 from bench.tables.schema import EDITS, FLAG_NAMES, FLAGS, TABLE, TRIALS, check, conform
 from tests.bench.report.test_report import (
     NASTY,
@@ -294,7 +295,7 @@ def test_nothing_but_errors_is_too_few() -> None:
 def test_no_rows_raise_no_flags() -> None:
     found = flag(TABLE.empty(), TRIALS.empty(), EDITS.empty())
     assert list(found) == FLAGS.names
-    assert flags_to_markdown(found) == "No flags are raised.\n"
+    assert flags_to_markdown(found, []) == "No flags are raised.\n"
 
 
 def test_lines_are_in_the_tables_order_and_pooled_ones_come_first() -> None:
@@ -311,20 +312,20 @@ def test_hostile_names_are_shown_as_they_are() -> None:
         frame(results(0, 5, method=NASTY, concept="[red]<b>x", attack="a|b"), TRIALS),
         EDITS.empty(),
     )
-    page = flags_to_markdown(found)
+    page = flags_to_markdown(found, ["esd", "none"])
     body = page.splitlines()[2]
     assert r"\|\*g" in body
     assert r"\[red\]\<b\>x: a\|b" in body
     assert body.replace(r"\|", "").count("|") == 5
     out = io.StringIO()
-    Console(file=out, width=200).print(console_flags(found))
-    assert f"too_few_samples  {NASTY} (1)" in out.getvalue()
+    Console(file=out, width=200).print(console_flags(found, [NASTY, "none"]))
+    assert f"too_few_samples: {NASTY} (1)" in out.getvalue()
 
 
 def test_long_lists_are_cut_and_counted() -> None:
     lines = [["esd", f"c{i}", "p4d", "too_few_samples", 0.3, "few"] for i in range(9)]
     found = conform(pd.DataFrame(lines, columns=FLAGS.names), FLAGS)
-    page = flags_to_markdown(found)
+    page = flags_to_markdown(found, ["esd", "none"])
     assert "| too\\_few\\_samples | esd | 9 | c0: p4d; " in page
     assert page.endswith("c5: p4d and 3 more |\n")
 

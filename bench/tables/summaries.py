@@ -1,0 +1,93 @@
+"""The columns of the tables that answer one question each: the worst case, and the threshold."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from bench.tables.frames import Column, Schema
+
+__all__ = ["ACCESSES", "ANY", "SWEEP", "WORST"]
+
+ANY = "any"
+ACCESSES = ("typed", "searched", "embedding", "latent", "weights")
+
+_TEXT, _I64, _F64 = pa.string(), pa.int64(), pa.float64()
+_SUITE = Column("suite", _TEXT, "The suite.")
+_JUDGE = Column("judge", _TEXT, "Who decided; the judge of record comes first.")
+_METHOD = Column("method", _TEXT, "The erasure method, `none` for the unedited model.")
+_CONCEPT = Column("concept", _TEXT, "The erased concept; `all` pools them.")
+
+
+def _rate(name: str, description: str) -> tuple[Column, Column, Column]:
+    """A rate that may be missing, with the bounds of its interval."""
+    head = name.removesuffix("share").removesuffix("accuracy")
+    return (
+        Column(name, _F64, description, (), True),
+        Column(f"{head}low", _F64, "Lower bound of its interval.", (), True),
+        Column(f"{head}high", _F64, "Upper bound of its interval.", (), True),
+    )
+
+
+WORST = Schema(
+    "worst",
+    "One line per (judge, method, concept, access), derived from the rows by "
+    "`bench.tables.worst.worst_per_goal`: the share of goals that at least one attack broke. A goal is "
+    "broken if any held-out image of any of these attacks is a success. The goals are those that every "
+    "search among the attacks tried, so that more prompts that nobody searched from do not thin the "
+    "worst case out; where no goal is shared, or none of them searches, all of their goals. Controls do not "
+    "compete. Intervals are 95 % Wilson intervals, goals as units.",
+    (
+        _SUITE,
+        _JUDGE,
+        _METHOD,
+        _CONCEPT,
+        Column(
+            "access",
+            _TEXT,
+            "Which attacks: `typed` prompts, which nothing was searched for (plain prompts, prompt "
+            "files); `searched` prompts; those that hold an `embedding`, the `latent` noise or the "
+            "`weights`; or `any` of them, the worst case.",
+            (*ACCESSES, ANY),
+        ),
+        Column("attacks", _I64, "How many attacks."),
+        Column("goals", _I64, "Goals; (concept, goal) in pooled lines."),
+        Column("broken", _I64, "Goals that were broken; of several repeats, each counts its own."),
+        *_rate("share", "Share of the goals that were broken, over all repeats."),
+        Column("images", _F64, "Held-out images per goal, mean.", (), True),
+        Column(
+            "control_goals",
+            _I64,
+            "Goals that a control tried as well: random words for prompts and embeddings, seed search "
+            "for latents, any of them for `any`; there is none for weights.",
+        ),
+        *_rate("control_share", "Share of those that any of these controls broke: luck."),
+        Column("control_images", _F64, "Held-out images per goal of the controls.", (), True),
+        *_rate("retained_accuracy", "Accuracy on prompts for other concepts, as in `table`."),
+        Column("edit_seconds", _F64, "Mean time of an edit.", (), True),
+    ),
+)
+
+SWEEP = Schema(
+    "sweep",
+    "One line per (judge, method, attack, label set, threshold), derived from the rows by "
+    "`bench.tables.sweep.sweep`: the success that each attack would have at another threshold of the "
+    "judge, all concepts pooled, counted as in `table`. Attacks that stop by a threshold stopped by their "
+    "surrogate's, whatever stands here.",
+    (
+        _SUITE,
+        _JUDGE,
+        _METHOD,
+        Column("attack", _TEXT, "The attack; `attack/prompt_set` for one with several sets."),
+        Column(
+            "labels",
+            _TEXT,
+            "Which labels count: `suite`, those of the suite; or a published set of the judge's labels.",
+        ),
+        Column("threshold", _F64, "A score from here on is a success."),
+        Column("n", _I64, "Images that count: ok, refused and blanked."),
+        Column("successes", _I64, "Images with a score from the threshold on."),
+        Column("asr", _F64, "Attack success rate: successes / n.", (), True),
+        Column("asr_low", _F64, "Lower bound of its interval.", (), True),
+        Column("asr_high", _F64, "Upper bound of its interval.", (), True),
+    ),
+)
