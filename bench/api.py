@@ -31,9 +31,11 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.run.collect import collect
 from bench.run.plan import make_plan
+from bench.run.planning.goals import goals_of
 from bench.run.runner import Watcher, run_plan
 from bench.run.store import Store
 from bench.tables.tables import summarise
+from bench.toolkit.prompt_files.read import read_source
 
 __all__ = ["attack", "concepts", "erase", "evaluate"]
 
@@ -108,8 +110,8 @@ def attack(
         model: The edited model.
         concept: What should come back.
         method: A registered attack, ``{name: {field: value}}``, or an object.
-        prompts: Where the attack starts; by default the concept's own sets, as the attack asks for
-            them.
+        prompts: Where the attack starts; by default the rows of its file of goals, or else the concept's
+            own sets, as the attack asks for them.
         sampler: By default the suites' own.
         surrogate: The attacker's own judge; the default looks through the miniature's CLIP, and is
             refused on other bases.
@@ -147,7 +149,11 @@ def attack(
         for name, texts in sets.items()
         for i, text in enumerate(texts[:limit])
     ]
-    if not prompts and (own := spec.own_goals(bare(full))) is not None:
+    if not prompts and spec.goal_file is not None:
+        file = read_source(spec.goal_file)
+        file.check([full.text])
+        goals = list(goals_of(file, bare(full), min(limit, spec.most_goals or limit))[0])
+    elif not prompts and (own := spec.own_goals(bare(full))) is not None:
         goals = list(own[:limit])
     if not goals:
         raise UsageError(

@@ -110,8 +110,9 @@ def make_plan(
     plan = Plan(
         suite=suite, base=base_digest, cells=lay_out(scope), partial=bool(only) or limit is not None,
         sampler=suite.sampler, judges=suite.judges, surrogate=suite.surrogate, metrics=suite.metrics,
-        attacks=scope.every, concepts=scope.known, suite_digest=digest_of(suite.identity(scope.every)),
-        warnings=warnings_of(scope.attacks, suite.concepts, scope.tried, scope.goals), folder=folder,
+        attacks=scope.every, concepts=scope.known,
+        suite_digest=digest_of(suite.identity(scope.every, scope.hashes)),
+        warnings=warnings_of(scope), folder=folder,
     )  # fmt: skip
     if folder is not None:
         plan.check_base(folder)
