@@ -162,7 +162,7 @@ class Suite:
         sources = {"goals": self.goal_file, "utility": self.utility.captions}
         sources |= {f"attack {a.label}": a.goal_file for a in self.attacks}
         files = {
-            use: {"sha256": hashes.get(s.file) or content(Path(s.file)), **s.picking()}
+            use: {"sha256": hashes.get(str(Path(s.file))) or content(Path(s.file)), **s.picking()}
             for use, s in sources.items()
             if s is not None
         }

@@ -74,7 +74,7 @@ class Columns(BaseModel):
 
     @property
     def named(self) -> dict[str, str | int]:
-        """What was said, by meaning."""
+        """The columns that were named, by meaning."""
         return {meaning: column for meaning, column in self if column is not None}
 
 
@@ -117,6 +117,14 @@ class PromptSource(Picked):
         return f"{Path(self.file).name} where {where}" if where else Path(self.file).name
 
 
+def _no_path(value: object) -> object:
+    if isinstance(value, str) and Path(value).suffix:
+        raise ValueError(
+            f"expected a number, or the file of the goals as {{file: NAME}}, got {shown(value)}"
+        )
+    return value
+
+
 def _branch(value: object) -> str:
     return BRANCH + ("file" if isinstance(value, Mapping | PromptSource) else "number")
 
@@ -124,13 +132,14 @@ def _branch(value: object) -> str:
 Goals = Annotated[
     Annotated[Count, Tag(f"{BRANCH}number")] | Annotated[PromptSource, Tag(f"{BRANCH}file")],
     Discriminator(_branch),
+    BeforeValidator(_no_path),
 ]
 """How many goals per prompt set; or the file whose rows they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What a row of a file says of how its image is sampled; ``None``: as the suite says.
+    """The seed, guidance scale and negative prompt that a row of a file brings; ``None``: as the suite says.
 
     Attributes:
         seed: Of the noise, from 0 to 2^63 - 1.

@@ -147,6 +147,33 @@ def test_a_column_that_is_not_there_is_named(write: Write) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (1, ["a", "c"]),
+        ("1.0", ["a", "c"]),
+        ([1, 2.5], ["a", "b", "c"]),
+        ("> 1", ["b", "d"]),
+        (">=1", ["a", "b", "c", "d"]),
+        ("< 2.5", ["a", "c"]),
+        (["<= 1", "x"], ["a", "c", "e"]),
+        ("X", ["e"]),
+        ("none", ["f"]),
+    ],
+)
+def test_where_chooses_rows_by_value_or_by_size(write: Write, value: Any, kept: list[str]) -> None:
+    path = write("a.csv", "prompt,n\na,1\nb,2.5\nc,1.0\nd, 30 \ne, x\nf,None\n")
+    attack = Prompts.model_validate({"file": str(path), "where": {"n": value}})
+    assert [g.prompt for g in attack.own_goals(Concept(text="star")) or ()] == kept
+
+
+def test_columns_of_a_file_without_a_header_have_numbers(write: Write) -> None:
+    path = write("a.tsv", "x\ta star\ny\ta fish\n")
+    fields = {"file": str(path), "columns": {"prompt": 2}, "where": {"1": "Y"}}
+    attack = Prompts.model_validate(fields)
+    assert [g.prompt for g in attack.own_goals(Concept(text="star")) or ()] == ["a fish"]
+
+
 def test_what_picks_rows_is_in_the_identity_where_it_is_said(write: Write) -> None:
     path = write("a.csv", "prompt,kind,seed\na star,1,7\na fish,2,8\n")
     plain = Prompts(file=str(path))

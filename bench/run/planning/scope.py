@@ -14,7 +14,7 @@ from bench.interfaces import Attack, Concept, Erasure, bare
 from bench.interfaces.prompt_source import MOST_ROWS, PromptSource
 from bench.run.planning.narrowing import Only
 from bench.toolkit.prompt_files.content import PromptFile
-from bench.toolkit.prompt_files.read import read_source
+from bench.toolkit.prompt_files.read import read_rows, source_bytes
 
 __all__ = ["Scope", "parts_of", "scope_of"]
 
@@ -120,6 +120,7 @@ def scope_of(
         "dtype": suite.dtype,
     }
     attacks = tuple(attack for attack, stays in kept if stays)
+    files, utility = _Files(), suite.utility.captions
     return Scope(
         suite=suite,
         folder=folder,
@@ -131,26 +132,44 @@ def scope_of(
         known={**suite.known_concepts, **{c.text: c for c in suite.concepts}},
         bare={c.text: bare(c) for c in suite.concepts},
         shared=parts_of(shared),
-        goal_files=_goal_files(suite, attacks),
-        captions=None if (utility := suite.utility.captions) is None else read_source(utility),
+        goal_files=_goal_files(suite, attacks, files),
+        captions=None if utility is None else files.of(utility),
     )
 
 
-def _goal_files(suite: Suite, attacks: Sequence[Attack]) -> dict[str, PromptFile]:
-    """The files whose rows are goals, each read once, by the label of the attack."""
-    read: list[tuple[PromptSource, PromptFile]] = []
-    files: dict[str, PromptFile] = {}
+class _Files:
+    """The files of prompts of a plan: the bytes of each are read once, whoever uses them and for what."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[Path, bytes] = {}
+        self._read: list[tuple[PromptSource, PromptFile]] = []
+
+    def of(self, source: PromptSource) -> PromptFile:
+        """The rows that are asked of a file.
+
+        Raises:
+            UsageError: it is not usable.
+        """
+        known = next((file for one, file in self._read if one == source), None)
+        if known is None:
+            path = Path(source.file)
+            if path not in self._bytes:
+                self._bytes[path] = source_bytes(path)
+            known = read_rows(path, self._bytes[path], source)
+            self._read.append((source, known))
+        return known
+
+
+def _goal_files(suite: Suite, attacks: Sequence[Attack], files: _Files) -> dict[str, PromptFile]:
+    """The files whose rows are goals, by the label of the attack."""
+    found: dict[str, PromptFile] = {}
     for attack in attacks:
         source = attack.goal_file
         if source is None and attack.own_goals(bare(suite.concepts[0])) is None:
             source = suite.goal_file
-        if source is None:
-            continue
-        known = next((file for one, file in read if one == source), None)
-        if known is None:
-            read.append((source, known := read_source(source)))
-        files[attack.label] = known
-    return files
+        if source is not None:
+            found[attack.label] = files.of(source)
+    return found
 
 
 def parts_of(what: Mapping[str, Any]) -> dict[str, str]:

@@ -37,7 +37,9 @@ class PromptFile:
     meaning: Meaning
     rows: tuple[PromptRow, ...]
     dropped: Dropped = field(default_factory=Dropped)
-    _mentions: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
+    _found: dict[tuple[str, ...], list[PromptRow]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @property
     def counted(self) -> str:
@@ -65,7 +67,7 @@ class PromptFile:
     @cached_property
     def tried(self) -> tuple[PromptRow, ...]:
         """The rows that ask for erased concepts, or for whatever concept."""
-        return tuple(row for row in self.rows if row.role == "erased")
+        return tuple(row for row in self.rows if row.split == "erased")
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:
@@ -77,12 +79,17 @@ class PromptFile:
 
     def of(self, *concepts: str) -> list[PromptRow]:
         """The rows to try for any of the concepts, or for whatever concept."""
-        if self.meaning.named:
-            places = (self._naming(concept) for concept in concepts)
-        else:
+        if concepts not in self._found:
             names = {"", *map(folded, concepts)}
-            places = (self._places.get(name, []) for name in names)
-        return [self.tried[place] for place in sorted({*chain.from_iterable(places)})]
+            places = (
+                [self._naming(concept) for concept in concepts]
+                if self.meaning.named
+                else [self._places.get(name, []) for name in names]
+            )
+            self._found[concepts] = [
+                self.tried[place] for place in sorted({*chain.from_iterable(places)})
+            ]
+        return self._found[concepts]
 
     def suits(self, concept: str) -> bool:
         """Whether any row is for the concept."""
@@ -117,7 +124,7 @@ class PromptFile:
             erased: The names of the concepts.
         """
         both = len(self.tried) < len(self.rows)
-        rows = [row for row in self.rows if row.role == "other"] if both else list(self.rows)
+        rows = [row for row in self.rows if row.split == "other"] if both else list(self.rows)
         names = [folded(name) for name in erased]
         asking = re.compile("|".join(_as_words(name) for name in names)) if names else None
         kept = [
@@ -129,13 +136,9 @@ class PromptFile:
         return kept, len(rows) - len(kept)
 
     def _naming(self, concept: str) -> list[int]:
-        """The rows whose prompts name a concept."""
-        if concept not in self._mentions:
-            asking = re.compile(_as_words(folded(concept)))
-            self._mentions[concept] = [
-                place for place, row in enumerate(self.tried) if asking.search(folded(row.prompt))
-            ]
-        return self._mentions[concept]
+        """The places of rows whose prompts name a concept."""
+        asking = re.compile(_as_words(folded(concept)))
+        return [i for i, row in enumerate(self.tried) if asking.search(folded(row.prompt))]
 
 
 def folded(text: str) -> str:

@@ -24,7 +24,7 @@ class Layout:
         concept: The column of the concepts; empty: the list is of one concept, or of none.
         seed: The columns that may hold seeds.
         guidance: The columns that may hold guidance scales.
-        role: The column that says which rows are for erased concepts and which for others; or empty.
+        split: The column that says which rows are for erased concepts and which for others; or empty.
         named: The concept of a row is whatever concept its prompt names.
     """
 
@@ -35,7 +35,7 @@ class Layout:
     concept: str = ""
     seed: tuple[str, ...] = ("evaluation_seed", "sd_seed", "seed")
     guidance: tuple[str, ...] = ("evaluation_guidance", "sd_guidance_scale", "guidance")
-    role: str = ""
+    split: str = ""
     named: bool = False
 
     def suits(self, columns: frozenset[str]) -> bool:
@@ -64,19 +64,19 @@ LAYOUTS: Final = (
         has=_columns("text", "type", "concept"),
         prompt="text",
         concept="concept",
-        role="type",
+        split="type",
     ),
     Layout(
         name="MACE, artists",
         has=_columns("prompt", "type", "artist", "evaluation_seed"),
         concept="artist",
-        role="type",
+        split="type",
     ),
     Layout(
         name="MACE, celebrities",
         has=_columns("prompt", "type", "evaluation_seed"),
         lacks=_columns("artist", "concept", "class"),
-        role="type",
+        split="type",
         named=True,
     ),
     Layout(

@@ -1,4 +1,4 @@
-"""What the columns of a file mean: what a user says of them, else its layout, else their names."""
+"""The meaning of a file's columns: as a user says, else as its layout has them, else by their names."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class Meaning:
     unused: tuple[str, ...] = ()
 
     @property
-    def role(self) -> str:
+    def split(self) -> str:
         """The column that says which rows are to be kept, unless ``where`` chooses by it."""
-        role = self.layout.role if self.layout else ""
-        return "" if role in self.where else role
+        split = self.layout.split if self.layout else ""
+        return "" if split in self.where else split
 
     @property
     def named(self) -> bool:
@@ -67,7 +67,7 @@ class Meaning:
 
 
 def meaning_of(table: Table, picked: Picked) -> Meaning:
-    """What the columns of a file mean.
+    """The meaning of a file's columns.
 
     Args:
         table: The file.
@@ -95,7 +95,7 @@ def meaning_of(table: Table, picked: Picked) -> Meaning:
 def _guessed(
     table: Table, layout: Layout | None, where: Mapping[str | int, object]
 ) -> dict[str, Any]:
-    """What the header says by itself; a column that chooses rows names no concepts."""
+    """The meanings that the header tells by itself; a column that chooses rows names no concepts."""
     known = {
         meaning: next((n for n in names if n in table.columns), None)
         for meaning, names in _NAMES.items()
@@ -118,6 +118,8 @@ def _there(table: Table, column: str | int, place: str) -> str | int:
     """The column, if the file has it."""
     if column in table.columns:
         return column
+    if isinstance(column, str) and column.isdecimal() and int(column) in table.columns:
+        return int(column)  # a key of a mapping is a text
     told = _told(table.columns)
     near = did_you_mean(column, [name for name in table.columns if isinstance(name, str)])
     raise UsageError(

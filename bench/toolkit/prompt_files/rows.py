@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeGuard
 
@@ -20,11 +21,18 @@ __all__ = ["Dropped", "PromptRow", "rows_of"]
 
 _LONGEST: Final = 2000
 _MOST_GUIDANCE: Final = 1000.0
+_COMPARE: Final[dict[str, Callable[[float, float], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_COMPARED: Final = re.compile(r"(<=|>=|<|>) *(-?\d{1,15}(?:\.\d{1,15})?)")
 _ERASED: Final = ("erased", "erase", "0")
 _OTHERS: Final = ("others", "other", "retain", "1")
 """What published lists write beside prompts for erased concepts, and beside prompts for others."""
 
-Role = Literal["erased", "other"]
+Split = Literal["erased", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class PromptRow:
         states: Of a candidate, the name of the text states to use instead of the prompt; or empty.
         latents: The name of the noise to start from; or empty.
         draw: How its image is sampled, where the file is asked for that.
-        role: Whether it asks for an erased concept, or for one that should be left as it is.
+        split: Whether it asks for an erased concept, or for one that should be left as it is.
     """
 
     line: int
@@ -51,7 +59,7 @@ class PromptRow:
     states: str = ""
     latents: str = ""
     draw: Draw | None = None
-    role: Role = "erased"
+    split: Split = "erased"
 
     @property
     def goal_id(self) -> str:
@@ -93,9 +101,9 @@ def rows_of(table: Table, meaning: Meaning, draws: Draws) -> tuple[list[PromptRo
     dropped: Counter[str] = Counter()
     rows: list[PromptRow] = []
     known: dict[str, bool] = {}  # published lists repeat their prompts: 5,000 rows may be ten
-    where = _wanted(meaning.where)
+    where = [(name, _wanted(values)) for name, values in meaning.where.items()]
     for line, record in table.records:
-        if not all(_folded(record.get(name)) in values for name, values in where):
+        if not all(suits(record.get(name)) for name, suits in where):
             dropped["elsewhere"] += 1
             continue
         place = f"{table.path}:{line}"
@@ -112,8 +120,22 @@ def rows_of(table: Table, meaning: Meaning, draws: Draws) -> tuple[list[PromptRo
     return rows, Dropped(**dropped)
 
 
-def _wanted(where: Mapping[str | int, tuple[str, ...]]) -> list[tuple[str | int, frozenset[str]]]:
-    return [(name, frozenset(map(_folded, values))) for name, values in where.items()]
+def _wanted(values: Sequence[str]) -> Callable[[object], bool]:
+    """Whether a field has one of the values, or a number that is as one of them says: ``> 50``."""
+    compared = [found for value in values if (found := _COMPARED.fullmatch(value.strip()))]
+    equal = frozenset(map(_folded, values))
+
+    def suits(value: object) -> bool:
+        said = _folded(value)
+        if said in equal or not compared:
+            return said in equal
+        try:
+            number = float(said)
+        except ValueError:
+            return False
+        return any(_COMPARE[one[1]](number, float(one[2])) for one in compared)
+
+    return suits
 
 
 def _folded(value: object) -> str:
@@ -128,10 +150,10 @@ def _row(place: str, line: int, record: Record, meaning: Meaning) -> PromptRow:
     prompt = _text(place, "prompt", record.get(meaning.prompt))
     about = None if meaning.concept is None else record.get(meaning.concept)
     concept = "" if about is None else _text(place, "concept", about)
-    role: Role = "erased"
-    if meaning.role:
-        role = _role(place, meaning.role, record.get(meaning.role))
-    row = PromptRow(line=line, prompt=prompt, concept=concept, role=role)
+    split: Split = "erased"
+    if meaning.split:
+        split = _split(place, meaning.split, record.get(meaning.split))
+    row = PromptRow(line=line, prompt=prompt, concept=concept, split=split)
     return _candidate(place, row, record) if "goal" in record else row
 
 
@@ -171,7 +193,7 @@ def _is_text(value: object) -> TypeGuard[str]:
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def _role(place: str, column: str, value: object) -> Role:
+def _split(place: str, column: str, value: object) -> Split:
     said = _folded(value)
     if said in _ERASED:
         return "erased"

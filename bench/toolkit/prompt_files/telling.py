@@ -39,8 +39,8 @@ def _layout(meaning: Meaning) -> Iterator[str]:
         told.append(f"concepts from {meaning.concept}")
     if meaning.named:
         told.append("the concept of a row is the one that its prompt names")
-    if meaning.role:
-        told.append(f"{meaning.role} says which rows are for erased concepts")
+    if meaning.split:
+        told.append(f"{meaning.split} says which rows are for erased concepts")
     yield f"the layout of {meaning.layout.name}: {', '.join(told)}"
 
 

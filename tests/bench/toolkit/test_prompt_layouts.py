@@ -78,8 +78,11 @@ def test_a_layout_gives_the_right_rows_or_one_line(sample: Sample, tmp_path: Pat
     )
 
 
-def test_every_layout_has_a_sample() -> None:
-    assert {layout.name for layout in LAYOUTS} == {s.layout for s in SAMPLES if s.layout}
+def test_every_layout_has_a_sample_and_a_line_of_the_page() -> None:
+    names = {layout.name for layout in LAYOUTS}
+    assert names == {s.layout for s in SAMPLES if s.layout}
+    page = (Path(__file__).parents[3] / "docs" / "prompt-files.md").read_text()
+    assert names == {name for name in names if f"| {name} |" in page}
 
 
 def test_a_headerless_list_is_read_as_the_line_says(tmp_path: Path) -> None:
