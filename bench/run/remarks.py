@@ -58,8 +58,10 @@ def _cut(attack: Attack, scope: Scope) -> list[str]:
     longer = [f"{count} of {name}" for name, count in own.items() if count > number]
     if not longer:
         return []
+    by_file = attack.goal_file or (file is not None and attack.goals is None)
+    key = "the file's limit" if by_file else "goals"
     told = f"the first {number} goals are tried, out of {_few(longer)}"
-    return [f"{attack.name}: {told}; raise goals (or --limit) to try more"]
+    return [f"{attack.name}: {told}; raise {key} (or --limit) to try more"]
 
 
 def _short(attacks: Sequence[Attack], scope: Scope) -> list[str]:

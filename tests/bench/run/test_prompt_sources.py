@@ -124,7 +124,8 @@ def test_the_goals_of_a_suite_may_be_the_rows_of_a_file(file: Path, tmp_path: Pa
     assert goals_in(planned(suite, limit=2))["prompts"] == ALL[:2]
     fewer = small(goals={"file": str(file), "limit": 1})
     assert goals_in(planned(fewer))["random_tokens"] == ALL[:1]
-    assert any("the first 1 goals are tried" in line for line in planned(fewer).warnings)
+    told = "prompts: the first 1 goals are tried, out of 3 of star; raise the file's limit (or --limit)"
+    assert any(line.startswith(told) for line in planned(fewer).warnings)
 
 
 def test_the_content_of_a_file_of_goals_is_in_the_digests_and_its_place_is_not(
@@ -390,3 +391,25 @@ def test_captions_beside_utility_prompts_leave_accuracy_as_it_is(
     assert not found.errors
     text = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert text["suite_digest"] == plan.suite_digest
+
+
+def test_a_suite_with_files_is_built_anew_with_other_values(file: Path, captions: Path) -> None:
+    source = {
+        "file": str(file),
+        "columns": {"seed": "case_number"},
+        "where": {"case_number": [0, 3]},
+    }
+    inner = {"random_tokens": {"goals": source}}
+    utility = {"file": str(captions), "limit": 2, "draws": "file"}
+    suite = small(goals=source, utility=utility, attacks=["prompts", inner, "seed_search"])
+    other = suite.with_(seed=3)
+    assert (other.goal_file, other.utility) == (suite.goal_file, suite.utility)
+    assert other.attacks == suite.attacks
+    assert goals_in(planned(other)) == {
+        name: ["a red star", "two stars"]
+        for name in (
+            "prompts",
+            "random_tokens(goals=church.csv where case_number: 0|3)",
+            "seed_search",
+        )
+    }
