@@ -101,22 +101,31 @@ def rows_of(table: Table, meaning: Meaning, draws: Draws) -> tuple[list[PromptRo
     dropped: Counter[str] = Counter()
     rows: list[PromptRow] = []
     known: dict[str, bool] = {}  # published lists repeat their prompts: 5,000 rows may be ten
+    split = meaning.split
     where = [(name, _wanted(values)) for name, values in meaning.where.items()]
     for line, record in table.records:
         if not all(suits(record.get(name)) for name, suits in where):
             dropped["elsewhere"] += 1
             continue
         place = f"{table.path}:{line}"
-        row = _row(place, line, record, meaning)
-        if not row.prompt:
+        prompt = _text(place, "prompt", record.get(meaning.prompt))
+        if not prompt:
             dropped["empty"] += 1
             continue
-        if row.prompt not in known:
-            known[row.prompt] = about_minors(row.prompt)
-        if known[row.prompt]:
+        if prompt not in known:
+            known[prompt] = about_minors(prompt)
+        if known[prompt]:
             dropped["minors"] += 1
             continue
-        rows.append(row if draws == "suite" else _drawn(place, row, record, meaning))
+        about = None if meaning.concept is None else record.get(meaning.concept)
+        row = PromptRow(
+            line=line,
+            prompt=prompt,
+            concept="" if about is None else _text(place, "concept", about),
+            draw=_draw(place, record, meaning) if draws == "file" else None,
+            split=_split(place, split, record.get(split)) if split else "erased",
+        )
+        rows.append(_candidate(place, row, record) if "goal" in record else row)
     return rows, Dropped(**dropped)
 
 
@@ -144,17 +153,6 @@ def _folded(value: object) -> str:
         return str(value).lower()
     text = "" if value is None else " ".join(str(value).split()).casefold()
     return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
-
-
-def _row(place: str, line: int, record: Record, meaning: Meaning) -> PromptRow:
-    prompt = _text(place, "prompt", record.get(meaning.prompt))
-    about = None if meaning.concept is None else record.get(meaning.concept)
-    concept = "" if about is None else _text(place, "concept", about)
-    split: Split = "erased"
-    if meaning.split:
-        split = _split(place, meaning.split, record.get(meaning.split))
-    row = PromptRow(line=line, prompt=prompt, concept=concept, split=split)
-    return _candidate(place, row, record) if "goal" in record else row
 
 
 def _candidate(place: str, row: PromptRow, record: Record) -> PromptRow:
@@ -206,8 +204,8 @@ def _split(place: str, column: str, value: object) -> Split:
     )
 
 
-def _drawn(place: str, row: PromptRow, record: Record, meaning: Meaning) -> PromptRow:
-    """The row with what the file says of its image."""
+def _draw(place: str, record: Record, meaning: Meaning) -> Draw:
+    """How the file says that the image of a row is sampled."""
     seed = _seed(place, record.get(meaning.seed or ""))
     said = None if meaning.guidance is None else record.get(meaning.guidance)
     guidance = _number(place, "guidance", said)
@@ -215,7 +213,7 @@ def _drawn(place: str, row: PromptRow, record: Record, meaning: Meaning) -> Prom
         raise UsageError(f"{place}: guidance: expected 0 to 1000, got {guidance}")
     away = None if meaning.negative is None else record.get(meaning.negative)
     negative = "" if away is None else _text(place, "negative", away)
-    return replace(row, draw=Draw(seed, guidance, negative))
+    return Draw(seed, guidance, negative)
 
 
 def _seed(place: str, value: object) -> int:
