@@ -6,14 +6,13 @@ yours, or what an attack found on another model (``candidates.jsonl`` of a repor
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
-from attacks.shared.prompt_file import PromptFile, file_hashes, read_prompt_file
-from attacks.shared.prompt_rows import MEANT
+from attacks.shared.prompt_file import CandidateFile, file_hashes, read_prompt_file
 from bench.core.errors import UsageError, shown
 from bench.interfaces import (
     Access,
@@ -25,6 +24,8 @@ from bench.interfaces import (
     PromptSets,
     Target,
 )
+from bench.interfaces.prompt_source import Columns, Draw, Draws, Picked, Where
+from bench.toolkit.prompt_files.telling import remarks_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,15 +41,31 @@ class Prompts(Attack):
 
     Attributes:
         prompt_sets: Which of the concept's sets.
-        file: A CSV or JSONL of prompts, or candidates, to use instead; see
-            :func:`attacks.shared.prompt_file.read_prompt_file`.
+        file: A file of prompts, or of candidates, to use instead; see ``docs/prompt-files.md``.
+        columns: What its columns hold, where that is not seen from its header.
+        where: The rows that count: values by column.
+        draws: Whose seeds and guidance scales are sampled: the suite's, or those of its rows.
     """
 
     name: ClassVar[str] = "prompts"
     access: ClassVar[Access] = Access.PROMPT
     prompt_sets: PromptSets = ("name", "synonyms", "indirect")
     file: str | None = None
-    _content: PromptFile | None = PrivateAttr(None)
+    columns: Columns = Columns()
+    where: Where = Field(default_factory=dict)
+    draws: Draws = "suite"
+    _content: CandidateFile | None = PrivateAttr(None)
+
+    def told(self, field: str, value: object) -> str:
+        """The name of the file without its folder; of columns, what was said."""
+        match value:
+            case Columns():
+                return str(value.named)
+            case Mapping():
+                return str({name: list(texts) for name, texts in value.items()})
+            case str() if field == "file":
+                return Path(value).name
+        return super().told(field, value)
 
     @property
     def holds(self) -> Access:
@@ -63,12 +80,19 @@ class Prompts(Attack):
         return Access.EMBEDDING if any(row.states for row in rows) else self.access
 
     def identity(self) -> dict[str, Any]:
-        """With a file, its content counts and not its name.
+        """With a file, its content counts and not its name; what picks its rows, where it is said.
+
+        Whose draws are sampled is in no search: it is in the trials.
 
         Raises:
             UsageError: the file cannot be read.
         """
         identity = super().identity()
+        for name in ("columns", "where", "draws"):
+            del identity["fields"][name]
+        chosen = self._picked.picking()
+        chosen.pop("draws", None)
+        identity["fields"] |= chosen
         if self.file is not None:
             kept = self._content
             hashes = file_hashes(self.file) if kept is None else kept.hashes
@@ -92,14 +116,14 @@ class Prompts(Attack):
             UsageError: the file is not usable, or has no row for one of the concepts.
         """
         if (content := self._read()) is None:
+            if said := self._picked.picking():
+                raise UsageError(f"{self.name}: {next(iter(said))}: expected a file too, got none")
             return
-        for concept in concepts:
-            if not content.suits(concept.text):
-                others = Counter(row.concept for row in content.rows)
-                raise UsageError(
-                    f"{self.file}: has no row for the concept {shown(concept.text)}, but for "
-                    f"{_few([shown(name) for name in others])}; add rows, or leave one of them out"
-                )
+        if self.goal_file is not None:
+            raise UsageError(
+                f"{self.name}: expected file or goals: {{file: ...}}, got both; drop one"
+            )
+        content.prompts.check([concept.text for concept in concepts])
         content.tensors_of(content.of(*(c.text for c in concepts)))
 
     def own_goals(self, concept: Concept) -> tuple[Goal, ...] | None:
@@ -116,31 +140,26 @@ class Prompts(Attack):
             for name, row in reversed(first.items())
         )
 
+    def own_draws(self, concept: Concept) -> Mapping[str, Draw]:
+        """With a file that is asked for its draws, those of its goals.
+
+        Raises:
+            UsageError: the file is not usable.
+        """
+        if (content := self._read()) is None:
+            return {}
+        return {row.goal_id: row.draw for row in content.of(concept.text) if row.draw is not None}
+
     def remarks(self, concepts: Sequence[Concept]) -> tuple[str, ...]:
-        """Says what was dropped from the file, and which of its columns and rows count for nothing.
+        """Says what is tried of the file, and what is not.
 
         Raises:
             UsageError: the file is not usable.
         """
         if (content := self._read()) is None:
             return ()
-        name, rows = content.path.name, content.rows
-        said = [content.counted] * bool(content.withheld or content.empty)
-        unused = content.unused or {}
-        for column in (c for c in unused if MEANT[c] == "concept"):
-            kinds, free = len(unused[column]), sum(not row.concept for row in rows)
-            alike = f"{free} rows of {kinds} values of it all count for one concept"
-            away = "split the file, or name the concepts in a column concept"
-            said.append(
-                f"the column {column} is not used" + f": {alike}; {away}" * bool(free and kinds > 1)
-            )
-        if drawn := [c for c in unused if MEANT[c] == "draw"]:
-            said.append(f"not used, as the suite has its own: {', '.join(drawn)}")
-        known = {"", *(concept.text for concept in concepts)}
-        if lost := Counter(row.concept for row in rows if row.concept not in known):
-            told = _few([f"{shown(name)} ({count})" for name, count in lost.items()])
-            said.append(f"{sum(lost.values())} rows are for no concept of the suite: {told}")
-        return tuple(f"{self.name}, {name}: {line}" for line in said)
+        said = remarks_of(content.prompts, [concept.text for concept in concepts])
+        return tuple(f"{self.name}, {content.prompts.path.name}: {line}" for line in said)
 
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """One candidate a goal; with a file, one a row of the file that suits the goal's concept.
@@ -176,10 +195,14 @@ class Prompts(Attack):
             for r in wanted
         ]
 
-    def _read(self) -> PromptFile | None:
+    @property
+    def _picked(self) -> Picked:
+        return Picked(columns=self.columns, where=self.where, draws=self.draws)
+
+    def _read(self) -> CandidateFile | None:
         if self.file is None or self._content is not None:
             return self._content
-        return read_prompt_file(self.file)
+        return read_prompt_file(self.file, self._picked)
 
     def _fits(
         self, target: Target, line: int, states_LD: Tensor | None, latents_Chw: Tensor | None
@@ -194,9 +217,3 @@ class Prompts(Attack):
                     f"{self.file}:{line}: {kind} of {list(value.shape)}, but this model takes "
                     f"{list(shape)}; they fit models of the base they were found on"
                 )
-
-
-def _few(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -1,30 +1,33 @@
-"""Reads a user's prompts from CSV or JSONL, and published candidates from JSONL or a store.
+"""Reads a user's prompts, and published candidates with their text states and noise.
 
-A file is read once: what is tried is what the digest names, whatever becomes of the file meanwhile.
+A file is read once, with the tensors beside it: what is tried is what the digest names, whatever
+becomes of them meanwhile.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from safetensors import SafetensorError
 
-from attacks.shared.prompt_rows import KINDS, STORED, PromptRow, parse_rows
 from bench.core.errors import UsageError, shown
 from bench.core.files import bounded
 from bench.core.lazy import torch
-from bench.interfaces.minors import about_minors
+from bench.interfaces.prompt_source import Picked
+from bench.toolkit.prompt_files.content import PromptFile
+from bench.toolkit.prompt_files.formats import KINDS, STORED
+from bench.toolkit.prompt_files.read import read_rows, source_bytes
+from bench.toolkit.prompt_files.rows import PromptRow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "PromptFile",
+    "CandidateFile",
     "PromptRow",
     "file_hashes",
     "read_prompt_file",
@@ -33,60 +36,31 @@ __all__ = [
     "tensors_file",
 ]
 
-MOST_BYTES: Final = 8 * 2**20  # COCO's 30,000 captions are 3
 MOST_TENSOR_BYTES: Final = 256 * 2**20
-_OTHERS: Final = {
-    ".json": "JSON lists are not read; write one object with a prompt per line",
-    ".txt": "plain text lists are not read; save it as .csv below a first line that says prompt",
-    ".tsv": "columns are parted by commas",
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PromptFile:
-    """The content of a prompt file when it was read.
+class CandidateFile:
+    """The content of a prompt file, and of the tensors beside it, when they were read.
 
     Attributes:
-        path: Where it was read.
+        prompts: The file.
         hashes: sha256 of the file, and of the tensors beside it, if there are any.
-        rows: Those that can be tried.
-        withheld: How many rows were dropped because they may speak of minors.
-        empty: How many were dropped because they are blank.
-        unused: The values of columns that mean something and are not used, by column.
         tensors: What the candidates bring, by name; ``None`` where no file lies beside it.
     """
 
-    path: Path
+    prompts: PromptFile
     hashes: tuple[str, ...]
-    rows: tuple[PromptRow, ...]
-    withheld: int = 0
-    empty: int = 0
-    unused: Mapping[str, frozenset[str]] | None = None
     tensors: Mapping[str, Tensor] | None = None
-    _places: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Notes which rows are for which concept: there may be thousands of both."""
-        for place, row in enumerate(self.rows):
-            self._places.setdefault(row.concept, []).append(place)
 
     @property
-    def counted(self) -> str:
-        """``142 rows, 20 withheld as they may speak of minors, 1 empty: N = 121``."""
-        count = len(self.rows) + self.withheld + self.empty
-        parts = [f"{count} row{'s' * (count != 1)}"]
-        parts += [f"{self.withheld} withheld as they may speak of minors"] * bool(self.withheld)
-        parts += [f"{self.empty} empty"] * bool(self.empty)
-        return f"{', '.join(parts)}: N = {len(self.rows)}"
+    def rows(self) -> tuple[PromptRow, ...]:
+        """The rows that can be tried."""
+        return self.prompts.tried
 
     def of(self, *concepts: str) -> list[PromptRow]:
         """The rows for any of the concepts, or for whatever concept."""
-        places = (self._places.get(concept, ()) for concept in {"", *concepts})
-        return [self.rows[place] for place in sorted(chain.from_iterable(places))]
-
-    def suits(self, concept: str) -> bool:
-        """Whether any row is for the concept."""
-        return "" in self._places or concept in self._places
+        return self.prompts.of(*concepts)
 
     def tensors_of(self, rows: Iterable[PromptRow]) -> dict[str, Tensor]:
         """The text states [L, D] and the noise [C, h, w] that candidates name, in float32.
@@ -100,73 +74,52 @@ class PromptFile:
             for kind, name in (("states", row.states), ("latents", row.latents))
             if name
         }
-        beside = tensors_file(self.path).name
+        path = self.prompts.path
+        beside = tensors_file(path).name
         if wanted and self.tensors is None:
             raise UsageError(
-                f"{self.path}: its candidates need {beside} beside it; where the report has none, "
+                f"{path}: its candidates need {beside} beside it; where the report has none, "
                 f"give {STORED} of the attack's folder in the store"
             )
         found = {}
         for (kind, name), line in wanted.items():
             value = (self.tensors or {}).get(name)
             if value is None:
-                raise UsageError(f"{self.path}:{line}: {beside} has no {kind} {shown(name)}")
+                raise UsageError(f"{path}:{line}: {beside} has no {kind} {shown(name)}")
             sound = value.ndim == KINDS[kind] and value.is_floating_point()
             if not sound or not bool(torch.isfinite(value.float()).all()):
                 expected = f"{KINDS[kind]} dimensions of finite numbers"
                 got = f"{list(value.shape)} of {value.dtype}"
-                raise UsageError(f"{self.path}:{line}: {kind}: expected {expected}, got {got}")
+                raise UsageError(f"{path}:{line}: {kind}: expected {expected}, got {got}")
             found[name] = value.float()
         return found
 
 
-def read_prompt_file(path: str | Path) -> PromptFile:
-    """Reads a ``.csv`` with a ``prompt`` column, or a ``.jsonl`` of objects with a ``prompt``; ``concept`` is optional.
+def read_prompt_file(path: str | Path, picked: Picked | None = None) -> CandidateFile:
+    """Reads a file of prompts, whose format its name says; see ``docs/prompt-files.md``.
 
-    An object with a ``goal`` is a candidate, as ``candidates.jsonl`` of a report has them; the
+    A row with a ``goal`` is a candidate, as ``candidates.jsonl`` of a report has them; the
     ``candidates.json`` of an attack in a store is read too. Their tensors lie beside them, see
-    :func:`tensors_file`. Rows about minors and blank ones are dropped and counted.
+    :func:`tensors_file`.
+
+    Args:
+        path: Where it lies.
+        picked: What is asked of it; by default, all that its header says.
 
     Raises:
-        UsageError: no such file, another ending, too large, no ``prompt`` column, a bad row, or no
-            row that can be tried; names the file and the line.
+        UsageError: see :func:`bench.toolkit.prompt_files.read.read_rows`; or the tensors cannot be read.
     """
     source = Path(path)
-    if source.suffix not in (".csv", ".jsonl") and source.name != STORED:
-        advice = _OTHERS.get(source.suffix, "other endings are not read")
-        raise UsageError(
-            f"{source}: expected a .csv or .jsonl file of prompts, or {STORED} of a store; {advice}"
-        )
-    data = _bytes(source, MOST_BYTES)
-    hashes = [hashlib.sha256(data).hexdigest()]
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{source}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    del data
-    rows, unused = parse_rows(source, text)
-    if not rows:
-        raise UsageError(f"{source}: holds no prompts")
+    data = source_bytes(source)
+    content = read_rows(source, data, picked or Picked())
+    hashes = [content.sha256]
     tensors = None
     if _has_tensors(source):
-        data = _bytes(tensors_file(source), MOST_TENSOR_BYTES)
+        data = _tensor_bytes(source)
         hashes.append(hashlib.sha256(data).hexdigest())
-        tensors = _tensors(tensors_file(source), data) if any(map(_names_tensors, rows)) else {}
-    full = [row for row in rows if row.prompt]
-    # Published lists repeat their prompts: 5,000 rows may be ten.
-    doubtful = {text for text in {row.prompt for row in full} if about_minors(text)}
-    found = PromptFile(
-        path=source,
-        hashes=tuple(hashes),
-        rows=tuple(row for row in full if row.prompt not in doubtful),
-        withheld=sum(row.prompt in doubtful for row in full),
-        empty=len(rows) - len(full),
-        unused={name: frozenset(values) for name, values in unused.items()},
-        tensors=tensors,
-    )
-    if not found.rows:
-        raise UsageError(f"{source}: no row of it can be tried: {found.counted}")
-    return found
+        named = any(map(_names_tensors, content.rows))
+        tensors = _tensors(tensors_file(source), data) if named else {}
+    return CandidateFile(content, tuple(hashes), tensors)
 
 
 def read_prompts(path: str | Path) -> list[PromptRow]:
@@ -175,7 +128,7 @@ def read_prompts(path: str | Path) -> list[PromptRow]:
 
 
 def read_tensors(path: str | Path, rows: Iterable[PromptRow]) -> dict[str, Tensor]:
-    """The tensors that rows of a file name; see :meth:`PromptFile.tensors_of`."""
+    """The tensors that rows of a file name; see :meth:`CandidateFile.tensors_of`."""
     return read_prompt_file(path).tensors_of(rows)
 
 
@@ -186,9 +139,9 @@ def file_hashes(path: str | Path) -> tuple[str, ...]:
         UsageError: one of them cannot be read.
     """
     source = Path(path)
-    read = [_bytes(source, MOST_BYTES)]
+    read = [source_bytes(source)]
     if _has_tensors(source):
-        read.append(_bytes(tensors_file(source), MOST_TENSOR_BYTES))
+        read.append(_tensor_bytes(source))
     return tuple(hashlib.sha256(data).hexdigest() for data in read)
 
 
@@ -208,8 +161,8 @@ def _names_tensors(row: PromptRow) -> bool:
     return bool(row.states or row.latents)
 
 
-def _bytes(path: Path, most: int) -> bytes:
-    return bounded(path, most, todo="split it, or keep fewer rows")
+def _tensor_bytes(source: Path) -> bytes:
+    return bounded(tensors_file(source), MOST_TENSOR_BYTES, todo="split it, or keep fewer rows")
 
 
 def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:

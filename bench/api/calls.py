@@ -23,6 +23,8 @@ from bench.interfaces import (
 )
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.run.planning.goals import goals_of
+from bench.toolkit.prompt_files.read import read_source
 
 __all__ = ["attack", "concept_of", "concepts", "erase", "spec_of"]
 
@@ -107,8 +109,8 @@ def attack(
         model: The edited model.
         concept: What should come back.
         method: A registered attack, ``{name: {field: value}}``, or an object.
-        prompts: Where the attack starts; by default the concept's own sets, as the attack asks for
-            them.
+        prompts: Where the attack starts; by default the rows of its file of goals, or else the concept's
+            own sets, as the attack asks for them.
         sampler: By default the suites' own.
         surrogate: The attacker's own judge; the default looks through the miniature's CLIP, and is
             refused on other bases.
@@ -146,7 +148,11 @@ def attack(
         for name, texts in sets.items()
         for i, text in enumerate(texts[:limit])
     ]
-    if not prompts and (own := spec.own_goals(bare(full))) is not None:
+    if not prompts and spec.goal_file is not None:
+        file = read_source(spec.goal_file)
+        file.check([full.text])
+        goals = list(goals_of(file, bare(full), min(limit, spec.most_goals or limit))[0])
+    elif not prompts and (own := spec.own_goals(bare(full))) is not None:
         goals = list(own[:limit])
     if not goals:
         raise UsageError(

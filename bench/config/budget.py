@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -77,7 +77,9 @@ def check_budget(
     methods: Sequence[Erasure],
     attacks: Sequence[Attack],
     concepts: Iterable[Concept],
-    goals: int,
+    goals: Mapping[str, int],
+    *,
+    captions: int = 0,
 ) -> None:
     """Refuses work that nobody means, before it is laid out.
 
@@ -86,12 +88,13 @@ def check_budget(
         methods: That are planned.
         attacks: That are planned.
         concepts: That are planned.
-        goals: Prompts per prompt set.
+        goals: Prompts of each attack per concept, by its label.
+        captions: Utility prompts of a file, per concept.
 
     Raises:
         UsageError: more than :data:`MOST_IMAGES` images or :data:`MOST_CELLS` cells; it says how many.
     """
-    work = _work(suite, methods, attacks, len(list(concepts)), goals)
+    work = _work(suite, methods, attacks, len(list(concepts)), goals, captions)
     for count, most, what in (
         (work.cells, MOST_CELLS, "cells"),
         (work.images, MOST_IMAGES, "images"),
@@ -108,18 +111,23 @@ def _at_most(count: int, most: int, what: str) -> None:
 
 
 def _work(
-    suite: Suite, methods: Sequence[Erasure], attacks: Sequence[Attack], concepts: int, goals: int
+    suite: Suite,
+    methods: Sequence[Erasure],
+    attacks: Sequence[Attack],
+    concepts: int,
+    goals: Mapping[str, int],
+    captions: int,
 ) -> _Work:
     sizes = len(suite.group_sizes)
     edits = suite.repeats * sum(1 if method.control else sizes for method in methods)
     images = cells = 0
     moved = {attack.label for attack in suite.transfer}
     for attack in attacks:
-        tried = len(attack.prompt_sets) * min(goals, attack.goals or goals)
+        tried = goals[attack.label]
         trials = edits * (len(methods) if attack.label in moved else 1)
         cells += edits + trials * (1 + len(suite.judges))
         images += tried * (edits * attack.looks() + trials * suite.seeds)
-    utility = suite.utility.neighbours + suite.utility.others
+    utility = suite.utility.neighbours + suite.utility.others + captions
     return _Work(
         cells=concepts * (cells + (2 + len(suite.metrics)) * edits + 1),
         images=concepts * (images + utility * (edits + 1)),

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from bench.config.checks import check_base, check_controls, check_networks, check_together
+from bench.config.checks import (
+    check_base,
+    check_controls,
+    check_networks,
+    check_together,
+    check_utility,
+)
 from bench.config.concepts import erased_concepts, known_concepts
 from bench.config.parts import below, listed, made, moving
 from bench.config.suite_file import SuiteFile, Utility
 from bench.core.digest import digest_of
+from bench.core.spec import content
 from bench.interfaces import Attack, Concept, Erasure, Judge, Metric, registry
+from bench.interfaces.prompt_source import MOST_ROWS, PromptSource
 from bench.model.sampler import Sampler
 
 __all__ = ["Suite"]
 
-_PLAIN = ("name", "base", "revision", "dtype", "goals", "seeds", "repeats", "seed")
+_PLAIN = ("name", "base", "revision", "dtype", "seeds", "repeats", "seed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +49,8 @@ class Suite:
             none. They are read once: what a plan holds is what the suite was checked with.
         transfer: The attacks whose candidates are tried on every other method.
         group_sizes: How many concepts are erased together, one or more numbers.
-        goals: Prompts per prompt set.
+        goals: Prompts per prompt set, at most; of a file, rows per concept.
+        goal_file: The file whose rows are the goals of attacks that say nothing else.
         seeds: Held-out image seeds per candidate.
         utility: How many prompts measure the cost.
         repeats: Independent edits.
@@ -65,6 +75,7 @@ class Suite:
     transfer: tuple[Attack, ...]
     group_sizes: tuple[int, ...]
     goals: int
+    goal_file: PromptSource | None
     seeds: int
     utility: Utility
     repeats: int
@@ -96,11 +107,14 @@ class Suite:
         known = known_concepts(file)
         concepts = erased_concepts(file, known)
         check_together(file.group_sizes, len(concepts))
+        check_utility(file.utility)
+        goal_file = file.goals if isinstance(file.goals, PromptSource) else None
+        goals = file.goals if isinstance(file.goals, int) else file.goals.limit or MOST_ROWS
         return cls(
             file=file, methods=methods, attacks=attacks, judges=judges, surrogate=surrogate,
             metrics=metrics, sampler=sampler, concepts=concepts, known_concepts=known,
             transfer=transfer, group_sizes=file.group_sizes, utility=file.utility,
-            keep_images=file.keep_images, images=file.images,
+            keep_images=file.keep_images, images=file.images, goals=goals, goal_file=goal_file,
             **{key: getattr(file, key) for key in _PLAIN},
         )  # fmt: skip
 
@@ -112,19 +126,24 @@ class Suite:
         """
         return self.of(SuiteFile.of({**self.file.model_dump(), **changes}))
 
-    def identity(self, attacks: Sequence[Attack] | None = None) -> dict[str, Any]:
+    def identity(
+        self, attacks: Sequence[Attack] | None = None, hashes: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """The data that the digest covers: what is built, not how the file spells it.
 
         Args:
             attacks: The suite's own, where a plan holds them: with the content of their files.
+            hashes: The sha256 of files of prompts as a plan has read them, by path.
         """
         attacks = self.attacks if attacks is None else attacks
         moved = {attack.label for attack in self.transfer}
         return {
             "kind": "suite",
             **{key: getattr(self, key) for key in _PLAIN},
+            "goals": self.goals,
             "together": self.file.together,
-            "utility": self.utility.model_dump(),
+            "utility": {name: getattr(self.utility, name) for name in ("neighbours", "others")},
+            **self._prompt_files(hashes or {}),
             "concepts": [concept.identity() for concept in self.concepts],
             "known_concepts": {name: c.digest for name, c in self.known_concepts.items()},
             "sampler": self.sampler.identity(),
@@ -137,6 +156,18 @@ class Suite:
             # Applied when tables are made, so no identity has them.
             "applied": [spec.applied() for spec in (*self.judges, self.surrogate)],
         }
+
+    def _prompt_files(self, hashes: Mapping[str, str]) -> dict[str, Any]:
+        """The files of prompts that are used, by their content, and whose draws; nothing without any."""
+        sources = {"goals": self.goal_file, "utility": self.utility.captions}
+        sources |= {f"attack {a.label}": a.goal_file for a in self.attacks}
+        files = {
+            use: {"sha256": hashes.get(str(Path(s.file))) or content(Path(s.file)), **s.picking()}
+            for use, s in sources.items()
+            if s is not None
+        }
+        drawn = [a.label for a in self.attacks if getattr(a, "draws", "suite") == "file"]
+        return ({"prompt_files": files} if files else {}) | ({"draws": drawn} if drawn else {})
 
     @property
     def digest(self) -> str:

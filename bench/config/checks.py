@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from typing import Final
 
 from bench.config.parts import below
-from bench.config.suite_file import Entry, SuiteFile
+from bench.config.suite_file import Entry, SuiteFile, Utility
 from bench.core.errors import UsageError, did_you_mean, shown
 from bench.core.spec import Spec
 from bench.interfaces import Judge
 from bench.model.pipeline.inspect import local_folder, looks_local
 
-__all__ = ["CONTROLS", "check_base", "check_controls", "check_networks", "check_together"]
+__all__ = [
+    "CONTROLS",
+    "check_base",
+    "check_controls",
+    "check_networks",
+    "check_together",
+    "check_utility",
+]
 
 CONTROLS: Final[dict[str, tuple[str, ...]]] = {
     "methods": ("none", "destroyed"),
@@ -106,3 +113,14 @@ def check_together(sizes: Sequence[int], count: int) -> None:
     else:
         return
     raise UsageError(message, at=("together",))
+
+
+def check_utility(utility: Utility) -> None:
+    """Refuses to pick rows of a file that is not named.
+
+    Raises:
+        UsageError: at ``utility``.
+    """
+    if utility.file is None and (said := utility.picking()):
+        key = next(iter(said))
+        raise UsageError("expected a file too, whose rows it picks", at=("utility", key))

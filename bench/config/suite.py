@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -146,4 +147,36 @@ def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
                 path = (folder / expanded(value)).absolute()
             if key == "concepts_file" or is_folder(path):
                 data[key] = str(path)
+    for place, value in _named_files(data):
+        with below(*place):
+            _put(data, place, str((folder / expanded(value)).absolute()))
     return data
+
+
+def _named_files(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The files of prompts that a suite names, with their places."""
+    for place in (("goals",), ("utility",)):
+        yield from _file_at(data.get(place[0]), place)
+    attacks = data.get("attacks")
+    for index, entry in enumerate(attacks if isinstance(attacks, list) else []):
+        for name, fields in entry.items() if isinstance(entry, dict) else ():
+            if isinstance(fields, dict):
+                yield from _file_at(fields.get("goals"), ("attacks", index, name, "goals"))
+                if name == "prompts":
+                    yield from _file_at(fields, ("attacks", index, name))
+
+
+def _file_at(
+    fields: object, place: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(fields, dict) and isinstance(file := fields.get("file"), str) and file:
+        yield (*place, "file"), file
+
+
+def _put(data: dict[str, Any], place: Sequence[str | int], value: str) -> None:
+    """Puts a value at a place, in copies of what lies on the way."""
+    at: Any = data
+    for key in place[:-1]:
+        at[key] = copy(at[key])
+        at = at[key]
+    at[place[-1]] = value

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from bench.core.bounds import Count
 from bench.core.digest import canonical_json
 from bench.core.errors import UsageError, from_pydantic, shown
+from bench.interfaces.prompt_source import Goals, Picked, PromptSource
 
 __all__ = ["ConceptEntry", "Entry", "SuiteFile", "Utility"]
 
@@ -47,18 +48,26 @@ Concepts = Annotated[
 Together = Annotated[int, Field(ge=1, le=10_000)]
 
 
-class Utility(BaseModel):
-    """How many prompts measure what an edit cost.
+class Utility(Picked):
+    """The prompts that measure what an edit cost.
 
     Attributes:
-        neighbours: Prompts that ask for neighbours of the erased concept.
-        others: Prompts that ask for anything else.
+        neighbours: How many ask for neighbours of the erased concept.
+        others: How many ask for anything else.
+        file: More of them, that name no concept: captions. The other fields say which of its rows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     neighbours: int = Field(default=24, ge=0, le=10_000)
     others: int = Field(default=48, ge=0, le=10_000)
+    file: str | None = Field(None, min_length=1)
+
+    @property
+    def captions(self) -> PromptSource | None:
+        """The file with what is asked of it, if there is one."""
+        if self.file is None:
+            return None
+        fields = {name: getattr(self, name) for name in Picked.model_fields}
+        return PromptSource(file=self.file, **fields)
 
 
 class SuiteFile(BaseModel):
@@ -78,7 +87,7 @@ class SuiteFile(BaseModel):
         judges: Entries of the registry; the first is the judge of record.
         surrogate: The attacker's own judge, which is none of the judges.
         metrics: Entries of the registry.
-        goals: Prompts per prompt set.
+        goals: Prompts per prompt set; or the file whose rows are the goals of every attack.
         seeds: Held-out image seeds per candidate.
         utility: Prompts that measure the cost.
         repeats: Independent edits.
@@ -105,7 +114,7 @@ class SuiteFile(BaseModel):
     judges: Entries
     surrogate: Entry
     metrics: Entries
-    goals: Count = 24
+    goals: Goals = 24
     seeds: Count = 1
     utility: Utility = Field(default_factory=Utility)
     repeats: int = Field(1, ge=1, le=1000)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 __all__ = [
+    "BRANCH",
     "MOST_MESSAGE",
     "UsageError",
     "did_you_mean",
@@ -22,6 +23,9 @@ __all__ = [
 
 MOST_MESSAGE: Final = 2000
 """Characters of a message, at most: whoever reads it sees it in a terminal or a log."""
+
+BRANCH: Final = "\0"
+"""Begins what pydantic calls a branch of a field that takes several kinds of values: no part of a place."""
 
 _MOST_NAMES, _MOST_KNOWN = 1000, 1000
 _SHOULD = re.compile(r"^\w+ should (be |have |)")
@@ -98,9 +102,9 @@ def from_pydantic(error: ValidationError, model: type[BaseModel]) -> UsageError:
         model: What it validated; its fields are the near matches of an unknown one.
     """
     first, *more = error.errors(include_url=False)
-    at = tuple(first["loc"])
+    at = tuple(p for p in first["loc"] if not (isinstance(p, str) and p.startswith(BRANCH)))
     # A bad item makes pydantic say also that its list is too short.
-    more = [other for other in more if other["loc"] != at[: len(other["loc"])]]
+    more = [other for other in more if other["loc"] != first["loc"][: len(other["loc"])]]
     got = shown(first["input"])
     context = first.get("ctx", {})
     match first["type"]:
@@ -133,5 +137,12 @@ def _fields(model: Any, path: tuple[str | int, ...]) -> list[str]:
     """The fields of the model at ``path`` below ``model``; none where that is not a model."""
     for part in path:
         field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
+        model = _model_in(field.annotation) if field else None
     return list(getattr(model, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model that a field takes, alone or beside other kinds of values."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((m for part in get_args(annotation) if (m := _model_in(part)) is not None), None)

@@ -202,11 +202,15 @@ class Spec(BaseModel):
             else {f: i.get_default(call_default_factory=True) for f, i in fields.items()}
         )
         changed = [
-            f"{field}={value}"
+            f"{field}={self.told(field, value)}"
             for field, value in self
             if not self._marked(field, "runtime") and value != usual[field]
         ]
         return f"{self.name}{preset}({', '.join(changed)})" if changed else f"{self.name}{preset}"
+
+    def told(self, field: str, value: object) -> str:
+        """A field's value as labels show it: tables have no room for the path of a file."""
+        return str(value)
 
     @classmethod
     def _marked(cls, field: str, mark: str) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self, final
 
-from bench.core.bounds import Count
 from bench.core.progress import Progress, silent
 from bench.core.rng import Rng
 from bench.core.spec import Spec
@@ -16,6 +15,7 @@ from bench.interfaces.concept import Concept, PromptSets
 from bench.interfaces.context import Context, keep_door
 from bench.interfaces.finding import Access, Candidate, Goal, Target
 from bench.interfaces.minors import NoMinors, refuse_brought, refuse_minors, withhold
+from bench.interfaces.prompt_source import Draw, Goals, PromptSource
 
 __all__ = ["Attack"]
 
@@ -29,7 +29,8 @@ class Attack(Spec, ABC):
         access: What the attacker holds.
         gradients: It needs gradients through the edited model.
         prompt_sets: Which of a concept's prompt sets the goals are made from.
-        goals: At most so many goals a prompt set; ``None`` takes the suite's number.
+        goals: At most so many goals a prompt set; or the file that they are the rows of; ``None`` takes
+            what the suite says.
     """
 
     kind: ClassVar[str] = "attack"
@@ -37,12 +38,29 @@ class Attack(Spec, ABC):
     gradients: ClassVar[bool] = False
     control: ClassVar[bool] = False
     prompt_sets: PromptSets = ("name",)
-    goals: Count | None = None
+    goals: Goals | None = None
 
     @property
     def holds(self) -> Access:
         """``access``, unless what this one was given needs more."""
         return self.access
+
+    @property
+    def goal_file(self) -> PromptSource | None:
+        """The file that its goals are the rows of, if it has one of its own."""
+        return self.goals if isinstance(self.goals, PromptSource) else None
+
+    @property
+    def most_goals(self) -> int | None:
+        """At most so many goals per prompt set, or per concept of a file; ``None``: as the suite says."""
+        return self.goals.limit if isinstance(self.goals, PromptSource) else self.goals
+
+    def identity(self) -> dict[str, Any]:
+        """The value that is hashed; goals of a file are named by each search, one by one."""
+        identity = super().identity()
+        if self.goal_file is not None:
+            identity["fields"]["goals"] = None
+        return identity
 
     def looks(self) -> int:
         """Images that it samples per goal while it searches, at most, for the budget of a suite; 0: none."""
@@ -72,6 +90,10 @@ class Attack(Spec, ABC):
         Each is in one prompt set; the plan takes as many of the first as the suite asks for.
         """
         return None
+
+    def own_draws(self, concept: Concept) -> Mapping[str, Draw]:
+        """How the images of goals that it brings are sampled, by :attr:`Goal.id`; the suite decides for others."""
+        return {}
 
     def remarks(self, concepts: Sequence[Concept]) -> tuple[str, ...]:
         """Lines that a reader of the results must know about what it was given.

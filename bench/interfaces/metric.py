@@ -23,14 +23,15 @@ class UtilityBatch:
 
     Attributes:
         prompts: B prompts.
-        concepts: The concept each prompt asks for.
+        concepts: The concept each prompt asks for; ``None`` for a caption, which no metric that asks the
+            judge is given.
         images_B3HW: From the edited model, in [0, 1].
         base_images_B3HW: From the unedited model.
         judge: The judge of record, for a metric that asks it; ``None`` for the others.
     """
 
     prompts: Sequence[str]
-    concepts: Sequence[Concept]
+    concepts: Sequence[Concept | None]
     images_B3HW: Tensor
     base_images_B3HW: Tensor
     judge: Judge | None = None

@@ -114,11 +114,18 @@ def about_minors(text: str) -> bool:
     What takes no room is read both ways: as if it were not there, and as what ends a word.
     """
     plain = text.lower() if text.isascii() else _normal(text)
-    readings = {plain.translate(_gaps(plain, gap)) for gap in ("", " ")}
+    readings = _readings(plain)
     return any(
         any(stem in reading for stem in _STEMS) and _MINORS.search(_parts(reading))
         for reading in readings
     )
+
+
+def _readings(plain: str) -> set[str]:
+    """The ways to read a text: characters that take no room are nothing, or gaps."""
+    if plain.isascii() and plain.isprintable():  # as nearly all are: thousands take a moment
+        return {plain}
+    return {plain.translate(_gaps(plain, gap)) for gap in ("", " ")}
 
 
 def _normal(text: str) -> str:
@@ -128,8 +135,6 @@ def _normal(text: str) -> str:
 
 def _gaps(text: str, gap: str) -> dict[int, str]:
     """Characters that take no room in a text, and what stands for them."""
-    if text.isascii() and text.isprintable():
-        return {}
     return {
         ord(c): gap
         for c in set(text)

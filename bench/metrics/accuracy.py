@@ -43,6 +43,8 @@ class Accuracy(Metric):
             raise ValueError(f"{self.name}: expected the judge of record, got none")
         groups: dict[str, tuple[Concept, list[int]]] = {}
         for row, concept in enumerate(batch.concepts):
+            if concept is None:
+                raise ValueError(f"{self.name}: expected a concept for each prompt, got none")
             groups.setdefault(concept.digest, (concept, []))[1].append(row)
         values = torch.zeros(len(batch.concepts))
         for concept, rows in groups.values():

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from bench.core.spec import Spec
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, UtilityPrompt
+from bench.interfaces.prompt_source import Draw
 
 __all__ = [
     "AttackCell",
@@ -38,7 +39,7 @@ __all__ = [
 
 Kind = Literal["reference", "edit", "attack", "trial", "utility", "score"]
 Prompts = tuple[tuple[str, UtilityPrompt], ...]
-"""Utility prompts, each with its group: ``neighbour`` or ``other``."""
+"""Utility prompts, each with its group: ``neighbour``, ``other``, or ``caption`` of a file, of no concept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +84,12 @@ class ReferenceCell(Cell):
 
     Attributes:
         prompts: The utility prompts of the concept.
+        draws: By the place of a prompt, how a file says that its image is sampled.
     """
 
     kind: ClassVar[Kind] = "reference"
     prompts: Prompts
+    draws: Mapping[int, Draw] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +129,12 @@ class UtilityCell(OfMethod):
 
     Attributes:
         prompts: The utility prompts of the concept, as the reference has them.
+        draws: As the reference has them.
     """
 
     kind: ClassVar[Kind] = "utility"
     prompts: Prompts
+    draws: Mapping[int, Draw] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,12 +175,14 @@ class TrialCell(OfAttack):
 
     Attributes:
         images: Held-out images per candidate.
+        draws: By the id of a goal, how a file says that its images are sampled; none: as the suite says.
         source: Of transfers, the method that the candidates were found on; they are tried on
             ``method``.
     """
 
     kind: ClassVar[Kind] = "trial"
     images: int
+    draws: Mapping[str, Draw] = field(default_factory=dict)
     source: Erasure | None = None
 
     @property

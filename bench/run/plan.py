@@ -19,7 +19,7 @@ from bench.run.cells import Cell
 from bench.run.planning.layout import lay_out
 from bench.run.planning.naming import table_name
 from bench.run.planning.scope import scope_of
-from bench.run.remarks import remarks_of, warnings_of
+from bench.run.remarks import method_remarks, warnings_of
 
 __all__ = ["Cell", "Plan", "make_plan"]
 
@@ -110,10 +110,11 @@ def make_plan(
     plan = Plan(
         suite=suite, base=base_digest, cells=lay_out(scope), partial=bool(only) or limit is not None,
         sampler=suite.sampler, judges=suite.judges, surrogate=suite.surrogate, metrics=suite.metrics,
-        attacks=scope.every, concepts=scope.known, suite_digest=digest_of(suite.identity(scope.every)),
-        warnings=warnings_of(scope.attacks, suite.concepts, scope.tried, scope.goals), folder=folder,
+        attacks=scope.every, concepts=scope.known,
+        suite_digest=digest_of(suite.identity(scope.every, scope.hashes)),
+        warnings=warnings_of(scope), folder=folder,
     )  # fmt: skip
     if folder is None:
         return plan
     plan.check_base(folder)
-    return replace(plan, warnings=(*plan.warnings, *remarks_of(plan.specs, folder)))
+    return replace(plan, warnings=(*plan.warnings, *method_remarks(plan.specs, folder)))

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.core.spec import Spec
-from bench.interfaces import Attack, Concept, Erasure
+from bench.interfaces import Attack, Erasure
+from bench.run.planning.captions import captions_told
+from bench.run.planning.scope import Scope
+from bench.toolkit.prompt_files.content import PromptFile
+from bench.toolkit.prompt_files.telling import remarks_of
 
-__all__ = ["number_of", "remarks_of", "warnings_of"]
+__all__ = ["method_remarks", "warnings_of"]
 
 _MOST = 4
 
 
-def number_of(attack: Attack, count: int) -> int:
-    """Goals per prompt set: the suite's number, unless the attack wants fewer."""
-    return count if attack.goals is None else min(count, attack.goals)
-
-
-def warnings_of(
-    attacks: Sequence[Attack], concepts: Sequence[Concept], tried: Sequence[Concept], goals: int
-) -> tuple[str, ...]:
+def warnings_of(scope: Scope) -> tuple[str, ...]:
     """The lines of a plan.
 
     Args:
-        attacks: Those that run, their files read.
-        concepts: Those of the suite.
-        tried: Those that are attacked.
-        goals: How many goals per prompt set the suite asks for.
+        scope: What is planned, its files read.
     """
+    concepts = scope.suite.concepts
     lines: list[str] = []
-    for attack in attacks:
+    for attack in scope.attacks:
         lines += attack.remarks(concepts)
-        lines += _cut(attack, tried, number_of(attack, goals))
-    lines += _short(attacks, tried, goals)
+        lines += _cut(attack, scope)
+    lines += _files(scope, [concept.text for concept in concepts])
+    lines += _short([a for a in scope.attacks if a.label not in scope.goal_files], scope)
     return _printable(lines)
 
 
-def remarks_of(specs: Iterable[Spec], folder: Path) -> tuple[str, ...]:
+def method_remarks(specs: Iterable[Spec], folder: Path) -> tuple[str, ...]:
     """The lines of the methods about what the user gave them; they were found to suit the base.
 
     Args:
@@ -52,18 +48,42 @@ def _printable(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple("".join(c if c.isprintable() else " " for c in line) for line in lines)
 
 
-def _cut(attack: Attack, tried: Sequence[Concept], number: int) -> list[str]:
+def _files(scope: Scope, names: Sequence[str]) -> Iterator[str]:
+    """Says once of each file of goals, and of that of captions, what is used of it."""
+    users: dict[int, list[str]] = {}
+    files: dict[int, PromptFile] = {}
+    for attack in scope.attacks:
+        if (file := scope.goal_files.get(attack.label)) is not None:
+            files[id(file)] = file
+            users.setdefault(id(file), []).append(attack.name)
+    for key, file in files.items():
+        told = f"goals of {', '.join(dict.fromkeys(users[key]))}, {file.path.name}"
+        yield from (f"{told}: {line}" for line in remarks_of(file, names))
+    if (captions := scope.captions) is not None:
+        yield from (
+            f"utility, {captions.path.name}: {line}" for line in captions_told(scope, captions)
+        )
+
+
+def _cut(attack: Attack, scope: Scope) -> list[str]:
     """Says that goals of an attack's own are left out."""
-    own = {c.text: len(attack.own_goals(c) or ()) for c in tried}
+    number, file = scope.number_of(attack), scope.goal_files.get(attack.label)
+    own = {
+        c.text: len((attack.own_goals(c) or ()) if file is None else file.of(c.text))
+        for c in scope.tried
+    }
     longer = [f"{count} of {name}" for name, count in own.items() if count > number]
     if not longer:
         return []
+    by_file = attack.goal_file or (file is not None and attack.goals is None)
+    key = "the file's limit" if by_file else "goals"
     told = f"the first {number} goals are tried, out of {_few(longer)}"
-    return [f"{attack.name}: {told}; raise goals (or --limit) to try more"]
+    return [f"{attack.name}: {told}; raise {key} (or --limit) to try more"]
 
 
-def _short(attacks: Sequence[Attack], tried: Sequence[Concept], goals: int) -> list[str]:
+def _short(attacks: Sequence[Attack], scope: Scope) -> list[str]:
     """Says once that concepts have fewer prompts than the suite asks for."""
+    tried = scope.tried
     asked: dict[tuple[str, str], int] = {}
     got: dict[tuple[str, str], int] = {}
     for attack in attacks:
@@ -72,7 +92,7 @@ def _short(attacks: Sequence[Attack], tried: Sequence[Concept], goals: int) -> l
                 continue
             for name in attack.prompt_sets:
                 place = (concept.text, name)
-                asked[place] = max(asked.get(place, 0), number_of(attack, goals))
+                asked[place] = max(asked.get(place, 0), scope.number_of(attack))
                 got[place] = len(concept.prompts.get(name, ()))
     short = [place for place in asked if got[place] < asked[place]]
     if not short:

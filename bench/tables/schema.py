@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 ACCESS = ("prompt", "embedding", "latent", "weights")
-GROUPS = ("neighbour", "other")
+GROUPS = ("neighbour", "other", "caption")
 STATUSES = ("ok", "refused", "blanked", "error", "abstained")
 
 
@@ -182,8 +182,13 @@ UTILITY = Schema(
         _FAMILY,
         _REPEAT,
         Column("prompt", _TEXT, "The prompt; it does not ask for the erased concept."),
-        Column("prompt_concept", _TEXT, "The concept that it asks for."),
-        Column("group", _TEXT, "Whether that is a neighbour of the erased concept.", GROUPS),
+        Column("prompt_concept", _TEXT, "The concept that it asks for; empty for a caption."),
+        Column(
+            "group",
+            _TEXT,
+            "Whether that is a neighbour of the erased concept; or a caption of a file, of no concept.",
+            GROUPS,
+        ),
         _SEED,
         Column("metric", _TEXT, "`accuracy`, `clip_score`, `drift`, ..."),
         Column("value", _F32, "Its raw value; missing only where status is not ok.", (), True),

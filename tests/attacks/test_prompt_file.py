@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +22,7 @@ from attacks.shared.prompt_file import PromptRow, read_prompts, tensors_file
 from bench.core.errors import UsageError
 from bench.interfaces import Access, Candidate, Concept, Goal, Rng, Target
 from bench.interfaces.minors import about_minors
+from bench.interfaces.prompt_source import Draw
 from bench.judges.mini import MiniJudge
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
@@ -90,6 +95,138 @@ def test_a_line_of_jsonl_ends_at_a_newline_alone(write: Write, separator: str) -
     assert [(row.line, row.prompt) for row in read_prompts(path)] == [(1, prompt), (2, prompt)]
 
 
+def test_other_formats_hold_the_same_rows(write: Write, tmp_path: Path) -> None:
+    records = [
+        {"prompt": "a red star", "concept": "star"},
+        {"prompt": "étoile, au loin", "concept": ""},
+    ]
+    table = pa.Table.from_pylist(records)
+    pq.write_table(table, tmp_path / "a.parquet")
+    text = 'prompt,concept\na red star,star\n"étoile, au loin",\n'
+    paths = [
+        tmp_path / "a.parquet",
+        write("a.tsv", "prompt\tconcept\na red star\tstar\nétoile, au loin\t\n"),
+        write("a.json", json.dumps(records)),
+        write("b.json", json.dumps({name: table[name].to_pylist() for name in table.column_names})),
+        write("a.ndjson", "".join(json.dumps(r) + "\n" for r in records)),
+        write("A.CSV", text),
+        write("a.csv.gz", gzip.compress(text.encode())),
+        write("a.parquet.gz", gzip.compress((tmp_path / "a.parquet").read_bytes())),
+        *(write(f"{e}.csv", text.encode(e)) for e in ("utf-8-sig", "utf-16", "utf-32")),
+        write("be.csv", codecs.BOM_UTF16_BE + text.encode("utf-16-be")),
+    ]
+    for path in paths:
+        found = [(row.prompt, row.concept) for row in read_prompts(path)]
+        assert found == [("a red star", "star"), ("étoile, au loin", "")], path.name
+    for path in (
+        write("a.txt", "a red star\n\nétoile, au loin\n"),
+        write("c.json", '["a red star", "étoile, au loin"]'),
+    ):
+        assert [row.prompt for row in read_prompts(path)] == ["a red star", "étoile, au loin"]
+
+
+def test_a_packed_file_is_bounded_by_what_it_holds(write: Write) -> None:
+    path = write("a.csv.gz", gzip.compress(b"prompt\n" + b"x" * (9 * 2**20)))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UsageError, match="expected at most 8 MiB when unpacked, got more; split"):
+        read_prompts(path)
+
+
+def test_a_column_that_is_not_there_is_named(write: Write) -> None:
+    path = write("a.csv", "prompt,klass\na star,x\n")
+    for fields, place in (
+        ({"columns": {"concept": "clas"}}, "columns.concept"),
+        ({"where": {"clas": "x"}}, "where"),
+    ):
+        attack = Prompts.model_validate({"file": str(path), **fields})
+        with pytest.raises(UsageError) as caught:
+            attack.check([Concept(text="star")])
+        assert str(caught.value) == (
+            f"{path}: {place}: expected one of its columns, got 'clas'; did you mean 'klass'? they "
+            "are prompt, klass"
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (1, ["a", "c"]),
+        ("1.0", ["a", "c"]),
+        ([1, 2.5], ["a", "b", "c"]),
+        ("> 1", ["b", "d"]),
+        (">=1", ["a", "b", "c", "d"]),
+        ("< 2.5", ["a", "c"]),
+        (["<= 1", "x"], ["a", "c", "e"]),
+        ("X", ["e"]),
+        ("none", ["f"]),
+    ],
+)
+def test_where_chooses_rows_by_value_or_by_size(write: Write, value: Any, kept: list[str]) -> None:
+    path = write("a.csv", "prompt,n\na,1\nb,2.5\nc,1.0\nd, 30 \ne, x\nf,None\n")
+    attack = Prompts.model_validate({"file": str(path), "where": {"n": value}})
+    assert [g.prompt for g in attack.own_goals(Concept(text="star")) or ()] == kept
+
+
+def test_columns_of_a_file_without_a_header_have_numbers(write: Write) -> None:
+    path = write("a.tsv", "x\ta star\ny\ta fish\n")
+    fields = {"file": str(path), "columns": {"prompt": 2}, "where": {"1": "Y"}}
+    attack = Prompts.model_validate(fields)
+    assert [g.prompt for g in attack.own_goals(Concept(text="star")) or ()] == ["a fish"]
+
+
+def test_what_picks_rows_is_in_the_identity_where_it_is_said(write: Write) -> None:
+    path = write("a.csv", "prompt,kind,seed\na star,1,7\na fish,2,8\n")
+    plain = Prompts(file=str(path))
+    assert set(plain.identity()["fields"]) == {"prompt_sets", "goals", "file"}
+    one, two = (
+        Prompts.model_validate({"file": str(path), "where": {"kind": v}}) for v in (1, "1.0")
+    )
+    assert one.identity()["fields"]["where"] == {"kind": ["1"]}
+    assert one.digest != plain.digest
+    assert [g.prompt for g in two.own_goals(Concept(text="star")) or ()] == ["a star"]
+    # Whose draws are sampled is no part of a search.
+    assert Prompts(file=str(path), draws="file").digest == plain.digest
+    assert one.label == "prompts(file=a.csv, where={'kind': ['1']})"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a,,7", "seed: expected a whole number from 0, got ''"),
+        ("a,1.5,7", "seed: expected a whole number from 0, got '1.5'"),
+        ("a,-1,7", "seed: expected a whole number from 0, got '-1'"),
+        ("a,9223372036854775808,7", "seed: expected a whole number from 0, got"),
+        ("a,1,x", "guidance: expected a number, got 'x'"),
+        ("a,1,1e999", "guidance: expected a number, got '1e999'"),
+        ("a,1,-2", "guidance: expected 0 to 1000, got -2.0"),
+    ],
+)
+def test_a_bad_draw_names_the_line_where_draws_are_asked_for(
+    write: Write, row: str, message: str
+) -> None:
+    path = write("a.csv", f"prompt,seed,guidance\nfine,1,7.5\n{row}\n")
+    assert len(read_prompts(path)) == 2
+    with pytest.raises(UsageError, match=f":3: {message}"):
+        Prompts(file=str(path), draws="file").check([Concept(text="star")])
+
+
+def test_draws_of_a_file(write: Write) -> None:
+    path = write(
+        "a.csv", "prompt,seed,guidance,negative_prompt\na,9223372036854775807,,fog\nb,8.0,7.5,\n"
+    )
+    draws = Prompts(file=str(path), draws="file").own_draws(Concept(text="star"))
+    assert draws == {"file-2": Draw(2**63 - 1, None, "fog"), "file-3": Draw(8, 7.5, "")}
+    assert Prompts(file=str(path)).own_draws(Concept(text="star")) == {}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"draws": "file"}, {"where": {"a": 1}}, {"columns": {"prompt": "x"}}]
+)
+def test_what_picks_rows_needs_a_file(fields: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"prompts: {next(iter(fields))}: expected a file too"):
+        Prompts.model_validate(fields).check([Concept(text="star")])
+
+
 def test_the_longest_prompt(write: Write) -> None:
     path = write("a.csv", f"prompt\n{'x' * 2000}\n")
     assert len(read_prompts(path)[0].prompt) == 2000
@@ -108,15 +245,14 @@ def test_the_longest_prompt(write: Write) -> None:
         ("prompt\na star, at sunset\n", ":2: the number of fields is not that of the header"),
         ("prompt,concept\na star\n", ":2: the number of fields is not that of the header"),
         ('prompt,concept\n   ,x\n"",x\n', "no row of it can be tried: 2 rows, 2 empty: N = 0"),
-        ("adv_prompt,clean_prompt\nx,y\n", ":1: .*; rename the column 'adv_prompt' to prompt"),
-        ("sensitive prompt,normal prompt\nx,y\n", ":1: .* the column 'sensitive prompt' to prompt"),
-        ("id,type,text\n1,erase,x\n", ":1: .*; rename the column 'text' to prompt"),
+        ("id,type,text\n1,erase,x\n", ":1: .*; say columns: {prompt: text}"),
         (
             "a red star in the sky,star\na ring,ring\n",
-            ":1: .*looks like a prompt: add a header line",
+            ":1: .*; no header[?] The first line looks like a prompt: say columns: {prompt: 1}",
         ),
-        ("noun,similarity\nx,1\n", ":1: .*; rename the column that holds the prompts"),
-        (f"{'x' * 90_000}\n", ":1: expected a column named prompt, got x+[.][.][.]; rename"),
+        ("noun,similarity\nx,1\n", ":1: .*; say which holds the prompts: columns: {prompt: NAME}"),
+        (f"{'x' * 90_000}\n", ":1: expected a column named prompt, got x+[.][.][.]; say which"),
+        ("prompt" + ",x" * 1000 + "\n", "expected at most 1000 columns, got 1001"),
         (f"prompt\na star\n{'x' * 2001}\n", ":3: prompt of 2001 characters; at most 2000"),
         (f"prompt\n{'x' * 200_000}\n", ":2: not valid CSV .field larger than field limit"),
         ('prompt\n"a star\n', ":2: not valid CSV"),
@@ -139,9 +275,12 @@ def test_a_bad_csv_names_the_line(write: Write, content: str, message: str) -> N
         ('{"prompt": "a"}\nnot json\n', ":2: not valid JSON"),
         ('{"prompt": "a"\n}\n', ":1: not valid JSON"),
         ('["a star"]\n', ":1: expected an object with a prompt, got list"),
-        ('"a star"\n', ":1: expected an object with a prompt, got str"),
         ("null\n", ":1: expected an object with a prompt, got NoneType"),
-        ('{"text": "a star"}\n', ":1: prompt: expected text, got None"),
+        (
+            '{"text": "a star"}\n',
+            "expected a column named prompt, got text; say columns: {prompt: t",
+        ),
+        ('{"prompt": "a"}\n{"text": "a star"}\n', ":2: prompt: expected text, got None"),
         ('{"prompt": null}\n', ":1: prompt: expected text, got None"),
         ('{"prompt": 7}\n', ":1: prompt: expected text, got 7"),
         ('{"prompt": "\\n"}\n', "no row of it can be tried: 1 row, 1 empty: N = 0"),
@@ -171,7 +310,7 @@ def test_what_is_not_utf8_is_named(write: Write, name: str) -> None:
         read_prompts(path)
 
 
-@pytest.mark.parametrize("name", ["prompts", "prompts.txt", "prompts.json", "prompts.CSV"])
+@pytest.mark.parametrize("name", ["prompts", "prompts.gz", "prompts.xlsx", "prompts.csv.zip"])
 def test_other_endings_are_refused(write: Write, name: str) -> None:
     with pytest.raises(UsageError, match=r"expected a \.csv or \.jsonl file"):
         read_prompts(write(name, "prompt\na star\n"))
@@ -205,19 +344,24 @@ def test_too_many_rows_are_refused(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"),
+    ("name", "content", "advice"),
     [
-        ("a.json", "JSON lists are not read; write one object with a prompt per line"),
-        ("a.txt", "plain text lists are not read; save it as .csv"),
-        ("a.tsv", "columns are parted by commas"),
-        ("a.parquet", "other endings are not read"),
+        ("a.txt", "prompt,seed\na star,1\n", ":1: looks like a table with a header; name it .csv"),
+        ("a.txt", "seed\tprompt\n1\ta star\n", ":1: looks like a table .*; name it .tsv"),
+        ("a.json", "7", "expected a list of prompts, or of objects with a prompt, got int"),
+        ("a.json", '{"prompt": ["x"], "seed": []}', "expected lists of one length per column"),
+        ("a.json", "[[]]", ":1: expected an object with a prompt, got list"),
+        ("a.json", "prompt\na star\n", "not valid JSON"),
+        ("a.parquet", "prompt\na star\n", "not valid Parquet"),
+        ("a.csv.gz", b"\x1f\x8b no gzip", "not valid gzip"),
+        ("a.tsv", "prompt\tx\na\tstar\tb\n", ":2: .* not that of the header; quote tabs"),
     ],
 )
 def test_a_list_of_another_kind_is_refused_with_its_own_advice(
-    write: Write, name: str, advice: str
+    write: Write, name: str, content: str | bytes, advice: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"; {advice}"):
-        read_prompts(write(name, "a star\n"))
+    with pytest.raises(UsageError, match=advice):
+        read_prompts(write(name, content))
 
 
 # -- what is dropped, and what is not used -------------------------------------------------------
@@ -251,29 +395,56 @@ def test_a_file_of_which_nothing_is_left_is_refused(write: Write) -> None:
         read_prompts(path)
 
 
-def test_columns_that_mean_something_and_are_not_used_are_named(write: Write) -> None:
-    rows = "".join(
-        f"{i},a {('star', 'fish')[i % 2]},{('star', 'fish')[i % 2]},7,5\n" for i in range(40)
+def test_a_class_that_is_not_used_is_an_error_with_both_ways_out(write: Write) -> None:
+    rows = "".join(f"a {name},{name}\n" for name in ("star", "fish") * 20)
+    path = write("a.csv", f"prompt,class\n{rows}")
+    with pytest.raises(UsageError) as caught:
+        read_prompts(path)
+    assert str(caught.value) == (
+        f"{path}: the column 'class' is not used, and its 40 rows would all count for each concept (2 "
+        "values: 'star', 'fish'); say columns: {concept: class} if it names concepts of the suite, or "
+        "where: {class: 'star'} for the rows that count"
     )
-    path = write("a.csv", f"case_number,prompt,class,evaluation_seed,evaluation_guidance\n{rows}")
-    assert remarks(path) == [
-        "the column class is not used: 40 rows of 2 values of it all count for one concept; split "
-        "the file, or name the concepts in a column concept",
-        "not used, as the suite has its own: evaluation_seed, evaluation_guidance",
-    ]
-    assert remarks(write("a.jsonl", '{"prompt": "x", "artist": "y", "seed": 1}\n')) == [
-        "the column artist is not used",
-        "not used, as the suite has its own: seed",
-    ]
+    star = Concept(text="star")
+    for fields in ({"columns": {"concept": "class"}}, {"where": {"class": "Star"}}):
+        attack = Prompts.model_validate({"file": str(path), **fields})
+        attack.check([star])
+        assert [goal.prompt for goal in attack.own_goals(star) or ()] == ["a star"] * 20
+    other = Prompts.model_validate({"file": str(path), "where": {"class": "fish"}})
+    assert [g.prompt for g in other.own_goals(star) or ()] == ["a fish"] * 20
+    assert other.remarks([star]) == ("prompts, a.csv: 40 rows, 20 left out by where: N = 20",)
+
+
+@pytest.mark.parametrize("name", ["class", "Artist", "type", "label_str", "category"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_whatever_looks_like_a_class_is_asked_about(write: Write, name: str, ending: str) -> None:
+    table = f"prompt,{name}\na star,x\n"
+    path = write(f"a.{ending}", table if ending == "csv" else f'{{"prompt": "x", "{name}": "y"}}\n')
+    with pytest.raises(UsageError, match=rf"say columns: {{concept: {name}}}.* where: {{{name}: '"):
+        read_prompts(path)
+
+
+def test_what_stands_beside_the_column_of_concepts_is_named(write: Write) -> None:
     assert remarks(write("b.csv", "prompt,concept,class\na star,star,x\na star,star,y\n")) == [
         "the column class is not used"
     ]
-    assert remarks(write("b.csv", "prompt,class,seed\na star,,\n")) == []  # they say nothing
+    assert remarks(write("b.csv", "prompt,class\na star,\n")) == []  # it says nothing
+    assert remarks(write("a.jsonl", '{"prompt": "x", "seed": 1, "guidance": 2}\n')) == [
+        "sampled as the suite says; draws: file would use seed, guidance",
+    ]
 
 
 def test_rows_for_no_concept_of_the_suite_are_named(write: Write) -> None:
-    path = write("a.csv", "prompt,concept\na star,star\na star,Star\na fish,fish\nx,Star\n")
-    assert remarks(path, "star", "fish") == ["2 rows are for no concept of the suite: 'Star' (2)"]
+    path = write("a.csv", "prompt,concept\na star,Star\na star,Stern\na fish,fish\nx,Stern\n")
+    assert remarks(path, "star", "fish") == ["2 rows are for no concept of the suite: 'Stern' (2)"]
+
+
+def test_rows_of_no_concept_count_for_each_and_that_is_said(write: Write) -> None:
+    path = write("a.csv", "prompt\na star\n")
+    assert remarks(path, "star", "fish") == [
+        "its rows name no concept, and count for each of the 2"
+    ]
+    assert remarks(path, "star") == []
 
 
 # -- read once -----------------------------------------------------------------------------------
@@ -300,35 +471,6 @@ def test_what_was_pinned_is_what_the_digest_names(
     assert run_attack(pinned)[0].prompt == "a star"
 
 
-# -- published files as they are -----------------------------------------------------------------
-
-# The checkout holds `shared`, or a folder around it does.
-FOLDERS = [parent / "shared" / "data" / "prompts" for parent in Path(__file__).parents]
-PUBLISHED = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
-SAID = {
-    "uda-church.csv": "50 rows, 1 withheld as they may speak of minors: N = 49",
-    "uda-vangogh.csv": "the column artist is not used",
-    "uce-imagenette.csv": "5000 rows of 10 values of it all count for one concept",
-    "esd-imagenet_prompts.csv": "the column label_str is not used: 1860 rows of",
-    "p4d-small_imagenet_prompts_frenchhorn.csv": "the column classes is not used",
-    "receler-cifar10_simple.csv": "1000 rows of 10 values of it",
-}
-
-
-@pytest.mark.parametrize("name", SAID)
-def test_a_published_file_is_read_and_what_is_left_of_it_is_said(name: str) -> None:
-    if not (PUBLISHED / name).is_file():
-        pytest.skip("the published files are not here")
-    assert any(SAID[name] in line for line in remarks(PUBLISHED / name))
-
-
-def test_a_published_file_that_is_broken_is_refused() -> None:
-    if not (path := PUBLISHED / "rece-robust_imagenette.csv").is_file():
-        pytest.skip("the published files are not here")
-    with pytest.raises(UsageError, match=r":7: the number of fields is not that of the header"):
-        read_prompts(path)
-
-
 # -- any file ------------------------------------------------------------------------------------
 
 PIECES = st.sampled_from(
@@ -343,7 +485,11 @@ CONTENT = st.one_of(
 )
 
 
-@given(content=CONTENT, ending=st.sampled_from([".csv", ".jsonl"]), header=st.booleans())
+@given(
+    content=CONTENT,
+    ending=st.sampled_from([".csv", ".jsonl", ".json", ".tsv", ".txt", ".parquet", ".csv.gz"]),
+    header=st.booleans(),
+)
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_prompts_or_a_usage_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str, header: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,13 +25,15 @@ def test_a_mutated_file_is_used_or_refused_in_one_line(
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "mutated-prompts"
     folder.mkdir(exist_ok=True)
-    path = write_mutated(Random(seed), folder)
-    attack = Prompts(file=str(path))
+    random = Random(seed)
+    path = write_mutated(random, folder)
+    attack = Prompts.model_validate({"file": str(path), **picked(random)})
     try:
         pinned = attack.pinned()
         pinned.check(CONCEPTS)
         said = pinned.remarks(CONCEPTS)
         goals = [goal for c in CONCEPTS for goal in pinned.own_goals(c) or ()]
+        draws = [draw for c in CONCEPTS for draw in pinned.own_draws(c).values()]
         assert pinned.digest == attack.digest
     except UsageError as error:
         assert str(error).isprintable()
@@ -38,6 +41,23 @@ def test_a_mutated_file_is_used_or_refused_in_one_line(
         assert path.stem in str(error)
         return
     assert goals
+    assert bool(draws) == (attack.draws == "file")
     assert all(goal.prompt.strip() == goal.prompt != "" for goal in goals)
     assert all(len(line) < 600 for line in said)
     assert pinned.holds >= attack.access
+
+
+def picked(random: Random) -> dict[str, Any]:
+    """The fields that say which rows are used, and how; mostly none."""
+    names = ("prompt", "text", "class", "artist", "type", "evaluation_seed", "none", 1, 2)
+    fields: dict[str, Any] = {}
+    if random.random() < 0.2:
+        meanings = random.sample(("prompt", "concept", "seed", "guidance", "negative"), 2)
+        fields["columns"] = {meaning: random.choice(names) for meaning in meanings}
+    if random.random() < 0.1:
+        fields["where"] = {
+            str(random.choice(names)): random.choice(("star", 7, "> 1", ["a", "<=9"]))
+        }
+    if random.random() < 0.1:
+        fields["draws"] = "file"
+    return fields

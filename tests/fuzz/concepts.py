@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -69,8 +70,13 @@ def _change(random: Random, value: Any) -> None:
                 case 0:
                     del value[key]
                 case 1 if isinstance(value, dict):
-                    value[random.choice(("text", "kind", "extra", ""))] = random.choice(_VALUES)
+                    value[random.choice(("text", "kind", "extra", ""))] = _value(random)
                 case _:
-                    value[key] = random.choice(_VALUES)
+                    value[key] = _value(random)
             return
         value = value[key]
+
+
+def _value(random: Random) -> Any:
+    """A value of its own: a list that is in two places, or in itself, is no JSON."""
+    return deepcopy(random.choice(_VALUES))

@@ -110,7 +110,7 @@ def _below(
             above="minimum" not in node, below="maximum" not in node,
             whole=node["type"] == "integer", step=node.get("multipleOf", 1),
         )  # fmt: skip
-    for inner in (*node.get("anyOf", ()), *node.get("allOf", ())):
+    for inner in (*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())):
         yield from _below(cls, field, place, inner, parts)
     for index, inner in enumerate(node.get("prefixItems", ())):
         yield from _below(cls, field, f"{place}[{index}]", inner, parts)

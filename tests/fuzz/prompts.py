@@ -61,7 +61,7 @@ def write_mutated(random: Random, folder: Path) -> Path:
         data = mutated_bytes(random, data)
     ending = random.choice(("csv", "jsonl")) if kind == "bytes" else kind.rpartition(".")[2]
     if random.random() < 0.03:
-        ending = random.choice(("txt", "json", "CSV", "tsv", "csv.gz", ""))
+        ending = random.choice(("txt", "json", "CSV", "tsv", "csv.gz", "parquet", "jsonl.gz", ""))
     name = kind if kind == "candidates.json" else f"fuzz.{ending}"
     path = folder / name
     for old in (path, path.with_suffix(".safetensors")):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
+from typing import Final
 
 from bench.config.budget import Laid
 from bench.core.errors import UsageError
 from bench.interfaces import Attack, Concept, Goal
 from bench.interfaces.minors import refuse_minors
+from bench.interfaces.prompt_source import Draw
 from bench.run.planning.scope import Scope
-from bench.run.remarks import number_of
+from bench.toolkit.prompt_files.content import PromptFile
 
-__all__ = ["Tried", "tried_goals"]
+__all__ = ["Tried", "goals_of", "most_goals", "tried_goals"]
+
+_FROM_FILE: Final = "file"
+"""The prompt set of goals that a file brings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +31,14 @@ class Tried:
         label: The attack's.
         goals: In order.
         images: Held-out images per candidate.
+        draws: By the id of a goal, how a file says that its images are sampled.
     """
 
     attack: Attack
     label: str
     goals: tuple[Goal, ...]
     images: int
+    draws: Mapping[str, Draw] = field(default_factory=dict)
 
 
 def tried_goals(scope: Scope, laid: Laid) -> Mapping[str, list[Tried]]:
@@ -47,19 +54,58 @@ def tried_goals(scope: Scope, laid: Laid) -> Mapping[str, list[Tried]]:
     """
     for attack in scope.attacks:
         attack.check(scope.tried)
+        if (file := scope.goal_files.get(attack.label)) is not None:
+            file.check([concept.text for concept in scope.tried])
     labels = [attack.label for attack in scope.attacks]
     tried: dict[str, list[Tried]] = {concept.text: [] for concept in scope.tried}
     for (attack, label), concept in product(zip(scope.attacks, labels, strict=True), scope.tried):
-        number, seeds = number_of(attack, scope.goals), scope.suite.seeds
-        goals = _own(attack, scope.bare[concept.text], number, laid)
-        if goals is None:
-            goals = _from_prompts(attack, concept, scope.bare[concept.text], number)
+        number, seeds = scope.number_of(attack), scope.suite.seeds
+        told, file = scope.bare[concept.text], scope.goal_files.get(label)
+        draws: Mapping[str, Draw] = {}
+        if file is not None:
+            goals, draws = goals_of(file, told, number)
+            laid.searches([goal.prompt for goal in goals])
+        elif (own := _own(attack, told, number, laid)) is not None:
+            goals, draws = own, attack.own_draws(told)
+        else:
+            goals = _from_prompts(attack, concept, told, number)
             laid.searches([goal.prompt for goal in goals])
             # Where a concept has few prompts, more images of each make up for it.
             seeds = max(seeds, math.ceil(number * seeds * len(attack.prompt_sets) / len(goals)))
         refuse_minors(goals)
-        tried[concept.text].append(Tried(attack, label, goals, seeds))
+        # A row has one seed: the published protocol is an image of each.
+        images = 1 if draws else seeds
+        tried[concept.text].append(Tried(attack, label, goals, images, draws))
     return tried
+
+
+def goals_of(
+    file: PromptFile, told: Concept, number: int
+) -> tuple[tuple[Goal, ...], Mapping[str, Draw]]:
+    """The first rows of a file for a concept as goals, and how the file says to sample them, if it is asked.
+
+    A goal's name holds a piece of the file's hash: rows of different files are different goals.
+
+    Args:
+        file: Of prompts.
+        told: The concept, without its own prompts.
+        number: Of rows, at most.
+    """
+    named = {f"{file.sha256[:8]}-{row.line}": row for row in file.of(told.text)[:number]}
+    goals = (
+        Goal(id=name, concept=told, prompt=row.prompt, prompt_set=_FROM_FILE)
+        for name, row in named.items()
+    )
+    draws = {name: row.draw for name, row in named.items() if row.draw is not None}
+    return tuple(goals), draws
+
+
+def most_goals(scope: Scope, attack: Attack) -> int:
+    """Goals of an attack per concept, at most; it lays out none of them."""
+    number = scope.number_of(attack)
+    if (file := scope.goal_files.get(attack.label)) is not None:
+        return max((min(number, len(file.of(c.text))) for c in scope.tried), default=0)
+    return len(attack.prompt_sets) * number
 
 
 def _own(attack: Attack, told: Concept, number: int, laid: Laid) -> tuple[Goal, ...] | None:

@@ -7,7 +7,7 @@ from itertools import product
 from bench.config.budget import Laid, check_budget
 from bench.run.cells import Cell, TrialCell
 from bench.run.planning.edits import Edits
-from bench.run.planning.goals import tried_goals
+from bench.run.planning.goals import most_goals, tried_goals
 from bench.run.planning.scope import Scope
 from bench.run.planning.scores import Scores
 from bench.run.planning.searches import Searches
@@ -24,7 +24,8 @@ def lay_out(scope: Scope) -> tuple[Cell, ...]:
         UsageError: they are too many, or a part of the suite does not suit what it would be asked.
     """
     suite, laid = scope.suite, Laid(edits=scope.edits)
-    check_budget(suite, scope.methods, scope.attacks, scope.tried, scope.goals)
+    goals = {attack.label: most_goals(scope, attack) for attack in scope.attacks}
+    check_budget(suite, scope.methods, scope.attacks, scope.tried, goals, captions=scope.captioned)
     tried = tried_goals(scope, laid)
     for judge, concept in product((*suite.judges, suite.surrogate), scope.tried):
         judge.check_concept(concept)
@@ -41,7 +42,7 @@ def lay_out(scope: Scope) -> tuple[Cell, ...]:
                 utility = utilities.of(edit, reference)
                 cells += [utility, *scores.measured(utility, reference)]
             for search, one in searches.on(edit, concept):
-                trial = trials.of(search, one.images)
+                trial = trials.of(search, one)
                 cells += [search, trial, *scores.judged(trial)]
                 ordinary.append(trial)
     for trial in trials.transfers(ordinary):

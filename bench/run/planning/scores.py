@@ -51,8 +51,11 @@ class Scores:
         parents = {"sample": utility.digest, "reference": reference.digest}
         record = self._scope.suite.judges[0]
         sample, asked = parts_of(parents), self._asked_by(reference)
+        told = any(prompt.concept for _, prompt in reference.prompts)
         cells = []
         for metric, name, same in self._metrics:
+            if metric.asks_judge and not told:
+                continue  # captions ask for nothing that a judge could tell
             about = {**same, **sample, "concepts": asked["concepts"]}
             if metric.asks_judge:
                 about |= {"judge": self._judges[0][2]["judge"], "counts": asked["counts"]}
@@ -75,11 +78,11 @@ class Scores:
         if (found := self._asked.get(reference.digest)) is None:
             known, judge = self._scope.known, self._scope.suite.judges[0]
             names = [prompt.concept for _, prompt in reference.prompts]
-            once = {name: bare(known[name]) for name in dict.fromkeys(names)}
+            once = {name: bare(known[name]) for name in dict.fromkeys(names) if name}
             digests = {name: concept.digest for name, concept in once.items()}
             counts: dict[str, Any] = {n: list(judge.counts(c)) for n, c in once.items()}
             found = self._asked[reference.digest] = {
-                "concepts": canonical_json([digests[name] for name in names]),
+                "concepts": canonical_json([digests.get(name, "") for name in names]),
                 "counts": canonical_json(counts),
             }
         return found

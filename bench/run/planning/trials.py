@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import permutations
 from operator import itemgetter
+from typing import Any
 
 from bench.core.digest import digest_of_parts
+from bench.interfaces.prompt_source import Draw
 from bench.run.cells import AttackCell, TrialCell
+from bench.run.planning.goals import Tried
 from bench.run.planning.scope import Scope, parts_of
 
 __all__ = ["Trials"]
@@ -21,14 +24,14 @@ class Trials:
         self._same = parts_of({"stage": "trial"})
         self._moving = {attack.label for attack in scope.suite.transfer}
 
-    def of(self, search: AttackCell, images: int) -> TrialCell:
+    def of(self, search: AttackCell, one: Tried) -> TrialCell:
         """The trial of what a search finds, on its own edit.
 
         Args:
             search: Its parent.
-            images: Held-out images per candidate.
+            one: How many images, and how a file says to sample them.
         """
-        what = parts_of({"attack": search.digest, "images": images})
+        what = parts_of({"attack": search.digest, "images": one.images, **_drawn(one.draws)})
         return TrialCell(
             digest=digest_of_parts({**self._same, **what}),
             **search.inherited,
@@ -36,7 +39,8 @@ class Trials:
             attack=search.attack,
             attack_label=search.attack_label,
             goals=search.goals,
-            images=images,
+            images=one.images,
+            draws=one.draws,
         )
 
     def transfers(self, trials: Iterable[TrialCell]) -> list[TrialCell]:
@@ -67,7 +71,7 @@ class Trials:
 
     def _transfer(self, target: TrialCell, found: TrialCell) -> TrialCell:
         parents = {"edit": target.parents["edit"], "attack": found.parents["attack"]}
-        what = parts_of({**parents, "images": target.images})
+        what = parts_of({**parents, "images": target.images, **_drawn(target.draws)})
         return replace(
             target,
             digest=digest_of_parts({**self._same, **what}),
@@ -75,3 +79,8 @@ class Trials:
             source=found.method,
             source_label=found.source_label,
         )
+
+
+def _drawn(draws: Mapping[str, Draw]) -> dict[str, Any]:
+    """How a file says to sample, for the digest; nothing where the suite says it."""
+    return {"draws": {goal: draw.as_json() for goal, draw in draws.items()}} if draws else {}

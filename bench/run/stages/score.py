@@ -40,15 +40,17 @@ def judged(work: Workspace, cell: JudgedCell) -> Written:
 
 
 def measured(work: Workspace, cell: MeasuredCell) -> Written:
-    """The raw values of a metric: a row per image."""
+    """The raw values of a metric: a row per image that it can look at."""
     rows = read_rows(work.parent(cell, "utility", "sample"))
-    status = np.array(rows["status"].to_pylist(), dtype=object)
     prompts = [prompt for _, prompt in cell.utility.prompts]
+    # A judge tells concepts: captions ask for none.
+    seen = [i for i, p in enumerate(prompts) if p.concept or not cell.metric.asks_judge]
+    status = np.array(rows["status"].to_pylist(), dtype=object)[seen]
     batch = UtilityBatch(
-        prompts=[p.text for p in prompts],
-        concepts=[work.plan.concepts[p.concept] for p in prompts],
-        images_B3HW=as_floats(_images(work, cell.utility)),
-        base_images_B3HW=as_floats(_images(work, cell.reference)),
+        prompts=[prompts[i].text for i in seen],
+        concepts=[work.plan.concepts.get(prompts[i].concept) for i in seen],
+        images_B3HW=as_floats(_images(work, cell.utility)[seen]),
+        base_images_B3HW=as_floats(_images(work, cell.reference)[seen]),
         judge=cell.judge,
     )
     values = cell.metric.values(batch).float().cpu().numpy().astype(np.float32)
@@ -57,7 +59,7 @@ def measured(work: Workspace, cell: MeasuredCell) -> Written:
     values[lost] = np.nan
     record = {"metric": cell.metric.identity(), "images": len(status)}
     reason = f"the value of {cell.metric.name} is not finite"
-    return record, _long_form(values[:, None], ("",), lost, reason)
+    return record, _long_form(values[:, None], ("",), lost, reason, images=seen)
 
 
 def _images(work: Workspace, cell: SampleCell) -> NDArray[np.uint8]:
@@ -74,15 +76,21 @@ def _images(work: Workspace, cell: SampleCell) -> NDArray[np.uint8]:
 
 
 def _long_form(
-    values_BL: NDArray[np.float32], labels: Sequence[str], lost_B: NDArray[Any], reason: str
+    values_BL: NDArray[np.float32],
+    labels: Sequence[str],
+    lost_B: NDArray[Any],
+    reason: str,
+    *,
+    images: Sequence[int] | None = None,
 ) -> Callable[[Path], None]:
-    """Writes the values in long form, with an error and its reason where one is lost."""
-    images, wide = values_BL.shape
+    """Writes the values in long form, with an error and its reason where one is lost; of all images by default."""
+    count, wide = values_BL.shape
+    places = np.arange(count) if images is None else np.array(images)
     bad = lost_B.repeat(wide)
     frame = pd.DataFrame(
         {
-            "image": np.arange(images, dtype=np.int32).repeat(wide),
-            "label": list(labels) * images,
+            "image": places.astype(np.int32).repeat(wide),
+            "label": list(labels) * count,
             "value": values_BL.reshape(-1).astype(np.float32),
             "status": np.where(bad, "error", "ok"),
             "reason": np.where(bad, reason, ""),

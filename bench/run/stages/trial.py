@@ -17,6 +17,7 @@ from bench.model.text_to_image import TextToImage
 from bench.run.cells import TrialCell
 from bench.run.plan import Plan
 from bench.run.stages.attack import read_candidates
+from bench.run.stages.drawn import Way, sampled_by, way_of
 from bench.run.stages.pictures import as_bytes, spread, sums, thumbnails
 from bench.run.stages.rows import reasons, writing
 from bench.run.stages.workspace import Workspace, Written
@@ -39,10 +40,15 @@ def trial(work: Workspace, cell: TrialCell) -> Written:
     # Held-out seeds: by concept, goal and index alone, so that methods and attacks are compared on
     # the same ones.
     held_out = plan.rng.child("held-out", cell.concept.text, cell.repeat)
-    seeds = [held_out.seed(found[i].goal, k) for i, k in jobs]
+    draws = [cell.draws.get(c.goal) for c in tried]
+    seeds = [
+        held_out.seed(found[i].goal, k) if draw is None else draw.seed
+        for (i, k), draw in zip(jobs, draws, strict=True)
+    ]
     # One that speaks of minors is refused, whatever the model.
     guarded = model.with_filters(NoMinors())
-    images, status = _sample(guarded, plan, tried, seeds, work.progress)
+    ways = [way_of(draw) for draw in draws]
+    images, status = _sample(guarded, plan, tried, seeds, ways, work.progress)
     pictures = as_bytes(images)
     digests = sums(pictures, status)
     work.keep(cell, pictures, digests)
@@ -77,13 +83,23 @@ def trial(work: Workspace, cell: TrialCell) -> Written:
 
 
 def _sample(
-    model: TextToImage, plan: Plan, found: list[Candidate], seeds: list[int], progress: Progress
+    model: TextToImage,
+    plan: Plan,
+    found: list[Candidate],
+    seeds: list[int],
+    ways: list[Way],
+    progress: Progress,
 ) -> tuple[Tensor, list[str]]:
     """Samples candidates; those with injected states, latents or weights in batches of their own kind."""
     samples: dict[int, tuple[Tensor, str]] = {}
     kinds = [
-        (c.states_LD is not None, c.latents_Chw is not None, id(c.weights) if c.weights else None)
-        for c in found
+        (
+            c.states_LD is not None,
+            c.latents_Chw is not None,
+            id(c.weights) if c.weights else None,
+            way,
+        )
+        for c, way in zip(found, ways, strict=True)
     ]
     for kind in dict.fromkeys(kinds):
         rows = [i for i, k in enumerate(kinds) if k == kind]
@@ -91,10 +107,11 @@ def _sample(
         latents = [z for i in rows if (z := found[i].latents_Chw) is not None]
         weights = found[rows[0]].weights
         attacked = model.with_added(weights) if weights else model
+        attacked, sampler = sampled_by(attacked, plan.sampler, kind[3])
         out: Samples = attacked.sample(
             [found[i].prompt for i in rows],
             [seeds[i] for i in rows],
-            plan.sampler,
+            sampler,
             conditioning=Conditioning(torch.stack(states)) if states else None,
             latents_BChw=torch.stack(latents) if latents else None,
             progress=progress,

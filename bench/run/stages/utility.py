@@ -10,6 +10,7 @@ import pandas as pd
 from bench.model.samples import Samples
 from bench.run.cells import ReferenceCell, UtilityCell
 from bench.run.plan import Plan
+from bench.run.stages.drawn import drawn
 from bench.run.stages.pictures import as_bytes, sums
 from bench.run.stages.rows import reasons, writing
 from bench.run.stages.workspace import Workspace, Written
@@ -20,21 +21,25 @@ __all__ = ["reference", "utility"]
 def reference(work: Workspace, cell: ReferenceCell) -> Written:
     """The unedited model's images of the utility prompts."""
     texts, seeds = _asked(work.plan, cell)
-    out = work.base.sample(texts, seeds, work.plan.sampler, progress=work.progress).all_finite()
+    out = drawn(work.base, work.plan.sampler, texts, seeds, cell.draws, work.progress).all_finite()
     return _kept(work, cell, seeds, out)
 
 
 def utility(work: Workspace, cell: UtilityCell) -> Written:
     """The edited model's, of the prompts and seeds of the reference."""
     texts, seeds = _asked(work.plan, cell)
-    out = work.edited(cell).sample(texts, seeds, work.plan.sampler, progress=work.progress)
+    out = drawn(work.edited(cell), work.plan.sampler, texts, seeds, cell.draws, work.progress)
     return _kept(work, cell, seeds, out)
 
 
 def _asked(plan: Plan, cell: ReferenceCell | UtilityCell) -> tuple[list[str], list[int]]:
     stream = plan.rng.child("utility", cell.concept.text)
     texts = [prompt.text for _, prompt in cell.prompts]
-    return texts, [stream.seed(i, text) for i, text in enumerate(texts)]
+    seeds = [
+        cell.draws[i].seed if i in cell.draws else stream.seed(i, text)
+        for i, text in enumerate(texts)
+    ]
+    return texts, seeds
 
 
 def _kept(

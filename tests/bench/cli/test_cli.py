@@ -539,7 +539,7 @@ def test_what_a_plan_leaves_out_is_said(tmp_path: Path) -> None:
     told = call("plan", suite, "--json", at=tmp_path)
     lines = [
         "prompts, a.csv: 2 rows, 1 withheld as they may speak of minors: N = 1",
-        "prompts, a.csv: not used, as the suite has its own: seed",
+        "prompts, a.csv: sampled as the suite says; draws: file would use seed",
     ]
     assert told.code == 0
     assert told.err.splitlines() == [f"warning: {line}" for line in lines]

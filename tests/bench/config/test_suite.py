@@ -297,7 +297,7 @@ def test_other_values(folder: Path) -> None:
         ("seeds: 1", "sedes: 1", 18, "key sedes: unknown key 'sedes'; did you mean 'seeds' or "
          f"'seed'? known: {KNOWN}"),
         ("others: 48", "other: 48", 19, "key utility.other: unknown key 'other'; did you mean "
-         "'others'? known: neighbours, others"),
+         "'others' or 'where'? known: columns, draws, file, limit, neighbours, others, where"),
         ("metrics: [drift]\n", "", 1, "key metrics: expected this key, got none"),
         ("seeds: 1", "goals: 1", 18, "expected each key once, got 'goals' again (line 17)"),
         ("{tries: 4}\n  - seed", "{tries: 4,\n   tries: 5}\n  - seed", 13,
