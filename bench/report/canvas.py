@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
 __all__ = ["Canvas"]
 
 _WHITE = 255
+_DEPTH = 4  # red, green, blue and how opaque: as Agg has them, so that a row is copied at once
 
 
 class Canvas(Artist):
-    """A white layer of a figure, of the figure's own size.
+    """A white layer of a figure that is drawn on Agg, of the figure's own size.
+
+    It hides what was drawn before it.
 
     Args:
         width: In pixels.
@@ -29,11 +32,11 @@ class Canvas(Artist):
     def __init__(self, width: int, height: int) -> None:
         super().__init__()
         self.set_zorder(1.5)  # over the background, below whatever is written
-        self._pixels = np.full((height, width, 4), _WHITE, np.uint8)
+        self._pixels = np.full((height, width, _DEPTH), _WHITE, np.uint8)
 
     def fill(self, x: int, y: int, side: int, *, colour: str) -> None:
         """Fills a square."""
-        self._rows(y, side)[:, x : x + side, :3] = np.round(np.array(to_rgb(colour)) * _WHITE)
+        self._rows(y, side)[:, x : x + side] = np.round(np.array(to_rgba(colour)) * _WHITE)
 
     def paste(self, x: int, y: int, pixels: NDArray[np.uint8]) -> None:
         """Lays pixels, uint8 [H, W, 3], with their lower left corner at a place."""
@@ -41,18 +44,18 @@ class Canvas(Artist):
         self._rows(y, high)[:, x : x + wide, :3] = pixels
 
     def darken(self, x: int, y: int, pixels: NDArray[np.uint8]) -> None:
-        """Lays dark words on white, uint8 [H, W, 3], without hiding what is there.
+        """Lays dark words on white, uint8 [H, W, 4], without hiding what is there.
 
         What lies beyond an edge is cut off.
         """
         high, wide = pixels.shape[:2]
         left, right = max(x, 0), min(x + wide, self._pixels.shape[1])
-        there = self._rows(y, high)[:, left:right, :3]
+        there = self._rows(y, high)[:, left:right]
         np.minimum(there, pixels[:, left - x : right - x], out=there)
 
     def draw(self, renderer: Any) -> None:
         """Copies the layer onto the figure."""
-        renderer.draw_image(renderer.new_gc(), 0, 0, np.ascontiguousarray(self._pixels[::-1]))
+        np.asarray(renderer.buffer_rgba())[...] = self._pixels
 
     def _rows(self, y: int, high: int) -> NDArray[np.uint8]:
         top = len(self._pixels) - y - high

@@ -122,7 +122,7 @@ def _picture(canvas: Canvas, at: tuple[int, int], picture: Picture, *, shown: bo
 
 @lru_cache(maxsize=4096)
 def written(lines: tuple[str, ...]) -> Picture:
-    """Lines as they stand below a picture: uint8 [H, W, 3] on white.
+    """Lines as they stand below a picture: uint8 [H, W, 4] on white, all of it opaque.
 
     The picture's width lies in the middle third, and its lower edge is the upper edge.
     """
@@ -134,7 +134,7 @@ def written(lines: tuple[str, ...]) -> Picture:
             below = height - _FRAME - 10 - number * _LINE
             _text(figure, 1.5 * _SIDE, below, line, size=_SIZE, align="center").set_color(MUTED)
         drawn.draw()
-        pixels: Picture = np.array(drawn.buffer_rgba())[..., :3]
+        pixels: Picture = np.array(drawn.buffer_rgba())
     return pixels
 
 

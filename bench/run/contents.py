@@ -115,8 +115,8 @@ def read_rows(entry: Entry) -> pa.Table:
     name = "rows.parquet"
     path = _file(entry, name)
     try:
-        # One small file: threads would cost more than they save.
-        with pq.ParquetFile(path) as file:
+        # One small file: its bytes at once, and no threads, which cost more than they save.
+        with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
             rows = file.read(use_threads=False)
     except (ValueError, OSError, OverflowError, TypeError) as error:
         raise damaged(name, error) from error

@@ -17,4 +17,4 @@ def reasons(status: Sequence[str]) -> list[str]:
 
 def writing(rows: pd.DataFrame) -> Callable[[Path], None]:
     """Returns what writes the rows into the folder of their cell."""
-    return lambda folder: rows.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
+    return lambda folder: rows.to_parquet(folder / "rows.parquet", compression="lz4", index=False)
