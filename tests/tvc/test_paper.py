@@ -390,7 +390,7 @@ def test_a_claim_is_measured_for_each_vector(
         "published": METHOD.model_copy(update=few),
         "other": METHOD.model_copy(update={**few, "steps": 2, "rounds": 1}),
     }
-    if claim == "layers":
+    if claim in ("layers", "diversity"):
         del two["published"]
     written = reproduce(
         study(model, concepts, vectors=two), [claim], work=tmp_path / "work", out=tmp_path / "out"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bench.core.errors import UsageError
 from bench.judges.mini import MiniJudge
 from bench.model.text_to_image import TextToImage
-from bench.report.plots import INK, MUTED, style
+from bench.report.style import INK, MUTED, style
 from bench.toolkit.images import images_of
 from tvc.paper.claims import SETS
 from tvc.paper.lab import Lab

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.plots import INK, MUTED, style
+from bench.report.style import INK, MUTED, style
 
 __all__ = ["diversity_figure", "map_figure", "robustness_figure", "subsets_figure"]
 

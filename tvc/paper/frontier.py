@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.interfaces import Concept, Context, bare
-from bench.report.plots import INK, MUTED, style
+from bench.report.style import INK, MUTED, style
 from tvc.paper.claims import SETS, measured
 from tvc.paper.lab import Lab
 from tvc.shaping import averaged, largest, low_rank, orthogonal

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.plots import INK, style
+from bench.report.style import INK, style
 from bench.toolkit.images import images_of
 from tvc.paper.lab import Lab
 
