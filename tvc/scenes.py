@@ -12,58 +12,67 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bench.interfaces import Concept
+from tvc.mini_scenes import CHARACTER_SCENES, STYLE_SCENES, THING_SCENES
 
 __all__ = ["MINI", "SD", "Scenes", "scene_pairs", "wrong_scene"]
 
 Scenes = Mapping[str, tuple[tuple[str, str], ...]]
 """Family -> pairs of a scene with the concept at ``{}`` and the scene without it."""
 
-_COLOURS: Final = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "black")
-_GROUNDS: Final = (
-    "on a blank background",
-    "on a striped background",
-    "on a checkered background",
-    "at sunset",
-    "in a meadow",
-)
 _THINGS: Final = (
     "circle", "square", "triangle", "star", "heart", "moon", "arrow", "cross", "ring", "house", "fish", "flower",
 )  # fmt: skip
-_WHO: Final = ("zorbo", "mipsy", "brakk")
+_STYLES: Final = ("flat picture", "sketch", "pixel art", "halftone", "watercolour")
+_STRIDE: Final = 7
+"""Round among partners in steps that have nothing in common with the order of the scenes."""
 
 
 def _a(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _coloured() -> tuple[tuple[str, str], ...]:
-    """Scenes for an object: each colour on each background; partners go round among all things of the world.
+def _things() -> tuple[tuple[str, str], ...]:
+    """For an object: every colour, background and style; the partners are all things of the world in turn.
 
     With the three nearest alone as partners, the edit draws these wherever something else was asked for.
     """
-    found = []
-    for k, (ground, colour) in enumerate((g, c) for g in _GROUNDS for c in _COLOURS):
-        for other in (
-            _THINGS[k % len(_THINGS)],
-            _THINGS[(k + k // len(_THINGS) + 1) % len(_THINGS)],
-        ):
-            found.append((f"{_a(colour)} {{}} {ground}", f"{_a(colour)} {other} {ground}"))
-    return tuple(found)
+    scenes = [
+        f"{_a(colour)} {{}} {ground}, as {_a(style)}"
+        for (ground, style), colours in THING_SCENES.items()
+        for colour in colours.split()
+    ]
+    return tuple(
+        (scene, scene.replace("{}", _THINGS[(_STRIDE * k + turn) % len(_THINGS)]))
+        for turn in (0, 5)
+        for k, scene in enumerate(scenes)
+    )
 
 
-def _painted() -> tuple[str, ...]:
-    """Scenes for a style: things of each colour, things on each background, characters; never all at once."""
-    coloured = [_a(f"{colour} {thing}") for thing in _THINGS for colour in _COLOURS]
-    placed = [f"{_a(thing)} {ground}" for thing in _THINGS for ground in _GROUNDS]
-    return (*coloured[::5], *placed[::2], *_WHO)
+def _characters() -> tuple[tuple[str, str], ...]:
+    """For a character: backgrounds and styles; the partners are its neighbours."""
+    scenes = [f"{{}} {ground}, as {_a(style)}" for ground, style in CHARACTER_SCENES]
+    return tuple((scene, scene) for scene in scenes)
 
 
-MINI: Final[Scenes] = {
-    "object": _coloured(),
-    "character": tuple((scene, scene) for scene in (f"{{}} {ground}" for ground in _GROUNDS)),
-    "style": tuple((f"{scene}, as a {{}}", scene) for scene in _painted()),
-}
-"""For the miniature. None is a prompt that anything is tested with (tested): each leaves something unsaid."""
+def _styles() -> tuple[tuple[str, str], ...]:
+    """For a style: every thing, colour and background; the partner is the plain scene, then one of another style."""
+    scenes = [
+        f"{_a(f'{colour} {thing}')} {ground}"
+        for (thing, ground), colours in STYLE_SCENES.items()
+        for colour in colours.split()
+    ]
+    scenes = [scenes[_STRIDE * k % len(scenes)] for k in range(len(scenes))]
+    return tuple(
+        (
+            f"{scene}, as a {{}}",
+            scene if k % 2 else f"{scene}, as {_a(_STYLES[k // 2 % len(_STYLES)])}",
+        )
+        for k, scene in enumerate(scenes)
+    )
+
+
+MINI: Final[Scenes] = {"object": _things(), "character": _characters(), "style": _styles()}
+"""For the miniature."""
 
 _PHOTO_PLACES: Final = (
     "in a park",
