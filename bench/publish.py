@@ -35,6 +35,7 @@ class Asked:
         limit: That of ``--limit``.
         seed: One in place of the suite's own; ``None``: its own.
         code: Whose code the suite may run.
+        said: The whole command, where it is another than ``run``.
     """
 
     source: str
@@ -42,10 +43,13 @@ class Asked:
     limit: int | None = None
     seed: int | None = None
     code: Code = "installed"
+    said: str = ""
 
     @property
     def command(self) -> str:
         """The command that computes the same again."""
+        if self.said:
+            return self.said
         words = ["tvc-bench", "run", self.source]
         words += [word for pattern in self.only for word in ("--only", pattern)]
         for name, value in (("--limit", self.limit), ("--seed", self.seed)):

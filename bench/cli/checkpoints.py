@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "convert"]
 
-_OF_HUB: Final = re.compile(
-    r"(?P<hub>[^@/]+/[^@/]+)@(?P<revision>[0-9a-f]{40})(/(?P<subfolder>.*))?"
-)
-
 Base = Annotated[
     str | None, Parameter(help="The base: miniature, a folder, or a hub id with --revision.")
 ]
@@ -126,8 +122,9 @@ class _Compared:
 def _checkpoint(what: str) -> Checkpoint:
     from bench.interfaces import registry
     from methods.checkpoint import Checkpoint
+    from methods.released.hub import place_of
 
-    place = found.groupdict("") if (found := _OF_HUB.fullmatch(what)) else {"path": what}
+    place = place_of(what) or {"path": what}
     return cast("Checkpoint", registry.build("method", {Checkpoint.name: place}))
 
 

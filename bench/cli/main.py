@@ -20,6 +20,7 @@ from bench.cli.checkpoints import compare, convert
 from bench.cli.measured import paper, perf
 from bench.cli.miniature import check, train
 from bench.cli.output import err, out
+from bench.cli.own import evaluate
 from bench.cli.stored import ls, verify
 from bench.cli.suites import plan, report, run
 from bench.core.digest import StoreError
@@ -40,7 +41,7 @@ app = App(
 )
 
 mini = App(name="mini", help="The miniature: a small, real diffusion model of a drawn world.")
-for _command in (plan, run, report, ls, verify, convert, compare, paper, perf, mini):
+for _command in (evaluate, plan, run, report, ls, verify, convert, compare, paper, perf, mini):
     app.command(_command)
 for _of_mini in (train, check):
     mini.command(_of_mini)

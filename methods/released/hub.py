@@ -17,11 +17,20 @@ from bench.model.pipeline.download import HUB_ID, fetch
 from bench.model.pipeline.weights import next_names
 from methods.released.files import PARTS, VARIANTS, is_there
 
-__all__ = ["check_place", "fetched", "is_cached"]
+__all__ = ["check_place", "fetched", "is_cached", "place_of"]
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _FOLDER: Final = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95}){0,7}", re.ASCII)
+_PLACE: Final = re.compile(
+    r"(?P<hub>[^@/\s]+/[^@/\s]+)@(?P<revision>[0-9a-f]{40})(/(?P<subfolder>.*))?"
+)
 _SETTINGS: Final = ("adapter_config.json", "model_index.json")
+
+
+def place_of(text: str) -> dict[str, str] | None:
+    """``owner/name@commit[/folder]`` as the fields of a checkpoint; ``None`` for any other text."""
+    found = _PLACE.fullmatch(text)
+    return None if found is None else {k: v for k, v in found.groupdict().items() if v}
 
 
 def check_place(hub: object, revision: object, subfolder: object) -> None:

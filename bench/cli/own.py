@@ -1,0 +1,96 @@
+"""The command for a model of one's own: evaluate."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from bench.cli.output import err, out, print_json, rows_of
+from bench.cli.words import STORE, Batch, Device, Json, Out, StoreArg
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    what: Annotated[str, Parameter(help="A folder, a file, owner/name@commit of the hub, or module:Class.")], *,
+    concepts: Annotated[
+        tuple[str, ...], Parameter(name="--concept", negative="", help="What it should have lost; may be given often.")
+    ] = (),
+    suite: Annotated[str | None, Parameter(help="Whose protocol; by default the quick suite of the base.")] = None,
+    base: Annotated[str | None, Parameter(help="What it was made from, where that is not the suite's base.")] = None,
+    revision: Annotated[str | None, Parameter(help="The commit of a base from the hub.")] = None,
+    device: Device = "auto", batch_size: Batch = "auto", store: StoreArg = STORE, out_: Out = None, json_: Json = False,
+) -> int:  # fmt: skip
+    """Attacks one model of yours, its base and the controls, and prints a card: does the concept come back?"""
+    from bench.api.own import own_suite
+    from bench.cli.progress import watcher_for
+    from bench.cli.request import loaded
+    from bench.model.pipeline.inspect import inspect_base
+    from bench.publish import Asked, publish
+    from bench.run.plan import make_plan
+    from bench.run.runner import run_plan
+    from bench.run.store import Store
+    from bench.tables.card import card_lines, console_card
+    from bench.tables.flags_said import console_flags
+
+    own = own_suite(what, concepts, suite=suite, base=base, revision=revision)
+    files = inspect_base(own.suite.base, revision=own.suite.revision)
+    plan = make_plan(own.suite, files.digest, folder=files.folder)
+    for warning in plan.warnings:
+        err.print(f"warning: {warning}", soft_wrap=True)
+    words = ["tvc-bench", "evaluate", what, *(w for name in concepts for w in ("--concept", name))]
+    for option, value in (("--suite", suite), ("--base", base), ("--revision", revision)):
+        words += [option, value] if value is not None else []
+    ledger = Store(store)
+    ledger.clean_tmp()
+    model = loaded(files, plan, device=device, batch_size=batch_size, compiled=False)
+    watcher = watcher_for(err)
+    try:
+        outcome = run_plan(plan, ledger, model, watcher)
+    finally:
+        watcher.stop()
+    asked = Asked(own.suite.name, said=shlex.join(words))
+    done = publish(plan, ledger, asked, folder=out_, outcome=outcome)
+    published, source = _published(own.of)
+    if json_:
+        print_json(
+            {
+                "suite": own.suite.name,
+                "protocol": own.of,
+                "out": str(done.folder),
+                "card": rows_of(card_lines(done.worst, own.label)),
+                "worst": rows_of(done.worst),
+                "flags": rows_of(done.flags),
+                "published": rows_of(published),
+                **outcome.as_json(),
+            }
+        )
+    else:
+        out.print(console_card(done.worst, own.label, published, source))
+        out.print(console_flags(done.flags, list(done.table["method"].unique())))
+        out.print(f"report: {done.folder / 'index.html'}", soft_wrap=True)
+        for title, message in outcome.failed:
+            out.print(f"failed: {title}: {message}", soft_wrap=True)
+    return 1 if outcome.failed or done.found.errors else 0
+
+
+def _published(suite: str) -> tuple[pd.DataFrame, str]:
+    """The worst cases of the committed results of a suite, and where they lie; none where there are none."""
+    import pandas as pd
+
+    from bench.tables.schema import TABLE, TRIALS, WORST, SchemaError, conform
+    from bench.tables.worst import worst_per_goal
+
+    folder = Path("results") / suite
+    try:
+        trials = conform(pd.read_parquet(folder / "trials.parquet"), TRIALS)
+        table = conform(pd.read_csv(folder / "table.csv"), TABLE)
+        return worst_per_goal(trials, table), str(folder)
+    except (OSError, SchemaError, ValueError):
+        return WORST.empty(), f"{folder}: none that can be read"
