@@ -24,10 +24,8 @@ def warnings_of(scope: Scope) -> tuple[str, ...]:
         scope: What is planned, its files read.
     """
     concepts = scope.suite.concepts
-    lines: list[str] = []
-    for attack in scope.attacks:
-        lines += attack.remarks(concepts)
-        lines += _cut(attack, scope)
+    lines = [line for attack in scope.attacks for line in attack.remarks(concepts)]
+    lines += _cut(scope)
     lines += _files(scope, [concept.text for concept in concepts])
     lines += _short([a for a in scope.attacks if a.label not in scope.goal_files], scope)
     return _printable(lines)
@@ -65,8 +63,17 @@ def _files(scope: Scope, names: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _cut(attack: Attack, scope: Scope) -> list[str]:
-    """Says that goals of an attack's own are left out."""
+def _cut(scope: Scope) -> list[str]:
+    """Says that goals of files are left out: once for the attacks of which the same is to be said."""
+    users: dict[str, list[str]] = {}
+    for attack in scope.attacks:
+        if told := _left_out(attack, scope):
+            users.setdefault(told, []).append(attack.name)
+    return [f"{', '.join(dict.fromkeys(names))}: {told}" for told, names in users.items()]
+
+
+def _left_out(attack: Attack, scope: Scope) -> str:
+    """The goals of an attack's own that are not tried; empty: none."""
     number, file = scope.number_of(attack), scope.goal_files.get(attack.label)
     own = {
         c.text: len((attack.own_goals(c) or ()) if file is None else file.of(c.text))
@@ -74,11 +81,11 @@ def _cut(attack: Attack, scope: Scope) -> list[str]:
     }
     longer = [f"{count} of {name}" for name, count in own.items() if count > number]
     if not longer:
-        return []
+        return ""
     by_file = attack.goal_file or (file is not None and attack.goals is None)
     key = "the file's limit" if by_file else "goals"
     told = f"the first {number} goals are tried, out of {_few(longer)}"
-    return [f"{attack.name}: {told}; raise {key} (or --limit) to try more"]
+    return f"{told}; raise {key} (or --limit) to try more"
 
 
 def _short(attacks: Sequence[Attack], scope: Scope) -> list[str]:
