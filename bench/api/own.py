@@ -66,12 +66,10 @@ def own_suite(
         "name": name,
         "concepts": list(concepts),
         "methods": [*_CONTROLS, entry],
-        "transfer": None,
+        "transfer": [],
     }
     if base is not None:
         changes |= {"base": base, "revision": revision}
-    if loaded.file.transfer is None:
-        del changes["transfer"]
     return Own(loaded.with_(**changes), loaded.name, label)
 
 
