@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV PYTHONHOME
 .PHONY: help bench test lint types perf fuzz clean-venv
 
 help:
-	@echo "make bench       run the default suite, print its table, write results/local/mini-quick"
+	@echo "make bench       run the default suite, print its table, write results/runs/mini-quick"
 	@echo "make test        run the tests"
 	@echo "make lint        ruff check, ruff format --check, and the rooms of pyproject.toml"
 	@echo "make types       mypy"

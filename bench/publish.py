@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.config.suite import Code, read_suite, suite_names
+from bench.core.errors import UsageError, shown
 from bench.run.plan import Plan
 from bench.run.provenance import commit
 from bench.run.store import Store
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from bench.report.plots import Status
     from bench.run.results import Results
     from bench.run.runner import Outcome
+    from bench.tables.compare import Comparison
 
-__all__ = ["Asked", "Published", "place", "publish"]
+__all__ = ["Asked", "Published", "committed_place", "place", "publish"]
 
-_LOCAL, _DRAFTS = Path("results/local"), Path("results/drafts")
+_COMMITTED = Path("results")
+_RUNS, _DRAFTS = _COMMITTED / "runs", _COMMITTED / "drafts"
 """Where reports go by themselves; git ignores both."""
 
 
@@ -77,6 +80,8 @@ class Published:
         table: Its table.
         flags: The flags that it raises.
         worst: The worst case per goal.
+        compared: The committed folder of the suite and how the table compares with its; ``None`` where
+            there is nothing to compare.
     """
 
     folder: Path
@@ -84,6 +89,7 @@ class Published:
     table: pd.DataFrame
     flags: pd.DataFrame
     worst: pd.DataFrame
+    compared: tuple[Path, Comparison] | None = None
 
 
 def publish(
@@ -146,18 +152,54 @@ def publish(
         provenance=provenance, cells=found.cells, candidates=found.candidates, status=status,
         label_sets={n: s for judge in plan.judges for n, s in judge.label_sets().items()},
     )  # fmt: skip
-    return Published(folder, found, written.table, written.flags, written.worst)
+    compared = None if status == "partial" else _compared(plan, asked, folder, written.table)
+    return Published(folder, found, written.table, written.flags, written.worst, compared)
 
 
 def place(plan: Plan, asked: Asked) -> Path:
     """Where the report goes by itself if nothing is missing.
 
-    ``results/local/<suite>``, or ``results/drafts/<suite>`` if the plan is partial, or where the first
+    ``results/runs/<suite>``, or ``results/drafts/<suite>`` if the plan is partial, or where the first
     is the place of other results: those of another seed, or those of the shipped suite of that name.
     """
     name = plan.suite.name
-    if name in suite_names():
-        at_home = asked.source == name and plan.suite.file == read_suite(name)
-    else:
-        at_home = asked.seed is None
-    return (_LOCAL if at_home and not plan.partial else _DRAFTS) / name
+    at_home = _is_shipped(plan, asked) if name in suite_names() else asked.seed is None
+    return (_RUNS if at_home and not plan.partial else _DRAFTS) / name
+
+
+def committed_place(plan: Plan, asked: Asked) -> Path:
+    """Where the committed report of a shipped suite is: ``results/<suite>``.
+
+    Raises:
+        UsageError: what was asked for is not the whole of a shipped suite as it ships.
+    """
+    name = plan.suite.name
+    if plan.partial or not _is_shipped(plan, asked):
+        raise UsageError(
+            f"--publish: expected the whole of a shipped suite as it ships, got {shown(asked.command)}; "
+            "name a folder with --out"
+        )
+    return _COMMITTED / name
+
+
+def _is_shipped(plan: Plan, asked: Asked) -> bool:
+    """Whether the plan is of a shipped suite as it ships, asked for by its name."""
+    name = plan.suite.name
+    return name in suite_names() and asked.source == name and plan.suite.file == read_suite(name)
+
+
+def _compared(
+    plan: Plan, asked: Asked, folder: Path, table: pd.DataFrame
+) -> tuple[Path, Comparison] | None:
+    """How the table compares with the committed one, where there is one elsewhere."""
+    import pandas as pd
+
+    from bench.tables.compare import compare
+
+    there = _COMMITTED / plan.suite.name
+    known = there / "table.csv"
+    if not _is_shipped(plan, asked) or not known.is_file() or there.samefile(folder):
+        return None
+    # A method may be called "None": nothing but an empty cell is missing.
+    committed = pd.read_csv(known, keep_default_na=False, na_values=[""])
+    return there, compare(table, committed)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from bench.publish import Published
 
-__all__ = ["err", "out", "print_json", "rows_of", "show"]
+__all__ = ["compared_of", "err", "out", "print_json", "rows_of", "show"]
 
+_LINES_APART = 5
 out = Terminal()
 err = Terminal(stderr=True)
 
@@ -31,10 +32,28 @@ def show(report: Published) -> None:
     out.print(console_flags(report.flags, list(report.table["method"].unique())))
     more = len(listed(report.folder)) - 1
     out.print(f"report: {report.folder / RUN_PAGE} and {more} files beside it", soft_wrap=True)
+    if report.compared is not None:
+        there, found = report.compared
+        both = found.agree + len(found.apart)
+        said = f"compared with {there}: {found.agree} of {both} lines agree within their intervals"
+        lacking = f", {found.unmatched} are in one alone" if found.unmatched else ""
+        out.print(said + lacking, soft_wrap=True)
+        for line in found.apart[:_LINES_APART]:
+            out.print(f"  apart: {line}", soft_wrap=True)
+        if len(found.apart) > _LINES_APART:
+            out.print(f"  and {len(found.apart) - _LINES_APART} more")
     for lost in report.found.errors:
         out.print(f"errors: {lost}", soft_wrap=True)
     if missing := report.found.missing:
         out.print(f"{len(missing)} cells are not computed yet: run the suite")
+
+
+def compared_of(report: Published) -> dict[str, Any] | None:
+    """Returns how a report compares with the committed one, as JSON has it."""
+    if report.compared is None:
+        return None
+    there, found = report.compared
+    return {"with": str(there), **found._asdict(), "apart": list(found.apart)}
 
 
 def rows_of(table: pd.DataFrame) -> Any:

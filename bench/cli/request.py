@@ -8,13 +8,15 @@ from bench.cli.output import err
 from bench.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.config.suite import Code, Suite
     from bench.model.pipeline.inspect import BaseFiles
     from bench.model.text_to_image import TextToImage
     from bench.publish import Asked
     from bench.run.plan import Plan
 
-__all__ = ["batch_of", "code_of", "device_of", "loaded", "planned"]
+__all__ = ["batch_of", "code_of", "device_of", "loaded", "planned", "published"]
 
 
 def code_of(allowed: bool) -> Code:
@@ -68,6 +70,21 @@ def planned(
     for warning in plan.warnings:
         err.print(f"warning: {warning}", soft_wrap=True)
     return base, plan, Asked(source, only, limit, other, code)
+
+
+def published(plan: Plan, asked: Asked, folder: Path | None, committed: bool) -> Path | None:
+    """The folder that a report is asked for; ``None``: that which it has by itself.
+
+    Raises:
+        UsageError: both a folder and the committed one are asked for, or the latter is of something else.
+    """
+    from bench.publish import committed_place
+
+    if not committed:
+        return folder
+    if folder is not None:
+        raise UsageError("expected --out or --publish, got both; leave one out")
+    return committed_place(plan, asked)
 
 
 def loaded(

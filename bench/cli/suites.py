@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.cli.output import err, out, print_json, rows_of, show
-from bench.cli.request import code_of, loaded, planned
+from bench.cli.output import compared_of, err, out, print_json, rows_of, show
+from bench.cli.request import code_of, loaded, planned, published
 from bench.cli.words import (
     STORE,
     AllowCode,
@@ -14,6 +14,7 @@ from bench.cli.words import (
     Limit,
     Only,
     Out,
+    Publish,
     Seed,
     StoreArg,
     SuiteArg,
@@ -63,7 +64,8 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
 def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
         device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False,
         allow_code: AllowCode = False,
-        store: StoreArg = STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
+        store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
+        json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
     from bench.cli.progress import watcher_for
     from bench.publish import place, publish
@@ -72,6 +74,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
     from bench.run.store import Store
 
     files, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
+    out_ = published(made, asked, out_, publish_)
     check_place(out_ or place(made, asked), made.suite.name)  # not after hours of work
     base = loaded(files, made, device=device, batch_size=batch_size, compiled=compile_)
     ledger = Store(store)
@@ -92,6 +95,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
                 "table": rows_of(done.table),
                 "flags": rows_of(done.flags),
                 "worst": rows_of(done.worst),
+                "compared": compared_of(done),
             }
         )
     else:
@@ -111,13 +115,14 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
 
 def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
            allow_code: AllowCode = False,
-        store: StoreArg = STORE, out_: Out = None, json_: Json = False) -> int:  # fmt: skip
+        store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
+        json_: Json = False) -> int:  # fmt: skip
     """Writes the report again from the store; computes nothing."""
     from bench.publish import publish
     from bench.run.store import Store
 
     _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
-    done = publish(made, Store(store), asked, folder=out_)
+    done = publish(made, Store(store), asked, folder=published(made, asked, out_, publish_))
     if json_:
         print_json(
             {
@@ -128,6 +133,7 @@ def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = No
                 "table": rows_of(done.table),
                 "flags": rows_of(done.flags),
                 "worst": rows_of(done.worst),
+                "compared": compared_of(done),
             }
         )
     else:

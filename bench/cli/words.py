@@ -17,6 +17,7 @@ __all__ = [
     "Limit",
     "Only",
     "Out",
+    "Publish",
     "Seed",
     "StoreArg",
     "SuiteArg",
@@ -46,8 +47,16 @@ Out = Annotated[
     Parameter(
         name="--out",
         help="Where the report goes: an empty folder, or one with an earlier report of the suite. Default "
-        "results/local/<suite>, or results/drafts/<suite> if partial, of another seed, or of your own file "
+        "results/runs/<suite>, or results/drafts/<suite> if partial, of another seed, or of your own file "
         "that has the name of a shipped suite.",
+    ),
+]
+Publish = Annotated[
+    bool,
+    Parameter(
+        name="--publish",
+        negative="",
+        help="Write the committed report, results/<suite>: for maintainers, of a whole shipped suite.",
     ),
 ]
 AllowCode = Annotated[

@@ -16,7 +16,7 @@ from PIL import Image
 
 __all__ = ["LIMIT", "Card", "ImageKey", "gallery"]
 
-LIMIT = 3 * 2**20
+LIMIT = 5 * 2**19
 """Bytes of all pictures of a page, as text."""
 _PER_CELL = 3
 _SIDE = 96

@@ -83,11 +83,13 @@ def _figure(
     names = ["share", "low", "high", "retained_accuracy", "retained_low", "retained_high"]
     shown = lines[["method", "concept", "goals", "broken", *names]]
     pooled = shown["concept"] == ALL
+    at = shown[pooled].groupby(["retained_accuracy", "share"], sort=False).cumcount()
+    turns = at.reindex(shown.index, fill_value=0)
     shown = shown.assign(
         luck=lines["control_share"],
         colour=[seen[name][0] for name in shown["method"]],
         shape=[_SHAPES.get(seen[name][1], "circle") for name in shown["method"]],
-        size=pooled.map({True: 11, False: 6}),
+        size=[_large(place) if large else 6 for place, large in zip(turns, pooled, strict=True)],
         alpha=pooled.map({True: 0.9, False: 0.45}),
     )
     shown["concept"] = shown["concept"].mask(pooled, "all concepts")
@@ -105,13 +107,19 @@ def _figure(
     plot.scatter("retained_accuracy", "luck", marker="dash", size=10, **line)
     points = [
         plot.scatter(
-            "retained_accuracy", "share", marker="shape", size="size", fill_color="colour",
-            line_color="white", alpha="alpha", source=ColumnDataSource(of.to_dict("list")),
+            "retained_accuracy", "share", marker="shape", size="size", color="colour",
+            fill_alpha=0.15, line_alpha="alpha", line_width=1.6,  # what lies below shows through
+            source=ColumnDataSource(of.to_dict("list")),
         )
         for of in (shown[~pooled], shown[pooled])
     ]  # fmt: skip
     plot.add_tools(HoverTool(renderers=points, tooltips=_TIPS))
     return plot
+
+
+def _large(turn: int) -> int:
+    """The size of a pooled marker: those on one place become larger, so that each is seen around the last."""
+    return 10 + 5 * min(turn, 4)
 
 
 def _renumbered(item: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from bench.core.characters import visible
-from bench.tables.headline import headline_cells
+from bench.tables.headline import by_access, headline_cells
 from bench.tables.summaries import ACCESSES, ANY
 from bench.tables.tables import ALL, BASE, FLOOR
 from bench.tables.text import fixed, interval
@@ -85,9 +85,9 @@ def headline_table(worst: pd.DataFrame) -> HtmlTable:
     if not len(worst):
         return HtmlTable("worst", ["method"], [])
     texts = headline_cells(worst)
-    order = worst.pivot_table("share", ["judge", "concept", "method"], "access", sort=False)
-    last = worst[worst["access"] == ANY].reset_index(drop=True)
-    numbers = {f"{name} %": order[name].to_numpy() for name in ACCESSES if name in order}
+    by = by_access(worst)
+    last = by[ANY]
+    numbers = {f"{name} %": by[name]["share"].to_numpy() for name in ACCESSES if name in by}
     numbers |= {
         "worst per goal %": last["share"].to_numpy(),
         "luck %": last["control_share"].to_numpy(),

@@ -94,7 +94,8 @@ def _panel(
     axes.grid(visible=True)
     axes.set(xlim=(0, 1), ylim=(-3, 103))
     axes.tick_params(labelsize=8)
-    for (attack, labels), line in lines.groupby(["attack", "labels"], sort=False):
+    for key, line in lines.groupby(["attack", "labels"], sort=False):
+        attack, labels = map(str, key)
         width = 1.4 if labels == SUITE else 0.9
         y = 100 * line["asr"].to_numpy()
         (colour, shape), every = seen[attack], (list(seen).index(attack) % 4, 4)

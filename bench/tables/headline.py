@@ -13,7 +13,7 @@ from bench.tables.tables import ALL
 from bench.tables.text import fixed, interval, markdown_text, wrapped
 from bench.tables.worst import headline
 
-__all__ = ["console_worst", "goals_said", "headline_cells", "worst_to_markdown"]
+__all__ = ["by_access", "console_worst", "goals_said", "headline_cells", "worst_to_markdown"]
 
 _LINE = ["judge", "concept", "method"]
 _RATES = ("share", "low", "high")
@@ -42,7 +42,7 @@ def worst_to_markdown(worst: pd.DataFrame) -> str:
 
 def headline_cells(worst: pd.DataFrame) -> pd.DataFrame:
     """The cells that a page shows, all text; judge and concept are left out where there is one."""
-    by = _by_access(worst)
+    by = by_access(worst)
     last = by[ANY]
     cells = pd.DataFrame(index=last.index)
     for name in (name for name in ACCESSES if name in by):
@@ -73,7 +73,7 @@ def console_worst(worst: pd.DataFrame) -> Group:
     lines = headline(worst)
     if not len(lines):
         return Group(Text("no rows"))
-    by = _by_access(lines)
+    by = by_access(lines)
     last = by[ANY]
     none = pd.Series(float("nan"), last.index)
     shares = {name: by[name]["share"] if name in by else none for name in _SHOWN}
@@ -93,7 +93,7 @@ def console_worst(worst: pd.DataFrame) -> Group:
         last.index, pd.DataFrame(cells).to_numpy().tolist(), strict=True
     ):
         page.add_row(Text(wrapped(str(method), room)), *map(Text, row))
-    said = "% of goals broken by any attack [95 % interval]; luck: by a control; judge "
+    said = "% of goals broken by any attack [95 %]; luck: by a control; judge "
     about = f"{said}{lines['judge'].iloc[0]}\n{goals_said(worst)}"
     return Group(page, Text(about, style="dim"))
 
@@ -102,7 +102,7 @@ def _widest(head: str, values: pd.Series) -> int:
     return max(int(values.str.len().max()), *map(len, [*head.split("\n"), ""]))
 
 
-def _by_access(lines: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def by_access(lines: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The lines of each access that has some, indexed by judge, concept and method, in one order."""
     index = pd.MultiIndex.from_frame(lines[_LINE].drop_duplicates())
     return {

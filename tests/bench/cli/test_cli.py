@@ -30,7 +30,7 @@ from bench.core.shipped import model_folder
 from bench.interfaces import Concept
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.publish import Asked, place, publish
+from bench.publish import Asked, committed_place, place, publish
 from bench.run.plan import Cell, make_plan
 from bench.run.store import Store
 from bench.tables.schema import TABLE
@@ -158,28 +158,28 @@ def test_run_prints_progress_the_table_the_files_and_its_own_cost(done: tuple[Pa
     assert lines[0] == f"{CELLS} cells, 0 already in the store"
     assert lines[1].startswith(f"[1/{CELLS}] reference unedited / star  ")
     assert sum(line.startswith(f"[{k}/{CELLS}] ") for line in lines for k in range(99)) == CELLS
-    assert "luck: by a control; judge mini_judge" in said.out.replace("\n", " ")
+    assert "luck: by a control; judge mini_judge" in said.out
     methods = ("none", "uce[repo-2023]", "destroyed")
     assert [sum(line.startswith(f"{name} ") for line in lines) for name in methods] == [1, 1, 1]
     assert "too_few_samples: the suite as a whole, every method (" in said.out
-    assert f"report: results/local/tiny/index.html and {len(FILES) - 1} files beside it" in lines
+    assert f"report: results/runs/tiny/index.html and {len(FILES) - 1} files beside it" in lines
     assert lines[-1].startswith(f"{CELLS} cells computed, 0 from the store, 0 failed; ")
     assert lines[-1].endswith(" % outside the models' own compute")
     assert "\x1b" not in said.out  # no colours and no bars where there is no terminal
     assert "\r" not in said.out
-    assert {p.name for p in (folder / "results/local/tiny").iterdir()} == FILES
+    assert {p.name for p in (folder / "results/runs/tiny").iterdir()} == FILES
 
 
 def test_run_writes_a_table_of_its_schema(done: tuple[Path, Said]) -> None:
-    table = pd.read_csv(done[0] / "results/local/tiny/table.csv")
+    table = pd.read_csv(done[0] / "results/runs/tiny/table.csv")
     assert list(table.columns) == TABLE.names
     assert set(table["suite"]) == {"tiny"}
-    provenance = json.loads((done[0] / "results/local/tiny/provenance.json").read_text())
+    provenance = json.loads((done[0] / "results/runs/tiny/provenance.json").read_text())
     assert provenance["command"] == "tvc-bench run tiny.yaml"
     assert provenance["seed"] == 0
     assert (
         "Made by `tvc-bench run tiny.yaml` at"
-        in (done[0] / "results/local/tiny/README.md").read_text()
+        in (done[0] / "results/runs/tiny/README.md").read_text()
     )
     assert len(provenance["suite_digest"]) == 64
     assert (provenance["failed"], provenance["missing"]) == ([], [])
@@ -187,19 +187,19 @@ def test_run_writes_a_table_of_its_schema(done: tuple[Path, Said]) -> None:
 
 
 def test_a_second_run_computes_nothing_and_repeats_the_table(copy: Path) -> None:
-    before = (copy / "results/local/tiny/table.csv").read_bytes()
+    before = (copy / "results/runs/tiny/table.csv").read_bytes()
     said = call("run", "tiny.yaml", "--json", at=copy)
     assert said.code == 0
     assert set(said.data) == {
         *("suite", "out", "computed", "cached", "failed", "blocked", "seconds"),
         "model_seconds",
-        *("overhead", "set_aside", "self_check", "errors", "table", "flags", "worst"),
+        *("overhead", "set_aside", "self_check", "errors", "table", "flags", "worst", "compared"),
     }
     assert (said.data["computed"], said.data["cached"], said.data["failed"]) == (0, CELLS, [])
-    assert said.data["out"] == "results/local/tiny"
+    assert said.data["out"] == "results/runs/tiny"
     assert [set(row) for row in said.data["table"]] == [set(TABLE.names)] * len(said.data["table"])
     assert f"{CELLS} already in the store" in said.err
-    assert (copy / "results/local/tiny/table.csv").read_bytes() == before
+    assert (copy / "results/runs/tiny/table.csv").read_bytes() == before
 
 
 def test_a_partial_run_is_a_draft(fresh: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_partial_run_is_a_draft(fresh: Path) -> None:
     )
     assert said.code == 0
     assert "report: results/drafts/tiny/index.html and " in said.out
-    assert not (fresh / "results/local/tiny").exists()
+    assert not (fresh / "results/runs/tiny").exists()
     assert "PARTIAL" in (fresh / "results/drafts/tiny/README.md").read_text()
 
 
@@ -216,7 +216,7 @@ def test_out_store_and_seed_are_taken(fresh: Path) -> None:
     words = ("run", "tiny.yaml", "--only=none", "--only=prompts", "--limit=1")
     said = call(*words, "--out", "here", "--store=kept", "--seed=7", "--batch-size=1", at=fresh)
     assert said.code == 0
-    assert "  here/table.csv" in said.out.splitlines()
+    assert "report: here/index.html and " in said.out
     assert (fresh / "kept/STORE.json").is_file()
     assert not (fresh / "results").exists()
     again = call(*words, "--store=kept", "--json", at=fresh)
@@ -231,16 +231,16 @@ def test_the_command_says_all_that_decides_the_results() -> None:
 
 
 def test_results_of_another_seed_do_not_take_the_place_of_the_suites(copy: Path) -> None:
-    before = {p.name: p.read_bytes() for p in (copy / "results/local/tiny").iterdir()}
+    before = {p.name: p.read_bytes() for p in (copy / "results/runs/tiny").iterdir()}
     assert call("report", "tiny.yaml", "--seed", 0, at=copy).code == 0  # its own
     assert not (copy / "results/drafts").exists()
-    report = json.loads((copy / "results/local/tiny/provenance.json").read_text())
+    report = json.loads((copy / "results/runs/tiny/provenance.json").read_text())
     assert report["command"] == "tvc-bench run tiny.yaml"
-    (copy / "results/local/tiny/provenance.json").write_bytes(before["provenance.json"])
-    (copy / "results/local/tiny/scatter.pdf").write_bytes(before["scatter.pdf"])
+    (copy / "results/runs/tiny/provenance.json").write_bytes(before["provenance.json"])
+    (copy / "results/runs/tiny/scatter.pdf").write_bytes(before["scatter.pdf"])
     words = ("tiny.yaml", "--seed", 7, "--only", "none", "--only", "prompts")
     assert call("run", *words, at=copy).code == 0
-    assert {p.name: p.read_bytes() for p in (copy / "results/local/tiny").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (copy / "results/runs/tiny").iterdir()} == before
     report = json.loads((copy / "results/drafts/tiny/provenance.json").read_text())
     assert report["seed"] == 7
     assert report["command"] == "tvc-bench run tiny.yaml --only none --only prompts --seed 7"
@@ -262,15 +262,45 @@ def test_who_has_a_place_in_results(tmp_path: Path) -> None:
     ]
     for suite, asked, expected in cases:
         whole = replace(make_plan(suite, "0" * 64), cells=())  # nothing is missing
-        there = Path("results/local" if expected else "results/drafts") / suite.name
+        there = Path("results/runs" if expected else "results/drafts") / suite.name
         assert place(whole, asked) == there, asked
         if suite in (changed, mine):  # and a report goes to its place
             with chdir(tmp_path):
                 assert publish(whole, Store(tmp_path / "store"), asked).folder == there
 
 
+def test_a_shipped_suite_is_compared_with_the_committed_one_and_leaves_it(tmp_path: Path) -> None:
+    committed = tmp_path / "results" / "mini-quick" / "table.csv"
+    committed.parent.mkdir(parents=True)
+    committed.write_bytes((ROOT / "results" / "mini-quick" / "table.csv").read_bytes())
+    lines = len(pd.read_csv(committed))
+    suite = load_suite("mini-quick")
+    whole = replace(make_plan(suite, "0" * 64), cells=())
+    with chdir(tmp_path):
+        done = publish(whole, Store(tmp_path / "store"), Asked("mini-quick"))
+        assert done.compared == (Path("results/mini-quick"), (0, (), lines))
+        assert [path.name for path in committed.parent.iterdir()] == ["table.csv"]
+        mine = replace(make_plan(suite.with_(name="mine"), "0" * 64), cells=())
+        assert publish(mine, Store(tmp_path / "store"), Asked("mine.yaml")).compared is None
+    assert committed_place(whole, Asked("mini-quick")) == Path("results/mini-quick")
+    for plan, asked in ((mine, Asked("mine.yaml")), (whole, Asked("mini-quick.yaml"))):
+        with pytest.raises(UsageError, match="expected the whole of a shipped suite"):
+            committed_place(plan, asked)
+
+
+def test_publish_is_for_shipped_suites_and_not_beside_out(copy: Path) -> None:
+    said = call("report", "tiny.yaml", "--publish", at=copy)
+    assert said.code == 2
+    assert said.err.startswith(
+        "error: --publish: expected the whole of a shipped suite as it ships"
+    )
+    said = call("report", "tiny.yaml", "--publish", "--out", "x", at=copy)
+    assert said.code == 2
+    assert "expected --out or --publish, got both" in said.err
+
+
 def test_the_page_names_the_command_that_writes_it_where_it_is(copy: Path) -> None:
-    for words, out in (((), "results/local/tiny"), (("--out", "my results"), "my results")):
+    for words, out in (((), "results/runs/tiny"), (("--out", "my results"), "my results")):
         if words:  # the copy was made by the command without them
             assert call("run", "tiny.yaml", *words, at=copy).code == 0
         page = (copy / out / "README.md").read_text()
@@ -282,7 +312,7 @@ def test_the_page_names_the_command_that_writes_it_where_it_is(copy: Path) -> No
 
 
 def test_git_ignores_where_reports_go_by_themselves() -> None:
-    for where in ("local", "drafts"):
+    for where in ("runs", "drafts"):
         told = subprocess.run(
             ["git", "check-ignore", f"results/{where}/mini-quick/README.md"], cwd=ROOT, check=False
         )
@@ -317,7 +347,7 @@ def test_a_failed_cell_is_named_and_the_exit_code_is_one(
     assert (
         "[14/14] blocked score of mini_judge: trial mine / star / seed_search(tries=2)" in said.out
     )
-    assert "DRAFT" in (copy / "results/local/tiny/README.md").read_text()
+    assert "DRAFT" in (copy / "results/runs/tiny/README.md").read_text()
     told = call("run", "mine.yaml", "--allow-code", "--json", at=copy)
     assert told.code == 1
     assert told.data["failed"][0] == {
@@ -379,16 +409,16 @@ def test_plan_narrows(fresh: Path) -> None:
 
 
 def test_report_repeats_the_files_without_computing(copy: Path) -> None:
-    before = {p.name: p.read_bytes() for p in (copy / "results/local/tiny").iterdir()}
+    before = {p.name: p.read_bytes() for p in (copy / "results/runs/tiny").iterdir()}
     shutil.rmtree(copy / "results")
     said = call("report", "tiny.yaml", at=copy)
     assert said.code == 0
     for name in FILES - {"provenance.json", "scatter.pdf"}:
-        assert (copy / "results/local/tiny" / name).read_bytes() == before[name], name
+        assert (copy / "results/runs/tiny" / name).read_bytes() == before[name], name
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
-    assert set(data) == {"suite", "out", "missing", "errors", "table", "flags", "worst"}
+    assert set(data) == {"suite", "out", "missing", "errors", "table", "flags", "worst", "compared"}
     assert (data["suite"], data["out"], data["missing"]) == ("tiny", "x", [])
-    written = pd.read_csv(copy / "results/local/tiny/table.csv")
+    written = pd.read_csv(copy / "results/runs/tiny/table.csv")
     told = pd.DataFrame(data["table"])
     for column in ("judge", "method", "concept", "attack"):
         assert told[column].tolist() == written[column].tolist()
@@ -401,7 +431,7 @@ def test_the_report_of_an_unfinished_run_is_a_draft(copy: Path) -> None:
     said = call("report", "tiny.yaml", at=copy)
     assert said.code == 0
     assert "1 cells are not computed yet: run the suite" in said.out
-    assert not (copy / "results/local/tiny").exists()
+    assert not (copy / "results/runs/tiny").exists()
     assert "PARTIAL" in (copy / "results/drafts/tiny/README.md").read_text()
 
 

@@ -14,12 +14,14 @@ import pytest
 
 from bench.report.gallery import gallery
 from bench.report.hover import figures
+from bench.report.html_tables import headline_table
 from bench.report.run_page import RunPage, run_page
 from bench.report.write import Report
 from bench.tables.schema import FLAGS, TABLE, TRIALS
 from tests.bench.report.test_report import NASTY, frame, trial, world, worst_of, write
 from tests.bench.tables.test_worst import tried
 
+ALL_SAID = "all concepts"
 HOSTILE = '"><img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>'
 BLUE = np.zeros((64, 64, 3), np.uint8) + np.array([0, 0, 255], np.uint8)
 
@@ -111,6 +113,15 @@ def test_figures_hide_no_method_and_number_their_parts_alike() -> None:
     assert [item["target_id"] for item in found] == ["figure-any", "figure-searched"]
     assert json.dumps(NASTY) in json.dumps(found[0])
     assert found[0]["root_id"] == "p0"
+
+
+def test_a_method_that_lost_every_image_keeps_its_line() -> None:
+    lost = tried("ab", method="uce", status="error", score=None)
+    found = headline_table(worst_of(tried("AB") + lost))
+    assert [[cell.text for cell in row[:3]] for row in found.rows if row[0].text == ALL_SAID] == [
+        [ALL_SAID, "esd", "100 [34, 100]"],
+        [ALL_SAID, "uce", "–"],
+    ]
 
 
 def test_an_empty_report_has_a_page() -> None:

@@ -29,7 +29,7 @@ def test_each_threshold_gives_what_the_table_would_say_at_it() -> None:
         table = table_of(scored(*scores, threshold=level))
         line = table[table["concept"] == ALL].iloc[0]
         same = ["n", "successes", "asr", "asr_low", "asr_high"]
-        assert found.loc[level, same].to_list() == line[same].to_list(), level
+        assert list(found.loc[level, same]) == line[same].to_list(), level
     assert found["successes"].is_monotonic_decreasing
 
 
@@ -38,7 +38,7 @@ def test_the_suites_own_threshold_is_among_them_and_lost_images_are_not() -> Non
     rows += [trial(goal="x", status="error", score=None)]
     rows += [trial(goal="y", status="refused", score=None)]
     found = sweep(frame(rows, TRIALS), "tiny").set_index("threshold")
-    assert found.loc[0.617, ["n", "successes"]].to_list() == [3, 1]
+    assert list(found.loc[0.617, ["n", "successes"]]) == [3, 1]
 
 
 def test_a_set_of_labels_counts_its_own_and_other_judges_have_none() -> None:
