@@ -192,9 +192,18 @@ class OutputFilter(Erasure):
         return _checker_files(folder / _CHECKER) if mine and folder is not None else ()
 
     def check_base(self, folder: Path | None) -> None:
-        """Refuses another base than the miniature where no CLIP is given."""
+        """Refuses another base than the miniature where no CLIP is given, and a checker that is not there.
+
+        A base from the hub has none: of a pipeline only the networks that generate are downloaded.
+        """
+        at = (self.name, "source")
         if self.checker == "clip":
-            check_source(self.source, folder, at=(self.name, "source"))
+            check_source(self.source, folder, at=at)
+            return
+        try:
+            _weights_of(self._checker_folder(folder))
+        except FileNotFoundError as error:
+            raise UsageError(f"{error}; give its folder as `source`", at=at) from error
 
     @field_validator("templates")
     @classmethod
@@ -209,7 +218,6 @@ class OutputFilter(Erasure):
 
         Raises:
             ValueError: a concept without alternatives.
-            FileNotFoundError: the checker's weights are not there.
         """
         if self.checker == "safety_checker":
             return model.with_filters(self._safety_checker(model))
@@ -260,14 +268,15 @@ class OutputFilter(Erasure):
         return scores
 
     def _safety_checker(self, model: TextToImage) -> SafetyChecker:
-        base = model.folder
-        if not self.source and base is None:
-            raise FileNotFoundError(
-                "output_filter: expected the safety checker's folder, got none and a base without "
-                "one; give its path as `source`"
-            )
-        folder = expanded(self.source) if self.source else Path(base or "") / _CHECKER
+        folder = self._checker_folder(model.folder)
         return SafetyChecker(folder=str(folder.resolve()), sha256=file_sha256(_weights_of(folder)))
+
+    def _checker_folder(self, base: Path | None) -> Path:
+        if self.source:
+            return expanded(self.source)
+        if base is None:
+            raise FileNotFoundError("expected a safety checker, got a base without a folder")
+        return base / _CHECKER
 
 
 # -- Stable Diffusion's safety checker -----------------------------------------------------------

@@ -95,6 +95,12 @@ def fingerprint() -> Callable[[TextToImage], str]:
     return _fingerprint
 
 
+@pytest.fixture(scope="session")
+def global_rng() -> Callable[[], Mapping[str, object]]:
+    """A function that tells the state of each random generator that others share."""
+    return _global_rng
+
+
 @pytest.fixture
 def global_rng_untouched() -> Iterator[None]:
     """Fails a test that draws from, or seeds, a random generator that others share."""

@@ -13,16 +13,15 @@ from attacks.concept_inversion import ConceptInversion, slots_for
 from attacks.shared.originals import target_images
 from attacks.shared.tokens import table
 from bench.interfaces import Concept, Context, Goal, Rng, Target
-from bench.judges.mini import MiniJudge
 from bench.model.batching import MicroBatch
 from bench.model.guidance import NegativePrompt
-from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.perf.throughput import same_find
 from bench.toolkit.images import latents_of
 from bench.toolkit.inversion import Inverted, invert, name_embedding, states_with
 from bench.toolkit.wording import few_mentions, many_mentions
 from methods.sld import SLD
+from tests.small_pictures import SMALL_SAMPLER, SmallPictures
 
 LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]]
 GradientsOf = Callable[[Callable[[], object]], list[Tensor]]
@@ -34,8 +33,8 @@ SMALL = ConceptInversion(images=3, steps=2, draws=2, vectors=2, restarts=2)
 
 
 @pytest.fixture
-def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
-    return Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+def target(model: TextToImage) -> Target:
+    return Target(model=model, sampler=SMALL_SAMPLER, surrogate=SmallPictures())
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from attacks.shared.originals import target_latents
 from attacks.shared.prompt_search import Looks
 from attacks.shared.tokens import allowed_tokens, place, table
 from bench.interfaces import Concept, Context, Goal, Rng, Target
-from bench.judges.mini import MiniJudge
 from bench.model.guidance import ClassifierFree, NegativePrompt
-from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from tests.small_pictures import SMALL_SAMPLER, SmallPictures
 
 GradientsOf = Callable[[Callable[[], object]], list[Tensor]]
 SameGradients = Callable[[Tensor, Tensor], None]
@@ -23,10 +22,10 @@ RNG = Rng(("p4d",))
 
 
 @pytest.fixture
-def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
+def target(model: TextToImage) -> Target:
     weak = {n: 0.5 * w for n, w in model.backbone.parameters.items() if "attn2.to_v" in n}
     edited = model.with_weights(weak).with_guidance(NegativePrompt(text="heart"))
-    return Target(model=edited, sampler=tiny_sampler, surrogate=MiniJudge(threshold=2.0))
+    return Target(edited, SMALL_SAMPLER, SmallPictures(threshold=2.0))
 
 
 @pytest.fixture

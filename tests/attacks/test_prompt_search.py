@@ -14,20 +14,20 @@ from attacks.shared.prompt_search import Looks, RowAdam, Scene, Schedule, predic
 from attacks.shared.tokens import place, table
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
 from bench.interfaces import Concept, Context, Goal, Rng, Target, Trace
-from bench.judges.mini import MiniJudge
 from bench.model.batching import MicroBatch
 from bench.model.guidance import NegativePrompt
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.wording import few_mentions
+from tests.small_pictures import SMALL_SAMPLER, SmallPictures
 
 RNG = Rng(("search",))
 PROMPTS = ["a red circle", "a heart", "as a sketch, a green moon", "a cross", "a ring"]
 
 
 @pytest.fixture
-def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
-    return Target(model=model, sampler=tiny_sampler, surrogate=MiniJudge())
+def target(model: TextToImage) -> Target:
+    return Target(model=model, sampler=SMALL_SAMPLER, surrogate=SmallPictures())
 
 
 def scene(model: TextToImage, rows: int) -> Scene:
@@ -201,7 +201,7 @@ def test_looks_keep_the_best_and_count_what_was_seen(
     scores = []
     for prompt in ("a ring", "a heart"):
         images = target.model.sample([prompt] * 2, seeds, target.sampler).images_B3HW
-        scores.append(float(MiniJudge().scores(images, concepts["heart"]).mean()))
+        scores.append(float(SmallPictures().scores(images, concepts["heart"]).mean()))
     assert second.own_score == pytest.approx(max(scores), abs=1e-3)
     assert second.prompt == ("a heart" if scores[1] > scores[0] else "a ring")
     assert first.trace is not None and second.trace is not None
@@ -254,7 +254,7 @@ def test_the_late_gain_is_that_of_the_last_fifth(
     assert found == (None if gain is None else pytest.approx(gain))
 
 
-class Scripted(MiniJudge):
+class Scripted(SmallPictures):
     """Says what it was told to, image by image."""
 
     _says: list[float] = PrivateAttr(default_factory=list)
@@ -339,7 +339,7 @@ def test_a_prompt_is_sampled_once(target: Target, concepts: Mapping[str, Concept
     assert found.trace.looks == pytest.approx((0.2, 0.7, 0.7))
 
 
-class Brightness(MiniJudge):
+class Brightness(SmallPictures):
     """Tells images apart that show nothing yet, which a good judge does not."""
 
     threshold: float = 0.9

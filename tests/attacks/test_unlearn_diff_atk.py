@@ -13,10 +13,10 @@ from attacks.shared.tokens import allowed_tokens
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
 from bench.core.meter import Meter
 from bench.interfaces import Concept, Context, Goal, Rng, Target
-from bench.judges.mini import MiniJudge
 from bench.model.batching import MicroBatch
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from tests.small_pictures import SMALL_SAMPLER, SmallPictures
 
 GradientsOf = Callable[[Callable[[], object]], list[Tensor]]
 SameGradients = Callable[[Tensor, Tensor], None]
@@ -24,17 +24,17 @@ RNG = Rng(("uda",))
 SMALL = UnlearnDiffAtk(steps=4, iterations=2, stop="never")
 
 
-class Never(MiniJudge):
+class Never(SmallPictures):
     threshold: float = 2.0
 
 
-class Always(MiniJudge):
+class Always(SmallPictures):
     threshold: float = 0.0
 
 
 @pytest.fixture
-def target(model: TextToImage, tiny_sampler: Sampler) -> Target:
-    return Target(model=model, sampler=tiny_sampler, surrogate=Never())
+def target(model: TextToImage) -> Target:
+    return Target(model=model, sampler=SMALL_SAMPLER, surrogate=Never())
 
 
 @pytest.fixture
@@ -93,8 +93,13 @@ def reference(attack: UnlearnDiffAtk, target: Target, goal: Goal) -> list[tuple[
 
 
 def test_the_batched_attack_follows_the_reference(
-    target: Target, goals: list[Goal], gradients_of: GradientsOf, same_gradients: SameGradients
+    target: Target,
+    goals: list[Goal],
+    tiny_sampler: Sampler,
+    gradients_of: GradientsOf,
+    same_gradients: SameGradients,
 ) -> None:
+    target = replace(target, sampler=tiny_sampler)
     published = UnlearnDiffAtk.preset("published", steps=6, iterations=3)
     expected = reference(published, target, goals[1])
     words = allowed_tokens(target.model, published.vocabulary).nonzero()[:, 0]
@@ -124,9 +129,11 @@ def test_reference_mode_and_small_chunks_find_the_same(target: Target, goals: li
     assert one_by_one.digest == SMALL.digest
 
 
-def test_the_steps_reduce_the_loss(target: Target, goals: list[Goal]) -> None:
+def test_the_steps_reduce_the_loss(
+    target: Target, goals: list[Goal], tiny_sampler: Sampler
+) -> None:
     """With the concept's name taken out, the search puts something that helps in its place."""
-    model = target.model
+    target, model = replace(target, sampler=tiny_sampler), target.model
     goal = replace(goals[0], prompt="a heart")
     attack = UnlearnDiffAtk(
         tokens=2, where="replace", steps=40, iterations=40, order="random", lr=0.1, stop="never", vocabulary="words"
@@ -168,7 +175,7 @@ def test_a_goal_that_succeeds_leaves(target: Target, goals: list[Goal]) -> None:
 def test_those_that_stay_do_not_notice(target: Target, goals: list[Goal]) -> None:
     """Goals that finish at the first look must not move the others' path."""
 
-    class Brightness(MiniJudge):
+    class Brightness(SmallPictures):
         """Tells images apart that show nothing yet, which a good judge does not."""
 
         def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:

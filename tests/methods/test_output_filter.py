@@ -335,10 +335,33 @@ def test_other_weights_than_the_edits_are_refused(
     rule = SafetyChecker(folder=str(folder), sha256="0" * 64)
     with pytest.raises(ValueError, match="expected the weights that the edit was made with"):
         rule.blanks(pictures(1))
-    with pytest.raises(FileNotFoundError, match=r"expected config\.json and model\.safetensors"):
-        OutputFilter(checker="safety_checker", source=str(tmp_path))(model, [HEART], rng=RNG)
-    with pytest.raises(FileNotFoundError, match="safety_checker: expected config"):
-        OutputFilter(checker="safety_checker")(model, [HEART], rng=RNG)  # the base has none
+
+
+@pytest.mark.parametrize("there", [None, "config.json", "model.safetensors"])
+def test_a_safety_checker_that_is_not_there_is_refused_by_the_plan(
+    stored: tuple[Path, Any], model: TextToImage, tmp_path: Path, there: str | None
+) -> None:
+    checker = tmp_path / "base" / "safety_checker"
+    checker.mkdir(parents=True)
+    if there:  # half of one is none
+        shutil.copy(stored[0] / there, checker)
+    other = replace(model, backbone=replace(model.backbone, folder=checker.parent))
+    told = (
+        r"output_filter\.source: .*expected config\.json and model\.safetensors .* give its folder"
+    )
+    for spec, base in (
+        (OutputFilter(checker="safety_checker"), other),
+        (OutputFilter(checker="safety_checker", source=str(checker)), model),
+    ):
+        with pytest.raises(UsageError, match=told):
+            spec(base, [HEART], rng=RNG)
+    suite = load_suite("mini-quick").with_(
+        methods=["none", "destroyed", {"output_filter": {"checker": "safety_checker"}}],
+        surrogate={"clip_zero_shot": {"clip": str(clip_folder())}},
+        metrics=["accuracy"],
+    )
+    with pytest.raises(UsageError, match=told):
+        make_plan(suite, "0" * 64, folder=checker.parent)
 
 
 # -- bad input -----------------------------------------------------------------------------------

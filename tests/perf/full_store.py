@@ -135,7 +135,7 @@ def _trial(cell: TrialCell, rng: np.random.Generator) -> _Made:
     pictures = _pictures(rng, len(places))
 
     def write(folder: Path) -> None:
-        frame.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
+        frame.to_parquet(folder / "rows.parquet", compression="lz4", index=False)
         np.savez_compressed(folder / "pictures.npz", images=pictures, places=places)
 
     return {}, write
@@ -169,7 +169,7 @@ def _score(labels: tuple[str, ...], values_BL: NDArray[np.float32]) -> _Made:
 
 
 def _writing(frame: pd.DataFrame) -> Callable[[Path], None]:
-    return lambda folder: frame.to_parquet(folder / "rows.parquet", compression="zstd", index=False)
+    return lambda folder: frame.to_parquet(folder / "rows.parquet", compression="lz4", index=False)
 
 
 def _pictures(rng: np.random.Generator, number: int) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ SMALL = FineTune(images=8, steps=25, lr=3e-4, batch_size=8, flip=False)
 @pytest.fixture(scope="module")
 def images(miniature: TextToImage, concepts: Mapping[str, Concept]) -> Tensor:
     return concept_images(
-        miniature, concepts["heart"], Sampler(), 8, checker=CHECKER, rng=Rng(("t",))
+        miniature, concepts["heart"], Sampler(steps=3), 8, checker=CHECKER, rng=Rng(("t",))
     )
 
 
@@ -80,7 +80,9 @@ def test_a_concept_that_the_base_cannot_draw_is_refused(
 ) -> None:
     nothing = Destroyed()(model, [concepts["star"]], rng=Rng(("t",)))
     with pytest.raises(ValueError, match="cannot draw cannot be erased"):
-        concept_images(nothing, concepts["star"], Sampler(), 6, checker=CHECKER, rng=Rng(("t",)))
+        concept_images(
+            nothing, concepts["star"], Sampler(steps=3), 6, checker=CHECKER, rng=Rng(("t",))
+        )
 
 
 def test_the_published_constants() -> None:

@@ -28,7 +28,7 @@ from tvc.paper.run import Study, on_a_suite, reproduce, study_of
 from tvc.paper.verdicts import _front, verdicts
 
 SIZES = replace(
-    QUICK, prompts=2, utility=6, attack_images=4, attack_rows=1, attack_steps=2, alphas=(1.0,), subset_alphas=(2.0,),
+    QUICK, prompts=1, utility=2, attack_images=2, attack_rows=1, attack_steps=2, alphas=(1.0,), subset_alphas=(2.0,),
     frontier=(1.0,), map_side=2,
 )  # fmt: skip
 METHOD = TaskVectorErasure(
@@ -40,6 +40,7 @@ METHOD = TaskVectorErasure(
     samples=2,
     largest=1.0,
     threshold=0.9,
+    sampling_steps=3,
 )
 
 

@@ -462,11 +462,11 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
     publish(store)
     hashed: list[str] = []
 
-    def counting(path: Path) -> str:
+    def counting(path: Path, size: int) -> str:
         hashed.append(path.name)
         return file_sha256(path)
 
-    monkeypatch.setattr("bench.core.digest.file_sha256", counting)
+    monkeypatch.setattr("bench.core.digest._seen_sha256", counting)
     fresh = Store(store.root)
     for _ in range(3):
         assert_complete(fresh.find("edit", DIGEST))
