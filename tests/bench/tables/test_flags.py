@@ -330,6 +330,30 @@ def test_long_lists_are_cut_and_counted() -> None:
     assert page.endswith("c5: p4d and 3 more |\n")
 
 
+def test_a_flag_on_every_method_is_said_once_and_the_terminal_shows_three_others() -> None:
+    methods = ["none", "esd", "uce"]
+    lines = [[m, f"c{i}", "p4d", "too_few_samples", 0.3, "few"] for m in methods for i in range(9)]
+    for name in FLAG_NAMES[:5]:
+        lines += [[m, "c0", "p4d", name, 0.3, "x"] for m in methods[1:]]
+    lines += [["none", "c0", "", "utility_collapse", 0.1, "of a control alone"]]
+    found = conform(pd.DataFrame(lines, columns=FLAGS.names), FLAGS)
+    page = flags_to_markdown(found, methods)
+    assert page.count("too\\_few\\_samples") == 1
+    assert "| too\\_few\\_samples | every method | 27 | c0: p4d; " in page
+    assert "c5: p4d and 3 more |" in page
+    out = io.StringIO()
+    Console(file=out, width=80).print(console_flags(found, methods))
+    text = out.getvalue()
+    assert [name for name in FLAG_NAMES if f"{name}: " in text] == [
+        *FLAG_NAMES[:3],
+        "too_few_samples",
+    ]
+    assert "too_few_samples: the suite as a whole, every method (27)" in text
+    also = text.replace("\n", " ").partition("also ")[2].replace("  ", " ").strip()
+    assert also == ", ".join([*FLAG_NAMES[3:5], "utility_collapse"])
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_the_page_explains_every_flag_with_its_thresholds() -> None:
     page = (ROOT / "docs" / "flags.md").read_text()
     for name in FLAG_NAMES:
