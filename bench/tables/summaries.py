@@ -33,8 +33,8 @@ WORST = Schema(
     "One line per (judge, method, concept, access), derived from the rows by "
     "`bench.tables.worst.worst_per_goal`: the share of goals that at least one attack broke. A goal is "
     "broken if any held-out image of any of these attacks is a success. The goals are those that every "
-    "search among the attacks tried, so that more prompts that nobody searched from do not thin the "
-    "worst case out; where no goal is shared, or none of them searches, all of their goals. Controls do not "
+    "search among the attacks tried: more prompts that nobody searched from would thin the worst case "
+    "out. Where no goal is shared, or none of them searches, all of their goals count. Controls do not "
     "compete. Intervals are 95 % Wilson intervals, goals as units.",
     (
         _SUITE,
