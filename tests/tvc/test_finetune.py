@@ -80,7 +80,9 @@ def test_a_concept_that_the_base_cannot_draw_is_refused(
 ) -> None:
     nothing = Destroyed()(model, [concepts["star"]], rng=Rng(("t",)))
     with pytest.raises(ValueError, match="cannot draw cannot be erased"):
-        concept_images(nothing, concepts["star"], Sampler(steps=3), 6, checker=CHECKER, rng=Rng(("t",)))
+        concept_images(
+            nothing, concepts["star"], Sampler(steps=3), 6, checker=CHECKER, rng=Rng(("t",))
+        )
 
 
 def test_the_published_constants() -> None:
