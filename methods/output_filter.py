@@ -97,7 +97,7 @@ class ClipChecker(ImageFilter):
         for text, others in zip(self.texts, self.alternatives, strict=True):
             names = list(dict.fromkeys((text, *others)))
             said = [t.replace("{}", name) for name in names for t in self.templates]
-            texts_NPE = clip.text_features(said).unflatten(0, (len(names), -1))
+            texts_NPE = clip.known_features(tuple(said)).unflatten(0, (len(names), -1))
             texts_NE = F.normalize(texts_NPE.mean(1), dim=-1)
             logits_BN = clip.logit_scale * images_BE @ texts_NE.T
             columns.append(logits_BN[:, 0] - logits_BN[:, 1:].logsumexp(1))

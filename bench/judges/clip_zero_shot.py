@@ -100,6 +100,6 @@ class ClipZeroShot(Judge):
         texts = self.texts(concept)
         clip = load_clip(self.clip, str(images_B3HW.device))
         images_BE = clip.image_features(images_B3HW)
-        texts_TE = clip.text_features(texts)
+        texts_TE = clip.known_features(texts)
         logits_BT = clip.logit_scale * images_BE @ texts_TE.T
         return torch.softmax(logits_BT, dim=-1)[:, :1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from bench.core.clock import model_time
@@ -17,6 +17,7 @@ __all__ = ["Clip", "Preprocess"]
 Items = TypeVar("Items")
 
 _CHUNK = 64
+_KNOWN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Clip:
     encode_images: Callable[[Tensor], Tensor]
     encode_texts: Callable[[list[str]], Tensor]
     device: str = "cpu"
+    _known: dict[tuple[str, ...], Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def image_features(self, images_B3HW: Tensor) -> Tensor:
         """Features of images, each of length 1.
@@ -120,6 +122,14 @@ class Clip:
             raise ValueError(f"expected a list of texts, got the one text {texts!r}")
         chunks = [list(texts[at : at + _CHUNK]) for at in range(0, len(texts), _CHUNK)]
         return self._features(chunks, self.encode_texts)
+
+    def known_features(self, texts: tuple[str, ...]) -> Tensor:
+        """As :meth:`text_features`, worked out once: a judge compares all its images with a few texts."""
+        if texts not in self._known:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[texts] = self.text_features(texts)
+        return self._known[texts]
 
     def _features(self, chunks: Iterable[Items], encode: Callable[[Items], Tensor]) -> Tensor:
         """Encodes chunk by chunk; [0, E] without any."""

@@ -74,11 +74,12 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
 def test_both_modes_do_the_same_work(model: TextToImage, attack: str) -> None:
     size = replace(size_of("miniature", quick=True), sampler=Sampler(steps=1))
     some = few(Workload(model, size, attack))
+    some.run(steps=1, iterations=1)  # the judge's words are encoded once, whoever asks first
     alone, batch = (
         operations(partial(work.run, steps=1, iterations=1)) for work in (one_by_one(some), some)
     )
     # Only what is new is encoded in a batch of ring_a_bell.
-    least, most = (1.1, 4.0) if attack == "ring_a_bell" else (0.9, 1.1)
+    least, most = (1.03, 4.0) if attack == "ring_a_bell" else (0.9, 1.1)
     assert least < alone / batch < most
 
 

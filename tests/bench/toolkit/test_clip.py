@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bench.core.shipped import model_folder
 from bench.mini.captions import corpus
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import new_clip
+from bench.toolkit import clip_towers
 from bench.toolkit.clip import check_source, load_clip
 from bench.toolkit.clip_towers import Preprocess
 
@@ -366,3 +368,27 @@ def test_open_clip_weights_of_another_architecture(
     )
     with pytest.raises(ValueError, match="expected weights of the architecture tiny-deep"):
         load_clip(f"open_clip:{architecture('tiny-deep', layers=2)}@{weights}")
+
+
+def test_texts_that_are_asked_for_again_are_encoded_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, asked = load_clip(str(folder)), list[list[str]]()
+
+    def encode(texts: list[str]) -> Tensor:
+        asked.append(texts)
+        return clip.encode_texts(texts)
+
+    counted = replace(clip, encode_texts=encode)
+    texts = tuple(TEXTS)
+    first = counted.known_features(texts)
+    assert torch.equal(first, clip.text_features(texts))
+    assert torch.equal(counted.known_features(texts), first)
+    assert asked == [TEXTS]
+    monkeypatch.setattr(clip_towers, "_KNOWN", 1)
+    torch.testing.assert_close(
+        counted.known_features(texts[::-1]), first.flip(0)
+    )  # the order is the asker's
+    assert len(counted._known) == 1
+    counted.known_features(texts)
+    assert len(asked) == 3
