@@ -174,7 +174,7 @@ class Checkpoint(Erasure):
         return is_cached(self.hub, self.commit, self.subfolder)
 
     def remarks(self, folder: Path | None) -> tuple[str, ...]:
-        """What the files hold, where that is a part of a network; and that they name another base.
+        """Says what the files hold, where that is a part of a network; and that they name another base.
 
         Raises:
             UsageError: the files are not what was expected.
@@ -190,7 +190,7 @@ class Checkpoint(Erasure):
         return tuple(f"{self.name}: {line}" for line in lines)
 
     def compared(self, base: Base) -> tuple[str, list[Change]]:
-        """What the files hold of the base's networks, and how much they change of each part.
+        """Says what the files hold of the base's networks, and how much they change of each part.
 
         Raises:
             UsageError: the files are not what was expected, or do not suit the base.
@@ -302,7 +302,7 @@ class Checkpoint(Erasure):
         return {full: partial(network.value, name) for full, name in names.items()}
 
     def _in_part(self, base: Base, found: Sequence[Network]) -> str:
-        """What the files hold, if it is not all of the networks that they touch; empty if it is, or of a LoRA."""
+        """Says what the files hold, if it is not all of the networks that they touch; empty if it is, or of a LoRA."""
         whole = [network for network in found if not is_lora(network.tensors)]
         names = [names_of(base.shapes, network) for network in whole]
         held = {full for one, _ in names for full in one}

@@ -160,7 +160,7 @@ class TaskVectorErasure(Erasure):
         ),
     }
     quick: ClassVar[dict[str, Any]] = {
-        "images": 2, "steps": 2, "batch_size": 2, "alpha": 0.5, "sampling_steps": 2,
+        "images": 2, "steps": 2, "batch_size": 2, "alpha": 0.5, "sampling_steps": 2, "pairs": "none", "scenes": {},
     }  # fmt: skip
     alpha: Factor | Literal["diverse_inversion"] = "diverse_inversion"
     subset: str = Field("all", min_length=1)
@@ -244,12 +244,16 @@ class TaskVectorErasure(Erasure):
     def files(self) -> tuple[Path, ...]:
         """The weights of the CLIP it looks through, and the UNets that it is given."""
         given = [Path(path) for path in (self.with_unet, self.without_unet) if path]
-        return (*clip_files(self.clip), *(file for path in given for file in unet_files(path)))
+        found = (unet_files(path) if path.exists() else (path,) for path in given)
+        return (*clip_files(self.clip), *(file for files in found for file in files))
 
     def check_base(self, folder: Path | None) -> None:
-        """Refuses another base than the miniature where no CLIP is given."""
+        """Refuses another base than the miniature where no CLIP is given, and UNets that are not there."""
         super().check_base(folder)
         check_source(self.clip, folder, at=(self.name, "clip"))
+        for path in (self.with_unet, self.without_unet):
+            if path:
+                unet_files(Path(path))
 
     def roles(self) -> frozenset[Role]:
         """The UNet."""

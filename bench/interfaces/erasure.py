@@ -144,7 +144,7 @@ class Erasure(Spec, ABC):
         return ()
 
     def remarks(self, folder: Path | None) -> tuple[str, ...]:
-        """What a reader of the results must know of what the user gave it, a line each; for the plan.
+        """The lines of a plan on what the user gave it, which a reader of the results must know.
 
         Args:
             folder: The base's pipeline folder; ``None`` for one that was not loaded from any.

@@ -109,7 +109,7 @@ def _cells(
 def _known(
     trials: pd.DataFrame, images: Mapping[str, Mapping[Key, Sequence[ImageKey]]]
 ) -> dict[ImageKey, dict[str, Any]]:
-    """What the rows say of each image: its best score of a label that counts, and all that labels share."""
+    """The account of the rows on each image: its best score of a label that counts, and all that labels share."""
     if not len(trials):
         return {}
     asked = {one[0] for of in images.values() for some in of.values() for one in some}

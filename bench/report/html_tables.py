@@ -58,7 +58,7 @@ class HtmlTable:
 
 
 def options(rows: int, choose: Sequence[int], *, length: int) -> str:
-    """What DataTables is told of a table, as JSON.
+    """The settings of a table for DataTables, as JSON.
 
     Args:
         rows: How many it has.

@@ -38,7 +38,7 @@ __all__ = ["Report", "write_report"]
 
 
 class Report(NamedTuple):
-    """What was derived from the rows.
+    """The tables that were derived from the rows.
 
     Attributes:
         table: Lines of :data:`~bench.tables.schema.TABLE`.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,17 @@ from bench.model.text_to_image import TextToImage
 from tests.contract.examples import specs
 
 # Values tried for a field, to find another valid one than the default.
+_PAIRS = {"object": (("a {}", "a thing"),)}
+BESIDE: dict[str, tuple[dict[str, Any], ...]] = {
+    "task_vector.pairs": ({"scenes": _PAIRS}, {"scenes": {}}),
+    "task_vector.scenes": ({"pairs": "scenes"}, {"pairs": "none"}),
+    "task_vector.with_unet": ({"pairs": "none", "scenes": {}},),
+    "task_vector.without_unet": ({"pairs": "none", "scenes": {}, "with_unet": "one.safetensors"},),
+}
+"""Fields that say one thing together: what has to stand beside another value."""
+
 OTHERS: tuple[Any, ...] = (
+    _PAIRS,
     0.75,
     0.25,
     2,
@@ -47,9 +58,10 @@ def runtime_fields(cls: type[Spec]) -> set[str]:
 
 def altered(spec: Spec, field: str) -> Spec:
     fields = spec.model_dump()
-    for value in (*get_args(type(spec).model_fields[field].annotation), *OTHERS):
+    values = (*get_args(type(spec).model_fields[field].annotation), *OTHERS)
+    for value, beside in product(values, ({}, *BESIDE.get(f"{spec.name}.{field}", ()))):
         try:
-            other = type(spec).model_validate({**fields, field: value})
+            other = type(spec).model_validate({**fields, field: value, **beside})
         except (ValidationError, TypeError):
             continue
         if getattr(other, field) != fields[field]:

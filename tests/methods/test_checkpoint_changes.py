@@ -1,4 +1,4 @@
-"""What a checkpoint changed of its base, by part and in per cent; what the plan and the record say of a file."""
+"""The changes of a checkpoint to its base, by part and in per cent; what the plan and the record say of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the field releases loads, loads once it is converted, or is refused in one line: each family, as it is saved."""
+"""All that the field releases, as it is saved: each family loads, is converted, or is refused in one line."""
 
 from __future__ import annotations
 

@@ -102,6 +102,18 @@ def test_both_halves_of_a_pair_begin_with_the_same_noise(
     assert float(apart.diagonal().mean()) < float(apart.mean())
 
 
+def test_the_preset_erases_by_its_pairs(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    small = {"images": 2, "steps": 2, "batch_size": 2, "alpha": 0.5, "sampling_steps": 4}
+    edits = [
+        TaskVectorErasure.preset(name, **small)(model, [concepts["star"]], rng=Rng(("t",)))
+        for name in ("mini", "mini-paired")
+    ]
+    assert all(edit.slots == {"weights"} for edit in edits)
+    assert edits[0].digest != edits[1].digest
+
+
 def test_the_paired_vector_is_the_difference_of_two_fine_tunes(
     model: TextToImage, concepts: Mapping[str, Concept]
 ) -> None:
