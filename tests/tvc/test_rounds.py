@@ -36,7 +36,7 @@ def played(
 ) -> list[Round]:
     vector, rng = fading(model), Rng(("t",))
     images = concept_images(model, concept, SAMPLER, 8, checker=CHECKER, rng=rng)
-    search = replace(INVERSIONS["mini"], rows=3, steps=steps, samples=2)
+    search = replace(INVERSIONS["mini"], rows=2, draws=1, steps=steps, samples=2)
     return adaptive_rounds(
         lambda a: vector.subtracted(model, a) if a else model, concept, images, first, rounds=rounds,
         search=search, how=HOW, sampler=SAMPLER, checker=CHECKER, rng=rng,
@@ -52,7 +52,7 @@ def test_an_edit_that_embeddings_get_through_is_made_stronger(
     assert (
         0.05 == rounds[0].searched_at < rounds[0].estimate.alpha <= rounds[-1].estimate.alpha <= 1
     )
-    assert len(rounds[0].found.inducing) == 3  # all rows count, whatever their rate
+    assert len(rounds[0].found.inducing) == 2  # all rows count, whatever their rate
     model_of = {one.found.about["model"] for one in rounds}
     assert model.digest not in model_of  # searched on the edited models
     assert len(model_of) == len(rounds)
