@@ -24,6 +24,7 @@ _SAID = {
 }
 _RATES = ("share", "low", "high")
 _OTHERS = ("typed", "searched", "embedding")
+_HEADS = ("typed", "searched", "embedded")
 _MOST = 20
 
 
@@ -66,7 +67,7 @@ def console_card(worst: pd.DataFrame, method: str, published: pd.DataFrame, sour
 def _by_access(own: pd.DataFrame, base: pd.DataFrame) -> Table:
     page = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     page.add_column("what an attacker holds", no_wrap=True)
-    for name in ("goals", "broken %", "luck %", "before the edit %"):
+    for name in ("goals", "broken %", "luck %", "unedited %"):
         page.add_column(name, justify="right", no_wrap=True)
     before = base.set_index("access")
     by = own.set_index("access")
@@ -94,7 +95,7 @@ def _standing(own: pd.DataFrame, others: pd.DataFrame, method: str) -> Table:
     )
     page = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     page.add_column("method", no_wrap=True)
-    for name in (*_OTHERS, "any", "retained %"):
+    for name in (*_HEADS, "any", "kept %"):
         page.add_column(name, justify="right", no_wrap=True)
     for row in last.head(_MOST).to_dict("records"):
         mine = both[(both["method"] == row["method"]) & (both["own"] == row["own"])].set_index(
@@ -107,7 +108,7 @@ def _standing(own: pd.DataFrame, others: pd.DataFrame, method: str) -> Table:
         kept = fixed(pd.Series([100 * row["retained_accuracy"]]), 0).iloc[0]
         name = f"> {method}" if row["own"] else f"  {row['method']}"
         page.add_row(
-            Text(wrapped(name, 36)),
+            Text(wrapped(name, 34)),
             *map(str, shares),
             str(kept),
             style="bold" if row["own"] else None,
