@@ -51,7 +51,13 @@ _SEARCHED = ("all", "first-three", "down", "mid", "up", "cross-attention", "self
              "convolutions")  # fmt: skip
 
 
-_PHOTO = "a photo of {}"
+_SAMPLED: dict[str, Any] = {
+    "sampling_steps": 50,
+    "guidance_scale": 7.5,
+    "template": "a photo of {}",
+    "contexts": SD,
+}
+"""How Stable Diffusion is looked at."""
 
 
 def _preset(name: str, inversion: str, **more: Any) -> dict[str, Any]:
@@ -133,28 +139,19 @@ class TaskVectorErasure(Erasure):
             "sd14-published",
             "sd14",
             alpha=1.75,
-            sampling_steps=50,
-            guidance_scale=7.5,
-            template=_PHOTO,
-            contexts=SD,
+            **_SAMPLED,
         ),
         "sd14-diverse": _preset(
             "sd14-published",
             "sd14",
-            sampling_steps=50,
-            guidance_scale=7.5,
-            template=_PHOTO,
-            contexts=SD,
+            **_SAMPLED,
         ),
         "mini": _preset("mini", "mini"),
         "mini-paired": _preset("mini", "mini", pairs="scenes", scenes=MINI_SCENES),
         "sd14-paired": _preset(
             "sd14-published",
             "sd14",
-            sampling_steps=50,
-            guidance_scale=7.5,
-            template=_PHOTO,
-            contexts=SD,
+            **_SAMPLED,
             pairs="scenes",
             scenes=SD_SCENES,
         ),
