@@ -29,13 +29,10 @@ def evaluate(
 ) -> int:  # fmt: skip
     """Attacks one model of yours, its base and the controls, and prints a card: does the concept come back?"""
     from bench.api.own import own_suite
-    from bench.cli.progress import watcher_for
-    from bench.cli.request import loaded
+    from bench.cli.request import computed
     from bench.model.pipeline.inspect import inspect_base
-    from bench.publish import Asked, publish
+    from bench.publish import Asked
     from bench.run.plan import make_plan
-    from bench.run.runner import run_plan
-    from bench.run.store import Store
     from bench.tables.card import card_lines, console_card
     from bench.tables.flags_said import console_flags
 
@@ -47,16 +44,10 @@ def evaluate(
     words = ["tvc-bench", "evaluate", what, *(w for name in concepts for w in ("--concept", name))]
     for option, value in (("--suite", suite), ("--base", base), ("--revision", revision)):
         words += [option, value] if value is not None else []
-    ledger = Store(store)
-    ledger.clean_tmp()
-    model = loaded(files, plan, device=device, batch_size=batch_size, compiled=False)
-    watcher = watcher_for(err)
-    try:
-        outcome = run_plan(plan, ledger, model, watcher)
-    finally:
-        watcher.stop()
     asked = Asked(own.suite.name, said=shlex.join(words))
-    done = publish(plan, ledger, asked, folder=out_, outcome=outcome)
+    outcome, done = computed(
+        files, plan, asked, store, out_, console=err, device=device, batch_size=batch_size
+    )
     published, source = _published(own.of)
     if json_:
         print_json(
@@ -90,7 +81,9 @@ def _published(suite: str) -> tuple[pd.DataFrame, str]:
     folder = Path("results") / suite
     try:
         trials = conform(pd.read_parquet(folder / "trials.parquet"), TRIALS)
-        table = conform(pd.read_csv(folder / "table.csv"), TABLE)
+        # A method may be called "None": nothing but an empty cell is missing.
+        lines = pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=[""])
+        table = conform(lines, TABLE)
         return worst_per_goal(trials, table), str(folder)
     except (OSError, SchemaError, ValueError):
         return WORST.empty(), f"{folder}: none that can be read"

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.config.suite import Code, Suite
+    from bench.core.terminal import Terminal
     from bench.model.pipeline.inspect import BaseFiles
     from bench.model.text_to_image import TextToImage
-    from bench.publish import Asked
+    from bench.publish import Asked, Published
     from bench.run.plan import Plan
+    from bench.run.runner import Outcome
 
-__all__ = ["batch_of", "code_of", "device_of", "loaded", "planned", "published"]
+__all__ = ["batch_of", "code_of", "computed", "device_of", "loaded", "planned", "published"]
 
 
 def code_of(allowed: bool) -> Code:
@@ -85,6 +87,52 @@ def published(plan: Plan, asked: Asked, folder: Path | None, committed: bool) ->
     if folder is not None:
         raise UsageError("expected --out or --publish, got both; leave one out")
     return committed_place(plan, asked)
+
+
+def computed(
+    files: BaseFiles,
+    plan: Plan,
+    asked: Asked,
+    store: Path,
+    folder: Path | None,
+    *,
+    console: Terminal,
+    device: str,
+    batch_size: str,
+    compiled: bool = False,
+) -> tuple[Outcome, Published]:
+    """Computes what the store lacks of a plan, and writes its report.
+
+    Args:
+        files: The base's.
+        plan: What is computed.
+        asked: How it was asked for; the page names the command.
+        store: Where results are kept.
+        folder: Where the report goes; ``None``: where :func:`bench.publish.place` says.
+        console: Is told of progress.
+        device: As the user named it.
+        batch_size: Likewise.
+        compiled: Whether the networks are compiled.
+
+    Raises:
+        UsageError: the report's folder holds something else; nothing is computed then.
+    """
+    from bench.cli.progress import watcher_for
+    from bench.publish import place, publish
+    from bench.report.place import check_place
+    from bench.run.runner import run_plan
+    from bench.run.store import Store
+
+    check_place(folder or place(plan, asked), plan.suite.name)  # not after hours of work
+    base = loaded(files, plan, device=device, batch_size=batch_size, compiled=compiled)
+    ledger = Store(store)
+    ledger.clean_tmp()
+    watcher = watcher_for(console)
+    try:
+        outcome = run_plan(plan, ledger, base, watcher)
+    finally:
+        watcher.stop()
+    return outcome, publish(plan, ledger, asked, folder=folder, outcome=outcome)
 
 
 def loaded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.cli.output import compared_of, err, out, print_json, rows_of, show
-from bench.cli.request import code_of, loaded, planned, published
+from bench.cli.request import code_of, computed, planned, published
 from bench.cli.words import (
     STORE,
     AllowCode,
@@ -67,24 +67,11 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
         store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
         json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
-    from bench.cli.progress import watcher_for
-    from bench.publish import place, publish
-    from bench.report.place import check_place
-    from bench.run.runner import run_plan
-    from bench.run.store import Store
-
     files, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
-    out_ = published(made, asked, out_, publish_)
-    check_place(out_ or place(made, asked), made.suite.name)  # not after hours of work
-    base = loaded(files, made, device=device, batch_size=batch_size, compiled=compile_)
-    ledger = Store(store)
-    ledger.clean_tmp()
-    watcher = watcher_for(err if json_ else out)
-    try:
-        outcome = run_plan(made, ledger, base, watcher)
-    finally:
-        watcher.stop()
-    done = publish(made, ledger, asked, folder=out_, outcome=outcome)
+    outcome, done = computed(
+        files, made, asked, store, published(made, asked, out_, publish_), console=err if json_ else out,
+        device=device, batch_size=batch_size, compiled=compile_,
+    )  # fmt: skip
     if json_:
         print_json(
             {
