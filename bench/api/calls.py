@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.api.given import Model, model_of
 from bench.core.errors import UsageError, from_pydantic
 from bench.core.spec import Spec
 from bench.interfaces import (
@@ -69,31 +70,34 @@ def concept_of(model: TextToImage, concept: str | Concept) -> Concept:
 
 
 def erase(
-    model: TextToImage, concept: str | Concept | Sequence[str | Concept], method: str | dict[str, Any] | Erasure, *,
-    seed: int = 0,
+    model: Model, concept: str | Concept | Sequence[str | Concept], method: str | dict[str, Any] | Erasure, *,
+    seed: int = 0, base: TextToImage | None = None,
 ) -> TextToImage:  # fmt: skip
     """Erases one concept, or several together.
 
     Args:
-        model: From :func:`bench.load_model`; it is not changed.
+        model: From :func:`bench.load_model`, or a ``StableDiffusionPipeline`` in memory; it is not changed.
         concept: Names known to the model's folder, any other text, or full concepts.
         method: A registered name, ``{name: {field: value}}``, or an object.
         seed: Of the method's random streams.
+        base: What a pipeline was made from.
 
     Raises:
-        UsageError: unknown method, wrong or missing fields, no concept, or a base that does not suit.
+        UsageError: unknown method, wrong or missing fields, no concept, a base that does not suit, or a
+            pipeline of another base.
         ValueError: the method filled a slot or changed a parameter that it does not declare.
     """
     spec = spec_of("method", method)
     if not isinstance(spec, Erasure):
         raise UsageError(f"expected an erasure method, got {spec.kind} {spec.name}")
+    known = model_of(model, base)
     many = [concept] if isinstance(concept, str | Concept) else list(concept)
-    wanted = [concept_of(model, c) for c in many]
-    return spec(model, wanted, rng=Rng((_KEY, seed, "edit")))
+    wanted = [concept_of(known, c) for c in many]
+    return spec(known, wanted, rng=Rng((_KEY, seed, "edit")))
 
 
 def attack(
-    model: TextToImage,
+    model: Model,
     concept: str | Concept,
     method: str | dict[str, Any] | Attack,
     *,
@@ -102,11 +106,12 @@ def attack(
     surrogate: str | dict[str, Any] | Judge = "clip_zero_shot",
     limit: int = 24,
     seed: int = 0,
+    base: TextToImage | None = None,
 ) -> list[Candidate]:
     """Attacks an edited model.
 
     Args:
-        model: The edited model.
+        model: The edited model, or a ``StableDiffusionPipeline`` in memory.
         concept: What should come back.
         method: A registered attack, ``{name: {field: value}}``, or an object.
         prompts: Where the attack starts; by default the rows of its file of goals, or else the concept's
@@ -116,6 +121,7 @@ def attack(
             refused on other bases.
         limit: At most so many goals per prompt set; 1 or more.
         seed: Of the attack's random streams.
+        base: What a pipeline was made from.
 
     Returns:
         Candidates. They are not judged: sample them on fresh seeds and ask a judge, as
@@ -123,7 +129,7 @@ def attack(
 
     Raises:
         UsageError: unknown attack or judge, one that cannot see the concept, a limit below 1, no
-            prompts, or a prompt or concept about minors.
+            prompts, a prompt or concept about minors, or a pipeline of another base.
     """
     if limit < 1:
         raise UsageError(f"limit: expected at least 1, got {limit}")
@@ -133,8 +139,9 @@ def attack(
         raise UsageError(
             f"expected an attack and a judge, got {spec.kind} {spec.name} and {judge.kind} {judge.name}"
         )
-    judge.check_base(model.backbone.folder)
-    full = concept_of(model, concept)
+    edited = model_of(model, base)
+    judge.check_base(edited.backbone.folder)
+    full = concept_of(edited, concept)
     judge.check_concept(full)
     spec = spec.pinned()
     spec.check([full])
@@ -158,5 +165,5 @@ def attack(
         raise UsageError(
             f"no prompts for {full.text!r} in {', '.join(spec.prompt_sets)}; pass prompts=[...]"
         )
-    target = Target(model, sampler or Sampler(), judge)
+    target = Target(edited, sampler or Sampler(), judge)
     return spec(target, goals, rng=Rng((_KEY, seed, "attack")))

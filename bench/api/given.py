@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from pydantic import Field, PrivateAttr
 
@@ -17,14 +17,39 @@ from bench.model.text_to_image import TextToImage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GivenModel", "is_pipeline"]
+__all__ = ["GivenModel", "Model", "is_pipeline", "model_of"]
 
+Model: TypeAlias = "TextToImage | Any"
+"""A model from :func:`bench.load_model`, or a diffusers pipeline in memory."""
 _PARTS: Final = ("unet", "text_encoder")
 
 
 def is_pipeline(thing: object) -> bool:
     """Whether it is a diffusers pipeline, or anything else with these networks."""
     return all(hasattr(getattr(thing, part, None), "state_dict") for part in _PARTS)
+
+
+def model_of(given: Model, base: TextToImage | None) -> TextToImage:
+    """The model itself; of a pipeline, its weights laid over its base.
+
+    Args:
+        given: See :data:`Model`. A pipeline with the base's own values is the base.
+        base: What the pipeline was made from; a model needs none.
+
+    Raises:
+        UsageError: a pipeline without its base or of another one, or neither of the two.
+    """
+    if isinstance(given, TextToImage):
+        return given
+    if not is_pipeline(given):
+        raise UsageError(
+            f"model: expected a model or a diffusers pipeline, got a {type(given).__name__}"
+        )
+    if base is None:
+        raise UsageError(
+            "model: expected the base of the pipeline beside it, got none; give base=load_model(...)"
+        )
+    return GivenModel.of_pipeline(given).laid_over(base)
 
 
 class GivenModel(Erasure):
@@ -101,12 +126,21 @@ class GivenModel(Erasure):
             return edited.with_filters(*self._edited.filters)
         if not self._values:
             raise UsageError(f"{self.label}: expected the model in memory, got its record alone")
-        changed = {name: value.float() for name, value in self._differing(model)}
-        if not changed:
+        edited = self.laid_over(model)
+        if not edited.slots:
             raise UsageError(
                 f"{self.label}: expected an edited pipeline, got the values of the base; nothing was erased"
             )
-        return model.with_weights(changed)
+        return edited
+
+    def laid_over(self, base: TextToImage) -> TextToImage:
+        """The base with the values in which the pipeline differs from it.
+
+        Raises:
+            UsageError: the pipeline's networks are not those of the base.
+        """
+        changed = {name: value.float() for name, value in self._differing(base)}
+        return base.with_weights(changed) if changed else base
 
     def _differing(self, model: TextToImage) -> list[tuple[str, Tensor]]:
         base = model.base_values

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import erase, evaluate
+from bench import attack, erase, evaluate
 from bench.api.evaluation import with_given
 from bench.api.given import GivenModel
 from bench.config.suite import load_suite
@@ -86,3 +86,24 @@ def test_what_is_no_method_and_names_twice_are_told(suite: Path, model: TextToIm
     with pytest.raises(UsageError, match="got 'mine' twice; give"):
         with_given(loaded, [("mine", UCE()), ("mine", UCE(erase_scale=2.0))])
     assert [m.label for m in with_given(loaded, ["esd", UCE()]).methods][2:] == ["esd", "uce"]
+
+
+def test_erase_and_attack_take_a_pipeline_beside_its_base(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    edited = erase(model, "star", "uce")
+    pipeline = edited.to_diffusers()
+    plain = erase(model.to_diffusers(), concepts["star"], "uce", base=model)
+    assert plain.digest == edited.digest, "a pipeline with the base's values is the base"
+    both = erase(pipeline, "zorbo", "uce", base=model)
+    assert both.digest == erase(edited, "zorbo", "uce").digest
+    found = [attack(of, "star", "random_tokens", limit=1, base=model) for of in (edited, pipeline)]
+    assert [c.prompt for c in found[0]] == [c.prompt for c in found[1]]
+    assert [c.own_score for c in found[0]] == [c.own_score for c in found[1]]
+
+
+def test_a_pipeline_without_its_base_and_other_things_are_told(model: TextToImage) -> None:
+    with pytest.raises(UsageError, match="the base of the pipeline beside it, got none"):
+        attack(model.to_diffusers(), "star", "random_tokens")
+    with pytest.raises(UsageError, match="a model or a diffusers pipeline, got a str"):
+        erase("miniature", "star", "uce")
