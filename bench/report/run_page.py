@@ -42,6 +42,7 @@ class RunPage:
         cards: The pictures.
         provenance: JSON: commit, command, warnings.
         status: Anything but ``final`` is said first.
+        sweep: The threshold sweep as a PNG; none if empty.
     """
 
     suite: str
@@ -51,6 +52,7 @@ class RunPage:
     cards: Sequence[Card]
     provenance: Mapping[str, Any]
     status: Status = "final"
+    sweep: bytes = b""
 
 
 def run_page(shown: RunPage) -> str:
@@ -75,6 +77,7 @@ def run_page(shown: RunPage) -> str:
         colours=[(visible(name), colour) for name, colour in colours(pooled)],
         figures=figures(shown.worst),
         cards=shown.cards,
+        sweep=base64.b64encode(shown.sweep).decode(),
         pictures_options=options(len(shown.cards), [1, 2, 3, 4], length=_CARDS),
         data_tables=script,
         data_tables_css=css,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from bench.core.characters import visible
 from bench.tables.text import NONE, markdown_text
@@ -51,9 +52,19 @@ def html_template(package: str, name: str) -> Template:
     environment.policies["json.dumps_kwargs"] = {}  # in the order that was given: Bokeh reads on
     environment.filters["visible"] = visible
     environment.filters["number"] = _number
+    environment.filters["sought"] = _sought
     return environment.get_template(name)
 
 
 def _number(value: float) -> str:
     """Two digits after the point; a dash for a number that is missing."""
     return NONE if math.isnan(value) else f"{value:.2f}"
+
+
+def _sought(text: str) -> str:
+    """The text without marks of HTML, for ``data-filter``.
+
+    Where a list of choices is compared with cells, DataTables compares the markup of the one with the
+    text of the other. It looks for the attribute in the first row, so each row has it.
+    """
+    return quote(text, safe=" /:=,;()[]+*")

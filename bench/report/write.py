@@ -176,7 +176,7 @@ def _write(
     write_atomic(folder / PAGE, page(contents).encode())
     shown = RunPage(
         suite=suite, worst=worst, table=table, flags=flags, provenance=provenance, status=status,
-        cards=gallery(pictures, images, prompts, trials),
+        cards=gallery(pictures, images, prompts, trials), sweep=(folder / "sweep.png").read_bytes(),
     )  # fmt: skip
     write_atomic(folder / RUN_PAGE, run_page(shown).encode())
 

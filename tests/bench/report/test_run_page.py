@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -71,6 +72,8 @@ def test_every_text_is_escaped_and_nothing_is_asked_of_anyone(
     markup = re.sub(r"(?s)(<script[^>]*>).*?</script>", r"\1", page)
     assert not re.search(r'(?:src|href)="(?!data:|scatter\.png)', markup)
     assert markup.count("<script") == 4
+    sweep = base64.b64encode((report[0] / "sweep.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{sweep}"' in page
     assert len(page) < 3 * 2**20
 
 
@@ -211,6 +214,33 @@ def test_tables_sort_by_number_and_pictures_are_chosen_by_verdict(
     )
     assert HOSTILE in " ".join(texts(browser, ".dtcc-list-buttons"))
     assert browser.execute_script("return window.hacked") is None
+
+
+@pytest.mark.enable_socket
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["method", "attack"])
+def test_lines_are_chosen_from_the_list_of_a_column(
+    browser: Any, report: tuple[Path, Report], head: str
+) -> None:
+    opened(browser, report[0] / "index.html", width=1280)
+    heads = texts(browser, "#attacks thead th")
+    column = 1 + next(i for i, text in enumerate(heads) if text.startswith(head))
+    cells = f"#attacks tbody td:nth-child({column})"
+    script = (
+        "document.querySelector(arguments[0]).click();"
+        "[...document.querySelectorAll('.dtcc-list-buttons button')]"
+        ".find(button => button.textContent.trim() == arguments[1]).click();"
+        "document.body.click()"
+    )
+    dropdown = f"#attacks thead th:nth-child({column}) .dtcc-button:last-child"
+    before = texts(browser, cells)
+    for name in set(before):  # among them names with marks of HTML
+        browser.execute_script(script, dropdown, name)
+        after = texts(browser, cells)
+        assert set(after) == {name}
+        assert len(after) < len(before)
+        browser.execute_script(script, dropdown, name)
+        assert texts(browser, cells) == before
 
 
 @pytest.mark.enable_socket
