@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.config.suite import Code, read_suite, suite_names
 from bench.core.errors import UsageError, shown
+from bench.core.shipped import results_folder
 from bench.run.plan import Plan
 from bench.run.provenance import commit
 from bench.run.store import Store
@@ -196,10 +197,9 @@ def _compared(
 
     from bench.tables.compare import compare
 
-    there = _COMMITTED / plan.suite.name
-    known = there / "table.csv"
-    if not _is_shipped(plan, asked) or not known.is_file() or there.samefile(folder):
+    there = results_folder(plan.suite.name) if _is_shipped(plan, asked) else None
+    if there is None or there.samefile(folder):
         return None
     # A method may be called "None": nothing but an empty cell is missing.
-    committed = pd.read_csv(known, keep_default_na=False, na_values=[""])
+    committed = pd.read_csv(there / "table.csv", keep_default_na=False, na_values=[""])
     return there, compare(table, committed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -14,7 +13,7 @@ from bench.cli.words import STORE, Batch, Device, Json, Out, StoreArg
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["evaluate"]
+__all__ = ["committed", "evaluate"]
 
 
 def evaluate(
@@ -48,7 +47,7 @@ def evaluate(
     outcome, done = computed(
         files, plan, asked, store, out_, console=err, device=device, batch_size=batch_size
     )
-    published, source = _published(own.of)
+    published, source = committed(own.of)
     if json_:
         print_json(
             {
@@ -71,19 +70,19 @@ def evaluate(
     return 1 if outcome.failed or done.found.errors else 0
 
 
-def _published(suite: str) -> tuple[pd.DataFrame, str]:
+def committed(suite: str) -> tuple[pd.DataFrame, str]:
     """The worst cases of the committed results of a suite, and where they lie; none where there are none."""
     import pandas as pd
 
-    from bench.tables.schema import TABLE, TRIALS, WORST, SchemaError, conform
-    from bench.tables.worst import worst_per_goal
+    from bench.core.shipped import results_folder
+    from bench.tables.schema import WORST, SchemaError, conform
 
-    folder = Path("results") / suite
+    folder = results_folder(suite)
+    if folder is None:
+        return WORST.empty(), f"{suite} has none"
     try:
-        trials = conform(pd.read_parquet(folder / "trials.parquet"), TRIALS)
         # A method may be called "None": nothing but an empty cell is missing.
-        lines = pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=[""])
-        table = conform(lines, TABLE)
-        return worst_per_goal(trials, table), str(folder)
-    except (OSError, SchemaError, ValueError):
-        return WORST.empty(), f"{folder}: none that can be read"
+        lines = pd.read_csv(folder / "worst.csv", keep_default_na=False, na_values=[""])
+        return conform(lines, WORST), str(folder)
+    except (OSError, SchemaError, ValueError) as error:
+        return WORST.empty(), f"{folder / 'worst.csv'}: {error}"

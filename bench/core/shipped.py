@@ -1,10 +1,12 @@
-"""Where the shipped miniature lies."""
+"""Where the shipped miniature and the committed results lie."""
 
 from __future__ import annotations
 
+import os
+import sysconfig
 from pathlib import Path
 
-__all__ = ["clip_folder", "judge_folder", "model_folder"]
+__all__ = ["clip_folder", "judge_folder", "model_folder", "results_folder"]
 
 
 def model_folder() -> Path:
@@ -20,3 +22,16 @@ def judge_folder() -> Path:
 def clip_folder() -> Path:
     """The CLIP's folder; its tokenizer is the pipeline's."""
     return model_folder() / "clip"
+
+
+def results_folder(suite: str) -> Path | None:
+    """The committed results of a shipped suite: in the checkout, or as they were installed with the package.
+
+    The installed ones are ``table.csv`` and ``worst.csv`` alone (``data-files`` of pyproject.toml).
+    """
+    installed = Path(sysconfig.get_path("data")) / "share" / "tvc-bench"
+    for home in (Path(__file__).parents[2], installed):
+        folder = home / "results" / suite
+        if (folder / "table.csv").is_file():
+            return Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
+    return None

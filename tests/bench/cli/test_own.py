@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from bench import erase
 from bench.api.own import own_suite
 from bench.cli.main import main
+from bench.cli.own import committed
 from bench.core.errors import UsageError
 from bench.model.text_to_image import TextToImage
 from bench.tables.card import card_lines, console_card
@@ -84,6 +87,34 @@ def test_a_class_is_evaluated_under_its_name() -> None:
 def test_what_cannot_be_evaluated_is_told(what: str, concepts: tuple[str, ...], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         own_suite(what, concepts)
+
+
+def test_the_published_methods_stand_beside_it_wherever_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines, source = committed("mini-quick")
+    assert Path(source).is_absolute()
+    own = lines[(lines["method"] == "uce[repo-2023]") & (lines["concept"] == "star")]
+    run = lines[lines["concept"] == "star"]
+    card = pd.concat([run[run["method"] == "none"], own.assign(method="mine")])
+    console = Console(width=80)
+    with console.capture() as got:
+        console.print(console_card(card, "mine", lines, source))
+    beside = got.get().partition("Beside it, on the same protocol")[2]
+    assert {"mine", "uce[repo-2023]"} <= set(beside.replace(">", " ").split())
+    assert committed("mini-claims")[1] == "mini-claims has none"
+
+
+def test_what_a_run_is_compared_with_is_installed_too() -> None:
+    """A package that was built has no checkout around it."""
+    root = Path(__file__).parents[3]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())
+    installed = settings["tool"]["setuptools"]["data-files"]
+    for folder in (root / "results").iterdir():
+        if (folder / "worst.csv").is_file():
+            files = [f"results/{folder.name}/{name}.csv" for name in ("table", "worst")]
+            assert installed[f"share/tvc-bench/results/{folder.name}"] == files
 
 
 def test_a_card_without_rows_says_so() -> None:
