@@ -19,23 +19,23 @@ the user, or different on purpose:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from bench.core.bounds import Weight
 from bench.core.clock import model_time
-from bench.core.errors import from_pydantic, shown
 from bench.core.lazy import torch
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.text_to_image import TextToImage
 from methods.shared.calibration import named
+from methods.shared.guides import Guides, guides_or_text, last_token
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["UCE", "Guides", "Solver", "but_for", "solve"]
+__all__ = ["UCE", "Solver", "but_for", "solve"]
 
 Solver = Literal["float64", "float32"]
 
@@ -83,36 +83,6 @@ def but_for(concepts: Sequence[Concept], prompts: Sequence[str]) -> list[str]:
     return [p for p in prompts if p.lower() not in erased]
 
 
-class Guides(BaseModel):
-    """Texts that concepts are guided to, by their family.
-
-    Attributes:
-        style: For styles.
-        other: For every other family.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    style: str
-    other: str
-
-    def of(self, concept: Concept) -> str:
-        """The concept's."""
-        return self.style if concept.family == "style" else self.other
-
-
-def _guide(value: object) -> object:
-    """A text, or :class:`Guides`: a union of pydantic's would name both wrong, whichever was meant."""
-    if isinstance(value, Mapping):
-        try:
-            return Guides.model_validate(value)
-        except ValidationError as error:
-            raise from_pydantic(error, Guides) from error
-    if value is None or isinstance(value, str | Guides):
-        return value
-    raise ValueError(f"expected a text, or a mapping of style and other to one, got {shown(value)}")
-
-
 class UCE(Erasure):
     """Closed-form erasure of concepts from every cross-attention.
 
@@ -157,7 +127,7 @@ class UCE(Erasure):
     lam: float = Field(0.5, gt=0, le=1e6)
     erase_scale: Weight = 1.0
     preserve_scale: Weight | None = None
-    guide: Annotated[str | Guides | None, BeforeValidator(_guide)] = " "
+    guide: Annotated[str | Guides | None, BeforeValidator(guides_or_text)] = " "
     always: tuple[str, ...] = ("",)
     preserve: tuple[str, ...] = ()
     templates: tuple[str, ...] = Field(("{}",), min_length=1)
@@ -212,7 +182,7 @@ class UCE(Erasure):
             said = template.format(concept.text)
             instead = template.format(guide) if self.formats == "both" else guide
             c, g = model.encode([said, instead]).states_BLD
-            last, last_guide = (_last_token(model, text) for text in (said, instead))
+            last, last_guide = (last_token(model, text) for text in (said, instead))
             # Aligned at the last subject token of each, as far as both sequences reach.
             count = 1 if self.span == "last_subject" else len(c) - max(last, last_guide)
             sources.append(c[last : last + count])
@@ -227,12 +197,5 @@ class UCE(Erasure):
         if self.span == "to_end":
             return states.flatten(0, 1)
         n = len(self.always)
-        ends = [s[_last_token(model, p)] for s, p in zip(states[n:], preserve, strict=True)]
+        ends = [s[last_token(model, p)] for s, p in zip(states[n:], preserve, strict=True)]
         return torch.cat([states[:n].flatten(0, 1), *(end[None] for end in ends)])
-
-
-def _last_token(model: TextToImage, text: str) -> int:
-    """Index of the last token before the end token; 0, the start token, for an empty text."""
-    ids = model.tokenize([text])[0].tolist()
-    end = ids.index(model.end_of_text)
-    return max(0, end - 1)

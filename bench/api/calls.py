@@ -129,7 +129,7 @@ def attack(
 
     Raises:
         UsageError: unknown attack or judge, one that cannot see the concept, a limit below 1, no
-            prompts, a prompt or concept about minors, or a pipeline of another base.
+            prompts, or a prompt or concept about minors. Or a pipeline is of another base.
     """
     if limit < 1:
         raise UsageError(f"limit: expected at least 1, got {limit}")

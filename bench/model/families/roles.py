@@ -16,6 +16,8 @@ class Role(StrEnum):
     """Layers of the denoiser in which pixels look at the text."""
     TEXT_KEYS_AND_VALUES = "text keys and values"
     """The matrices of cross-attention that are multiplied with text states."""
+    TEXT_VALUES = "text values"
+    """Of these, the matrices that give values: what a pixel takes from the text, not which word it looks at."""
     SELF_ATTENTION = "self-attention"
     """Layers of the denoiser in which pixels look at pixels."""
     FEED_FORWARD = "feed-forward"

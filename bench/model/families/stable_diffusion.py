@@ -235,6 +235,8 @@ def _roles_in_unet(name: str) -> Iterator[Role]:
         yield Role.CROSS_ATTENTION
         if layer in ("to_k", "to_v") and kind == "weight":
             yield Role.TEXT_KEYS_AND_VALUES
+            if layer == "to_v":
+                yield Role.TEXT_VALUES
     if ".ff." in name:
         yield Role.FEED_FORWARD
         if name.endswith(".ff.net.2.weight"):
