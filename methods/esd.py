@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ESD",
     "Release",
+    "Told",
     "Variant",
     "distil",
     "in_turn",
@@ -60,6 +61,10 @@ _NEEDS: Final[Mapping[Variant, frozenset[Role]]] = {
 }
 
 TargetOf: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], Tensor]"
+Told: TypeAlias = (
+    "Callable[[TextToImage, Conditioning, Tensor, Tensor, Tensor, torch.Generator], Conditioning]"
+)
+"""(model in training, its phrases, x_t, t, noise that x_t came from, draws) -> what it is told instead."""
 
 
 def negative_guidance(empty_BChw: Tensor, concept_BChw: Tensor, eta: float) -> Tensor:
@@ -117,6 +122,7 @@ def distil(
     optimiser: Optimiser,
     rng: Rng,
     start: TextToImage | None = None,
+    told: Told | None = None,
     progress: Progress = silent,
     what: str = "esd",
 ) -> dict[str, Tensor]:
@@ -133,6 +139,7 @@ def distil(
         optimiser: How.
         rng: The only source of randomness.
         start: Where training starts, if not from the unedited model.
+        told: What the model in training is told, if not the phrases.
         progress: Told after each step.
         what: Said to ``progress``.
 
@@ -156,7 +163,10 @@ def distil(
             x, t = sampler.run(visitor, [context[which] for context in contexts], noise, stops)
             x = x.to(dtype)
             target = target_of(step, which, x, t)
-        return F.mse_loss(live.denoise(x, t, phrases[which]).float(), target.float())
+        said = phrases[which]
+        if told is not None:
+            said = told(live, said, x, t, noise, generator)
+        return F.mse_loss(live.denoise(x, t, said).float(), target.float())
 
     return tune(start or model, names, loss_of, optimiser, progress=progress, what=what)
 

@@ -19,6 +19,7 @@ __all__ = [
     "in_context",
     "many_mentions",
     "mentions",
+    "subjects",
     "varied_mentions",
 ]
 
@@ -182,6 +183,11 @@ def in_context(family: str) -> tuple[str, ...]:
         return tuple(f"{subject} in the style of {{}}" for subject in _SUBJECTS)
     article = "" if family == "character" else "a "
     return tuple(f"{article}{{}} {place}" for place in _PLACES)
+
+
+def subjects() -> tuple[str, ...]:
+    """Returns what a picture may be of, with nothing said of its style."""
+    return _SUBJECTS
 
 
 def about(text: str, templates: Sequence[str], n: int) -> list[str]:
