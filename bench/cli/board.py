@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.model.text_to_image import TextToImage
     from bench.run.plan import Plan
 
-__all__ = ["add", "check"]
+__all__ = ["add", "build", "check"]
 
 _BOARD = Path("results") / "leaderboard"
 Board = Annotated[Path, Parameter(name="--board", help="The folder of the leaderboard.")]
@@ -158,3 +158,29 @@ def _said(found: Resampled) -> str:
         f"identical, {len(found.apart)} apart, {found.flipped} verdicts changed, largest change "
         f"{found.largest:.4f}{left}"
     )
+
+
+def build(
+    *, target: Annotated[
+        Path, Parameter(name="--out", help="Where the site goes: an empty folder, or an earlier site.")
+    ] = Path("build") / "leaderboard",
+    bar: Annotated[
+        float | None,
+        Parameter(name="--utility", help="The share of the unedited accuracy that a ranked method keeps; 0.75."),
+    ] = None,
+    board: Board = _BOARD, json_: Json = False,
+) -> int:  # fmt: skip
+    """Makes the static site of the entries: an index, a page per protocol, a page per entry."""
+    from bench.leaderboard.ranking import BAR
+    from bench.leaderboard.site import build_site
+
+    done = build_site(board, target, bar=BAR if bar is None else bar)
+    if json_:
+        said = {"index": str(done.index), "protocols": done.protocols, "entries": done.entries}
+        print_json({**said, "bytes": done.size})
+        return 0
+    out.print(
+        f"site: {done.index}; {done.protocols} protocols, {done.entries} entries, {done.size / 2**20:.1f} MiB",
+        soft_wrap=True,
+    )
+    return 0

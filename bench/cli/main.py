@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from cyclopts import App
 
-from bench.cli.board import add
+from bench.cli.board import add, build
 from bench.cli.board import check as check_board
 from bench.cli.checkpoints import compare, convert
 from bench.cli.measured import paper, perf
@@ -51,6 +51,7 @@ for _command in (
 for _of_mini in (train, check):
     mini.command(_of_mini)
 leaderboard.command(add)
+leaderboard.command(build)
 leaderboard.command(check_board, name="check")
 
 
