@@ -58,10 +58,14 @@ def _figure(rows: Sequence[Row]) -> figure:
     plot.toolbar.autohide = True
     points = [_point(row) for row in rows if row.share is not None and row.cost.retained]
     places: Counter[tuple[float, float]] = Counter()
+    named: dict[tuple[float, float], dict[str, Any]] = {}
     for one in points:  # those in one place become larger, so that each is seen around the last
         place = (round(one["kept"]), round(one["share"]))
         one["size"] = 10 + 7 * min(places[place], 5)
         places[place] += 1
+        if one["label"] and named.setdefault(place, one) is not one:
+            named[place]["label"] += f", {one['label']}"
+            one["label"] = ""
     steps = _steps([one for one in points if one["front"]])
     plot.line(steps[0], steps[1], color="#767676", line_width=1.4, line_dash="dashed")
     drawn = []
@@ -86,9 +90,9 @@ def _figure(rows: Sequence[Row]) -> figure:
                 legend_label=standing,
             )
         )
-        named = ColumnDataSource({name: [one[name] for one in mine] for name in mine[0]})
+        words = ColumnDataSource({name: [one[name] for one in mine] for name in mine[0]})
         plot.text(
-            "kept", "share", text="label", source=named, text_font_size="12px", text_color=colour,
+            "kept", "share", text="label", source=words, text_font_size="12px", text_color=colour,
             x_offset=-10, y_offset=-8, text_align="right",
         )  # fmt: skip
     plot.add_tools(HoverTool(renderers=drawn, tooltips=_TIPS))

@@ -15,7 +15,7 @@ from bench.leaderboard.entry import Entry
 from bench.leaderboard.make import entry_of
 from bench.leaderboard.names import ENTRIES, entry_path
 from bench.leaderboard.protocol import plan_with, protocol_of
-from bench.leaderboard.published_run import PublishedRun, read_run
+from bench.leaderboard.published_run import PublishedRun, files_of, read_run
 
 __all__ = ["board_of", "check_entry", "read_entry", "run_of"]
 
@@ -73,8 +73,8 @@ def check_entry(path: Path) -> Entry:
     """
     entry = read_entry(path)
     _check_protocol(path, entry)
+    _check_files(path, entry)  # before anything in them is read
     run = run_of(path, entry)
-    _check_files(path, entry, run)
     try:
         again = entry_of(
             run, entry.method.name, suite=entry.protocol.suite, spelled=entry.method.entry,
@@ -105,12 +105,14 @@ def _check_protocol(path: Path, entry: Entry) -> None:
         )
 
 
-def _check_files(path: Path, entry: Entry, run: PublishedRun) -> None:
-    for name in sorted({*entry.run.files, *run.files}):
-        said, found = entry.run.files.get(name), run.files.get(name)
+def _check_files(path: Path, entry: Entry) -> None:
+    folder = board_of(path).parent / entry.run.folder
+    files = files_of(folder)
+    for name in sorted({*entry.run.files, *files}):
+        said, found = entry.run.files.get(name), files.get(name)
         if said != found:
             raise UsageError(
-                f"{path}: run.files: {run.folder / name}: expected sha256 {(said or 'none')[:12]}, "
+                f"{path}: run.files: {folder / name}: expected sha256 {(said or 'none')[:12]}, "
                 f"got {(found or 'no such file')[:12]}"
             )
 

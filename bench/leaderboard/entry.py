@@ -1,8 +1,12 @@
-"""An entry: the typed card of one method on one protocol, as it is stored and published."""
+"""An entry: the typed card of one method on one protocol, as it is stored and published.
+
+python -m bench.leaderboard.entry       prints results/leaderboard/schema.json
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -296,3 +300,7 @@ class Entry(Card):
 def as_schema() -> str:
     """The JSON schema of an entry, as ``results/leaderboard/schema.json`` has it."""
     return json.dumps(Entry.model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_schema())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
@@ -152,8 +153,11 @@ def _check_images(
         expected = stream.seed(goal, draw) if given is None else given.seed
         if seed != expected:
             raise UsageError(f"{where}: {goal}: expected the held-out seed {expected}, got {seed}")
-        if status == "ok" and not _SHA.fullmatch(sha):
-            raise UsageError(f"{where}: {goal}: expected the digest of its image, got {shown(sha)}")
+        # An abstaining judge was shown an image; a filter left none.
+        if not (_SHA.fullmatch(sha) if status in ("ok", "abstained") else sha == ""):
+            raise UsageError(
+                f"{where}: {goal}: expected the digest of an image that is {status}, got {shown(sha)}"
+            )
     if sorted(finds) != list(range(len(finds))):
         raise UsageError(f"{where}: expected candidates from 0 on, got {shown(sorted(finds))}")
     if missing := set(sets) - {find[0] for find in finds.values()}:
@@ -231,7 +235,7 @@ def _check_edits(run: PublishedRun, plan: Plan) -> None:
         raise UsageError(f"{where}: expected one number of parameters of one base, got several")
 
 
-def _check_cost(row: Mapping[Any, Any], cell: EditCell, spent: str, where: str) -> None:
+def _check_cost(row: Mapping[Any, Any], cell: EditCell, spent: str, where: Path) -> None:
     slots = set(row["slots"].split(",")) - {""}
     if not slots <= set(cell.method.slots):
         raise UsageError(

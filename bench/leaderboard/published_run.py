@@ -22,7 +22,7 @@ from bench.report.place import PAGE
 from bench.tables.frames import Schema, SchemaError, conform
 from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY
 
-__all__ = ["PublishedRun", "read_run"]
+__all__ = ["PublishedRun", "files_of", "read_run"]
 
 _ROWS: Final = {"trials": TRIALS, "utility": UTILITY, "edits": EDITS}
 _TABLES: Final = ("table.csv", "worst.csv", "flags.csv")
@@ -82,10 +82,19 @@ def read_run(folder: Path) -> PublishedRun:
     Raises:
         UsageError: a file is missing, too large, or not what a report writes.
     """
+    return _read(folder, tuple(files_of(folder).items()))
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a run that numbers and pictures come from, by name.
+
+    Raises:
+        UsageError: a file is missing, too large, or none.
+    """
     if not folder.is_dir():
         raise UsageError(f"expected the folder of a published run, got {folder}, which is none")
     names = sorted(path.name for path in folder.iterdir())
-    if missing := [name for name in _NEEDED if name not in names]:
+    if missing := [name for name in (*_NEEDED, PAGE) if name not in names]:
         raise UsageError(
             f"{folder}: expected the files of a report, and {missing[0]} is missing; give a whole report"
         )
@@ -94,8 +103,7 @@ def read_run(folder: Path) -> PublishedRun:
     for name in (*kept, PAGE):
         if (size := regular(folder / name).stat().st_size) > _MOST:
             raise UsageError(f"{folder / name}: expected at most {_MOST} bytes, got {size}")
-    files = tuple((name, file_sha256(folder / name)) for name in sorted(kept))
-    return _read(folder, files)
+    return {name: file_sha256(folder / name) for name in sorted(kept)}
 
 
 @lru_cache(maxsize=4)
