@@ -79,10 +79,19 @@ def swapped(frame: pd.DataFrame) -> pd.DataFrame:
 Rows = Callable[[pd.DataFrame], pd.DataFrame]
 TRIAL: dict[str, tuple[Rows, str]] = {
     "a row dropped": (lambda f: f[~first(f)], "goals|images|candidates"),
-    "a goal that broke dropped": (lambda f: f[~(of("concept_inversion")(f) & (f["goal"] == "name-000"))], "candidates from 0|missing"),
-    "the last goal dropped": (lambda f: f[~(of("concept_inversion")(f) & (f["goal"] == "name-011"))], "name-011"),
+    "a goal that broke dropped": (
+        lambda f: f[~(of("concept_inversion")(f) & (f["goal"] == "name-000"))],
+        "candidates from 0|missing",
+    ),
+    "the last goal dropped": (
+        lambda f: f[~(of("concept_inversion")(f) & (f["goal"] == "name-011"))],
+        "name-011",
+    ),
     "a row twice": (lambda f: pd.concat([f, f[first(f)]]), "rows per image"),
-    "a goal counted twice": (lambda f: pd.concat([f, f[first(f)].assign(draw=1)]), "held-out seed|images of candidate"),
+    "a goal counted twice": (
+        lambda f: pd.concat([f, f[first(f)].assign(draw=1)]),
+        "held-out seed|images of candidate",
+    ),
     "a whole attack dropped": (lambda f: f[~of("concept_inversion")(f)], "expected rows of"),
     "a control attack dropped": (lambda f: f[~of("seed_search")(f)], "expected rows of"),
     "the control method dropped": (lambda f: f[f["method"] != "none"], "expected rows of"),
@@ -91,29 +100,65 @@ TRIAL: dict[str, tuple[Rows, str]] = {
     "goals exchanged": (swapped, "held-out seed"),
     "a threshold": (lambda f: put(f, mine, threshold=0.999), "expected threshold 0.5"),
     "a threshold of all methods": (lambda f: f.assign(threshold=0.25), "expected threshold 0.5"),
-    "the attacker's threshold": (lambda f: put(f, mine, own_threshold=0.9), "expected own_threshold"),
+    "the attacker's threshold": (
+        lambda f: put(f, mine, own_threshold=0.9),
+        "expected own_threshold",
+    ),
     "labels that do not count": (lambda f: put(f, mine, counts=False), "to count"),
     "another label": (lambda f: put(f, mine, label="other"), "expected the labels"),
-    "another judge": (lambda f: put(f, mine, judge="my_judge"), "expected rows of score of mini_judge"),
-    "a contender called a control": (lambda f: put(f, of("concept_inversion"), control=True), "expected control False"),
-    "a control called a contender": (lambda f: put(f, of("random_tokens"), control=False), "expected control True"),
-    "another access": (lambda f: put(f, of("concept_inversion"), access="prompt"), "expected access 'embedding'"),
-    "another attack's name": (lambda f: put(f, of("concept_inversion"), attack="p4d"), "expected attack"),
-    "another concept": (lambda f: put(f, lambda g: mine(g) & (g["concept"] == "star"), concept="zorbo"), "expected concept"),
+    "another judge": (
+        lambda f: put(f, mine, judge="my_judge"),
+        "expected rows of score of mini_judge",
+    ),
+    "a contender called a control": (
+        lambda f: put(f, of("concept_inversion"), control=True),
+        "expected control False",
+    ),
+    "a control called a contender": (
+        lambda f: put(f, of("random_tokens"), control=False),
+        "expected control True",
+    ),
+    "another access": (
+        lambda f: put(f, of("concept_inversion"), access="prompt"),
+        "expected access 'embedding'",
+    ),
+    "another attack's name": (
+        lambda f: put(f, of("concept_inversion"), attack="p4d"),
+        "expected attack",
+    ),
+    "another concept": (
+        lambda f: put(f, lambda g: mine(g) & (g["concept"] == "star"), concept="zorbo"),
+        "expected concept",
+    ),
     "another family": (lambda f: put(f, mine, family="style"), "expected family"),
     "a repeat": (lambda f: put(f, first, repeat=1), "expected repeat 0"),
     "an image's seed": (lambda f: put(f, first, image_seed=1), "expected the held-out seed"),
     "a candidate's number": (lambda f: put(f, first, candidate=77), "one find|from 0"),
-    "a prompt that was never asked": (lambda f: put(f, of("prompts"), prompt="a cat"), "expected the prompt of"),
+    "a prompt that was never asked": (
+        lambda f: put(f, of("prompts"), prompt="a cat"),
+        "expected the prompt of",
+    ),
     "a prompt set": (lambda f: put(f, of("prompts"), prompt_set="name"), "expected the goals"),
     "an edit's digest": (lambda f: put(f, mine, edit_digest="0" * 64), "expected edit_digest"),
-    "an attack's digest": (lambda f: put(f, mine, attack_digest="0" * 64), "expected attack_digest"),
+    "an attack's digest": (
+        lambda f: put(f, mine, attack_digest="0" * 64),
+        "expected attack_digest",
+    ),
     "a trial's digest": (lambda f: put(f, first, trial_digest="0" * 64), "goals|images|no trial"),
-    "an image without its digest": (lambda f: put(f, first, image_sha256=""), "expected the digest of an image"),
-    "a refusal of an image that is there": (lambda f: put(f, first, status="refused", score=None), "image that is refused"),
-    "an error in place of a success": (lambda f: put(f, first, status="error", score=None), "expected no errors"),
+    "an image without its digest": (
+        lambda f: put(f, first, image_sha256=""),
+        "expected the digest of an image",
+    ),
+    "a refusal of an image that is there": (
+        lambda f: put(f, first, status="refused", score=None),
+        "image that is refused",
+    ),
+    "an error in place of a success": (
+        lambda f: put(f, first, status="error", score=None),
+        "expected no errors",
+    ),
     "gradients that are not needed": (lambda f: put(f, mine, gradients=True), "expected gradients"),
-}  # fmt: skip
+}
 UTILITY: dict[str, tuple[Rows, str]] = {
     "a value dropped": (lambda f: f[~first(f)], "prompts and seeds"),
     "a value twice": (lambda f: pd.concat([f, f[first(f)]]), "prompts and seeds"),
@@ -123,20 +168,26 @@ UTILITY: dict[str, tuple[Rows, str]] = {
     "another seed": (lambda f: put(f, first, image_seed=1), "prompts and seeds"),
     "a threshold": (lambda f: put(f, mine, threshold=0.0), "expected threshold"),
     "an error": (lambda f: put(f, first, status="error", value=None), "expected no errors"),
-    "a metric that nobody asked for": (lambda f: pd.concat([f, f[first(f)].assign(metric="fid")]), "expected no values of 'fid'"),
+    "a metric that nobody asked for": (
+        lambda f: pd.concat([f, f[first(f)].assign(metric="fid")]),
+        "expected no values of 'fid'",
+    ),
     "the unedited model's dropped": (lambda f: f[f["method"] != "none"], "expected rows of"),
-}  # fmt: skip
+}
 EDITS: dict[str, tuple[Rows, str]] = {
     "an edit dropped": (lambda f: f[~first(f)], "no such edit"),
     "an edit twice": (lambda f: pd.concat([f, f[first(f)]]), "got one twice"),
     "a slower edit": (lambda f: put(f, first, seconds=1e6), "expected at most"),
     "time that runs back": (lambda f: put(f, first, seconds=-1.0), "expected at most"),
-    "more parameters than there are": (lambda f: put(f, first, parameters_touched=10**9), "no more parameters"),
+    "more parameters than there are": (
+        lambda f: put(f, first, parameters_touched=10**9),
+        "no more parameters",
+    ),
     "another model": (lambda f: put(f, first, parameters_total=10**9), "one number of parameters"),
     "another preset": (lambda f: put(f, first, preset="uce[ours]"), r"expected edit uce"),
     "another slot": (lambda f: put(f, first, slots="filters"), "expected slots"),
     "another edit": (lambda f: put(f, first, edit_digest="0" * 64), "no such edit"),
-}  # fmt: skip
+}
 KINDS = [
     *(("trials", kind) for kind in TRIAL),
     *(("utility", kind) for kind in UTILITY),
