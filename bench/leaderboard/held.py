@@ -224,8 +224,8 @@ def _check_edits(run: PublishedRun, plan: Plan) -> None:
                 raise UsageError(
                     f"{where}: expected {cell.title}, got no such edit; the run is partial"
                 )
-            told = (row["method"], row["repeat"], row["preset"])
-            if told != (cell.method_label, cell.repeat, cell.method.label):
+            told = (row["method"], row["repeat"])
+            if told != (cell.method_label, cell.repeat):
                 raise UsageError(f"{where}: expected {cell.title}, got {shown(told)}")
             _check_cost(row, cell, spent[cell.digest], where)
     if rows:

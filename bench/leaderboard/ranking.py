@@ -80,12 +80,8 @@ def rows_of(entries: Sequence[Entry], *, bar: float = BAR) -> list[Row]:
     rows = [_row(entry, bar) for entry in entries]
     ranked = [row for row in rows if row.standing == "ranked"]
     front = _front([row for row in rows if row.standing in ("ranked", "below the bar")])
-    rows = [
-        replace(row, front=row.name in front, **_ranks(row, ranked))
-        if row.standing == "ranked"
-        else replace(row, front=row.name in front)
-        for row in rows
-    ]
+    rows = [replace(row, front=row.name in front) for row in rows]
+    rows = [_ranked(row, ranked) if row.standing == "ranked" else row for row in rows]
     return sorted(rows, key=_place)
 
 
@@ -108,11 +104,11 @@ def _standing(entry: Entry, lines: Mapping[str, AccessLine], cost: Cost, bar: fl
     return "ranked" if cost.ratio >= bar else "below the bar"
 
 
-def _ranks(row: Row, ranked: Sequence[Row]) -> dict[str, int]:
+def _ranked(row: Row, ranked: Sequence[Row]) -> Row:
     low, high = _ends(row)
     better = sum(_ends(other)[1] < low for other in ranked)
     worse = sum(high < _ends(other)[0] for other in ranked)
-    return {"best": 1 + better, "last": len(ranked) - worse}
+    return replace(row, best=1 + better, last=len(ranked) - worse)
 
 
 def _ends(row: Row) -> tuple[float, float]:

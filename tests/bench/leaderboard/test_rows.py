@@ -184,7 +184,7 @@ EDITS: dict[str, tuple[Rows, str]] = {
         "no more parameters",
     ),
     "another model": (lambda f: put(f, first, parameters_total=10**9), "one number of parameters"),
-    "another preset": (lambda f: put(f, first, preset="uce[ours]"), r"expected edit uce"),
+    "another repeat": (lambda f: put(f, first, repeat=1), "expected edit uce"),
     "another slot": (lambda f: put(f, first, slots="filters"), "expected slots"),
     "another edit": (lambda f: put(f, first, edit_digest="0" * 64), "no such edit"),
 }
@@ -200,7 +200,7 @@ def test_rows_that_no_run_would_give_are_refused(
     run: PublishedRun, plan: Plan, name: str, kind: str
 ) -> None:
     change, said = {"trials": TRIAL, "utility": UTILITY, "edits": EDITS}[name][kind]
-    changed = change(getattr(run, name)).reset_index(drop=True)
+    changed: Any = change(getattr(run, name)).reset_index(drop=True)
     with pytest.raises(UsageError) as caught:
         check_rows(replace(run, **{name: changed}), plan)
     line = str(caught.value)
@@ -215,7 +215,7 @@ def test_the_rows_of_a_run_are_as_its_plan_says(run: PublishedRun, plan: Plan) -
 
 
 def test_the_order_of_rows_is_of_no_account(run: PublishedRun, plan: Plan) -> None:
-    turned = {
+    turned: dict[str, Any] = {
         n: getattr(run, n)[::-1].reset_index(drop=True) for n in ("trials", "utility", "edits")
     }
     check_rows(replace(run, **turned), plan)
