@@ -15,7 +15,7 @@ from bench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.leaderboard.entry import Entry
-    from bench.leaderboard.resample import Resampled
+    from bench.leaderboard.resampled import Resampled
     from bench.model.text_to_image import TextToImage
     from bench.run.plan import Plan
 
@@ -48,9 +48,9 @@ def add(
 def check(
     what: Annotated[Path, Parameter(help="An entry, a folder of entries, or the leaderboard's own.")] = _BOARD, *,
     share: Annotated[
-        float | None, Parameter(name="--resample", help="Sample this share of the candidates again, e.g. 0.05.")
+        float | None, Parameter(name="--resample", help="Sample this share of the images again, e.g. 0.05.")
     ] = None,
-    seed: Annotated[int | None, Parameter(help="Which candidates are sampled again; by default nobody knows.")] = None,
+    seed: Annotated[int | None, Parameter(help="Which images are sampled again; by default nobody knows.")] = None,
     store: Annotated[
         Path | None, Parameter(name="--store", help="Where edits may lie; others are made again by their method.")
     ] = None,
@@ -83,7 +83,7 @@ def check(
     for fault in faults:
         out.print(f"refused: {fault}", soft_wrap=True)
     if again is not None:
-        out.print(f"candidates chosen by --seed {again.seed}")
+        out.print(f"images chosen by --seed {again.seed}")
     out.print(f"{len(sound)} sound entries, {refused} refused")
     return 1 if refused else 0
 
@@ -154,7 +154,8 @@ class _Again:
 def _said(found: Resampled) -> str:
     left = "".join(f"; not {name}: {why}" for name, why in found.left_out.items())
     return (
-        f"{found.candidates} of {found.of} candidates sampled again: {found.identical} of {found.images} images "
+        f"{found.candidates} of {found.of} candidates and {found.utility} of {found.utility_of} utility images "
+        f"sampled again: {found.identical} of {found.images} images "
         f"identical, {len(found.apart)} apart, {found.flipped} verdicts changed, largest change "
         f"{found.largest:.4f}{left}"
     )

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from bench.leaderboard.entry import AccessLine, AttackLine, Cost, Flag, Measured
 from bench.leaderboard.fields import Mean, Rate
 from bench.leaderboard.final import derived
+from bench.leaderboard.lines import AccessLine, AttackLine, Cost, Flag, Measured
 from bench.leaderboard.published_run import PublishedRun
 from bench.tables.tables import ALL, BASE, COUNTED
 

@@ -8,8 +8,9 @@ from typing import Final, Literal
 
 import pandas as pd
 
-from bench.leaderboard.entry import AccessLine, Cost, Entry
+from bench.leaderboard.entry import Entry
 from bench.leaderboard.fields import Rate
+from bench.leaderboard.lines import AccessLine, Cost
 from bench.report.front import pareto
 from bench.tables.flags import COLLAPSED
 from bench.tables.summaries import ANY

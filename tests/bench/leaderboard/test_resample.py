@@ -10,7 +10,8 @@ import pytest
 from bench.core.errors import UsageError
 from bench.leaderboard.protocol import plan_with
 from bench.leaderboard.published_run import PublishedRun, read_run
-from bench.leaderboard.resample import Resampled, resample
+from bench.leaderboard.resample import resample
+from bench.leaderboard.resampled import Resampled
 from bench.model.text_to_image import TextToImage
 from bench.run.plan import Plan
 from tests.bench.leaderboard.boards import RESULTS
@@ -35,13 +36,18 @@ def test_scores_that_the_model_gives_come_back_and_others_are_found(
     found = resample(run, plan, METHOD, miniature, share=0.03, seed=3)
     assert found.candidates == 9
     assert found.of == 276
+    assert (found.utility, found.utility_of) == (7, 216)
+    assert found.images >= 16
     assert list(found.left_out) == ["seed_search"]
     # Another processor rounds otherwise: an image or two may move, never most.
     assert len(found.apart) <= 2
     assert found.flipped <= 2
     upside_down = run.trials.assign(score=1 - run.trials["score"])
+    useful = run.utility.assign(value=1 - run.utility["value"])
     lied = resample(replace(run, trials=upside_down), plan, METHOD, miniature, share=0.03, seed=3)
     assert len(lied.apart) > lied.images / 2
+    kind = resample(replace(run, utility=useful), plan, METHOD, miniature, share=0.03, seed=3)
+    assert len(kind.apart) >= kind.utility - 1
     with pytest.raises(UsageError, match=r"differ, e\.g\. trial negative_prompt"):
         lied.refuse(Path("entry.json"))
 
