@@ -123,7 +123,7 @@ class _Again:
         self._base: tuple[str, TextToImage] | None = None
 
     def of(self, path: Path, entry: Entry) -> str:
-        """What came of an entry, in words.
+        """Samples a share of an entry again; returns the outcome in words.
 
         Raises:
             UsageError: the model does not give the rows.

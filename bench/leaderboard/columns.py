@@ -48,9 +48,9 @@ def board_table(rows: Sequence[Row], folder: str) -> HtmlTable:
         folder: Where the entries' pages lie, seen from this page.
     """
     met = [name for name in ACCESSES if any(name in row.lines for row in rows)]
-    head = ["rank", "method", "standing", "worst per goal %", "luck %"]
-    head += [f"{name} %" for name in met]
-    head += ["retained %", "of the unedited %", "Pareto front", "s per edit", "flags"]
+    head = ["rank", "method", "standing", "worst per goal %", "luck %", "retained %"]
+    head += ["of the unedited %", *(f"{name} %" for name in met)]
+    head += ["Pareto front", "s per edit", "flags"]
     cells = []
     for row in rows:
         worst = row.lines.get(ANY)
@@ -60,9 +60,9 @@ def board_table(rows: Sequence[Row], folder: str) -> HtmlTable:
             text(row.standing),
             rate(row.share),
             rate(worst.luck if worst else None),
-            *(rate(row.lines[name].share if name in row.lines else None) for name in met),
             rate(row.cost.retained),
             plain(None if row.cost.ratio is None else 100 * row.cost.ratio, 0),
+            *(rate(row.lines[name].share if name in row.lines else None) for name in met),
             text("on it" if row.front else "no"),
             mean(row.cost.seconds, 1),
             text("unreliable" if row.entry.unreliable else "none that doubts it"),

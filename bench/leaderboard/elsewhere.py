@@ -29,7 +29,7 @@ _TEXTS: Final = (
 
 
 def published_of(board: Path, paper: Paper) -> tuple[tuple[Published, ...], tuple[Published, ...]]:
-    """What a method's own paper reports, and what others measured of it.
+    """The numbers that a method's own paper reports, and those that others measured of it.
 
     Args:
         board: The folder of the leaderboard.

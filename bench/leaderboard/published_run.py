@@ -34,7 +34,7 @@ _MOST: Final = 2**28
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PublishedRun:
-    """What lies in the folder of a report.
+    """The content of the folder of a report.
 
     Attributes:
         folder: Where.

@@ -1,9 +1,9 @@
 """Samples a random share of the published images again, with the model, and compares verdicts and scores.
 
-Covered are attacks that hold a prompt, whose prompts are in the rows; those whose text states or noise are
-published; and the accuracy on utility prompts. Not covered are the noise of the control ``seed_search``, which stays
-in the store, changes of weights, tensors that were too large to publish, and metrics that compare with the unedited
-image. The edit is read from a store, or made again by its method.
+Covered are attacks that hold a prompt, whose prompts are in the rows. So are those whose text states or noise are
+published, and the accuracy on utility prompts. Not covered is the noise of the control ``seed_search``: it stays in
+the store. Neither are changes of weights, tensors that were too large to publish, and metrics that look at the
+unedited image. The edit is read from a store, or made again by its method.
 """
 
 from __future__ import annotations
