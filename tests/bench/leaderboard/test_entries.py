@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.core.errors import UsageError
 from bench.leaderboard.add import add_run
@@ -85,3 +87,20 @@ def test_a_method_s_name_never_leads_out_of_its_folder(name: str) -> None:
 def test_a_name_that_is_too_long_for_a_file_is_refused() -> None:
     with pytest.raises(UsageError, match="at most 120"):
         file_name("x" * 121)
+
+
+def test_the_workflow_may_only_read_and_pins_what_it_uses() -> None:
+    text = (RESULTS.parent / ".github" / "workflows" / "leaderboard.yml").read_text("utf-8")
+    flow = yaml.safe_load(text)
+    assert flow["permissions"] == {"contents": "read"}
+    assert "pull_request_target" not in text
+    assert "secrets" not in text
+    steps = flow["jobs"]["check"]["steps"]
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", name) for name in used)
+    # What a pull request says reaches a shell only as the content of a variable or a file.
+    assert not any("${{" in step.get("run", "") for step in steps)
+    said = " ".join(step.get("run", "") for step in steps)
+    assert "leaderboard check\n" in said + "\n"
+    assert "--resample" in said
