@@ -48,8 +48,8 @@ def board_table(rows: Sequence[Row], folder: str) -> HtmlTable:
         folder: Where the entries' pages lie, seen from this page.
     """
     met = [name for name in ACCESSES if any(name in row.lines for row in rows)]
-    head = ["rank", "method", "standing", "worst per goal %", "luck %", "retained %"]
-    head += ["of the unedited %", *(f"{name} %" for name in met)]
+    head = ["rank", "method", "worst per goal %", "luck %", "retained %", "of the unedited %"]
+    head += ["standing", *(f"{name} %" for name in met)]
     head += ["Pareto front", "s per edit", "flags"]
     cells = []
     for row in rows:
@@ -57,11 +57,11 @@ def board_table(rows: Sequence[Row], folder: str) -> HtmlTable:
         line = [
             Cell(row.rank, f"{row.best:04d}{row.last:04d}" if row.best else _NO_RANK, number=True),
             Linked(text(row.name).text, to=f"{folder}/{file_name(row.name)}.html"),
-            text(row.standing),
             rate(row.share),
             rate(worst.luck if worst else None),
             rate(row.cost.retained),
             plain(None if row.cost.ratio is None else 100 * row.cost.ratio, 0),
+            text(row.standing),
             *(rate(row.lines[name].share if name in row.lines else None) for name in met),
             text("on it" if row.front else "no"),
             mean(row.cost.seconds, 1),

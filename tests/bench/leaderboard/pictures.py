@@ -1,4 +1,4 @@
-"""Pictures of the committed board's site: ``python -m tests.bench.leaderboard.pictures results/leaderboard/pictures``."""
+"""Pictures of the committed board: ``python -m tests.bench.leaderboard.pictures results/leaderboard/pictures``."""
 
 from __future__ import annotations
 

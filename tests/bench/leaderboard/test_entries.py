@@ -101,6 +101,6 @@ def test_the_workflow_may_only_read_and_pins_what_it_uses() -> None:
     assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", name) for name in used)
     # What a pull request says reaches a shell only as the content of a variable or a file.
     assert not any("${{" in step.get("run", "") for step in steps)
-    said = " ".join(step.get("run", "") for step in steps)
-    assert "leaderboard check\n" in said + "\n"
+    said = "\n".join(step.get("run", "") for step in steps)
+    assert "leaderboard check\n" in said
     assert "--resample" in said
