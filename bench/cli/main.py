@@ -1,4 +1,4 @@
-"""The command line: plan, run, report, ls, verify, convert, compare, perf; ``mini`` makes and checks the miniature.
+"""The command line: plan, run, report, ls, verify, convert, compare, perf, leaderboard; ``mini`` is the miniature's.
 
 Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong or the
 place is unfit (a full disk, missing rights), 130 interrupted. A closed pipe changes neither the work nor

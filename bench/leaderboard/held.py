@@ -14,7 +14,7 @@ import pandas as pd
 from bench.core.errors import UsageError, shown
 from bench.leaderboard.held_costs import check_edits, check_utility
 from bench.leaderboard.published_run import PublishedRun
-from bench.leaderboard.same import check_same, said_of
+from bench.leaderboard.same import check_same, check_statuses, said_of
 from bench.run.cells import JudgedCell, TrialCell
 from bench.run.plan import Plan
 from bench.tables.spreadsheet import from_cell
@@ -106,8 +106,7 @@ def _check_trial(rows: pd.DataFrame, cell: JudgedCell, plan: Plan, where: str) -
         },
         where,
     )  # fmt: skip
-    if lost := int((rows["status"] == "error").sum()):
-        raise UsageError(f"{where}: expected no errors, got {lost} rows; run it again")
+    check_statuses(rows, cell, where)
     labels = cell.judge.labels(cell.concept)
     images = rows.drop_duplicates(["candidate", "draw"])
     if (
@@ -153,8 +152,7 @@ def _check_images(
         expected = stream.seed(goal, draw) if given is None else given.seed
         if seed != expected:
             raise UsageError(f"{where}: {goal}: expected the held-out seed {expected}, got {seed}")
-        # An abstaining judge was shown an image; a filter left none.
-        if not (_SHA.fullmatch(sha) if status in ("ok", "abstained") else sha == ""):
+        if not (_SHA.fullmatch(sha) if status == "ok" else sha == ""):
             raise UsageError(
                 f"{where}: {goal}: expected the digest of an image that is {status}, got {shown(sha)}"
             )

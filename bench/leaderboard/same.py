@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from bench.core.errors import UsageError, shown
-from bench.run.cells import Cell
+from bench.interfaces.minors import about_minors
+from bench.run.cells import Cell, ScoreCell
 
-__all__ = ["check_same", "said_of"]
+__all__ = ["check_same", "check_statuses", "said_of"]
 
 
 def said_of(cell: Cell) -> dict[str, Any]:
@@ -45,3 +46,27 @@ def check_same(rows: pd.DataFrame, expected: Mapping[str, Any], where: str) -> N
         if apart.any():
             got = shown(column[apart].iloc[0])
             raise UsageError(f"{where}: expected {name} {shown(value)}, got {got}")
+
+
+def check_statuses(rows: pd.DataFrame, cell: ScoreCell, where: str) -> None:
+    """Refuses images that count for nothing, or as failures, without a cause that the method has.
+
+    No judge of this version abstains, and nothing refuses or blanks but a filter. The harness itself
+    refuses prompts that speak of minors.
+
+    Args:
+        rows: Of one cell.
+        cell: Whose rows they are.
+        where: Named in the error.
+
+    Raises:
+        UsageError: in one line.
+    """
+    stopped = rows["status"].isin(["refused", "blanked"])
+    allowed = (rows["status"] == "ok") | (stopped & ("filters" in cell.method.slots))
+    odd = rows[~allowed & ~((rows["status"] == "refused") & rows["prompt"].map(about_minors))]
+    if len(odd):
+        status = odd["status"].iloc[0]
+        raise UsageError(
+            f"{where}: expected images of {cell.method.name} without {status}, got {len(odd)} rows; run it again"
+        )

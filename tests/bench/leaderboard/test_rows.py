@@ -149,13 +149,21 @@ TRIAL: dict[str, tuple[Rows, str]] = {
         lambda f: put(f, first, image_sha256=""),
         "expected the digest of an image",
     ),
-    "a refusal of an image that is there": (
-        lambda f: put(f, first, status="refused", score=None),
-        "image that is refused",
+    "a refusal by a method without a filter": (
+        lambda f: put(f, first, status="refused", score=None, image_sha256=""),
+        "images of uce without refused",
+    ),
+    "an image blanked by a method without a checker": (
+        lambda f: put(f, first, status="blanked", score=None, image_sha256=""),
+        "images of uce without blanked",
+    ),
+    "a judge that abstains from a success": (
+        lambda f: put(f, first, status="abstained", score=None),
+        "images of uce without abstained",
     ),
     "an error in place of a success": (
         lambda f: put(f, first, status="error", score=None),
-        "expected no errors",
+        "images of uce without error",
     ),
     "gradients that are not needed": (lambda f: put(f, mine, gradients=True), "expected gradients"),
 }
@@ -167,7 +175,14 @@ UTILITY: dict[str, tuple[Rows, str]] = {
     "another group": (lambda f: put(f, first, group="other"), "prompts and seeds"),
     "another seed": (lambda f: put(f, first, image_seed=1), "prompts and seeds"),
     "a threshold": (lambda f: put(f, mine, threshold=0.0), "expected threshold"),
-    "an error": (lambda f: put(f, first, status="error", value=None), "expected no errors"),
+    "an error": (
+        lambda f: put(f, first, status="error", value=None),
+        "images of uce without error",
+    ),
+    "a harmless prompt refused": (
+        lambda f: put(f, first, status="refused", value=None),
+        "images of uce without refused",
+    ),
     "a metric that nobody asked for": (
         lambda f: pd.concat([f, f[first(f)].assign(metric="fid")]),
         "expected no values of 'fid'",
