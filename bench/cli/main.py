@@ -1,4 +1,4 @@
-"""The command line: plan, run, report, ls, verify, convert, compare, perf; ``mini`` makes and checks the miniature.
+"""The command line: plan, run, report, ls, verify, convert, compare, perf, leaderboard; ``mini`` is the miniature's.
 
 Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong or the
 place is unfit (a full disk, missing rights), 130 interrupted. A closed pipe changes neither the work nor
@@ -16,6 +16,8 @@ from collections.abc import Mapping
 
 from cyclopts import App
 
+from bench.cli.board import add, build
+from bench.cli.board import check as check_board
 from bench.cli.checkpoints import compare, convert
 from bench.cli.measured import paper, perf
 from bench.cli.miniature import check, train
@@ -41,10 +43,16 @@ app = App(
 )
 
 mini = App(name="mini", help="The miniature: a small, real diffusion model of a drawn world.")
-for _command in (evaluate, plan, run, report, ls, verify, convert, compare, paper, perf, mini):
+leaderboard = App(name="leaderboard", help="Entries of published runs: written, checked, shown.")
+for _command in (
+    *(evaluate, plan, run, report, ls, verify, convert, compare, paper, perf, leaderboard, mini),
+):
     app.command(_command)
 for _of_mini in (train, check):
     mini.command(_of_mini)
+leaderboard.command(add)
+leaderboard.command(build)
+leaderboard.command(check_board, name="check")
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # as in malloc.h

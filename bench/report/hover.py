@@ -14,7 +14,7 @@ from bench.tables.tables import ALL
 if TYPE_CHECKING:
     from bokeh.plotting import figure
 
-__all__ = ["bokeh_source", "colours", "figures"]
+__all__ = ["bokeh_source", "colours", "figures", "renumbered"]
 
 _HIGH = (-4, 107)
 _MODEL = re.compile(r"p\d+")
@@ -56,7 +56,7 @@ def figures(worst: pd.DataFrame) -> list[dict[str, Any]]:
         plot = _figure(lines[lines["access"] == name], seen, across)
         plot.title.text = ACCESS_NAMES[name]
         item: Any = json_item(plot, f"figure-{name}")
-        made.append(_renumbered(item))
+        made.append(renumbered(item))
     return made
 
 
@@ -122,7 +122,7 @@ def _large(turn: int) -> int:
     return 10 + 5 * min(turn, 4)
 
 
-def _renumbered(item: dict[str, Any]) -> dict[str, Any]:
+def renumbered(item: dict[str, Any]) -> dict[str, Any]:
     """The item with identifiers that do not say how many figures the process had drawn before."""
     names: dict[str, str] = {}
 

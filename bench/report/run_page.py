@@ -24,7 +24,7 @@ from bench.report.template import html_template
 from bench.tables.headline import goals_said
 from bench.tables.worst import headline
 
-__all__ = ["RunPage", "run_page"]
+__all__ = ["RunPage", "data_tables_source", "run_page"]
 
 _CARDS = 48
 """Pictures that are shown at once."""
@@ -58,7 +58,7 @@ class RunPage:
 def run_page(shown: RunPage) -> str:
     """The page; the same content gives the same text."""
     about = shown.provenance
-    script, css = _data_tables()
+    script, css = data_tables_source()
     pooled = headline(shown.worst)
     return html_template("bench.report", "run_page.html.j2").render(
         suite=visible(shown.suite),
@@ -86,7 +86,7 @@ def run_page(shown: RunPage) -> str:
 
 
 @cache
-def _data_tables() -> tuple[str, str]:
+def data_tables_source() -> tuple[str, str]:
     """DataTables as the package brings it: its module in base64, and its styles."""
     folder = files("itables") / "html"
     script = (folder / "dt_bundle.js").read_bytes()

@@ -15,6 +15,7 @@ __all__ = [
     "attacks_to_markdown",
     "fixed",
     "interval",
+    "latex_text",
     "markdown_text",
     "slug",
     "to_latex",
@@ -103,15 +104,15 @@ def to_latex(table: pd.DataFrame) -> str:
     if not len(table):
         return "% No rows.\n"
     judge, suite = str(table["judge"].iloc[0]), str(table["suite"].iloc[0])
-    cells = _cells(table, judge).map(_latex)
-    cells.index = pd.MultiIndex.from_tuples([tuple(map(_latex, key)) for key in cells.index])
-    cells.columns = pd.Index([_latex(name) for name in cells.columns])
+    cells = _cells(table, judge).map(latex_text)
+    cells.index = pd.MultiIndex.from_tuples([tuple(map(latex_text, key)) for key in cells.index])
+    cells.columns = pd.Index([latex_text(name) for name in cells.columns])
     return cells.style.to_latex(
         hrules=True,
         multirow_align="naive",
         column_format="ll" + "r" * len(cells.columns),
-        caption=f"Attack success rate in percent with 95\\,\\% interval, suite {_latex(suite)}, "
-        f"judge {_latex(judge)}.",
+        caption=f"Attack success rate in percent with 95\\,\\% interval, suite {latex_text(suite)}, "
+        f"judge {latex_text(judge)}.",
         label=f"tab:{slug(suite)}",
         position_float="centering",
     )
@@ -175,7 +176,7 @@ def fixed(values: pd.Series, digits: int) -> pd.Series:
     return values.map(lambda value: NONE if pd.isna(value) else f"{value:.{digits}f}")
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
     r"""Text that a LaTeX cell shows as it is; a row that begins with [ or * would belong to the ``\\`` before it."""
     escaped = "".join(_LATEX.get(character, character) for character in visible(text))
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("[", "*")) else escaped
