@@ -17,10 +17,14 @@ __all__ = [
     "Limit",
     "Only",
     "Out",
+    "PerGpu",
     "Publish",
+    "Ray",
     "Seed",
+    "Shard",
     "StoreArg",
     "SuiteArg",
+    "Workers",
 ]
 
 STORE = Path(".store")
@@ -79,5 +83,28 @@ Compile = Annotated[
         negative="",
         help="Compile the networks: minutes at first, then faster, with results that differ by rounding. "
         "For long runs on a GPU.",
+    ),
+]
+Workers = Annotated[
+    str | None,
+    Parameter(
+        help="Compute by so many processes on this machine, by Ray: a number, or auto for one per core, or per GPU. "
+        "docs/scale.md says more.",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    Parameter(
+        name="--ray",
+        help="Compute on the Ray cluster of this address, by all of it or by --workers.",
+    ),
+]
+PerGpu = Annotated[
+    int, Parameter(name="--per-gpu", help="Workers on each GPU, with --workers or --ray.")
+]
+Shard = Annotated[
+    str | None,
+    Parameter(
+        help="Compute one share of N, I/N: for job arrays. The last share that is done writes the report.",
     ),
 ]

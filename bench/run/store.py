@@ -238,14 +238,28 @@ class Store:
         self, kind: str, digest: str, record: Mapping[str, JSON], error: BaseException
     ) -> Path:
         """Keeps the record and the traceback of a failed attempt; returns their folder."""
-        attempts = self._folder("errors", kind, digest)
         said = {"type": type(error).__qualname__, "message": _utf8(str(error)).decode()}
-        data = _record_json(record, kind=kind, digest=digest, error=said)
+        lines = "".join(traceback.format_exception(error))
+        return self.keep_failure(kind, digest, record, said, lines)
+
+    def keep_failure(
+        self, kind: str, digest: str, record: Mapping[str, JSON], error: JSON, lines: str
+    ) -> Path:
+        """Keeps a failed attempt of which another process has told; returns its folder.
+
+        Args:
+            kind: of the entry.
+            digest: of the entry.
+            record: what record.json says, without `kind`, `digest`, `error` and `schema_version`.
+            error: the error's `type` and `message`.
+            lines: the traceback.
+        """
+        attempts = self._folder("errors", kind, digest)
+        data = _record_json(record, kind=kind, digest=digest, error=error)
         with self._temporary() as temporary:
             temporary.mkdir()
             write_synced(temporary / _RECORD, data)
-            lines = traceback.format_exception(error)
-            write_synced(temporary / _TRACEBACK, _utf8("".join(lines)))
+            write_synced(temporary / _TRACEBACK, _utf8(lines))
             sync(temporary)
             attempts.mkdir(parents=True, exist_ok=True)
             places = (attempts / str(n) for n in itertools.count())
