@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bench.core.digest import JSON
 from bench.run.cells import Cell, JudgedCell, MeasuredCell, ReferenceCell, TrialCell, UtilityCell
-from bench.run.locks import Lock
+from bench.run.leases import Lease
 from bench.run.parcels import adopt, pack
 from bench.run.payload import PAYLOAD
 from bench.run.plan import Plan
@@ -65,7 +65,7 @@ class Driver:
         self._deaths: Counter[str] = Counter()
         self._alone: list[Cell] = []
         self._at: dict[Hashable, Cell] = {}
-        self._claims: dict[Hashable, Lock] = {}
+        self._claims: dict[Hashable, Lease] = {}
         self._number = 0
         self._waited = False
 

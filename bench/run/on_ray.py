@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,7 +26,7 @@ from bench.run.cells import Cell
 from bench.run.chains import Share, chain_of
 from bench.run.driver import Driver, Worker
 from bench.run.executor import Executor
-from bench.run.locks import Lock
+from bench.run.leases import Lease
 from bench.run.plan import Plan
 from bench.run.scraps import own_folder
 from bench.run.store import Store
@@ -34,7 +34,7 @@ from bench.run.survey import Survey, survey
 from bench.run.watching import AtWork, Outcome, Watcher
 from bench.run.workbench import Job, Reply, Seat, same_plan
 
-__all__ = ["HeadLost", "OnRay"]
+__all__ = ["HeadLost", "OnRay", "local_ray"]
 
 _LONGEST_FOLDER: Final = 40
 """Characters of the folder that Ray works in: the paths of its sockets are longer by 62, and may have 107."""
@@ -169,6 +169,7 @@ class OnRay(Executor):
             )
             stack.callback(crew.close)
             crew.work(min(self._number(gpus), len(found.todo)))
+            store.clean_tmp()  # what workers that died have left
 
     def _number(self, gpus: bool) -> int:
         if self._workers is not None:
@@ -180,16 +181,18 @@ class OnRay(Executor):
 
     @contextmanager
     def _cluster(self) -> Iterator[str]:
-        """Joins the cluster or starts one; gives the address of its head."""
+        """Joins the cluster that this process is in or that was named, or starts one; gives its head's address."""
         ray = self._ray
-        common = {
-            "log_to_driver": False, "logging_level": "ERROR", "configure_logging": False,
-            "namespace": f"tvc-bench-{secrets.token_hex(4)}",
-        }  # fmt: skip
         with ExitStack() as stack:
-            if self._address is not None:
+            stack.enter_context(_silent(ray))
+            if ray.is_initialized():
+                pass
+            elif self._address is None:
+                cpus = self._workers or len(os.sched_getaffinity(0))
+                stack.enter_context(local_ray(cpus, gpus=0 if self._device == "cpu" else None))
+            else:
                 try:
-                    ray.init(address=self._address, **common)
+                    ray.init(address=self._address, **_quiet())
                 except (
                     ConnectionError,
                     RuntimeError,
@@ -199,17 +202,38 @@ class OnRay(Executor):
                     raise UsageError(
                         f"--ray {shown(self._address)}: no Ray cluster answers there: {in_one_line(error)}"
                     ) from error
-            else:
-                folder = stack.enter_context(own_folder("tvc-ray-", _LONGEST_FOLDER))
-                stack.enter_context(_inward(ray))
-                ray.init(
-                    num_cpus=self._workers or len(os.sched_getaffinity(0)),
-                    num_gpus=0 if self._device == "cpu" else None,
-                    include_dashboard=False, object_store_memory=_OBJECTS,
-                    _temp_dir=str(folder), _node_ip_address="127.0.0.1", **common,
-                )  # fmt: skip
-            stack.callback(_shut_down, ray)
+                stack.callback(_shut_down, ray)
             yield ray.get_runtime_context().gcs_address
+
+
+@contextmanager
+def local_ray(cpus: int, *, gpus: int | None = 0) -> Iterator[None]:
+    """Starts a Ray for this process that listens to this machine alone and leaves nothing behind.
+
+    Args:
+        cpus: Workers that it has room for.
+        gpus: Those it may use; ``None``: all.
+
+    Raises:
+        UsageError: Ray is not installed.
+    """
+    ray = _imported(None)
+    with ExitStack() as stack:
+        folder = stack.enter_context(own_folder("tvc-ray-", _LONGEST_FOLDER))
+        stack.callback(_shut_down, ray)
+        with _inward(ray):
+            ray.init(
+                num_cpus=cpus, num_gpus=gpus, include_dashboard=False, object_store_memory=_OBJECTS,
+                _temp_dir=str(folder), _node_ip_address="127.0.0.1", **_quiet(),
+            )  # fmt: skip
+        yield
+
+
+def _quiet() -> dict[str, Any]:
+    return {
+        "log_to_driver": False, "logging_level": "ERROR", "configure_logging": False,
+        "namespace": f"tvc-bench-{secrets.token_hex(4)}",
+    }  # fmt: skip
 
 
 class _Crew:
@@ -417,7 +441,7 @@ class _Head:
         )
 
 
-def _token(store: Store) -> Lock:
+def _token(store: Store) -> Lease:
     """A claim under a drawn number, which nobody else has."""
     while (claim := store.claim("run", digest_of(secrets.token_hex(16)))) is None:
         continue
@@ -434,10 +458,15 @@ def _imported(address: str | None) -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+    before = sys.modules.get("ray")
+    drawn = address is None and "RAY_AUTH_MODE" not in os.environ
+    if drawn:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
-        return importlib.import_module("ray")
+        ray = importlib.import_module("ray")
+        if drawn and before is not None:  # another library has imported it: it reads them again
+            ray._raylet.Config.initialize("")
+        return ray
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
@@ -450,20 +479,31 @@ def _imported(address: str | None) -> Any:
 def _inward(ray: Any) -> Iterator[None]:
     """Lets a Ray that starts meanwhile listen to this machine alone.
 
-    `ray.init` takes 127.0.0.1 for the machine's outward address. The function that does so is passed over;
-    where a later Ray has it no more, the token still guards.
+    `ray.init` takes 127.0.0.1 for the machine's outward address, unless the function that does so is passed
+    over. Where a later Ray has it no more, the token still guards.
     """
-    services = ray._private.services
-    outward = getattr(services, "resolve_ip_for_localhost", None)
-    services.resolve_ip_for_localhost = _as_it_is
+    with _in_place_of(ray._private.services, "resolve_ip_for_localhost", lambda host: host):
+        yield
+
+
+@contextmanager
+def _silent(ray: Any) -> Iterator[None]:
+    """Keeps Ray from writing of dead workers to standard output: the run tells of them itself."""
+    with _in_place_of(ray._private.worker, "print_to_stdstream", lambda *told, **how: None):
+        yield
+
+
+@contextmanager
+def _in_place_of(module: Any, name: str, other: Callable[..., Any]) -> Iterator[None]:
+    """Puts another function in the place of one, where there is one."""
+    before = getattr(module, name, None)
+    if before is not None:
+        setattr(module, name, other)
     try:
         yield
     finally:
-        services.resolve_ip_for_localhost = outward
-
-
-def _as_it_is(host: str) -> str:
-    return host
+        if before is not None:
+            setattr(module, name, before)
 
 
 def _shut_down(ray: Any) -> None:
@@ -475,6 +515,7 @@ def _shut_down(ray: Any) -> None:
 
 def _reason(error: Exception) -> str:
     """One line of what Ray says of a dead worker."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = next((x for x in lines if "exit" in x.lower() and "detail" in x.lower()), "")
-    return in_one_line(RuntimeError(f"a worker died: {cause or (lines[0] if lines else error)}"))
+    text = " ".join(str(error).split())
+    _, found, detail = text.partition("Worker exit detail: ")
+    said = detail.partition(" Some common causes")[0] if found else text
+    return f"a worker died: {in_one_line(RuntimeError(said))}"

@@ -48,6 +48,7 @@ from bench.core.digest import (
     write_atomic,
     write_synced,
 )
+from bench.run.leases import Lease, try_lease
 from bench.run.locks import Lock, try_lock
 
 __all__ = ["Damage", "Entry", "Failure", "FileInfo", "Store", "StoreError", "write_atomic"]
@@ -180,16 +181,17 @@ class Store:
             return
         self._quarantine(entry.path, damage, inode)
 
-    def claim(self, kind: str, digest: str) -> Lock | None:
+    def claim(self, kind: str, digest: str) -> Lease | None:
         """Returns the claim to compute an entry, or None while another process holds it.
 
         Hold it while you compute, and look for the entry once more when you have it. The kernel
-        gives it back when its holder dies. Nothing else of the store asks for it.
+        gives it back when its holder dies; it lapses when a whole machine does. Nothing else of
+        the store asks for it.
         """
         name = self._folder("claims", kind, digest)
         folder = name.parent.parent
         folder.mkdir(exist_ok=True)
-        return try_lock(folder / f"{kind}-{digest}{_LOCK}")
+        return try_lease(folder / f"{kind}-{digest}{_LOCK}")
 
     def publish(
         self, kind: str, digest: str, record: Mapping[str, JSON], write: Callable[[Path], None]
