@@ -12,6 +12,7 @@ from bench.cli.words import (
     Batch,
     Compile,
     Device,
+    Estimate,
     Json,
     Limit,
     Only,
@@ -25,6 +26,7 @@ from bench.cli.words import (
     SuiteArg,
     Workers,
 )
+from bench.core.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.run.watching import Outcome
@@ -33,12 +35,20 @@ __all__ = ["plan", "report", "run"]
 
 
 def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
+         estimate: Estimate = False, workers: Workers = None,
          allow_code: AllowCode = False, store: StoreArg = STORE, json_: Json = False) -> int:  # fmt: skip
     """Shows what a run would compute, and what the store already holds."""
     from bench.run.store import Store
 
-    _, made, _ = planned(suite, only, limit, seed, code=code_of(allow_code))
+    number = Spread(workers).number or 1
+    if workers is not None and not estimate:
+        raise UsageError("plan --workers: expected --estimate beside it, got none")
+    _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
     ledger = Store(store)
+    if estimate:
+        from bench.cli.hours import told
+
+        return told(made, ledger, asked, workers=number, json_=json_)
     cells = [
         {
             "kind": c.kind,

@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "Compile",
     "Device",
+    "Estimate",
     "Json",
     "Limit",
     "Only",
@@ -106,5 +107,13 @@ Shard = Annotated[
     str | None,
     Parameter(
         help="Compute one share of N, I/N: for job arrays. The last share that is done writes the report.",
+    ),
+]
+Estimate = Annotated[
+    bool,
+    Parameter(
+        name="--estimate",
+        negative="",
+        help="Say how many hours the rest will take instead, from what the store's own cells took; on --workers alike.",
     ),
 ]
