@@ -176,6 +176,8 @@ def _executor(
     compiled: bool,
 ) -> Executor:
     """Who computes the cells: this process, or workers on Ray if any were asked for."""
+    if not 1 <= spread.per_gpu <= 100:
+        raise UsageError(f"--per-gpu: expected a number from 1 to 100, got {spread.per_gpu}")
     if spread.workers is None and spread.ray is None:
         from bench.run.executor import Inline
         from bench.run.loading import load_base

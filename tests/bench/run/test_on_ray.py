@@ -1,0 +1,243 @@
+"""A run on a real local Ray ends with the results of an unbroken one, whoever dies meanwhile.
+
+What a network would compute is drawn here (`tests.simulated`), so that a worker begins in a second;
+`test_on_ray_for_real.py` has the miniature. The driver is a process of its own: tests open no socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.core.errors import UsageError
+from bench.run import on_ray
+from tests.tiny import CELLS, SAMPLES
+
+pytest.importorskip("ray")
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = Path(__file__).with_name("ray_scenes.py")
+Told = Mapping[str, Any]
+PATIENCE_S = 500.0
+NAMES = [
+    "unbroken", "workers_are_killed", "a_cell_raises", "memory_runs_out_once",
+    "a_cell_kills_whoever_tries_it", "one_disk_is_full", "nobody_sees_the_store",
+    "a_cell_raises_where_nobody_sees_the_store", "another_process_holds_a_claim",
+    "images_are_dropped", "another_plan",
+]  # fmt: skip
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+    """What came of each scene; they share one Ray."""
+    folder = tmp_path_factory.mktemp("ray")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), *NAMES],
+        capture_output=True, text=True, env=environment(), timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]  # and nothing else is said
+    return {told["scene"]: told for told in found}
+
+
+def whole(told: Told, unbroken: Told) -> None:
+    """Asserts that a run has ended as the unbroken one."""
+    assert told.get("error") is None, told["error"]
+    assert (told["there"], told["damaged"], told["left"]) == (CELLS, 0, [])
+    assert (told["failed"], told["blocked"]) == ([], [])
+    assert told["bytes"] == unbroken["bytes"]
+
+
+@pytest.mark.slow
+def test_every_cell_is_computed_once(played: dict[str, Told]) -> None:
+    told = played["unbroken"]
+    whole(told, told)
+    assert (told["computed"], told["cached"], told["twice"]) == (CELLS, 0, 0)
+
+
+@pytest.mark.slow
+def test_killed_workers_cost_a_cell_each_at_most(played: dict[str, Told]) -> None:
+    told = played["workers_are_killed"]
+    whole(told, played["unbroken"])
+    assert told["killed"] == 4
+    assert told["twice"] <= told["killed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a_cell_raises", "a_cell_raises_where_nobody_sees_the_store"])
+def test_a_cell_that_raises_is_recorded_and_the_others_go_on(
+    played: dict[str, Told], name: str
+) -> None:
+    told = played[name]
+    first = told["first"]
+    assert first["failed"] == [{"cell": told["bad"], "error": "ValueError: as ordered"}]
+    assert first["computed"] == CELLS - 3
+    assert len(first["blocked"]) == 2, "its trial, and the score of that"
+    assert len(told["traces"]) == 1
+    assert "in _go_wrong" in told["traces"][0]
+    whole(told, played["unbroken"])
+    assert told["computed"] == 3, "the next run does what failed, and what was blocked"
+
+
+@pytest.mark.slow
+def test_a_worker_whose_memory_ran_out_is_replaced(played: dict[str, Told]) -> None:
+    told = played["memory_runs_out_once"]
+    whole(told, played["unbroken"])
+    assert len(told["lost"]) == 1
+    assert "MemoryError: as ordered" in told["lost"][0]
+    assert told["twice"] == 1
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_every_worker_fails_in_the_end(played: dict[str, Told]) -> None:
+    told = played["a_cell_kills_whoever_tries_it"]
+    assert len(told["lost"]) == 5
+    (failed,) = told["failed"]
+    assert failed["cell"] == told["bad"]
+    assert failed["error"].startswith("Lost: 5 workers died at it")
+    assert len(told["blocked"]) == 2, "its two metrics"
+    assert (told["there"], told["damaged"], told["left"]) == (CELLS - 3, 0, [])
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_machine_costs_that_worker(played: dict[str, Told]) -> None:
+    told = played["one_disk_is_full"]
+    whole(told, played["unbroken"])
+    (lost,) = told["lost"]
+    assert "File too large" in lost
+
+
+@pytest.mark.slow
+def test_results_come_back_from_machines_that_do_not_see_the_store(played: dict[str, Told]) -> None:
+    told = played["nobody_sees_the_store"]
+    whole(told, played["unbroken"])
+    assert told["computed"] == CELLS
+    assert told["own"] == [], "their own stores are gone"
+
+
+@pytest.mark.slow
+def test_what_another_process_is_at_is_waited_for(played: dict[str, Told]) -> None:
+    told = played["another_process_holds_a_claim"]
+    whole(told, played["unbroken"])
+    assert told["twice"] == 0
+
+
+@pytest.mark.slow
+def test_images_go_when_every_score_has_seen_them(played: dict[str, Told]) -> None:
+    assert played["unbroken"]["there"] == played["images_are_dropped"]["there"] == CELLS
+    assert played["images_are_dropped"]["images"] == 0 < SAMPLES
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_plan_is_refused(played: dict[str, Told]) -> None:
+    assert "expected the plan of the command, got another" in played["another_plan"]["error"]
+
+
+# --- the driver and the head
+
+
+def begun(at: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(at), "alone"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(CELL_SECONDS="0.3"),
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def some_cells(at: Path, process: subprocess.Popen[str]) -> None:
+    """Waits until some cells are in the store."""
+    end = time.monotonic() + PATIENCE_S
+    while len(list((at / "store").glob("*/??/*/manifest.json"))) < 5:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < end, "nothing is computed"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> Iterator[int]:
+    """All processes below one, the nearest first."""
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield int(child)
+                yield from children(int(child))
+
+
+def named(pids: list[int], name: str) -> list[int]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if name in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found
+
+
+def ends_whole(at: Path, played: dict[str, Told]) -> Told:
+    again = begun(at)
+    said, errors = again.communicate(timeout=PATIENCE_S)
+    assert again.returncode == 0, errors[-3000:]
+    told: Told = json.loads(said.splitlines()[-1])
+    whole(told, played["unbroken"])
+    return told
+
+
+@pytest.mark.slow
+def test_a_killed_driver_takes_all_with_it_and_the_next_goes_on(
+    played: dict[str, Told], tmp_path: Path
+) -> None:
+    first = begun(tmp_path)
+    some_cells(tmp_path, first)
+    pids = list(children(first.pid))
+    assert named(pids, "gcs_server")
+    first.kill()
+    first.communicate(timeout=60)
+    told = ends_whole(tmp_path, played)
+    assert told["computed"] <= CELLS - 5
+    assert told["twice"] <= 2, "each of two workers was at a cell"
+    end = time.monotonic() + 60
+    while left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_head_that_dies_ends_the_run_in_one_line_and_the_next_goes_on(
+    played: dict[str, Told], tmp_path: Path
+) -> None:
+    first = begun(tmp_path)
+    some_cells(tmp_path, first)
+    (head,) = named(list(children(first.pid)), "gcs_server")
+    os.kill(head, signal.SIGKILL)
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 2, errors[-3000:]
+    (line,) = [x for x in errors.splitlines() if x.strip()]
+    assert line.startswith("error: the head of Ray at 127.0.0.1:")
+    assert "the same command goes on" in line
+    assert ends_whole(tmp_path, played)["twice"] <= 2
+
+
+# --- without a Ray
+
+
+def test_without_ray_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"not installed: pip install 'tvc-bench\[ray\]'"):
+        on_ray.OnRay(workers=2)
+
+
+def test_a_single_device_is_not_shared_out() -> None:
+    with pytest.raises(UsageError, match="expected auto, cpu or cuda"):
+        on_ray.OnRay(workers=2, device="cuda:1")
