@@ -113,7 +113,12 @@ class Elsewhere(Simulated):
 
 
 class RealElsewhere(Workbench):
-    """A worker with the base that does not see the run's store."""
+    """A worker with the base; the first of all does not see the run's store."""
 
     def __init__(self, job: Job) -> None:
-        super().__init__(replace(job, token="/nowhere"))
+        try:
+            (Path(job.store).parent / "apart").touch(exist_ok=False)
+        except FileExistsError:
+            super().__init__(job)
+        else:
+            super().__init__(replace(job, token="/nowhere"))

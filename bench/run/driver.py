@@ -38,7 +38,7 @@ class Lost(Exception):
 
 
 class Worker(Enum):
-    """What is to become of a worker after its reply."""
+    """The lot of a worker after its reply."""
 
     STAYS = auto()
     FRESH = auto()  # it is replaced by a new process: its memory ran out
@@ -228,7 +228,7 @@ class Driver:
         return [("edit", cell.parents["edit"])] if "edit" in cell.parents else []
 
     def _images(self, cell: TrialCell | UtilityCell | ReferenceCell) -> list[tuple[str, str]]:
-        """What a score reads of a cell: its rows and images, or what they are drawn again from."""
+        """The entries of a cell that a score reads: rows and images, or what those are drawn again from."""
         drawn = [] if self._store.find(PAYLOAD, cell.digest) else self._needs(cell)
         return [(cell.kind, cell.digest), (PAYLOAD, cell.digest), *drawn]
 

@@ -2,20 +2,17 @@
 
 An actor for each device holds the base and the edit that it used last (:mod:`bench.run.workbench`). It is
 told a cell's name at a time and answers in JSON, so Ray holds no result, and the driver none of what is
-done. A worker that dies is replaced, and its cell done again. Only this module imports Ray.
+done. A worker that dies is replaced, and its cell done again.
 """
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
+import re
 import secrets
-import socket
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,26 +25,19 @@ from bench.run.driver import Driver, Worker
 from bench.run.executor import Executor
 from bench.run.leases import Lease
 from bench.run.plan import Plan
-from bench.run.scraps import own_folder
+from bench.run.ray_start import Head, imported, local_ray, quiet, shut_down, silent
 from bench.run.store import Store
 from bench.run.survey import Survey, survey
 from bench.run.watching import AtWork, Outcome, Watcher
 from bench.run.workbench import Job, Reply, Seat, same_plan
 
-__all__ = ["HeadLost", "OnRay", "local_ray"]
+__all__ = ["OnRay"]
 
-_LONGEST_FOLDER: Final = 40
-"""Characters of the folder that Ray works in: the paths of its sockets are longer by 62, and may have 107."""
-_OBJECTS: Final = 100 * 2**20
 _TICK_S: Final = 1.0
 _TOLD_EVERY_S: Final = 2.0
-_HEAD_EVERY_S, _HEAD_MISSES = 3.0, 3
 _MOST_BAD_STARTS: Final = 3
 _TOLD: Final = "told"
-
-
-class HeadLost(OSError):
-    """The head of the Ray cluster does not answer any more."""
+_ADDRESS = re.compile(r"[^/\s]+:[0-9]{1,5}")
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +98,11 @@ class OnRay(Executor):
             raise UsageError(
                 f"--device: expected auto, cpu or cuda where several workers share, got {shown(device)}"
             )
-        self._ray = _imported(address)
+        if address is not None and address != "auto" and not _ADDRESS.fullmatch(address):
+            raise UsageError(
+                f"--ray: expected HOST:PORT of the cluster's head, or auto, got {shown(address)}"
+            )
+        self._ray = imported(address)
         self._workers, self._address, self._per_gpu = workers, address, per_gpu
         self._only, self._limit, self._bench = only, limit, bench
         self._device, self._batch_size, self._compiled = device, batch_size, compiled
@@ -151,7 +145,7 @@ class OnRay(Executor):
                 batch_size=self._batch_size, compiled=self._compiled, threads=0 if gpus else 1,
             )  # fmt: skip
             options = {
-                "num_cpus": 1,
+                "num_cpus": 0 if gpus else 1,  # few cores are no reason to leave a GPU idle
                 "num_gpus": 1 / self._per_gpu if gpus else 0,
                 "max_restarts": 0,
                 "max_task_retries": 0,
@@ -168,7 +162,8 @@ class OnRay(Executor):
                 options=options,
             )
             stack.callback(crew.close)
-            crew.work(min(self._number(gpus), len(found.todo)))
+            outcome.workers = min(self._number(gpus), len(found.todo))
+            crew.work(outcome.workers)
             store.clean_tmp()  # what workers that died have left
 
     def _number(self, gpus: bool) -> int:
@@ -184,15 +179,17 @@ class OnRay(Executor):
         """Joins the cluster that this process is in or that was named, or starts one; gives its head's address."""
         ray = self._ray
         with ExitStack() as stack:
-            stack.enter_context(_silent(ray))
+            stack.enter_context(silent(ray))
             if ray.is_initialized():
                 pass
             elif self._address is None:
                 cpus = self._workers or len(os.sched_getaffinity(0))
                 stack.enter_context(local_ray(cpus, gpus=0 if self._device == "cpu" else None))
             else:
+                if self._address != "auto" and not Head(self._address).answers():
+                    raise UsageError(f"--ray {shown(self._address)}: nobody answers there")
                 try:
-                    ray.init(address=self._address, **_quiet())
+                    ray.init(address=self._address, **quiet())
                 except (
                     ConnectionError,
                     RuntimeError,
@@ -202,38 +199,8 @@ class OnRay(Executor):
                     raise UsageError(
                         f"--ray {shown(self._address)}: no Ray cluster answers there: {in_one_line(error)}"
                     ) from error
-                stack.callback(_shut_down, ray)
+                stack.callback(shut_down, ray)
             yield ray.get_runtime_context().gcs_address
-
-
-@contextmanager
-def local_ray(cpus: int, *, gpus: int | None = 0) -> Iterator[None]:
-    """Starts a Ray for this process that listens to this machine alone and leaves nothing behind.
-
-    Args:
-        cpus: Workers that it has room for.
-        gpus: Those it may use; ``None``: all.
-
-    Raises:
-        UsageError: Ray is not installed.
-    """
-    ray = _imported(None)
-    with ExitStack() as stack:
-        folder = stack.enter_context(own_folder("tvc-ray-", _LONGEST_FOLDER))
-        stack.callback(_shut_down, ray)
-        with _inward(ray):
-            ray.init(
-                num_cpus=cpus, num_gpus=gpus, include_dashboard=False, object_store_memory=_OBJECTS,
-                _temp_dir=str(folder), _node_ip_address="127.0.0.1", **_quiet(),
-            )  # fmt: skip
-        yield
-
-
-def _quiet() -> dict[str, Any]:
-    return {
-        "log_to_driver": False, "logging_level": "ERROR", "configure_logging": False,
-        "namespace": f"tvc-bench-{secrets.token_hex(4)}",
-    }  # fmt: skip
 
 
 class _Crew:
@@ -252,7 +219,7 @@ class _Crew:
         options: dict[str, Any],
     ) -> None:
         self._ray, self._driver, self._watcher, self._outcome = ray, driver, watcher, outcome
-        self._head = _Head(head)
+        self._head = Head(head)
         self._bench, self._job = bench, job.as_json()
         self._make = ray.remote(**options)(Seat)
         self._sent: dict[Any, _Sent] = {}
@@ -276,10 +243,14 @@ class _Crew:
             self._look()
 
     def close(self) -> None:
-        """Ends the workers; those with a store of their own remove it."""
+        """Ends the workers; those with a store of their own remove it first."""
+        if not self._hands or not self._head.answers():
+            return  # without a head they end with this process
         own = [hand.actor.close.remote() for hand in self._hands.values() if hand.apart]
-        if own and self._head.answers():
+        if own:
             self._ray.wait(own, num_returns=len(own), timeout=10)
+        for hand in list(self._hands.values()):
+            self._dismiss(hand)
 
     def _hire(self) -> None:
         hand = _Hand(next(self._numbers), self._make.remote())
@@ -392,125 +363,11 @@ class _Crew:
                 self._send(hand, "told", told)
 
 
-class _Head:
-    """The head of the cluster: without it Ray waits for a minute, and then ends the process."""
-
-    def __init__(self, address: str) -> None:
-        self._host, _, self._port = address.rpartition(":")
-        self._looked = time.monotonic()
-        self._missed = 0
-
-    def answers(self) -> bool:
-        """Returns whether somebody listens there."""
-        try:
-            socket.create_connection((self._host.strip("[]"), int(self._port)), timeout=2).close()
-        except OSError:
-            return False
-        return True
-
-    def look(self) -> None:
-        """Looks now and then.
-
-        Raises:
-            HeadLost: it has not answered several times.
-        """
-        if time.monotonic() - self._looked < _HEAD_EVERY_S:
-            return
-        self._looked = time.monotonic()
-        self._missed = 0 if self.answers() else self._missed + 1
-        if self._missed >= _HEAD_MISSES:
-            self._lost()
-
-    def check(self) -> None:
-        """Looks at once: a worker has died, and without a head there will be no other.
-
-        Raises:
-            HeadLost: it does not answer.
-        """
-        for _ in range(_HEAD_MISSES):
-            if self.answers():
-                return
-            time.sleep(0.3)
-        self._lost()
-
-    def _lost(self) -> None:
-        raise HeadLost(
-            None,
-            f"the head of Ray at {self._host}:{self._port} is gone; what was computed is in the store, and the "
-            "same command goes on",
-        )
-
-
 def _token(store: Store) -> Lease:
     """A claim under a drawn number, which nobody else has."""
     while (claim := store.claim("run", digest_of(secrets.token_hex(16)))) is None:
         continue
     return claim
-
-
-def _imported(address: str | None) -> Any:
-    """Ray, told to report to nobody; one that is started here answers those alone who know a drawn token.
-
-    It reads its settings when it is imported, so they are made before, and stay.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    before = sys.modules.get("ray")
-    drawn = address is None and "RAY_AUTH_MODE" not in os.environ
-    if drawn:
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    try:
-        ray = importlib.import_module("ray")
-        if drawn and before is not None:  # another library has imported it: it reads them again
-            ray._raylet.Config.initialize("")
-        return ray
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise UsageError(
-            "--workers and --ray need Ray, which is not installed: pip install 'tvc-bench[ray]'"
-        ) from None
-
-
-@contextmanager
-def _inward(ray: Any) -> Iterator[None]:
-    """Lets a Ray that starts meanwhile listen to this machine alone.
-
-    `ray.init` takes 127.0.0.1 for the machine's outward address, unless the function that does so is passed
-    over. Where a later Ray has it no more, the token still guards.
-    """
-    with _in_place_of(ray._private.services, "resolve_ip_for_localhost", lambda host: host):
-        yield
-
-
-@contextmanager
-def _silent(ray: Any) -> Iterator[None]:
-    """Keeps Ray from writing of dead workers to standard output: the run tells of them itself."""
-    with _in_place_of(ray._private.worker, "print_to_stdstream", lambda *told, **how: None):
-        yield
-
-
-@contextmanager
-def _in_place_of(module: Any, name: str, other: Callable[..., Any]) -> Iterator[None]:
-    """Puts another function in the place of one, where there is one."""
-    before = getattr(module, name, None)
-    if before is not None:
-        setattr(module, name, other)
-    try:
-        yield
-    finally:
-        if before is not None:
-            setattr(module, name, before)
-
-
-def _shut_down(ray: Any) -> None:
-    """Leaves the cluster, or ends the one that was started here; without a head Ray may hang at it."""
-    leaving = threading.Thread(target=ray.shutdown, daemon=True)
-    leaving.start()
-    leaving.join(20)
 
 
 def _reason(error: Exception) -> str:

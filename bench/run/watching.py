@@ -75,8 +75,9 @@ class Outcome:
         failed: Title and message of failed cells.
         blocked: Titles of cells that were not tried, since one that they need has failed.
         elsewhere: Of a share, cells of other shares that are still to be computed.
+        workers: Processes that shared the work.
         seconds: Wall-clock time.
-        model_seconds: Of it, inside models.
+        model_seconds: Of it, inside models, over all workers.
         set_aside: Damaged entries that were found and put into quarantine.
         self_check: What the look at the base saw; ``None`` where nothing was to be computed.
     """
@@ -86,6 +87,7 @@ class Outcome:
     failed: list[tuple[str, str]] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     elsewhere: int = 0
+    workers: int = 1
     seconds: float = 0.0
     model_seconds: float = 0.0
     set_aside: list[str] = field(default_factory=list)
@@ -94,7 +96,8 @@ class Outcome:
     @property
     def overhead(self) -> float:
         """Share of the time spent outside the models' own compute."""
-        return 1 - self.model_seconds / self.seconds if self.seconds else 0.0
+        there = self.workers * self.seconds
+        return 1 - self.model_seconds / there if there else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -104,6 +107,7 @@ class Outcome:
             "failed": [{"cell": title, "error": message} for title, message in self.failed],
             "blocked": self.blocked,
             "elsewhere": self.elsewhere,
+            "workers": self.workers,
             "seconds": round(self.seconds, 3),
             "model_seconds": round(self.model_seconds, 3),
             "overhead": round(self.overhead, 4),

@@ -41,7 +41,7 @@ _NO_MEMORY: Final = ("can't allocate memory", "Cannot allocate memory", "std::ba
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker has to know; all of it is plain JSON.
+    """All that a worker has to know, as plain JSON.
 
     Attributes:
         suite: The fields of the suite's file.
@@ -81,7 +81,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a worker says; parcels aside, plain JSON.
+    """The answer of a worker; parcels aside, it is plain JSON.
 
     Attributes:
         fate: ``ready``, ``computed``, ``found``, ``failed``, ``claimed``; or ``refused`` (a line for

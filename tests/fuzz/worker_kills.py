@@ -15,6 +15,7 @@ from typing import Any
 __all__ = ["worker_kills"]
 
 ROOT = Path(__file__).parents[2]
+POISON = "a_cell_kills_whoever_tries_it"
 _PER_RUN = 20
 """Of 27 cells one at least is done between two kills."""
 
@@ -30,7 +31,10 @@ def worker_kills(folder: Path, number: int) -> dict[str, int]:
         kills = min(_PER_RUN, number - counts["kills"])
         at = folder / f"run-{counts['runs']}"
         at.mkdir(parents=True)
-        whole, broken = _played(at, kills)
+        whole, broken, poisoned = _played(at, kills)
+        assert len(poisoned["lost"]) == 5, poisoned
+        assert poisoned["there"] == poisoned["cells"] - 3, "it, and its two metrics"
+        assert poisoned["failed"][0]["error"].startswith("Lost: 5 workers died at it"), poisoned
         assert broken["there"] == broken["cells"], broken
         assert (broken["failed"], broken["damaged"], broken["left"]) == ([], 0, []), broken
         assert broken["bytes"] == whole["bytes"]
@@ -42,16 +46,15 @@ def worker_kills(folder: Path, number: int) -> dict[str, int]:
     return counts
 
 
-def _played(at: Path, kills: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _played(at: Path, kills: int) -> list[dict[str, Any]]:
     script = ROOT / "tests" / "bench" / "run" / "ray_scenes.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(at), "unbroken", "workers_are_killed"],
+        [sys.executable, str(script), str(at), "unbroken", "workers_are_killed", POISON],
         capture_output=True, text=True, cwd=ROOT, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_KILLS": str(kills)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    whole, broken = (json.loads(line) for line in done.stdout.splitlines())
-    return whole, broken
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 if __name__ == "__main__":

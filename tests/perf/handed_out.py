@@ -15,8 +15,9 @@ from pathlib import Path
 from bench.config.suite import load_suite
 from bench.model.pipeline.inspect import inspect_base
 from bench.run.cells import Cell
-from bench.run.on_ray import OnRay, local_ray
+from bench.run.on_ray import OnRay
 from bench.run.plan import make_plan
+from bench.run.ray_start import local_ray
 from bench.run.store import Store
 from bench.run.watching import Watcher
 

@@ -1,4 +1,4 @@
-"""Runs the tiny suite on the miniature: in this process, on two workers of a local Ray, and apart from the store."""
+"""Runs the tiny suite on the miniature: in this process, and on two workers, one of which does not see the store."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from bench.model.text_to_image import load_model
 from bench.run.cells import Cell
 from bench.run.collect import collect
 from bench.run.executor import Executor, Inline
-from bench.run.on_ray import OnRay, local_ray
+from bench.run.on_ray import OnRay
 from bench.run.plan import Plan
+from bench.run.ray_start import local_ray
 from bench.run.store import Store
 from bench.tables.tables import summarise
 from tests.bench.run.ray_scenes import Heard, bytes_of, tiny
@@ -97,10 +98,11 @@ def main(folder: Path) -> None:
             Path(p).parts[2] for p in map(socket_of, named([*children(os.getpid())], "raylet")) if p
         }
         killer = Killer()
-        found["ray"] = told(plan, folder / "ray", OnRay(workers=2, device="cpu"), killer)
+        (folder / "there").mkdir()
+        executor = OnRay(workers=2, device="cpu", bench="tests.simulated:RealElsewhere")
+        found["ray"] = told(plan, folder / "there" / "store", executor, killer)
         found["killed"] = killer.killed
-        apart = OnRay(workers=2, device="cpu", bench="tests.simulated:RealElsewhere")
-        found["apart"] = told(plan, folder / "apart", apart, Heard())
+        found["apart"] = (folder / "there" / "apart").exists()
         pids = list(children(os.getpid()))
         found["addresses"] = addresses([os.getpid(), *pids])
         found["token"] = os.environ["RAY_AUTH_MODE"]

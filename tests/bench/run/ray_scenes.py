@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -23,8 +24,9 @@ from typing import Any
 from bench.config.suite import load_suite
 from bench.model.pipeline.inspect import inspect_base
 from bench.run.cells import Cell
-from bench.run.on_ray import OnRay, local_ray
+from bench.run.on_ray import OnRay
 from bench.run.plan import Plan, make_plan
+from bench.run.ray_start import local_ray
 from bench.run.store import Store
 from bench.run.watching import AtWork, Outcome, Watcher
 from tests.tiny import SUITE
@@ -32,7 +34,7 @@ from tests.tiny import SUITE
 Told = dict[str, Any]
 SCENES: dict[str, Callable[[Path], Told]] = {}
 WORKERS = 2
-KILLS = int(os.environ.get("RAY_KILLS", "4"))
+KILLS = int(os.environ.get("RAY_KILLS", "3"))
 
 
 def scene(play: Callable[[Path], Told]) -> Callable[[Path], Told]:
@@ -76,7 +78,7 @@ def simulated(
 
 
 def told(at: Path, plan: Plan, outcome: Outcome) -> Told:
-    """What a test looks at: the outcome, what was begun how often, and the bytes of the store."""
+    """The things a test looks at: the outcome, what was begun how often, and the bytes of the store."""
     store = Store(at / "store")
     begun = Counter(line.split()[0] for line in (at / "log").read_text().splitlines())
     left = [p.name for a in ("tmp", "claims") for p in (at / "store" / a).glob("*")]
@@ -92,9 +94,11 @@ def told(at: Path, plan: Plan, outcome: Outcome) -> Told:
 
 
 def bytes_of(store: Path) -> str:
-    """A digest of all that no clock has to do with."""
+    """A digest of all that no clock has to do with; images may have been dropped."""
     whole = hashlib.sha256()
     for path in sorted(store.glob("*/??/*/**/*")):
+        if path.relative_to(store).parts[0] == "images":
+            continue
         if path.is_file() and path.name not in ("record.json", "manifest.json"):
             whole.update(f"{path.relative_to(store)}\n".encode() + path.read_bytes())
     return whole.hexdigest()
@@ -136,21 +140,14 @@ def workers_are_killed(at: Path) -> Told:
 
 
 @scene
-def a_cell_raises(at: Path) -> Told:
-    plan = tiny(at)
-    bad = next(c for c in plan.cells if c.kind == "attack")
-    first = simulated(at, plan, {"raise": bad.digest})
-    failures = Store(at / "store").failures("attack", bad.digest)
-    traces = [failure.traceback for failure in failures]
-    return told(at, plan, simulated(at, plan, {})) | {
-        "first": first.as_json(), "bad": bad.title, "traces": traces,
-    }  # fmt: skip
-
-
-@scene
-def memory_runs_out_once(at: Path) -> Told:
-    plan, heard = tiny(at), Heard()
+def memory_runs_out_once_and_another_process_holds_a_claim(at: Path) -> Told:
+    plan, heard, store = tiny(at), Heard(), Store(at / "store")
     bad = next(c for c in plan.cells if c.kind == "trial")
+    held = [c for c in plan.cells if c.kind == "edit"][-1]
+    claim = store.claim(held.kind, held.digest)
+    assert claim is not None
+    timer = threading.Timer(3.0, claim.release)
+    timer.start()
     outcome = simulated(at, plan, {"memory_once": bad.digest}, watcher=heard)
     return told(at, plan, outcome) | {"lost": heard.lost}
 
@@ -171,41 +168,24 @@ def one_disk_is_full(at: Path) -> Told:
 
 
 @scene
-def nobody_sees_the_store(at: Path) -> Told:
-    plan = tiny(at)
+def nobody_sees_the_store_and_images_are_dropped(at: Path) -> Told:
+    plan = tiny(at, SUITE + "images: thumbnails\n")
     outcome = simulated(at, plan, {}, bench="Elsewhere")
-    return told(at, plan, outcome) | {"own": [p.name for p in Path("/tmp").glob("tvc-worker-*")]}
+    own = [p.name for p in Path(tempfile.gettempdir()).glob("tvc-worker-*")]
+    images = len(list((at / "store" / "images").glob("*/*")))
+    return told(at, plan, outcome) | {"own": own, "images": images}
 
 
 @scene
-def a_cell_raises_where_nobody_sees_the_store(at: Path) -> Told:
+def a_cell_raises(at: Path) -> Told:
     plan = tiny(at)
     bad = next(c for c in plan.cells if c.kind == "attack")
     first = simulated(at, plan, {"raise": bad.digest}, bench="Elsewhere")
     failures = Store(at / "store").failures("attack", bad.digest)
     traces = [failure.traceback for failure in failures]
-    return told(at, plan, simulated(at, plan, {}, bench="Elsewhere")) | {
+    return told(at, plan, simulated(at, plan, {})) | {
         "first": first.as_json(), "bad": bad.title, "traces": traces,
     }  # fmt: skip
-
-
-@scene
-def another_process_holds_a_claim(at: Path) -> Told:
-    plan, store = tiny(at), Store(at / "store")
-    held = next(c for c in plan.cells if c.kind == "edit")
-    claim = store.claim(held.kind, held.digest)
-    assert claim is not None
-    timer = threading.Timer(3.0, claim.release)
-    timer.start()
-    outcome = simulated(at, plan, {})
-    return told(at, plan, outcome)
-
-
-@scene
-def images_are_dropped(at: Path) -> Told:
-    plan = tiny(at, SUITE + "images: thumbnails\n")
-    outcome = simulated(at, plan, {})
-    return told(at, plan, outcome) | {"images": len(list((at / "store" / "images").glob("*/*")))}
 
 
 @scene

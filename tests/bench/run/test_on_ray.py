@@ -21,7 +21,7 @@ import pytest
 
 from bench.core.errors import UsageError
 from bench.run import on_ray
-from tests.tiny import CELLS, SAMPLES
+from tests.tiny import CELLS
 
 pytest.importorskip("ray")
 
@@ -29,12 +29,18 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("ray_scenes.py")
 Told = Mapping[str, Any]
 PATIENCE_S = 500.0
+MEMORY = "memory_runs_out_once_and_another_process_holds_a_claim"
+APART = "nobody_sees_the_store_and_images_are_dropped"
 NAMES = [
-    "unbroken", "workers_are_killed", "a_cell_raises", "memory_runs_out_once",
-    "a_cell_kills_whoever_tries_it", "one_disk_is_full", "nobody_sees_the_store",
-    "a_cell_raises_where_nobody_sees_the_store", "another_process_holds_a_claim",
-    "images_are_dropped", "another_plan",
-]  # fmt: skip
+    "unbroken",
+    "workers_are_killed",
+    "a_cell_raises",
+    MEMORY,
+    "one_disk_is_full",
+    APART,
+    "another_plan",
+]
+"""Others are played by `make fuzz ARGS=ray`."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -43,7 +49,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
-    """What came of each scene; they share one Ray."""
+    """The outcome of each scene; they share one Ray."""
     folder = tmp_path_factory.mktemp("ray")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder), *NAMES],
@@ -73,16 +79,14 @@ def test_every_cell_is_computed_once(played: dict[str, Told]) -> None:
 def test_killed_workers_cost_a_cell_each_at_most(played: dict[str, Told]) -> None:
     told = played["workers_are_killed"]
     whole(told, played["unbroken"])
-    assert told["killed"] == 4
+    assert told["killed"] == 3
     assert told["twice"] <= told["killed"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a_cell_raises", "a_cell_raises_where_nobody_sees_the_store"])
-def test_a_cell_that_raises_is_recorded_and_the_others_go_on(
-    played: dict[str, Told], name: str
-) -> None:
-    told = played[name]
+def test_a_cell_that_raises_is_recorded_and_the_others_go_on(played: dict[str, Told]) -> None:
+    """The record comes from a worker that does not see the store."""
+    told = played["a_cell_raises"]
     first = told["first"]
     assert first["failed"] == [{"cell": told["bad"], "error": "ValueError: as ordered"}]
     assert first["computed"] == CELLS - 3
@@ -94,23 +98,14 @@ def test_a_cell_that_raises_is_recorded_and_the_others_go_on(
 
 
 @pytest.mark.slow
-def test_a_worker_whose_memory_ran_out_is_replaced(played: dict[str, Told]) -> None:
-    told = played["memory_runs_out_once"]
+def test_a_worker_whose_memory_ran_out_is_replaced_and_a_claim_waited_for(
+    played: dict[str, Told],
+) -> None:
+    told = played[MEMORY]
     whole(told, played["unbroken"])
     assert len(told["lost"]) == 1
     assert "MemoryError: as ordered" in told["lost"][0]
     assert told["twice"] == 1
-
-
-@pytest.mark.slow
-def test_a_cell_that_kills_every_worker_fails_in_the_end(played: dict[str, Told]) -> None:
-    told = played["a_cell_kills_whoever_tries_it"]
-    assert len(told["lost"]) == 5
-    (failed,) = told["failed"]
-    assert failed["cell"] == told["bad"]
-    assert failed["error"].startswith("Lost: 5 workers died at it")
-    assert len(told["blocked"]) == 2, "its two metrics"
-    assert (told["there"], told["damaged"], told["left"]) == (CELLS - 3, 0, [])
 
 
 @pytest.mark.slow
@@ -123,23 +118,11 @@ def test_a_full_disk_on_one_machine_costs_that_worker(played: dict[str, Told]) -
 
 @pytest.mark.slow
 def test_results_come_back_from_machines_that_do_not_see_the_store(played: dict[str, Told]) -> None:
-    told = played["nobody_sees_the_store"]
+    told = played[APART]
     whole(told, played["unbroken"])
     assert told["computed"] == CELLS
     assert told["own"] == [], "their own stores are gone"
-
-
-@pytest.mark.slow
-def test_what_another_process_is_at_is_waited_for(played: dict[str, Told]) -> None:
-    told = played["another_process_holds_a_claim"]
-    whole(told, played["unbroken"])
-    assert told["twice"] == 0
-
-
-@pytest.mark.slow
-def test_images_go_when_every_score_has_seen_them(played: dict[str, Told]) -> None:
-    assert played["unbroken"]["there"] == played["images_are_dropped"]["there"] == CELLS
-    assert played["images_are_dropped"]["images"] == 0 < SAMPLES
+    assert told["images"] == 0, "every score has seen them"
 
 
 @pytest.mark.slow

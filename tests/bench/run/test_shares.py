@@ -90,6 +90,11 @@ def test_what_failed_is_not_left(tmp_path: Path) -> None:
         (("--workers", "many"), "--workers: expected a number from 1 or auto"),
         (("--per-gpu", "2"), "--per-gpu: expected --workers or --ray beside it"),
         (("--workers", "2", "--batch-size", "x"), "--batch-size: expected a number"),
+        (("--per-gpu", "0", "--workers", "2"), "--per-gpu: expected a number from 1 to 100"),
+        (
+            ("--ray", "ray://there:10001"),
+            "--ray: expected HOST:PORT of the cluster's head, or auto",
+        ),
         (("--workers", "2", "--device", "cuda:1"), "--device: expected auto, cpu or cuda"),
     ],
 )
