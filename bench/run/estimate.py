@@ -150,7 +150,8 @@ def _device(about: object) -> str:
     if not isinstance(about, Mapping):
         return "an unknown device"
     kind, name, threads = (about.get(key) for key in ("type", "name", "threads"))
-    return f"{kind} {name}" + (f", {threads} threads" if kind == "cpu" else "")
+    many = "thread" if threads == 1 else "threads"
+    return f"{kind} {name}" + (f", {threads} {many}" if kind == "cpu" else "")
 
 
 def _rates(entries: Sequence[Entry]) -> dict[_Key, _Rate]:
