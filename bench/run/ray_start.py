@@ -11,15 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
-from bench.core.errors import UsageError
+from bench.core.errors import UsageError, in_one_line
 from bench.run.scraps import own_folder
 
 __all__ = ["Head", "HeadLost", "imported", "local_ray", "quiet", "shut_down", "silent"]
 
 _LONGEST_FOLDER: Final = 40
 """Characters of the folder that Ray works in: the paths of its sockets are longer by 62, and may have 107."""
+_TRIES: Final = 3
 _OBJECTS: Final = 100 * 2**20
 _HEAD_EVERY_S, _HEAD_MISSES = 3.0, 3
 
@@ -67,6 +69,20 @@ def _inward(ray: Any) -> Iterator[None]:
 
 
 @contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    """Lets processes that start meanwhile keep temporary files there: they go with it, whoever is killed."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
+@contextmanager
 def silent(ray: Any) -> Iterator[None]:
     """Keeps Ray from writing of dead workers to standard output: the run tells of them itself."""
     with _in_place_of(ray._private.worker, "print_to_stdstream", lambda *told, **how: None):
@@ -102,17 +118,29 @@ def local_ray(cpus: int, *, gpus: int | None = 0) -> Iterator[None]:
         gpus: Those it may use; ``None``: all.
 
     Raises:
-        UsageError: Ray is not installed.
+        UsageError: Ray is not installed, or does not start.
     """
     ray = imported(None)
     with ExitStack() as stack:
         folder = stack.enter_context(own_folder("tvc-ray-", _LONGEST_FOLDER))
         stack.callback(shut_down, ray)
-        with _inward(ray):
-            ray.init(
-                num_cpus=cpus, num_gpus=gpus, include_dashboard=False, object_store_memory=_OBJECTS,
-                _temp_dir=str(folder), _node_ip_address="127.0.0.1", **quiet(),
-            )  # fmt: skip
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with _inward(ray), _temporary(folder):
+                    ray.init(
+                        num_cpus=cpus, num_gpus=gpus, include_dashboard=False,
+                        object_store_memory=_OBJECTS, _temp_dir=str(folder),
+                        _node_ip_address="127.0.0.1", **quiet(),
+                    )  # fmt: skip
+                break
+            except (
+                Exception
+            ) as error:  # Ray has no class for this: a busy machine is slower than it waits
+                shut_down(ray)
+                if not tries_left:
+                    raise UsageError(
+                        f"Ray does not start on this machine: {in_one_line(error)}; is it busy, or short of memory?"
+                    ) from error
         yield
 
 

@@ -106,7 +106,9 @@ def main(folder: Path) -> None:
         pids = list(children(os.getpid()))
         found["addresses"] = addresses([os.getpid(), *pids])
         found["token"] = os.environ["RAY_AUTH_MODE"]
-    found["left"] = [p.name for p in Path("/tmp").glob(f"{place}*")]
+    found["left"] = [
+        p.name for some in (place, "tvc-worker-") for p in Path("/tmp").glob(f"{some}*")
+    ]
     end = time.monotonic() + 30
     while (
         alive := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]

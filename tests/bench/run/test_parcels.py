@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.core.digest import StoreError, digest_of
+from bench.core.digest import JSON, StoreError, digest_of
 from bench.run.parcels import adopt, pack, pack_failure
 from bench.run.store import Store
 
 DIGEST = digest_of("x")
 FILES = {"rows.bin": bytes(range(256)) * 40, "deep/er/one.json": b'{"a": 1}', "empty": b""}
-RECORD = {"title": "é", "cell": {"images": 3}, "timing": {"seconds": 1.5}}
+RECORD: dict[str, JSON] = {"title": "é", "cell": {"images": 3}, "timing": {"seconds": 1.5}}
 
 
 def write(folder: Path) -> None:
