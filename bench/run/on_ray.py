@@ -282,9 +282,13 @@ class _Crew:
         hand = sent.hand
         try:
             answer = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayError as error:  # it died, or what it said is lost
             if hand.number in self._hands:
+                self._head.check()
+                self._dismiss(hand)
                 self._gone(hand, _reason(error))
+            return
+        if hand.number not in self._hands:  # it has died since, and its cell was given to another
             return
         match sent.what:
             case "begin":
@@ -330,8 +334,6 @@ class _Crew:
 
     def _gone(self, hand: _Hand, reason: str) -> None:
         """A worker has died: its cell goes to another, and a new one takes its place."""
-        self._head.check()
-        self._hands.pop(hand.number, None)
         self._driver.died(hand.number, reason)
         if not hand.ready:
             self._bad_starts += 1
