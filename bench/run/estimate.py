@@ -30,7 +30,7 @@ BASES: Final = (
     "the same part in another suite",
     "other parts of its kind",
 )
-"""What the seconds of a cell may rest on, the best first."""
+"""The grounds of a cell's seconds, the best first."""
 
 _KINDS: Final = ("edit", "reference", "utility", "trial", "attack", "score")
 _SAMPLES: Final = ("reference", "utility", "trial")

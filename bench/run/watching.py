@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and what came of it."""
+"""The tale of a run: its progress while it goes on, and the outcome."""
 
 from __future__ import annotations
 
