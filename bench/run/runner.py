@@ -143,15 +143,16 @@ class Worker:
         wait = _FIRST_WAIT_S
         while todo:
             left: list[Cell] = []
+            waits: set[str] = set()
             for cell in todo:
                 if interrupt():
                     return
-                waits = {c.digest for c in left}
                 if not self._lost.isdisjoint(cell.parents.values()):
                     self._block(cell)
                 # A parent comes first in the plan: where it waits, another process is at it.
                 elif not waits.isdisjoint(cell.parents.values()) or self.take(cell) is Fate.CLAIMED:
                     left.append(cell)
+                    waits.add(cell.digest)
             if len(left) == len(todo):
                 if wait == _FIRST_WAIT_S:
                     self._watcher.waiting(len(left))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import pytest
+
 from bench.config.suite import load_suite
+from bench.core.errors import UsageError
+from bench.model.pipeline.inspect import inspect_base
 from bench.run.driver import MOST_DEATHS, Driver, Worker
 from bench.run.plan import Plan, make_plan
 from bench.run.store import Store
 from bench.run.survey import survey
 from bench.run.watching import Outcome, Watcher
-from bench.run.workbench import Job, Reply
+from bench.run.workbench import Job, Reply, plan_of, same_plan
 
 WORKERS = range(3)
 
@@ -69,6 +74,17 @@ def test_a_cell_whose_workers_die_is_tried_alone_and_then_given_up(tmp_path: Pat
     assert [title for title, _ in outcome.failed] == [bad.title]
     (failure,) = Store(tmp_path).failures(bad.kind, bad.digest)
     assert "5 workers died at it; the last: killed" in failure.traceback
+
+
+def test_a_worker_with_another_plan_is_refused() -> None:
+    suite = load_suite("mini-quick")
+    base = inspect_base(suite.base)
+    plan = make_plan(suite, base.digest, folder=base.folder)
+    job = Job(suite=suite.file.model_dump(mode="json"), cells=same_plan(plan.cells))
+    mine, _ = plan_of(Job.from_json(job.as_json()))
+    assert mine.suite_digest == plan.suite_digest
+    with pytest.raises(UsageError, match="expected the plan of the command, got another"):
+        plan_of(replace(job, limit=1))
 
 
 def test_a_job_and_a_reply_are_plain_json() -> None:

@@ -79,7 +79,7 @@ def test_every_cell_is_computed_once(played: dict[str, Told]) -> None:
 def test_killed_workers_cost_a_cell_each_at_most(played: dict[str, Told]) -> None:
     told = played["workers_are_killed"]
     whole(told, played["unbroken"])
-    assert told["killed"] == 3
+    assert told["killed"] == 2
     assert told["twice"] <= told["killed"]
 
 
@@ -125,11 +125,6 @@ def test_results_come_back_from_machines_that_do_not_see_the_store(played: dict[
     assert told["images"] == 0, "every score has seen them"
 
 
-@pytest.mark.slow
-def test_a_worker_with_another_plan_is_refused(played: dict[str, Told]) -> None:
-    assert "expected the plan of the command, got another" in played["another_plan"]["error"]
-
-
 # --- the driver and the head
 
 
@@ -141,10 +136,10 @@ def begun(at: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def some_cells(at: Path, process: subprocess.Popen[str]) -> None:
-    """Waits until some cells are in the store."""
+def some_cells(at: Path, process: subprocess.Popen[str], number: int) -> None:
+    """Waits until so many cells are in the store."""
     end = time.monotonic() + PATIENCE_S
-    while len(list((at / "store").glob("*/??/*/manifest.json"))) < 5:
+    while len(list((at / "store").glob("*/??/*/manifest.json"))) < number:
         assert process.poll() is None, process.communicate()[1][-3000:]
         assert time.monotonic() < end, "nothing is computed"
         time.sleep(0.02)
@@ -168,40 +163,12 @@ def named(pids: list[int], name: str) -> list[int]:
     return found
 
 
-def ends_whole(at: Path, played: dict[str, Told]) -> Told:
-    again = begun(at)
-    said, errors = again.communicate(timeout=PATIENCE_S)
-    assert again.returncode == 0, errors[-3000:]
-    told: Told = json.loads(said.splitlines()[-1])
-    whole(told, played["unbroken"])
-    return told
-
-
 @pytest.mark.slow
-def test_a_killed_driver_takes_all_with_it_and_the_next_goes_on(
+def test_the_head_dies_and_then_the_driver_and_the_same_command_ends_whole(
     played: dict[str, Told], tmp_path: Path
 ) -> None:
     first = begun(tmp_path)
-    some_cells(tmp_path, first)
-    pids = list(children(first.pid))
-    assert named(pids, "gcs_server")
-    first.kill()
-    first.communicate(timeout=60)
-    told = ends_whole(tmp_path, played)
-    assert told["computed"] <= CELLS - 5
-    assert told["twice"] <= 2, "each of two workers was at a cell"
-    end = time.monotonic() + 60
-    while left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
-        assert time.monotonic() < end, left
-        time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_a_head_that_dies_ends_the_run_in_one_line_and_the_next_goes_on(
-    played: dict[str, Told], tmp_path: Path
-) -> None:
-    first = begun(tmp_path)
-    some_cells(tmp_path, first)
+    some_cells(tmp_path, first, 8)  # entries: cells, and images of some
     (head,) = named(list(children(first.pid)), "gcs_server")
     os.kill(head, signal.SIGKILL)
     _, errors = first.communicate(timeout=120)
@@ -209,7 +176,26 @@ def test_a_head_that_dies_ends_the_run_in_one_line_and_the_next_goes_on(
     (line,) = [x for x in errors.splitlines() if x.strip()]
     assert line.startswith("error: the head of Ray at 127.0.0.1:")
     assert "the same command goes on" in line
-    assert ends_whole(tmp_path, played)["twice"] <= 2
+
+    second = begun(tmp_path)
+    there = len(list((tmp_path / "store").glob("*/??/*/manifest.json")))
+    some_cells(tmp_path, second, there + 4)
+    pids = list(children(second.pid))
+    assert named(pids, "gcs_server")
+    second.kill()
+    second.communicate(timeout=60)
+
+    third = begun(tmp_path)
+    said, errors = third.communicate(timeout=PATIENCE_S)
+    assert third.returncode == 0, errors[-3000:]
+    told: Told = json.loads(said.splitlines()[-1])
+    whole(told, played["unbroken"])
+    assert told["computed"] < CELLS
+    assert told["twice"] <= 4, "each of two workers was at a cell, twice"
+    end = time.monotonic() + 60
+    while left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 # --- without a Ray
