@@ -7,12 +7,10 @@ the code: `tvc-bench run | head -1` computes everything and writes the report.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
 import sys
-from collections.abc import Mapping
 
 from cyclopts import App
 
@@ -25,6 +23,7 @@ from bench.cli.output import err, out
 from bench.cli.own import evaluate
 from bench.cli.stored import ls, verify
 from bench.cli.suites import plan, report, run
+from bench.core import heap
 from bench.core.digest import StoreError
 from bench.core.environment import line
 from bench.core.errors import UsageError, shown
@@ -55,23 +54,8 @@ leaderboard.command(build)
 leaderboard.command(check_board, name="check")
 
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # as in malloc.h
-_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
-"""Networks: faulting memory in again at every layer costs a quarter of the time."""
-_GIVEN_BACK = {_MMAP_THRESHOLD: 2**20}
-"""Tables and pictures: a large one goes back to the system at once, and leaves no hole."""
 _MODELLESS = ("plan", "report", "ls", "verify")
 """The commands that load no network."""
-
-
-def _set_heap(options: Mapping[int, int]) -> None:
-    """Tells glibc how to keep memory that is freed; other systems have their own ways."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in options.items():
-            libc.mallopt(option, value)
-    except (OSError, AttributeError):
-        return
 
 
 def _collect_seldom() -> None:
@@ -89,10 +73,10 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ.setdefault(name, value)
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] in _MODELLESS:
-        _set_heap(_GIVEN_BACK)
+        heap.give_back()
         _collect_seldom()  # not where tensors may hang in circles
     else:
-        _set_heap(_KEPT)
+        heap.keep()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(asctime)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -47,6 +47,8 @@ def evaluate(
     outcome, done = computed(
         files, plan, asked, store, out_, console=err, device=device, batch_size=batch_size
     )
+    if done is None:
+        raise RuntimeError("expected a report: no share was asked for")
     published, source = committed(own.of)
     if json_:
         print_json(

@@ -15,10 +15,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bench.run.runner import Watcher
+from bench.run.watching import Watcher
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bench.run.plan import Cell
+    from bench.run.watching import AtWork
 
 __all__ = ["LiveWatcher", "PlainWatcher", "watcher_for"]
 
@@ -95,6 +98,21 @@ class LiveWatcher(Watcher):
         """Says why nothing moves."""
         self._console.print(_waiting(count), markup=False, highlight=False)
 
+    def at_work(self, workers: Sequence[AtWork]) -> None:
+        """One bar for the cells of all workers; it names the first few."""
+        known = [worker for worker in workers if worker.total]
+        self._bars.update(
+            self._one,
+            description=f"{len(workers)} at work"[:60],
+            completed=sum(worker.done for worker in known),
+            total=sum(worker.total for worker in known) or None,
+            rate=_few(workers, 2),
+        )
+
+    def worker_lost(self, reason: str) -> None:
+        """Says so."""
+        self._console.print(f"worker lost: {reason}", markup=False, emoji=False, highlight=False)
+
     def stop(self) -> None:
         """Removes the bars."""
         self._bars.stop()
@@ -155,6 +173,15 @@ class PlainWatcher(Watcher):
         """A line."""
         self._say(_waiting(count))
 
+    def at_work(self, workers: Sequence[AtWork]) -> None:
+        """A line now and then."""
+        if time.monotonic() - self._said > _PLAIN_EVERY_S:
+            self._say(f"  [{self._gone}/{self._todo}] {len(workers)} at work: {_few(workers, 4)}")
+
+    def worker_lost(self, reason: str) -> None:
+        """A line."""
+        self._say(f"worker lost: {reason}")
+
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
         self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -165,6 +192,13 @@ class PlainWatcher(Watcher):
 
 def _waiting(count: int) -> str:
     return f"waiting for {count} cells that other processes compute, or that depend on theirs"
+
+
+def _few(workers: Sequence[AtWork], most: int) -> str:
+    """The cells of the first few workers."""
+    told = [f"{w.title} {w.done}/{w.total}" if w.total else w.title for w in workers[:most]]
+    more = f" and {len(workers) - most} more" if len(workers) > most else ""
+    return "; ".join(told) + more
 
 
 def watcher_for(console: Console) -> LiveWatcher | PlainWatcher:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.cli.output import err
 from bench.core.errors import UsageError
+from bench.run.loading import batch_of, device_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,38 +15,19 @@ if TYPE_CHECKING:
     from bench.config.suite import Code, Suite
     from bench.core.terminal import Terminal
     from bench.model.pipeline.inspect import BaseFiles
-    from bench.model.text_to_image import TextToImage
     from bench.publish import Asked, Published
+    from bench.run.chains import Share
+    from bench.run.executor import Executor
     from bench.run.plan import Plan
-    from bench.run.runner import Outcome
+    from bench.run.store import Store
+    from bench.run.watching import Outcome
 
-__all__ = ["batch_of", "code_of", "computed", "device_of", "loaded", "planned", "published"]
+__all__ = ["Spread", "batch_of", "code_of", "computed", "device_of", "planned", "published"]
 
 
 def code_of(allowed: bool) -> Code:
     """Returns whose code a suite may run."""
     return "named" if allowed else "installed"
-
-
-def device_of(name: str) -> str:
-    """Returns the torch device of a name; ``auto`` is the GPU where there is one.
-
-    Raises:
-        UsageError: it is not usable here.
-    """
-    if name == "cpu":
-        return name  # there always is one: torch need not be asked
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(1, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise UsageError(
-                f"--device {name!r}: not usable here ({str(error).splitlines()[0]})"
-            ) from error
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def planned(
@@ -89,6 +72,47 @@ def published(plan: Plan, asked: Asked, folder: Path | None, committed: bool) ->
     return committed_place(plan, asked)
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a run is spread, as the user said it; by default it is not.
+
+    Attributes:
+        workers: How many, or ``auto``; ``None``: nobody said.
+        ray: The address of a cluster.
+        per_gpu: Workers on each GPU.
+        shard: One share of several, such as ``2/8``.
+    """
+
+    workers: str | None = None
+    ray: str | None = None
+    per_gpu: int = 1
+    shard: str | None = None
+
+    @property
+    def share(self) -> Share | None:
+        """The share that is computed; ``None``: the whole.
+
+        Raises:
+            UsageError: the text names none.
+        """
+        from bench.run.chains import Share
+
+        return None if self.shard is None else Share.read(self.shard)
+
+    @property
+    def number(self) -> int | None:
+        """How many workers there are; ``None``: as many as the machines have room for.
+
+        Raises:
+            UsageError: the text is no such number.
+        """
+        if self.workers is None or self.workers == "auto":
+            return None
+        if not self.workers.isdecimal() or not 1 <= int(self.workers) <= 10_000:
+            raise UsageError(f"--workers: expected a number from 1 or auto, got {self.workers!r}")
+        return int(self.workers)
+
+
 def computed(
     files: BaseFiles,
     plan: Plan,
@@ -100,7 +124,8 @@ def computed(
     device: str,
     batch_size: str,
     compiled: bool = False,
-) -> tuple[Outcome, Published]:
+    spread: Spread = Spread(),
+) -> tuple[Outcome, Published | None]:
     """Computes what the store lacks of a plan, and writes its report.
 
     Args:
@@ -113,50 +138,85 @@ def computed(
         device: As the user named it.
         batch_size: Likewise.
         compiled: Whether the networks are compiled.
+        spread: Over how many workers, and which share of the plan.
+
+    Returns:
+        What was done, and the report; ``None`` for a share, while others are not done or where another
+        process writes the report.
 
     Raises:
-        UsageError: the report's folder holds something else; nothing is computed then.
+        UsageError: the report's folder holds something else, or the work cannot be spread so; nothing is
+            computed then.
     """
     from bench.cli.progress import watcher_for
-    from bench.publish import place, publish
+    from bench.publish import place
     from bench.report.place import check_place
-    from bench.run.runner import run_plan
     from bench.run.store import Store
 
+    share = spread.share
     check_place(folder or place(plan, asked), plan.suite.name)  # not after hours of work
-    base = loaded(files, plan, device=device, batch_size=batch_size, compiled=compiled)
+    executor = _executor(files, plan, asked, spread, device, batch_size, compiled)
     ledger = Store(store)
     ledger.clean_tmp()
     watcher = watcher_for(console)
     try:
-        outcome = run_plan(plan, ledger, base, watcher)
+        outcome = executor.run(plan, ledger, watcher, share=share)
     finally:
         watcher.stop()
-    return outcome, publish(plan, ledger, asked, folder=folder, outcome=outcome)
+    return outcome, _reported(plan, ledger, asked, folder, outcome, share)
 
 
-def loaded(
-    files: BaseFiles, plan: Plan, *, device: str, batch_size: str, compiled: bool
-) -> TextToImage:
-    """The unedited model of a plan."""
-    from bench.model.backbone import load_inspected
-    from bench.model.batching import MicroBatch
-    from bench.model.text_to_image import TextToImage
+def _executor(
+    files: BaseFiles,
+    plan: Plan,
+    asked: Asked,
+    spread: Spread,
+    device: str,
+    batch_size: str,
+    compiled: bool,
+) -> Executor:
+    """Who computes the cells: this process, or workers on Ray if any were asked for."""
+    if not 1 <= spread.per_gpu <= 100:
+        raise UsageError(f"--per-gpu: expected a number from 1 to 100, got {spread.per_gpu}")
+    if spread.workers is None and spread.ray is None:
+        from bench.run.executor import Inline
+        from bench.run.loading import load_base
 
-    where = device_of(device)
-    micro = MicroBatch(batch_of(batch_size, where))
-    backbone = load_inspected(files, dtype=plan.suite.dtype, device=where, compile=compiled)
-    return TextToImage(backbone, micro=micro)
+        if spread.per_gpu != 1:
+            raise UsageError("--per-gpu: expected --workers or --ray beside it, got neither")
+        return Inline(
+            load_base(
+                files, plan.suite.dtype, device=device, batch_size=batch_size, compiled=compiled
+            )
+        )
+    from bench.run.on_ray import OnRay
+
+    batch_of(batch_size, "cpu")  # a wrong word is told before anything starts
+    return OnRay(
+        workers=spread.number, address=spread.ray, per_gpu=spread.per_gpu,
+        only=asked.only, limit=asked.limit,
+        device=device, batch_size=batch_size, compiled=compiled,
+    )  # fmt: skip
 
 
-def batch_of(text: str, device: str) -> int:
-    """Returns the number of images to work on at once.
+def _reported(
+    plan: Plan,
+    ledger: Store,
+    asked: Asked,
+    folder: Path | None,
+    outcome: Outcome,
+    share: Share | None,
+) -> Published | None:
+    """Writes the report; of a share, if nothing is left to others and nobody else is writing it."""
+    from bench.publish import publish
+    from bench.run.survey import left, survey
 
-    Raises:
-        UsageError: the text is no such number.
-    """
-    if text == "auto":  # it shrinks by itself when memory runs out
-        return 256 if device.startswith("cuda") else 64
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch-size: expected a number from 1 or auto, got {text!r}")
-    return int(text)
+    if share is None:
+        return publish(plan, ledger, asked, folder=folder, outcome=outcome)
+    outcome.elsewhere = len(left(plan, ledger))
+    claim = None if outcome.elsewhere else ledger.claim("report", plan.suite_digest)
+    if claim is None:
+        return None
+    with claim:
+        survey(plan, ledger).retention(plan, ledger)  # drops what no share needs any more
+        return publish(plan, ledger, asked, folder=folder, outcome=outcome)

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bench.cli.output import compared_of, err, out, print_json, rows_of, show
-from bench.cli.request import code_of, computed, planned, published
+from bench.cli.request import Spread, code_of, computed, planned, published
 from bench.cli.words import (
     STORE,
     AllowCode,
     Batch,
     Compile,
     Device,
+    Estimate,
     Json,
     Limit,
     Only,
     Out,
+    PerGpu,
     Publish,
+    Ray,
     Seed,
+    Shard,
     StoreArg,
     SuiteArg,
+    Workers,
 )
+from bench.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.run.watching import Outcome
 
 __all__ = ["plan", "report", "run"]
 
 
 def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
+         estimate: Estimate = False, workers: Workers = None,
          allow_code: AllowCode = False, store: StoreArg = STORE, json_: Json = False) -> int:  # fmt: skip
     """Shows what a run would compute, and what the store already holds."""
     from bench.run.store import Store
 
-    _, made, _ = planned(suite, only, limit, seed, code=code_of(allow_code))
+    number = Spread(workers).number or 1
+    if workers is not None and not estimate:
+        raise UsageError("plan --workers: expected --estimate beside it, got none")
+    _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
     ledger = Store(store)
+    if estimate:
+        from bench.cli.hours import told
+
+        return told(made, ledger, asked, workers=number, json_=json_)
     cells = [
         {
             "kind": c.kind,
@@ -63,6 +82,7 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
 
 def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
         device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False,
+        workers: Workers = None, ray: Ray = None, per_gpu: PerGpu = 1, shard: Shard = None,
         allow_code: AllowCode = False,
         store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
         json_: Json = False) -> int:  # fmt: skip
@@ -71,7 +91,10 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
     outcome, done = computed(
         files, made, asked, store, published(made, asked, out_, publish_), console=err if json_ else out,
         device=device, batch_size=batch_size, compiled=compile_,
+        spread=Spread(workers, ray, per_gpu, shard),
     )  # fmt: skip
+    if done is None:
+        return _share_told(made.suite.name, str(shard), outcome, json_=json_)
     if json_:
         print_json(
             {
@@ -93,11 +116,32 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
             f"{outcome.seconds:.1f} s, of which {100 * outcome.overhead:.1f} % outside the models' own compute",
             soft_wrap=True,
         )  # fmt: skip
-        for title, message in outcome.failed:
-            out.print(f"failed: {title}: {message}", soft_wrap=True)
-        for line in outcome.set_aside:
-            out.print(f"damaged, set aside and computed again: {line}", soft_wrap=True)
+        _outcome_told(outcome)
     return 1 if outcome.failed or done.found.errors else 0
+
+
+def _share_told(suite: str, shard: str, outcome: Outcome, *, json_: bool) -> int:
+    """Says what a share has done that does not write the report; returns the exit code."""
+    if json_:
+        print_json({"suite": suite, "shard": shard, "out": None, **outcome.as_json()})
+    else:
+        left = f"{outcome.elsewhere} cells are left to the others"
+        out.print(
+            f"share {shard}: {outcome.computed} cells computed, {outcome.cached} from the store, "
+            f"{len(outcome.failed)} failed; {outcome.seconds:.1f} s; "
+            f"{left if outcome.elsewhere else 'another process writes the report'}. The last share that is done "
+            "writes the report; `tvc-bench report` does so at any time",
+            soft_wrap=True,
+        )
+        _outcome_told(outcome)
+    return 1 if outcome.failed else 0
+
+
+def _outcome_told(outcome: Outcome) -> None:
+    for title, message in outcome.failed:
+        out.print(f"failed: {title}: {message}", soft_wrap=True)
+    for line in outcome.set_aside:
+        out.print(f"damaged, set aside and computed again: {line}", soft_wrap=True)
 
 
 def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,

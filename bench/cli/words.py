@@ -13,14 +13,19 @@ __all__ = [
     "Batch",
     "Compile",
     "Device",
+    "Estimate",
     "Json",
     "Limit",
     "Only",
     "Out",
+    "PerGpu",
     "Publish",
+    "Ray",
     "Seed",
+    "Shard",
     "StoreArg",
     "SuiteArg",
+    "Workers",
 ]
 
 STORE = Path(".store")
@@ -79,5 +84,36 @@ Compile = Annotated[
         negative="",
         help="Compile the networks: minutes at first, then faster, with results that differ by rounding. "
         "For long runs on a GPU.",
+    ),
+]
+Workers = Annotated[
+    str | None,
+    Parameter(
+        help="Compute by so many processes on this machine, by Ray: a number, or auto for one per core, or per GPU. "
+        "docs/scale.md says more.",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    Parameter(
+        name="--ray",
+        help="Compute on the Ray cluster of this address, by all of it or by --workers.",
+    ),
+]
+PerGpu = Annotated[
+    int, Parameter(name="--per-gpu", help="Workers on each GPU, with --workers or --ray.")
+]
+Shard = Annotated[
+    str | None,
+    Parameter(
+        help="Compute one share of N, I/N: for job arrays. The last share that is done writes the report.",
+    ),
+]
+Estimate = Annotated[
+    bool,
+    Parameter(
+        name="--estimate",
+        negative="",
+        help="Say how many hours the rest will take instead, from what the store's own cells took; on --workers alike.",
     ),
 ]

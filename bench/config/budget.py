@@ -17,8 +17,8 @@ __all__ = ["MOST_CELLS", "MOST_CHARACTERS", "MOST_IMAGES", "MOST_PROMPTS", "Laid
 MOST_IMAGES: Final = 100_000_000
 """Images of a suite, at most: some three years of one large GPU."""
 
-MOST_CELLS: Final = 30_000
-"""Cells of a suite, at most: four times the largest that is shipped, planned in some five seconds."""
+MOST_CELLS: Final = 120_000
+"""Cells of a suite, at most: sixteen times the largest that is shipped, planned within half a minute and 1 GB."""
 
 MOST_PROMPTS: Final = 500_000
 """Prompts of a plan, at most: goals of each attack on each concept, and utility prompts of each concept."""

@@ -1,8 +1,9 @@
 """Locks on files that the kernel gives back when their holder dies, however it dies.
 
 `flock` knows nothing of process numbers, so it holds between containers that share a filesystem. On
-NFS (version 4, or 3 with its lock daemon) it holds between hosts too, and the server frees the locks
-of a dead client when its lease ends. A mount with `nolock` or `local_lock=all` sees one host only.
+NFS (version 4, or 3 with its lock daemon) it holds between hosts too. The server of version 4 frees the
+locks of a dead client when its lease ends; that of version 3 waits until the client is up again, which
+:mod:`bench.run.leases` does not. A mount with `nolock` or `local_lock=all` sees one host only.
 Where a filesystem has no locks at all, a lock is granted to everybody and says that it is not `sure`.
 """
 
@@ -41,9 +42,16 @@ class Lock:
         if self._descriptor < 0:
             return
         try:
-            self.path.unlink(missing_ok=True)  # while it is held: nobody waits for what is gone
+            # While it is held: nobody waits for what is gone. Another's, who took it over, stays.
+            if _is_there(self.path, self._descriptor):
+                self.path.unlink(missing_ok=True)
         finally:
             self.leave()
+
+    def touch(self) -> None:
+        """Sets the file's time to now, as its filesystem has it: a sign of life."""
+        if self._descriptor >= 0:
+            os.utime(self._descriptor)
 
     def leave(self) -> None:
         """Gives the lock back and leaves its file, for who looks after what it was for."""

@@ -48,6 +48,7 @@ from bench.core.digest import (
     write_atomic,
     write_synced,
 )
+from bench.run.leases import Lease, try_lease
 from bench.run.locks import Lock, try_lock
 
 __all__ = ["Damage", "Entry", "Failure", "FileInfo", "Store", "StoreError", "write_atomic"]
@@ -180,16 +181,17 @@ class Store:
             return
         self._quarantine(entry.path, damage, inode)
 
-    def claim(self, kind: str, digest: str) -> Lock | None:
+    def claim(self, kind: str, digest: str) -> Lease | None:
         """Returns the claim to compute an entry, or None while another process holds it.
 
         Hold it while you compute, and look for the entry once more when you have it. The kernel
-        gives it back when its holder dies. Nothing else of the store asks for it.
+        gives it back when its holder dies; it lapses when a whole machine does. Nothing else of
+        the store asks for it.
         """
         name = self._folder("claims", kind, digest)
         folder = name.parent.parent
         folder.mkdir(exist_ok=True)
-        return try_lock(folder / f"{kind}-{digest}{_LOCK}")
+        return try_lease(folder / f"{kind}-{digest}{_LOCK}")
 
     def publish(
         self, kind: str, digest: str, record: Mapping[str, JSON], write: Callable[[Path], None]
@@ -238,14 +240,28 @@ class Store:
         self, kind: str, digest: str, record: Mapping[str, JSON], error: BaseException
     ) -> Path:
         """Keeps the record and the traceback of a failed attempt; returns their folder."""
-        attempts = self._folder("errors", kind, digest)
         said = {"type": type(error).__qualname__, "message": _utf8(str(error)).decode()}
-        data = _record_json(record, kind=kind, digest=digest, error=said)
+        lines = "".join(traceback.format_exception(error))
+        return self.keep_failure(kind, digest, record, said, lines)
+
+    def keep_failure(
+        self, kind: str, digest: str, record: Mapping[str, JSON], error: JSON, lines: str
+    ) -> Path:
+        """Keeps a failed attempt of which another process has told; returns its folder.
+
+        Args:
+            kind: of the entry.
+            digest: of the entry.
+            record: what record.json says, without `kind`, `digest`, `error` and `schema_version`.
+            error: the error's `type` and `message`.
+            lines: the traceback.
+        """
+        attempts = self._folder("errors", kind, digest)
+        data = _record_json(record, kind=kind, digest=digest, error=error)
         with self._temporary() as temporary:
             temporary.mkdir()
             write_synced(temporary / _RECORD, data)
-            lines = traceback.format_exception(error)
-            write_synced(temporary / _TRACEBACK, _utf8("".join(lines)))
+            write_synced(temporary / _TRACEBACK, _utf8(lines))
             sync(temporary)
             attempts.mkdir(parents=True, exist_ok=True)
             places = (attempts / str(n) for n in itertools.count())

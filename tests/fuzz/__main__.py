@@ -21,12 +21,13 @@ import torch
 from tests.environment.scenes import SCENES, all_said, faults_of
 from tests.fuzz.kills import kills
 from tests.fuzz.kinds import KINDS, field_cases
+from tests.fuzz.worker_kills import worker_kills
 from tests.fuzz.workers import Case, Limits, played
 
 __all__ = ["Count", "fuzz", "main"]
 
-_OTHERS = ("kills", "environments")
-_KILLS = 100
+_OTHERS = ("kills", "ray", "environments")
+_KILLS, _WORKER_KILLS = 100, 20
 _ROW = "{:13}{:>8}{:>9}{:>10}{:>10}{:>10}{:>8}"
 
 
@@ -96,6 +97,8 @@ def main(words: Sequence[str]) -> int:
 def _count(kind: str, asked: argparse.Namespace, kept: Path) -> Count:
     if kind == "kills":
         return _kills(asked.cases or _KILLS, asked.seed, kept / kind)
+    if kind == "ray":
+        return _worker_kills(asked.cases or _WORKER_KILLS, kept / kind)
     if kind == "environments":
         return _environments(kept / kind)
     if asked.only_seed is not None:
@@ -121,6 +124,19 @@ def _kills(number: int, seed: int, folder: Path) -> Count:
         _say(f"fault: kills {seed}: {error}\n  {folder}")
     else:
         _say(f"kills: {found}")
+        count.accepted = number
+    return count
+
+
+def _worker_kills(number: int, folder: Path) -> Count:
+    count = Count("ray", cases=number)
+    try:
+        found = worker_kills(folder, number)
+    except AssertionError as error:
+        count.faults.append(Case(0, fault=str(error)))
+        _say(f"fault: ray: {error}\n  {folder}")
+    else:
+        _say(f"ray: {found}")
         count.accepted = number
     return count
 

@@ -37,7 +37,7 @@ from bench.run.cells import (
 from bench.run.plan import Plan, make_plan
 from bench.run.store import Store
 
-__all__ = ["fill", "large_plan"]
+__all__ = ["fill", "large_plan", "made"]
 
 _SIDE = 64
 
@@ -58,7 +58,7 @@ def fill(store: Store, plan: Plan) -> None:
     """Publishes every cell of the plan with drawn rows, pictures, candidates and tensors."""
     for cell in plan.cells:
         rng = np.random.default_rng(int(cell.digest[:8], 16))
-        record, write = _made(cell, rng)
+        record, write = made(cell, rng)
         timing = {"seconds": 1.0, "model_seconds": 0.9, "micro_batch": 64, "peak_memory_mb": 1e3}
         store.publish(cell.kind, cell.digest, {"cell": record, "timing": timing}, write)
 
@@ -66,7 +66,8 @@ def fill(store: Store, plan: Plan) -> None:
 _Made = tuple[dict[str, Any], Callable[[Path], None]]
 
 
-def _made(cell: Cell, rng: np.random.Generator) -> _Made:
+def made(cell: Cell, rng: np.random.Generator) -> _Made:
+    """Returns the record of a cell with drawn results, and what writes its files."""
     match cell:
         case EditCell():
             return _edit(cell)

@@ -16,7 +16,7 @@ from bench.run.plan import make_plan
     ("changes", "what"),
     [
         ({"seeds": 10_000, "goals": 10_000}, "images"),
-        ({"utility": {"neighbours": 10_000, "others": 10_000}, "repeats": 200}, "cells"),
+        ({"utility": {"neighbours": 10_000, "others": 10_000}, "repeats": 500}, "cells"),
         ({"attacks": ["prompts", "seed_search", {"random_tokens": {"tries": 10_000}}], "goals": 10_000}, "images"),
         ({"repeats": 1000}, "cells"),
     ],

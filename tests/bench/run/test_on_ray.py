@@ -1,0 +1,212 @@
+"""A run on a real local Ray ends with the results of an unbroken one, whoever dies meanwhile.
+
+What a network would compute is drawn here (`tests.simulated`), so that a worker begins in a second;
+`test_on_ray_for_real.py` has the miniature. The driver is a process of its own: tests open no socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.core.errors import UsageError
+from bench.run import on_ray
+from tests.tiny import CELLS
+
+pytest.importorskip("ray")
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = Path(__file__).with_name("ray_scenes.py")
+Told = Mapping[str, Any]
+PATIENCE_S = 500.0
+MEMORY = "memory_runs_out_once_and_another_process_holds_a_claim"
+APART = "nobody_sees_the_store_and_images_are_dropped"
+NAMES = [
+    "unbroken",
+    "workers_are_killed",
+    "a_cell_raises",
+    MEMORY,
+    "one_disk_is_full",
+    APART,
+    "another_plan",
+]
+"""Others are played by `make fuzz ARGS=ray`."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+    """The outcome of each scene; they share one Ray."""
+    folder = tmp_path_factory.mktemp("ray")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), *NAMES],
+        capture_output=True, text=True, env=environment(), timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]  # and nothing else is said
+    return {told["scene"]: told for told in found}
+
+
+def whole(told: Told, unbroken: Told) -> None:
+    """Asserts that a run has ended as the unbroken one."""
+    assert told.get("error") is None, told["error"]
+    assert (told["there"], told["damaged"], told["left"]) == (CELLS, 0, [])
+    assert (told["failed"], told["blocked"]) == ([], [])
+    assert told["bytes"] == unbroken["bytes"]
+
+
+@pytest.mark.slow
+def test_every_cell_is_computed_once(played: dict[str, Told]) -> None:
+    told = played["unbroken"]
+    whole(told, told)
+    assert (told["computed"], told["cached"], told["twice"]) == (CELLS, 0, 0)
+
+
+@pytest.mark.slow
+def test_killed_workers_cost_a_cell_each_at_most(played: dict[str, Told]) -> None:
+    told = played["workers_are_killed"]
+    whole(told, played["unbroken"])
+    assert told["killed"] == 2
+    assert told["twice"] <= told["killed"]
+
+
+@pytest.mark.slow
+def test_a_cell_that_raises_is_recorded_and_the_others_go_on(played: dict[str, Told]) -> None:
+    """The record comes from a worker that does not see the store."""
+    told = played["a_cell_raises"]
+    first = told["first"]
+    assert first["failed"] == [{"cell": told["bad"], "error": "ValueError: as ordered"}]
+    assert first["computed"] == CELLS - 3
+    assert len(first["blocked"]) == 2, "its trial, and the score of that"
+    assert len(told["traces"]) == 1
+    assert "in _go_wrong" in told["traces"][0]
+    whole(told, played["unbroken"])
+    assert told["computed"] == 3, "the next run does what failed, and what was blocked"
+
+
+@pytest.mark.slow
+def test_a_worker_whose_memory_ran_out_is_replaced_and_a_claim_waited_for(
+    played: dict[str, Told],
+) -> None:
+    told = played[MEMORY]
+    whole(told, played["unbroken"])
+    assert len(told["lost"]) == 1
+    assert "MemoryError: as ordered" in told["lost"][0]
+    assert told["twice"] == 1
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_machine_costs_that_worker(played: dict[str, Told]) -> None:
+    told = played["one_disk_is_full"]
+    whole(told, played["unbroken"])
+    (lost,) = told["lost"]
+    assert "File too large" in lost
+
+
+@pytest.mark.slow
+def test_results_come_back_from_machines_that_do_not_see_the_store(played: dict[str, Told]) -> None:
+    told = played[APART]
+    whole(told, played["unbroken"])
+    assert told["computed"] == CELLS
+    assert told["own"] == [], "their own stores are gone"
+    assert told["images"] == 0, "every score has seen them"
+
+
+# --- the driver and the head
+
+
+def begun(at: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(at), "alone"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(CELL_SECONDS="0.3"),
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def some_cells(at: Path, process: subprocess.Popen[str], number: int) -> None:
+    """Waits until so many cells are in the store."""
+    end = time.monotonic() + PATIENCE_S
+    while len(list((at / "store").glob("*/??/*/manifest.json"))) < number:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < end, "nothing is computed"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> Iterator[int]:
+    """All processes below one, the nearest first."""
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield int(child)
+                yield from children(int(child))
+
+
+def named(pids: list[int], name: str) -> list[int]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if name in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found
+
+
+@pytest.mark.slow
+def test_the_head_dies_and_then_the_driver_and_the_same_command_ends_whole(
+    played: dict[str, Told], tmp_path: Path
+) -> None:
+    first = begun(tmp_path)
+    some_cells(tmp_path, first, 8)  # entries: cells, and images of some
+    (head,) = named(list(children(first.pid)), "gcs_server")
+    os.kill(head, signal.SIGKILL)
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 2, errors[-3000:]
+    (line,) = [x for x in errors.splitlines() if x.strip()]
+    assert line.startswith("error: the head of Ray at 127.0.0.1:")
+    assert "the same command goes on" in line
+
+    second = begun(tmp_path)
+    there = len(list((tmp_path / "store").glob("*/??/*/manifest.json")))
+    some_cells(tmp_path, second, there + 4)
+    pids = list(children(second.pid))
+    assert named(pids, "gcs_server")
+    second.kill()
+    second.communicate(timeout=60)
+
+    third = begun(tmp_path)
+    said, errors = third.communicate(timeout=PATIENCE_S)
+    assert third.returncode == 0, errors[-3000:]
+    told: Told = json.loads(said.splitlines()[-1])
+    whole(told, played["unbroken"])
+    assert told["computed"] < CELLS
+    assert told["twice"] <= 4, "each of two workers was at a cell, twice"
+    end = time.monotonic() + 60
+    while left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
+# --- without a Ray
+
+
+def test_without_ray_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"not installed: pip install 'tvc-bench\[ray\]'"):
+        on_ray.OnRay(workers=2)
+
+
+def test_a_single_device_is_not_shared_out() -> None:
+    with pytest.raises(UsageError, match="expected auto, cpu or cuda"):
+        on_ray.OnRay(workers=2, device="cuda:1")
