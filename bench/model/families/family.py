@@ -41,6 +41,7 @@ class Family(ABC):
         unused: Likewise of parts that are published and never loaded.
         stems: Of each network, the name of its weight files without endings.
         denoiser: The name of the network that predicts.
+        edited: The networks that an edit may change, in order: all but the VAE.
         roles: Those that its parameters have.
         tokenizer: Text to token ids.
         text_encoder: Token ids to text states.
@@ -57,6 +58,7 @@ class Family(ABC):
     unused: ClassVar[Mapping[str, frozenset[tuple[str, str]]]]
     stems: ClassVar[Mapping[str, str]]
     denoiser: ClassVar[str]
+    edited: ClassVar[tuple[str, ...]]
     roles: ClassVar[frozenset[Role]]
     tokenizer: Any
     text_encoder: Any
@@ -121,7 +123,7 @@ class Family(ABC):
         """Every parameter that an edit may replace, as ``component.name``: all but the VAE's."""
         return {
             f"{part}.{name}": weight
-            for part in ("unet", "text_encoder")
+            for part in self.edited
             for name, weight in self._modules[part].named_parameters()
         }
 

@@ -61,6 +61,7 @@ class StableDiffusion(Family):
         "vae": "diffusion_pytorch_model",
     }
     denoiser: ClassVar[str] = "unet"
+    edited: ClassVar[tuple[str, ...]] = ("unet", "text_encoder")
     roles: ClassVar[frozenset[Role]] = frozenset(Role)
 
     @classmethod
