@@ -147,7 +147,7 @@ class Erasure(Spec, ABC):
                 not finite.
         """
         for one in hooks:
-            if untold := sorted(set(one.hook.bypassed_by) - set(self.bypassed_by)):
+            if untold := sorted(set(one.hook.bypassed_by) - set(self.ways_around())):
                 raise ValueError(
                     f"{self.name}: expected bypassed_by to name all that makes its hooks void, but "
                     f"{one.hook.name} is bypassed by {', '.join(untold)} too"
@@ -158,6 +158,10 @@ class Erasure(Spec, ABC):
                         f"{self.name}: hook {one.hook.name}: {name}: its values are not finite; the "
                         "edit diverged (lower its strength)"
                     )
+
+    def ways_around(self) -> tuple[str, ...]:
+        """All that makes its edit void by construction: :attr:`bypassed_by`, unless an edit was given to it."""
+        return self.bypassed_by
 
     def base_files(self, folder: Path | None) -> tuple[Path, ...]:
         """Files of the base's folder, beside its networks, that decide the edit; for its digest.

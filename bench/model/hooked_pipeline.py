@@ -47,7 +47,7 @@ def attach_hooks(pipe: Any, hooks: Sequence[Fitted]) -> Any:
         if not isinstance(getattr(pipe, part, None), torch.nn.Module):
             raise ValueError(f"expected a pipeline with a {part}, got a {type(pipe).__name__}")
     denoiser = next(iter(parts - set(_ENCODERS)), None)
-    texts = [_Texts(part) for part in _ENCODERS if getattr(pipe, part, None) is not None]
+    texts = [_Texts(pipe, part) for part in _ENCODERS if getattr(pipe, part, None) is not None]
     for text in texts:
         encoder = getattr(pipe, text.part)
         if denoiser is not None:
@@ -62,8 +62,9 @@ def attach_hooks(pipe: Any, hooks: Sequence[Fitted]) -> Any:
 class _Texts:
     """The states and token ids that a text encoder gave last, row by row."""
 
-    def __init__(self, part: str) -> None:
+    def __init__(self, pipe: Any, part: str) -> None:
         self.part = part
+        self._tokenizer = getattr(pipe, part.replace("text_encoder", "tokenizer"))
         self._rows: list[tuple[Tensor, Tensor]] = []
 
     def remember(
@@ -86,10 +87,18 @@ class _Texts:
         found = []
         for states in states_RLD.detach():
             of = [i for s, i in self._rows if torch.equal(s.to(states), states)]
+            if not of and not states.any():
+                of = [self._empty(len(states)).to(states.device)]
             if not of:
                 return None
             found.append(of[-1])
         return torch.stack(found)
+
+    def _empty(self, length: int) -> Tensor:
+        """The ids of the empty prompt, which zeros stand for in some pipelines."""
+        words = self._tokenizer("", padding="max_length", max_length=length, return_tensors="pt")
+        ids: Tensor = words["input_ids"]
+        return ids[0]
 
 
 def _suited(hooks: Sequence[Fitted], network: nn.Module) -> list[Fitted]:

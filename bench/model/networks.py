@@ -161,11 +161,20 @@ class Networks:
 
     def embed(self, ids_BL: Tensor) -> Tensor:
         """Input embeddings of tokens, [B, L, E]."""
-        return torch.nn.functional.embedding(ids_BL, self.parameter(self.backbone.embeddings))
+        return self.backbone.embed(self.parameter, ids_BL)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of prompts, a row each."""
         return self.encode_ids(self.tokenize(prompts))
+
+    def encode_branches(self, texts: Sequence[str]) -> Conditioning:
+        """The conditioning of a guidance's other branches, a row each; an empty text stands for no prompt at all."""
+        told = self.encode(texts)
+        none = self.backbone.of_no_prompt(told)
+        if none is told:
+            return told
+        rows = [none[[i]] if text == "" else told[[i]] for i, text in enumerate(texts)]
+        return Conditioning.cat(rows)
 
     def encode_ids(self, ids_BL: Tensor, embeds_BLE: Tensor | None = None) -> Conditioning:
         """The conditioning of token ids, a row each.
