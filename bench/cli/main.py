@@ -18,7 +18,7 @@ from cyclopts import App
 
 from bench.cli.checkpoints import compare, convert
 from bench.cli.measured import paper, perf
-from bench.cli.miniature import check, train
+from bench.cli.miniature import bases, check, train
 from bench.cli.output import err, out
 from bench.cli.own import evaluate
 from bench.cli.stored import ls, verify
@@ -43,7 +43,7 @@ app = App(
 mini = App(name="mini", help="The miniature: a small, real diffusion model of a drawn world.")
 for _command in (evaluate, plan, run, report, ls, verify, convert, compare, paper, perf, mini):
     app.command(_command)
-for _of_mini in (train, check):
+for _of_mini in (train, check, bases):
     mini.command(_of_mini)
 
 
