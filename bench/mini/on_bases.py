@@ -23,6 +23,9 @@ __all__ = ["Tried", "kept_in", "rows_of", "table", "try_on"]
 _CONCEPT: Final = Concept(text="star", family="object", prompts={"name": ("a red star",)})
 _SAMPLER: Final = Sampler(steps=2)
 _WORKS: Final = "works"
+_IF_DRAWN: Final = "works where the base draws the concept"
+_CANNOT_DRAW: Final = "the base cannot draw"
+"""What a method says that looks at the base's images first; an untrained one draws nothing."""
 _GIVEN: Final = "needs what a user gives"
 _BEGIN: Final = "<!-- written by `tvc-bench mini bases` -->"
 _END: Final = "<!-- end of what is written -->"
@@ -37,7 +40,7 @@ class Tried:
         kind: ``method`` or ``attack``.
         name: The plug-in's.
         base: The base's.
-        said: ``works``, or what the refusal said.
+        said: ``works``, on which condition, or what the refusal said.
     """
 
     kind: Kind
@@ -73,7 +76,8 @@ def _tried(kind: Kind, name: str, model: TextToImage) -> str:
         else:
             _attack(spec, model, rng)
     except (UsageError, ValueError) as error:
-        return in_one_line(error)
+        said = in_one_line(error)
+        return _IF_DRAWN if _CANNOT_DRAW in said else said
     return _WORKS
 
 
@@ -102,7 +106,7 @@ def table(rows: Sequence[Tried]) -> str:
 
 
 def _cell(answer: str, notes: dict[str, int]) -> str:
-    if answer in (_WORKS, _GIVEN):
+    if answer in (_WORKS, _IF_DRAWN, _GIVEN):
         return answer
     return f"refused ({notes.setdefault(answer, len(notes) + 1)})"
 

@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "bases.md"
 
 def test_the_page_has_every_plug_in_on_every_base() -> None:
     rows = rows_of(PAGE)
-    assert set(rows) == {(k, n) for k in ("method", "attack") for n in registry.names(k)}  # type: ignore[arg-type]
+    assert set(rows) == {(k, n) for k in ("method", "attack") for n in registry.names(k)}
     assert {len(cells) for cells in rows.values()} == {len(MINIATURES)}
     for (kind, name), cells in rows.items():
         needs = registry.get(kind, name).needs  # type: ignore[arg-type]
@@ -32,8 +32,10 @@ def test_the_page_says_what_is_so(base: str, tmp_path: Path) -> None:
     folder = model_folder(base)
     model = load_model(str(folder if folder.is_dir() else untrained(tmp_path / base, base)))
     column = MINIATURES.index(base)
-    written = {key: cells[column].partition(" (")[0] for key, cells in rows_of(PAGE).items()}
-    words = {"works": "works", "needs what a user gives": "needs what a user gives"}
+    # Whether noise looks like the concept hangs on rounding.
+    works = {"works": "works", "works where the base draws the concept": "works"}
+    words = {**works, "needs what a user gives": "needs what a user gives"}
+    written = {key: words.get(cells[column], "refused") for key, cells in rows_of(PAGE).items()}
     found = {(row.kind, row.name): row for row in try_on({base: model})}
     assert {key: words.get(row.said, "refused") for key, row in found.items()} == written
     refused = [row.said for row in found.values() if row.said not in words]
