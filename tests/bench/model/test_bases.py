@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from bench.interfaces import Role
+from attacks.shared.prompt_search import Scene, predict, token_gradient
+from attacks.shared.tokens import place, table
+from bench.interfaces import Role, Target
+from bench.judges.mini import MiniJudge
 from bench.model.conditioning import Conditioning
 from bench.model.families.sdxl import StableDiffusionXL
 from bench.model.families.stable_diffusion import StableDiffusion
@@ -19,6 +23,7 @@ from bench.model.guidance import NegativePrompt
 from bench.model.hooked_pipeline import load_hooks
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
+from bench.toolkit.inversion import states_with
 from tests.adapter import adapted
 from tests.tiny_bases import BASES, make_base
 
@@ -225,6 +230,38 @@ def test_gradients_reach_the_text_through_the_guided_prediction(
     assert all(pull.abs().sum() > 0 for pull in pulls)
 
 
+@each
+def test_the_gradient_of_a_prompts_tokens_is_the_finite_difference(
+    kind: str, loaded: dict[str, TextToImage]
+) -> None:
+    """Of the attacks' own loss, through both tables and the guided prediction."""
+    backbone = loaded[kind].backbone
+    parts = {part: deepcopy(backbone.network(part)).double() for part in type(backbone).stems}
+    model = TextToImage(replace(backbone, **parts))  # type: ignore[arg-type]
+    target = Target(model, SAMPLER, MiniJudge())
+    sites = place(model, PROMPTS[:2], 2, "prefix")
+    vectors = table(model)[torch.tensor([[300, 301], [302, 303]])].double()
+    x = model.noise(SEEDS[:2], SAMPLER).double()
+    scene = Scene(x, x.flip(0), 600)
+    _, pull = token_gradient(target, sites, vectors, scene, 3.0)
+    encoders = [getattr(backbone, part) for part in type(backbone).encoders]
+    parts_of_it = pull.split([encoder.config.hidden_size for encoder in encoders], -1)
+    assert all(part.abs().sum() > 0 for part in parts_of_it)
+
+    def losses(at: Tensor) -> Tensor:
+        told = states_with(model, sites.ids_BL, sites.places_BK, at)
+        rows = slice(0, 2)
+        out = predict(model, scene.noisy(model, rows), scene.t, told, 3.0, 0)
+        return (out - scene.wanted(model, rows)).square().mean((1, 2, 3))
+
+    way = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1)).double()
+    small = 1e-5
+    with torch.no_grad():
+        differs = (losses(vectors + small * way) - losses(vectors - small * way)) / (2 * small)
+    assert differs.abs().min() > 1e-6
+    torch.testing.assert_close((pull.double() * way).sum((1, 2)), differs, rtol=1e-3, atol=0)
+
+
 # -- what XL is told beside text states
 
 
@@ -258,3 +295,15 @@ def test_in_half_precision_the_vae_is_kept_in_float32(folders: dict[str, Path]) 
     out = half.sample(PROMPTS[:1], SEEDS[:1], Sampler(steps=1))
     assert out.status == ("ok",)
     assert half.to_latents(out.images_B3HW).dtype == torch.float16
+
+
+def test_what_suits_a_cpu_is_undone_in_an_export(folders: dict[str, Path]) -> None:
+    """As on one text encoder: see test_on_cpu."""
+    half = load_model(str(folders["sdxl"]), dtype="bfloat16")
+    assert isinstance(half.backbone, StableDiffusionXL)
+    assert half.backbone.text_encoder_2.config._attn_implementation == "eager"
+    exported = half.to_diffusers()
+    assert exported.text_encoder_2.config._attn_implementation == "sdpa"
+    assert exported.text_encoder_2.dtype == torch.bfloat16
+    out = half.sample(PROMPTS[:1], SEEDS[:1], Sampler(steps=1))
+    assert out.status == ("ok",)

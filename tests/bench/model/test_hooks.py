@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -266,6 +267,22 @@ def test_a_hook_is_trained_as_a_method_trains_it(model: TextToImage) -> None:
     assert model.with_hook(Adapter(), found).slots == {"hooks"}
     with pytest.raises(ValueError, match="hook test_adapter has no tensor 'gone'"):
         tune_hook(model, Adapter(), tensors, ["gone"], loss_of, Optimiser(1, 1e-3))
+
+
+@pytest.mark.slow
+def test_a_compiled_network_does_what_its_hooks_say(model: TextToImage) -> None:
+    """The compiler's own front end is enough: it is what does not look for new hooks."""
+    unet = deepcopy(model.backbone.unet)
+    unet.compile(backend="eager")
+    compiled = replace(model, backbone=replace(model.backbone, unet=unet))
+    x, told = latents(model, 2), model.encode(PROMPTS[:2])
+    with torch.no_grad():
+        plain = compiled.denoise(x, 500, told)
+        torch.testing.assert_close(plain, model.denoise(x, 500, told), atol=1e-5, rtol=0)
+        found = adapted(compiled).denoise(x, 500, told)
+        torch.testing.assert_close(found, adapted(model).denoise(x, 500, told), atol=1e-5, rtol=0)
+        assert (found - plain).abs().max() > 1e-2
+        assert torch.equal(compiled.denoise(x, 500, told), plain)
 
 
 # -- files and names
