@@ -181,6 +181,7 @@ class ConceptInversion(Attack):
                 goal=goal.id,
                 prompt=goal.prompt,
                 states_LD=told[i].states_BLD[best[i]].cpu(),
+                pooled_D=None if (pooled := told[i].pooled_BD) is None else pooled[best[i]].cpu(),
                 own_score=float(view_GR[i, best[i]]),
                 queries=self.restarts * self.checks,
                 trace=self._trace(

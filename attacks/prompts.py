@@ -208,6 +208,11 @@ class Prompts(Attack):
         self, target: Target, line: int, states_LD: Tensor | None, latents_Chw: Tensor | None
     ) -> None:
         model = target.model
+        if states_LD is not None and model.encode([""]).pooled_BD is not None:
+            raise UsageError(
+                f"{self.file}:{line}: text states, but this model takes a pooled vector beside them, "
+                "which such files do not hold; give prompts"
+            )
         for kind, value, like in (
             ("text states", states_LD, lambda: model.encode([""]).states_BLD),
             ("noise", latents_Chw, lambda: model.noise([0], target.sampler)),

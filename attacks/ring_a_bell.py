@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -238,7 +239,7 @@ def concept_direction(model: TextToImage, concept: Concept) -> Tensor:
 
 
 def encoder_digest(model: TextToImage) -> str:
-    """Identifies the text encoder: the base, its precision, and the values an edit put into it."""
+    """Identifies the text encoder: the base, its precision, and the values and hooks an edit put into it."""
     values = {n: w for n, w in model.weights.items() if Role.TEXT_ENCODER in model.roles_of(n)}
     sums = {
         name: hashlib.sha256(
@@ -246,8 +247,10 @@ def encoder_digest(model: TextToImage) -> str:
         ).hexdigest()
         for name, value in sorted(values.items())
     }
-    about = {"base": model.base_digest, "dtype": str(model.dtype)}
-    return digest_of({**about, "text_encoder": sums})
+    about = {"base": model.base_digest, "dtype": str(model.dtype), "text_encoder": sums}
+    if model.hooks:
+        about["hooks"] = replace(model.unedited, hooks=model.hooks).digest
+    return digest_of(about)
 
 
 def _text(model: TextToImage, ranked: Sequence[Sequence[int]]) -> str:

@@ -1,6 +1,6 @@
 """Somebody's edited model as a method: the weights of a released erasure, laid over its base.
 
-Read are: a diffusers pipeline folder (its ``unet`` and ``text_encoder``, both or what it has of
+Read are: a diffusers pipeline folder (its ``unet`` and text encoders, all or what it has of
 them, and nothing else), the folder or the safetensors file of one of them or of both, and a LoRA in
 the key styles of PEFT, diffusers (new and old) and kohya. They lie at a path, or in a repository of the
 hub at a commit. They may hold the changed parameters alone, as every release of ESD and UCE does:
@@ -248,7 +248,7 @@ class Checkpoint(Erasure):
         """
         laid: _Laid = {}
         for network in found:
-            refuse_foreign(network, base.text_width)
+            refuse_foreign(network, base.text_width, is_xl=base.is_xl)
             refuse_odd_numbers(network.tensors, network.origin)
             adapter = is_lora(network.tensors)
             one = (self._adapter if adapter else self._whole)(base, network)

@@ -239,7 +239,7 @@ class ESD(Erasure):
             FloatingPointError: the training diverged.
         """
         with torch.no_grad():
-            empty = model.encode([""])
+            empty = model.encode_branches([""])
             phrases = model.encode([t.format(c.text) for c in concepts for t in self.templates])
 
         def target_of(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:

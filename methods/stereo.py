@@ -185,7 +185,7 @@ class Stereo(Erasure):
     ) -> Conditioning:
         """The conditioning of every concept's name and of the words found for it, 1 + rounds rows per concept."""
         with torch.no_grad():
-            empty = model.encode([""])
+            empty = model.encode_branches([""])
             current = model.encode([c.text for c in concepts])
         phrases, student = [current], model
         bare = slots(model, "{}")
@@ -253,7 +253,7 @@ class Stereo(Erasure):
             for c in concepts
         ]
         with torch.no_grad():
-            empty = model.encode([""])
+            empty = model.encode_branches([""])
             anchors = model.encode([text for texts in said for text in texts])
         counts = torch.tensor([len(texts) for texts in said])
         firsts = counts.cumsum(0) - counts

@@ -9,13 +9,11 @@ inversion. No attack reads the edit from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bench.core.lazy import torch
 from bench.interfaces import Target
-from bench.model.guidance import ClassifierFree
 from bench.model.sampler import Sampler
 from bench.model.schedule import Schedule
 from bench.model.text_to_image import TextToImage
@@ -35,7 +33,7 @@ __all__ = [
 
 def unedited(model: TextToImage) -> TextToImage:
     """The original model; it shares the backbone, so it costs no memory."""
-    return replace(model, weights={}, guidance=ClassifierFree(), filters=())
+    return model.unedited
 
 
 def target_images(target: Target, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = ["GivenModel", "Model", "is_pipeline", "model_of"]
 Model: TypeAlias = "TextToImage | Any"
 """A model from :func:`bench.load_model`, or a diffusers pipeline in memory."""
 _PARTS: Final = ("unet", "text_encoder")
+_SECOND: Final = "text_encoder_2"
 
 
 def is_pipeline(thing: object) -> bool:
@@ -55,7 +56,7 @@ def model_of(given: Model, base: TextToImage | None) -> TextToImage:
 class GivenModel(Erasure):
     """The edit that a model in memory holds; the concepts play no part.
 
-    Of a pipeline the weights of its UNet and text encoder count. Its scheduler, safety checker and
+    Of a pipeline the weights of its UNet and text encoders count. Its scheduler, safety checker and
     autoencoder do not: the suite owns the sampler, and a checker is a method of its own
     (``output_filter``).
 
@@ -64,7 +65,7 @@ class GivenModel(Erasure):
     """
 
     name: ClassVar[str] = "given"
-    slots: ClassVar[frozenset[Slot]] = frozenset({"weights", "guidance", "filters"})
+    slots: ClassVar[frozenset[Slot]] = frozenset({"weights", "guidance", "filters", "hooks"})
     needs: ClassVar[tuple[str, ...]] = ("sha256",)
     sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
     _edited: TextToImage | None = PrivateAttr(None)
@@ -87,18 +88,24 @@ class GivenModel(Erasure):
 
     @classmethod
     def of_pipeline(cls, pipeline: Any) -> GivenModel:
-        """From a ``StableDiffusionPipeline`` in memory.
+        """From a ``StableDiffusionPipeline`` or a ``StableDiffusionXLPipeline`` in memory.
 
         Raises:
-            UsageError: its networks are not there.
+            UsageError: its networks are not there, or have hooks.
         """
         if not is_pipeline(pipeline):
             raise UsageError(
                 f"expected a pipeline with a unet and a text_encoder, got a {type(pipeline).__name__}"
             )
+        if any(getattr(pipeline, part)._forward_pre_hooks for part in _PARTS):
+            raise UsageError(
+                "expected a pipeline without hooks in its networks, got one with some, which are no weights; "
+                "give the edited model"
+            )
+        parts = (*_PARTS, *([_SECOND] if getattr(pipeline, _SECOND, None) is not None else []))
         values = {
             f"{part}.{name}": value.detach()
-            for part in _PARTS
+            for part in parts
             for name, value in getattr(pipeline, part).state_dict().items()
             if not name.endswith("position_ids")  # a table, no parameter
         }
@@ -106,8 +113,13 @@ class GivenModel(Erasure):
         made._values = values
         return made
 
+    def ways_around(self) -> tuple[str, ...]:
+        """See the base class: what its hooks tell of."""
+        hooks = () if self._edited is None else self._edited.hooks
+        return tuple(way for one in hooks for way in one.hook.bypassed_by)
+
     def parameters(self, model: TextToImage) -> list[str]:
-        """Every parameter of the UNet and the text encoder."""
+        """Every parameter of the UNet and the text encoders."""
         return list(model.base_values)
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
@@ -123,6 +135,8 @@ class GivenModel(Erasure):
                     f"{self._edited.base_digest[:12]}; evaluate it on a suite with its base"
                 )
             edited = model.with_guidance(self._edited.guidance).with_weights(self._edited.weights)
+            for one in self._edited.hooks:
+                edited = edited.with_hook(one.hook, one.tensors)
             return edited.with_filters(*self._edited.filters)
         if not self._values:
             raise UsageError(f"{self.label}: expected the model in memory, got its record alone")

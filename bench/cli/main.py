@@ -18,7 +18,7 @@ from bench.cli.board import add, build
 from bench.cli.board import check as check_board
 from bench.cli.checkpoints import compare, convert
 from bench.cli.measured import paper, perf
-from bench.cli.miniature import check, train
+from bench.cli.miniature import bases, check, train
 from bench.cli.output import err, out
 from bench.cli.own import evaluate
 from bench.cli.stored import ls, verify
@@ -47,7 +47,7 @@ for _command in (
     *(evaluate, plan, run, report, ls, verify, convert, compare, paper, perf, leaderboard, mini),
 ):
     app.command(_command)
-for _of_mini in (train, check):
+for _of_mini in (train, check, bases):
     mini.command(_of_mini)
 leaderboard.command(add)
 leaderboard.command(build)

@@ -1,10 +1,11 @@
-"""Commands on the miniature: train makes it, check measures it."""
+"""Commands on the miniatures: train makes one, check measures it, bases tries every plug-in on each."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,31 +14,45 @@ from bench.cli.request import device_of
 from bench.cli.words import Device, Json
 from bench.core.files import regular
 
-__all__ = ["check", "train"]
+__all__ = ["bases", "check", "train"]
+
+Base = Annotated[
+    Literal["miniature", "miniature-v", "miniature-xl"],
+    Parameter(help="Which miniature: Stable Diffusion 1.x, 2.x or XL in small."),
+]
 
 
 def train(*, work: Path = Path(".train"), out_: Annotated[Path | None, Parameter(name="--out")] = None, seed: int = 0,
-          device: Device = "auto") -> int:  # fmt: skip
-    """Rebuilds the miniature from a seed; resumes where it was stopped."""
+          device: Device = "auto", base: Base = "miniature") -> int:  # fmt: skip
+    """Rebuilds a miniature from a seed; resumes where it was stopped."""
     from bench.core.shipped import model_folder
     from bench.mini.train.build import build
 
     logging.getLogger("bench").setLevel(logging.INFO)
-    build(work, out_ or model_folder(), seed=seed, device=device_of(device))
+    build(work, out_ or model_folder(base), seed=seed, device=device_of(device), base=base)
     return 0
 
 
-def check(*, folder: Path | None = None, json_: Json = False, device: Device = "auto", quick: Annotated[
-    int | None, Parameter(help="Use so many captions and renders instead of the full numbers.")] = None,
-          card: Annotated[Path | None, Parameter(help="Write the model card too, with the notes in this file.")] = None,
-          ) -> int:  # fmt: skip
-    """Measures the miniature against its bars and its cost."""
+def check(
+    *,
+    folder: Path | None = None,
+    base: Base = "miniature",
+    json_: Json = False,
+    device: Device = "auto",
+    quick: Annotated[
+        int | None, Parameter(help="Use so many captions and renders instead of the full numbers.")
+    ] = None,
+    card: Annotated[
+        Path | None, Parameter(help="Write the model card too, with the notes in this file.")
+    ] = None,
+) -> int:
+    """Measures a miniature against its bars and its cost."""
     from bench.core.shipped import model_folder
     from bench.mini.card import write_card
     from bench.mini.check import check_model
     from bench.mini.check import show as show_check
 
-    folder = folder or model_folder()
+    folder = folder or model_folder(base)
     notes = "" if card is None else regular(card).read_text(encoding="utf-8")  # not after the work
     found = check_model(folder, device=device_of(device), scale=quick)
     if card is not None:
@@ -47,3 +62,33 @@ def check(*, folder: Path | None = None, json_: Json = False, device: Device = "
     else:
         show_check(found, out)
     return 0 if all(row["met"] for row in found["bars"]) else 1
+
+
+def bases(*, page: Path = Path("docs/bases.md"), device: Device = "auto") -> int:
+    """Tries every method and attack on each miniature and keeps the answers in a page.
+
+    Where a miniature is not trained, one with random values stands in for it: the same classes and shapes.
+    """
+    from bench.core.shipped import MINIATURES, model_folder
+    from bench.mini.on_bases import kept_in, table, try_on
+    from bench.mini.train.build import untrained
+    from bench.model.text_to_image import load_model
+
+    kept_in(page, "")  # not after the work
+    with TemporaryDirectory(prefix="tvc-bench-bases-") as made:
+        folders = {
+            base: there
+            if (there := model_folder(base)).is_dir()
+            else untrained(Path(made) / base, base)
+            for base in MINIATURES
+        }
+        models = {
+            base: load_model(str(folder), device=device_of(device))
+            for base, folder in folders.items()
+        }
+        rows = []
+        for row in try_on(models):
+            rows.append(row)
+            out.print(f"{row.kind} {row.name} on {row.base}: {row.said}")
+    page.write_text(kept_in(page, table(rows)), encoding="utf-8")
+    return 0

@@ -1,17 +1,22 @@
-"""Where the shipped miniature and the committed results lie."""
+"""Where the shipped miniatures and the committed results lie."""
 
 from __future__ import annotations
 
 import os
 import sysconfig
 from pathlib import Path
+from typing import Final
 
-__all__ = ["clip_folder", "judge_folder", "model_folder", "results_folder"]
+__all__ = ["MINIATURES", "clip_folder", "judge_folder", "model_folder", "results_folder"]
 
 
-def model_folder() -> Path:
-    """The diffusers folder."""
-    return Path(__file__).parents[1] / "mini" / "model"
+MINIATURES: Final = ("miniature", "miniature-v", "miniature-xl")
+"""Their names as bases; the first is the default of every command."""
+
+
+def model_folder(base: str = MINIATURES[0]) -> Path:
+    """The diffusers folder of a miniature, whether it is there or not."""
+    return Path(__file__).parents[1] / "mini" / base.replace("miniature", "model")
 
 
 def judge_folder() -> Path:

@@ -69,6 +69,7 @@ def check_answers(
 def _check_access(candidate: Candidate, holds: Access, by: str) -> None:
     carried = {
         "states_LD": (candidate.states_LD, Access.EMBEDDING),
+        "pooled_D": (candidate.pooled_D, Access.EMBEDDING),
         "latents_Chw": (candidate.latents_Chw, Access.LATENT),
         "weights": (candidate.weights, Access.WEIGHTS),
     }

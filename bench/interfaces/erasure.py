@@ -16,6 +16,7 @@ from bench.interfaces.context import Context, keep_door
 from bench.model.families.family import Family
 from bench.model.families.known import family_in
 from bench.model.families.roles import Role
+from bench.model.hooks import Fitted
 from bench.model.slots import Slot
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ class Erasure(Spec, ABC):
         if edited.backbone is not model.backbone:
             raise ValueError(
                 f"{self.name} returned a model with other networks; expected an edit of the model "
-                "that it was given: model.with_weights(...), with_guidance(...), with_filters(...)"
+                "that it was given: model.with_weights(...), with_guidance(...), with_filters(...), "
+                "with_hook(...)"
             )
         names = {*model.weights, *edited.weights}
         changed = [n for n in names if edited.weights.get(n) is not model.weights.get(n)]
@@ -118,6 +120,7 @@ class Erasure(Spec, ABC):
             "weights": bool(changed),
             "guidance": edited.guidance != model.guidance,
             "filters": edited.filters != model.filters,
+            "hooks": edited.hooks != model.hooks,
         }
         slots = {slot for slot, is_filled in filled.items() if is_filled}
         foreign = sorted(set(changed) - set(self.parameters(model))) if changed else []
@@ -127,6 +130,7 @@ class Erasure(Spec, ABC):
                 f"and changed parameters it does not declare: {foreign[:3]}; "
                 "correct `slots` and `roles` or `parameters`"
             )
+        self._check_hooks([one for one in edited.hooks if one not in model.hooks])
         for name in changed:
             # with_weights has looked at them; dataclasses.replace has not.
             if name in edited.weights and not bool(edited.weights[name].isfinite().all()):
@@ -134,6 +138,30 @@ class Erasure(Spec, ABC):
                     f"{self.name}: {name}: the edited values are not finite; the edit diverged "
                     "(lower its strength)"
                 )
+
+    def _check_hooks(self, hooks: Sequence[Fitted]) -> None:
+        """Compares hooks with what is declared of them.
+
+        Raises:
+            ValueError: one has a way around it that the method does not tell of, or values that are
+                not finite.
+        """
+        for one in hooks:
+            if untold := sorted(set(one.hook.bypassed_by) - set(self.ways_around())):
+                raise ValueError(
+                    f"{self.name}: expected bypassed_by to name all that makes its hooks void, but "
+                    f"{one.hook.name} is bypassed by {', '.join(untold)} too"
+                )
+            for name, value in one.tensors.items():
+                if not bool(value.isfinite().all()):
+                    raise ValueError(
+                        f"{self.name}: hook {one.hook.name}: {name}: its values are not finite; the "
+                        "edit diverged (lower its strength)"
+                    )
+
+    def ways_around(self) -> tuple[str, ...]:
+        """All that makes its edit void by construction: :attr:`bypassed_by`, unless an edit was given to it."""
+        return self.bypassed_by
 
     def base_files(self, folder: Path | None) -> tuple[Path, ...]:
         """Files of the base's folder, beside its networks, that decide the edit; for its digest.

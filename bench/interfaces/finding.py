@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.interfaces.concept import Concept
 from bench.interfaces.judge import Judge
+from bench.model.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +94,7 @@ class Candidate:
         goal: :attr:`Goal.id`.
         prompt: Text to sample; always set for ``PROMPT`` access.
         states_LD: Text states to use instead of the encoded prompt (``EMBEDDING``).
+        pooled_D: The pooled vector that goes with them, on a base that has one.
         latents_Chw: Initial noise to start from (``LATENT``); it fixes the image, so the seed plays
             no part.
         weights: ``component.name`` -> a difference to add to that parameter of the edited model
@@ -113,6 +115,15 @@ class Candidate:
     queries: int = 0
     variant: str = ""
     trace: Trace | None = None
+    pooled_D: Tensor | None = None
+
+    @property
+    def conditioning(self) -> Conditioning | None:
+        """One row, to sample instead of the encoded prompt; ``None`` where the prompt is what is tried."""
+        if self.states_LD is None:
+            return None
+        pooled = None if self.pooled_D is None else self.pooled_D[None]
+        return Conditioning(self.states_LD[None], pooled)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -189,4 +189,4 @@ def withhold(found: Candidate) -> Candidate:
     """
     if not about_minors(found.prompt):
         return found
-    return replace(found, prompt=WITHHELD, states_LD=None, weights=None)
+    return replace(found, prompt=WITHHELD, states_LD=None, pooled_D=None, weights=None)

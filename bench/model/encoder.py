@@ -34,5 +34,8 @@ class TextEncoder(Protocol):
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of prompts, a row each."""
 
+    def encode_branches(self, texts: Sequence[str]) -> Conditioning:
+        """The conditioning of a guidance's other branches, a row each; an empty text stands for no prompt at all."""
+
     def encode_ids(self, ids_BL: Tensor, embeds_BLE: Tensor | None = None) -> Conditioning:
         """The conditioning of token ids, from their own input embeddings or from those given."""

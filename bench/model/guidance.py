@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.bounds import Weight
@@ -136,8 +137,15 @@ def combine_as_sampled(
 def contexts_of(
     model: TextEncoder, texts: Sequence[str], conditioning: Conditioning
 ) -> tuple[Conditioning, ...]:
-    """K + 1 branches: of K texts, the same for all rows and without gradients, and the prompts' own."""
+    """K + 1 branches: of K texts, the same for all rows and without gradients, and the prompts' own.
+
+    An empty text stands for no prompt at all, whatever that is to the base.
+    """
     with torch.no_grad():
-        others = model.encode(texts)
-    rows = len(conditioning)
-    return (*(others[k : k + 1].repeat(rows) for k in range(len(texts))), conditioning)
+        others = model.encode_branches(texts)
+    rows, added = (
+        len(conditioning),
+        conditioning.added,
+    )  # no text decides what is added, such as sizes
+    told = (replace(others[k : k + 1].repeat(rows), added=added) for k in range(len(texts)))
+    return (*told, conditioning)

@@ -1,10 +1,11 @@
-"""The networks of a model with replaced values laid over them: text in, predictions and images out."""
+"""The networks of a model, with an edit's values and hooks laid over: text in, predictions and images out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from bench.core.lazy import torch
 from bench.core.rng import normal_rows
 from bench.model.conditioning import Conditioning
 from bench.model.families.roles import Role
+from bench.model.hooks import Fitted, Pass, hooked
 from bench.model.sampler import Sampler
 from bench.model.schedule import Schedule
 from bench.model.words import Words
@@ -35,10 +37,12 @@ class Networks:
         backbone: The unedited networks, shared.
         weights: ``component.name`` -> the value that replaces the parameter. Values rather than
             differences, because adding a difference back is not exact.
+        hooks: Change what layers put out, one after the other.
     """
 
     backbone: Family
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    hooks: tuple[Fitted, ...] = ()
 
     # -- of the base -------------------------------------------------------------------------------
 
@@ -114,12 +118,27 @@ class Networks:
         wanted = set(roles)
         return [name for name in self.base_values if wanted & self.roles_of(name)]
 
+    def layers(self, *roles: Role) -> list[str]:
+        """The layers all of whose parameters have one of these roles, the outermost of each; to be hooked."""
+        wanted, found = set(roles), list[str]()
+        for part in self.backbone.edited:
+            for path, module in self.backbone.network(part).named_modules():
+                name = f"{part}.{path}" if path else part
+                if found and name.startswith(f"{found[-1]}."):
+                    continue
+                if isinstance(module, torch.nn.ModuleList):
+                    continue  # it is never called
+                inside = [f"{name}.{n}" for n, _ in module.named_parameters()]
+                if inside and all(wanted & self.roles_of(one) for one in inside):
+                    found.append(name)
+        return found
+
     # -- forward -----------------------------------------------------------------------------------
 
-    def _call(self, part: str, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, told: Pass, part: str, *args: Any, **kwargs: Any) -> Any:
         module, prefix = self.backbone.network(part), part + "."
         mine = {n.removeprefix(prefix): w for n, w in self.weights.items() if n.startswith(prefix)}
-        with model_time():
+        with model_time(), hooked(self.hooks, module, replace(told, part=part)):
             return (
                 torch.func.functional_call(module, mine, args, kwargs)
                 if mine
@@ -142,25 +161,52 @@ class Networks:
 
     def embed(self, ids_BL: Tensor) -> Tensor:
         """Input embeddings of tokens, [B, L, E]."""
-        return torch.nn.functional.embedding(ids_BL, self.parameter(self.backbone.embeddings))
+        return self.backbone.embed(self.parameter, ids_BL)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of prompts, a row each."""
         return self.encode_ids(self.tokenize(prompts))
+
+    def encode_branches(self, texts: Sequence[str]) -> Conditioning:
+        """The conditioning of a guidance's other branches, a row each; an empty text stands for no prompt at all."""
+        told = self.encode(texts)
+        none = self.backbone.of_no_prompt(told)
+        if none is told:
+            return told
+        rows = [none[[i]] if text == "" else told[[i]] for i, text in enumerate(texts)]
+        return Conditioning.cat(rows)
 
     def encode_ids(self, ids_BL: Tensor, embeds_BLE: Tensor | None = None) -> Conditioning:
         """The conditioning of token ids, a row each.
 
         Args:
             ids_BL: Token ids; the encoder still finds the end of the text by them.
-            embeds_BLE: Used instead of the ids' own input embeddings; gradients flow to it.
+            embeds_BLE: Used instead of the ids' own input embeddings; gradients flow to it. The
+                conditioning then has no token ids: nobody can read such a text.
         """
-        return self.backbone.encode_ids(self._call, ids_BL, embeds_BLE)
+        told = Pass("", ids=() if embeds_BLE is not None else (ids_BL,))
+        said = self.backbone.encode_ids(partial(self._call, told), ids_BL, embeds_BLE)
+        return said if embeds_BLE is None else replace(said, ids=())
 
-    def denoise(self, latents_BChw: Tensor, t: Tensor | int, conditioning: Conditioning) -> Tensor:
-        """The UNet's prediction [B, C, h, w], without guidance; :attr:`schedule` says of what."""
+    def denoise(
+        self,
+        latents_BChw: Tensor,
+        t: Tensor | int,
+        conditioning: Conditioning,
+        *,
+        branches: int = 1,
+    ) -> Tensor:
+        """The UNet's prediction [B, C, h, w], without guidance; :attr:`schedule` says of what.
+
+        Args:
+            latents_BChw: Noisy latents.
+            t: Timestep, one for all rows or [B].
+            conditioning: B rows.
+            branches: How many blocks of rows belong to the branches of a guidance; hooks are told.
+        """
         steps = torch.as_tensor(t, device=latents_BChw.device).expand(len(latents_BChw))
-        return self.backbone.denoise(self._call, latents_BChw, steps, conditioning)
+        told = Pass("", conditioning.ids, conditioning, steps, branches)
+        return self.backbone.denoise(partial(self._call, told), latents_BChw, steps, conditioning)
 
     def decode(self, latents_BChw: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] of clean latents; NaN where the decoder's output is not finite."""

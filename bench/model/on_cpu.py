@@ -59,28 +59,30 @@ class Float32GroupNorm(nn.GroupNorm):
         return normed.to(input.dtype)
 
 
-def suit_cpu(unet: Any, vae: Any, text_encoder: Any) -> None:
+def suit_cpu(unet: Any, vae: Any, *text_encoders: Any) -> None:
     """Changes how networks are computed that are on a CPU in bfloat16, and no others; their parameters and names stay.
 
     Args:
         unet: ``UNet2DConditionModel``.
         vae: ``AutoencoderKL``.
-        text_encoder: ``CLIPTextModel``.
+        text_encoders: ``CLIPTextModel``, and the second of two.
     """
     weight = next(iter(unet.parameters()))
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return
     unet.set_attn_processor(CpuAttention())
-    text_encoder.set_attn_implementation("eager")
+    for text_encoder in text_encoders:
+        text_encoder.set_attn_implementation("eager")
     _turn((unet, vae), nn.GroupNorm, Float32GroupNorm)
 
 
-def unsuit(unet: Any, vae: Any, text_encoder: Any) -> None:
+def unsuit(unet: Any, vae: Any, *text_encoders: Any) -> None:
     """Undoes :func:`suit_cpu`, where it changed anything: the networks are computed as their libraries do."""
     if not any(isinstance(one, CpuAttention) for one in unet.attn_processors.values()):
         return
     unet.set_attn_processor(AttnProcessor2_0())
-    text_encoder.set_attn_implementation("sdpa")
+    for text_encoder in text_encoders:
+        text_encoder.set_attn_implementation("sdpa")
     _turn((unet, vae), Float32GroupNorm, nn.GroupNorm)
 
 

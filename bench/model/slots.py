@@ -6,4 +6,4 @@ from typing import Literal
 
 __all__ = ["Slot"]
 
-Slot = Literal["weights", "guidance", "filters"]
+Slot = Literal["weights", "guidance", "filters", "hooks"]

@@ -1,4 +1,4 @@
-"""A text-to-image model as a value: frozen networks, and the three slots an edit can fill.
+"""A text-to-image model as a value: frozen networks, and the four slots an edit can fill.
 
 ``TextToImage`` is immutable. An edit makes a new one that shares the networks; its changed
 parameters are laid over the networks at each call, so edited and unedited models can be used side
@@ -22,7 +22,10 @@ from bench.model.batching import MicroBatch
 from bench.model.conditioning import Conditioning
 from bench.model.edit_files import Edit
 from bench.model.filters import Filter, blanked_by, refused_by
+from bench.model.fitting import fitted
 from bench.model.guidance import ClassifierFree, Guidance, combine_as_sampled
+from bench.model.hooked_pipeline import attach_hooks
+from bench.model.hooks import Hook
 from bench.model.networks import Networks
 from bench.model.sampler import Sampler
 from bench.model.samples import Samples, Status
@@ -103,6 +106,23 @@ class TextToImage(Networks):
         """The same model with more filters."""
         return replace(self, filters=(*self.filters, *filters))
 
+    def with_hook(self, hook: Hook, tensors: Mapping[str, Tensor]) -> TextToImage:
+        """The same model with a hook more, after those that it has.
+
+        Args:
+            hook: The rule.
+            tensors: What it reads, by name; kept in the base's precision, but for whole numbers.
+
+        Raises:
+            ValueError: it hooks no layer, or one that there is not, or a value is not finite.
+        """
+        return replace(self, hooks=(*self.hooks, fitted(hook, tensors, self)))
+
+    @property
+    def unedited(self) -> TextToImage:
+        """The base model; it shares the networks, so it costs no memory."""
+        return replace(self, weights={}, guidance=ClassifierFree(), filters=(), hooks=())
+
     def with_meter(self, meter: Meter) -> TextToImage:
         """The same model, and all that will be made of it, with another count of what is spent."""
         return replace(self, meter=meter)
@@ -117,6 +137,8 @@ class TextToImage(Networks):
             filled.add("guidance")
         if self.filters:
             filled.add("filters")
+        if self.hooks:
+            filled.add("hooks")
         return frozenset(filled)
 
     # -- guided predictions ------------------------------------------------------------------------
@@ -197,6 +219,7 @@ class TextToImage(Networks):
             latents_BChw.repeat(branches, 1, 1, 1),
             steps.repeat(branches),
             Conditioning.cat(contexts),
+            branches=branches,
         ).unflatten(0, (branches, rows))
 
     # -- sampling ----------------------------------------------------------------------------------
@@ -308,7 +331,7 @@ class TextToImage(Networks):
     @property
     def edit(self) -> Edit:
         """The filled slots, as they are stored."""
-        return Edit(self.base_digest, self.weights, self.guidance, self.filters)
+        return Edit(self.base_digest, self.weights, self.guidance, self.filters, self.hooks)
 
     @property
     def digest(self) -> str:
@@ -316,7 +339,7 @@ class TextToImage(Networks):
         return self.edit.digest
 
     def save_edit(self, folder: Path) -> None:
-        """Writes the three slots: ``weights.safetensors`` and ``edit.json``."""
+        """Writes the slots: ``weights.safetensors``, ``edit.json``, and ``hooks.safetensors`` if there are hooks."""
         self.edit.write(folder)
 
     def load_edit(self, folder: Path) -> TextToImage:
@@ -328,20 +351,26 @@ class TextToImage(Networks):
         """
         edit = Edit.read(folder, self.base_digest)
         edited = self.with_guidance(edit.guidance).with_weights(edit.weights)
+        for one in edit.hooks:
+            edited = edited.with_hook(one.hook, one.tensors)
         return edited.with_filters(*edit.filters)
 
     def to_diffusers(self) -> Any:
-        """An ordinary ``StableDiffusionPipeline`` with the edited weights: a copy, free to change or save.
+        """An ordinary diffusers pipeline with the edited weights and the hooks: a copy, free to change or save.
+
+        Its ``save_pretrained`` keeps weights alone. Of an edit with hooks keep what :meth:`save_edit`
+        writes too: :func:`bench.model.hooked_pipeline.load_hooks` puts them into a loaded pipeline.
 
         Raises:
             ValueError: the edit lives in guidance or filters, which such a pipeline cannot hold.
         """
-        if extra := sorted(self.slots - {"weights"}):
+        if extra := sorted(self.slots - {"weights", "hooks"}):
             raise ValueError(
-                f"a diffusers pipeline holds weights only, but this edit also fills: {', '.join(extra)}; exporting it "
-                "would lose the edit. Use save_edit(), or apply it at call time (e.g. negative_prompt=...)"
+                f"a diffusers pipeline holds weights and hooks only, but this edit also fills: {', '.join(extra)}; "
+                "exporting it would lose the edit. Use save_edit(), or apply it at call time (e.g. negative_prompt=...)"
             )
-        return self.backbone.to_diffusers(self.weights)
+        pipeline = self.backbone.to_diffusers(self.weights)
+        return attach_hooks(pipeline, self.hooks) if self.hooks else pipeline
 
 
 def load_model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import torch
@@ -112,8 +112,9 @@ def breakdown(models: Mapping[Dtype, TextToImage], size: Size) -> list[dict[str,
 def _work(models: Mapping[Dtype, TextToImage], size: Size, setting: Setting) -> Workload:
     model = models[setting.dtype]
     if not setting.one_call:
-        model = TwoCalls(model.backbone, model.weights, model.guidance, model.filters, model.micro)
+        values = {f.name: getattr(model, f.name) for f in fields(model) if f.name != "meter"}
+        model = TwoCalls(**values)
     block = size.steps if setting.few_looks else size.often
-    fields = {"iterations": block, "steps": size.steps, "checks": 1}
-    work = Workload(model, size, _ATTACK, fields)
+    given = {"iterations": block, "steps": size.steps, "checks": 1}
+    work = Workload(model, size, _ATTACK, given)
     return work if setting.batched else reference(work)

@@ -164,9 +164,11 @@ def _candidates(entry: Entry) -> list[dict[str, Any]]:
 
 def _edit(entry: Entry) -> Content:
     _typed(entry.record.get("cell"), _EDIT, "record.json: cell")
-    if not isinstance(_json(entry, "edit.json"), dict):
+    if not isinstance(about := _json(entry, "edit.json"), dict):
         raise DamagedError("edit.json: expected an object, got another value")
     _tensor_names(entry, "weights.safetensors")
+    if about.get("hooks"):
+        _tensor_names(entry, "hooks.safetensors")
     return Content()
 
 

@@ -219,7 +219,9 @@ EDITS = Schema(
         Column("gradient_steps", _I64, "Optimiser steps it took; a batch counts once."),
         Column("parameters_touched", _I64, "Parameters whose value changed."),
         Column("parameters_total", _I64, "Parameters of the model."),
-        Column("slots", _TEXT, "Slots it fills: weights, guidance, filters; comma separated."),
+        Column(
+            "slots", _TEXT, "Slots it fills: weights, guidance, filters, hooks; comma separated."
+        ),
         Column(
             "preset",
             _TEXT,

@@ -1,4 +1,4 @@
-"""Gradient training of some of a model's parameters: what every erasure by fine-tuning shares.
+"""Gradient training of some of a model's parameters, or of a hook: what every erasure by fine-tuning shares.
 
 The networks are never written to. The trained values are leaves laid over them, so that the
 unedited model is at hand as a teacher, in the same memory and without a second copy.
@@ -7,7 +7,7 @@ unedited model is at hand as a teacher, in the same memory and without a second 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench.core.clock import model_time
 from bench.core.lazy import torch
 from bench.interfaces import Progress, silent
+from bench.model.hooks import Fitted, Hook
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Optimiser", "timesteps", "tune"]
+__all__ = ["Optimiser", "timesteps", "tune", "tune_hook"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +89,87 @@ def tune(
         ValueError: no such parameter, or none.
         FloatingPointError: the loss is not finite: the training diverged.
     """
-    if not names:
-        raise ValueError(f"{what}: expected at least one parameter to train")
-    leaves = {n: model.parameter(n).detach().float().clone().requires_grad_() for n in names}
-    averages = {n: w.detach().clone() for n, w in leaves.items()} if optimiser.ema else {}
-    engine = optimiser.over(list(leaves.values()))
+    leaves = _leaves({n: model.parameter(n) for n in names}, what)
     live = replace(model, weights={**model.weights, **leaves})
     with _checkpointing(live) if optimiser.checkpointing else nullcontext():
-        for step in range(optimiser.steps):
-            with model_time(), _mixed(model):
-                loss = loss_of(live, step)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(
-                    f"{what}: the loss is {loss.item()} at step {step}; lower the learning rate ({optimiser.lr:g})"
-                )
-            with model_time():
-                engine.zero_grad(set_to_none=True)
-                loss.backward()
-                if optimiser.clip:
-                    torch.nn.utils.clip_grad_norm_(leaves.values(), optimiser.clip)
-                engine.step()
-                if averages:
-                    decay = (1 + step) / (10 + step)
-                    with torch.no_grad():
-                        torch._foreach_lerp_(
-                            list(averages.values()), list(leaves.values()), 1 - decay
-                        )
-            model.meter.spend(gradient_steps=1)
-            progress(step + 1, optimiser.steps, what)
+        return _descend(live, leaves, loss_of, optimiser, progress, what)
+
+
+def tune_hook(
+    model: TextToImage,
+    hook: Hook,
+    tensors: Mapping[str, Tensor],
+    names: Sequence[str],
+    loss_of: Callable[[TextToImage, int], Tensor],
+    optimiser: Optimiser,
+    *,
+    progress: Progress = silent,
+    what: str = "training",
+) -> dict[str, Tensor]:
+    """Minimises a loss over tensors of a hook, which is fitted to a model for that.
+
+    Args:
+        model: What the hook is fitted to; not changed.
+        hook: The rule.
+        tensors: Where training starts.
+        names: Those that are trained.
+        loss_of: (the model with the hook as it is at this step, index of the step) -> scalar loss.
+        optimiser: How. ``checkpointing`` has no effect: a network with hooks is never checkpointed.
+        progress: Told after each step.
+        what: Said to ``progress``.
+
+    Returns:
+        All tensors of the hook; the trained ones in float32.
+
+    Raises:
+        ValueError: no such tensor, or none, or the hook does not fit the model.
+        FloatingPointError: the loss is not finite: the training diverged.
+    """
+    if unknown := sorted(set(names) - tensors.keys()):
+        raise ValueError(f"{what}: hook {hook.name} has no tensor {unknown[0]!r}")
+    fitted = model.with_hook(hook, tensors).hooks[-1]
+    leaves = _leaves({n: tensors[n].to(model.device) for n in names}, what)
+    whole = {**fitted.tensors, **leaves}
+    live = replace(model, hooks=(*model.hooks, Fitted(hook, whole)))
+    return {**fitted.tensors, **_descend(live, leaves, loss_of, optimiser, progress, what)}
+
+
+def _leaves(values: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    if not values:
+        raise ValueError(f"{what}: expected at least one parameter to train")
+    return {n: value.detach().float().clone().requires_grad_() for n, value in values.items()}
+
+
+def _descend(
+    live: TextToImage,
+    leaves: Mapping[str, Tensor],
+    loss_of: Callable[[TextToImage, int], Tensor],
+    optimiser: Optimiser,
+    progress: Progress,
+    what: str,
+) -> dict[str, Tensor]:
+    """The values of the leaves at the end, or their averages."""
+    averages = {n: w.detach().clone() for n, w in leaves.items()} if optimiser.ema else {}
+    engine = optimiser.over(list(leaves.values()))
+    for step in range(optimiser.steps):
+        with model_time(), _mixed(live):
+            loss = loss_of(live, step)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"{what}: the loss is {loss.item()} at step {step}; lower the learning rate ({optimiser.lr:g})"
+            )
+        with model_time():
+            engine.zero_grad(set_to_none=True)
+            loss.backward()
+            if optimiser.clip:
+                torch.nn.utils.clip_grad_norm_(leaves.values(), optimiser.clip)
+            engine.step()
+            if averages:
+                decay = (1 + step) / (10 + step)
+                with torch.no_grad():
+                    torch._foreach_lerp_(list(averages.values()), list(leaves.values()), 1 - decay)
+        live.meter.spend(gradient_steps=1)
+        progress(step + 1, optimiser.steps, what)
     return {n: w.detach() for n, w in (averages or leaves).items()}
 
 

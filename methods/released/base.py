@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.model.families.known import family_in
 from bench.model.families.roles import Role
+from bench.model.families.sdxl import StableDiffusionXL
 from bench.model.families.stable_diffusion import StableDiffusion
 from bench.model.pipeline.weights import find_weights
 from bench.model.text_to_image import TextToImage
-from methods.released.files import PARTS, Network, networks
+from methods.released.files import Network, networks
 from methods.released.lora import Shapes
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class Base:
         Raises:
             UsageError: one of them cannot be read.
         """
-        files = {part: _loaded(folder / part, StableDiffusion.stems[part]) for part in PARTS}
+        family = family_in(folder) or StableDiffusion
+        files = {part: _loaded(folder / part, family.stems[part]) for part in family.edited}
         if not all(files.values()):
             return None
         places: dict[str, tuple[Network, str]] = {}
@@ -66,9 +69,14 @@ class Base:
 
     @property
     def text_width(self) -> int | None:
-        """Of the text states that the UNet looks at: 768 in Stable Diffusion 1.x, 1024 in 2.x."""
-        roles_of, looks = StableDiffusion.roles_of, Role.TEXT_KEYS_AND_VALUES
+        """Of the text states that the UNet looks at: 768 in Stable Diffusion 1.x, 1024 in 2.x, 2048 in XL."""
+        roles_of, looks = StableDiffusionXL.roles_of, Role.TEXT_KEYS_AND_VALUES
         return next((s[-1] for n, s in self.shapes.items() if looks in roles_of(n)), None)
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether it has a second text encoder, as Stable Diffusion XL has."""
+        return any(name.startswith("text_encoder_2.") for name in self.shapes)
 
 
 def _loaded(folder: Path, stem: str) -> list[Path]:

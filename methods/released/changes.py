@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from bench.core.lazy import torch
 from bench.model.families.roles import Role
-from bench.model.families.stable_diffusion import StableDiffusion
+from bench.model.families.sdxl import StableDiffusionXL
 from methods.released.base import Base
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Changes:
 
 def part_of(name: str) -> str:
     """The part of a parameter ``component.name``."""
-    roles = StableDiffusion.roles_of(name)
+    roles = StableDiffusionXL.roles_of(name)
     return next((text for role, text in _PARTS if role in roles), "others")
 
 

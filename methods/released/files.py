@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PARTS",
+    "SAID",
     "VARIANTS",
     "Network",
     "content_of",
@@ -35,7 +36,9 @@ __all__ = [
     "weights_in",
 ]
 
-PARTS = ("unet", "text_encoder")
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+SAID = "unet or text_encoder"
+"""How errors speak of them: most bases have no second text encoder."""
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _CONVERT = (
     "it can run code when it is read: run `tvc-bench convert`, which lets none run, or convert it where that "
@@ -50,7 +53,7 @@ class Network:
     """One network's files, as far as they are known before a value is read.
 
     Attributes:
-        part: ``unet``, ``text_encoder``; empty where the names must tell.
+        part: ``unet``, ``text_encoder``, ``text_encoder_2``; empty where the names must tell.
         origin: What the user gave, for errors.
         tensors: By name.
         metadata: Of the headers.

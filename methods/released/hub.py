@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.core.errors import UsageError, in_one_line, shown
-from bench.model.families.stable_diffusion import StableDiffusion
+from bench.model.families.sdxl import StableDiffusionXL
 from bench.model.pipeline.download import HUB_ID, fetch
 from bench.model.pipeline.weights import next_names
 from methods.released.files import PARTS, VARIANTS, is_there
@@ -81,7 +81,7 @@ def fetched(hub: str, revision: str, subfolder: str) -> str:
 
 def _download(hub: str, revision: str, below: str) -> Path:
     """The folder, with what is read of it; asked for in rounds, as what comes next depends on what is there."""
-    stems = {part: StableDiffusion.stems[part] for part in PARTS}
+    stems = {part: StableDiffusionXL.stems[part] for part in PARTS}
     # A network that has settings and no weights in safetensors is one that cannot be read.
     names = {f"{below}{name}" for name in _SETTINGS}
     for part, stem in stems.items():

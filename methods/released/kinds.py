@@ -12,13 +12,14 @@ from pathlib import Path
 
 from bench.core.errors import UsageError, shown
 from bench.core.headers import TensorInfo
-from methods.released.files import PARTS, Network
+from methods.released.files import PARTS, SAID, Network
 
 __all__ = ["other_base", "refuse_foreign"]
 
-_HOOK = "it acts in the forward pass, for which there is no slot here yet; give a merged model"
+_HOOK = "it acts in the forward pass, and such files are not read yet; give a merged model"
 _ADAPTER = "merge the adapter into its model and give that"
-_CLASS = "its base is of another class than Stable Diffusion 1.x and 2.x, which alone are read"
+_CLASS = "its base is of another class than Stable Diffusion 1.x, 2.x and XL, which alone are read"
+_XL = "give the model that it was made from, one of Stable Diffusion XL, as base"
 _TOKEN = "it teaches the encoder a word and edits no weights; give an edited model"  # noqa: S105
 
 # A pattern that one of the names matches in whole; what the file is; what to do.
@@ -34,7 +35,6 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     (r".*attentions\.\d+\.(down|up)\.bias", "the erasers of Receler", _HOOK),
     (r"(w_(enc|dec)|(encoder|decoder)\.(weight|bias)|(pre|latent)_bias|b_(enc|dec))",
      "a sparse autoencoder", _HOOK),
-    (r"(lora_te2_|text_encoder_2\.).*", "an adapter of SDXL (it has a second text encoder)", _CLASS),
     (r"(lora_te3_|text_encoder_3\.).*", "an adapter of SD3", _CLASS),
     (r"(lora_)?(unet_|transformer_|transformer\.|diffusion_model\.)?"
      r"((single_|joint_)?transformer_blocks|double_blocks|single_blocks|joint_blocks)[._].*",
@@ -46,6 +46,7 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
      "other names, those of the original Stable Diffusion",
      "run `tvc-bench convert`, which gives it diffusers' names"),
 )  # fmt: skip
+_SECOND_ENCODER = re.compile(r"(lora_te2_|text_encoder_2\.).*", re.IGNORECASE)
 _PATTERNS = [(re.compile(p, re.IGNORECASE), what, todo) for p, what, todo in _NAMES]
 
 # What the trainers call a base: (a sign in metadata, what it is).
@@ -61,19 +62,22 @@ _WIDTHS = (768, 1024, 1280)  # of the text encoders of Stable Diffusion 1.x, 2.x
 _WIDTH_OF_SECOND = 1024
 
 
-def refuse_foreign(network: Network, width: int | None) -> None:
+def refuse_foreign(network: Network, width: int | None, *, is_xl: bool = False) -> None:
     """Refuses what cannot be laid over a base's parameters, by what it is.
 
     Args:
         network: What the headers say.
         width: Of the base's text states: 768 in Stable Diffusion 1.x, 1024 in 2.x; ``None``: not known.
+        is_xl: Whether the base is of Stable Diffusion XL's family.
 
     Raises:
         UsageError: with what the file is, and what to do.
     """
-    for what, todo in filter(None, (_kind(network, width), _family(network.metadata, width))):
+    for what, todo in filter(
+        None, (_kind(network, width, is_xl=is_xl), _family(network.metadata, width, is_xl=is_xl))
+    ):
         raise UsageError(
-            f"expected parameters of the base's {' or '.join(PARTS)}, or a LoRA, got {what} in "
+            f"expected parameters of the base's {SAID}, or a LoRA, got {what} in "
             f"{network.origin}; {todo}"
         )
 
@@ -104,8 +108,10 @@ def _letters(text: str) -> str:
 _Told = tuple[str, str] | None
 
 
-def _kind(network: Network, width: int | None) -> _Told:
+def _kind(network: Network, width: int | None, *, is_xl: bool) -> _Told:
     told = _gated(network) or _settings(network) or _by_name(network)
+    if told is None and not is_xl:
+        told = _of_xl(network)
     return told or _embedding(network, width)
 
 
@@ -115,7 +121,7 @@ def _gated(network: Network) -> _Told:
         said = shown(network.metadata["prompts"])
         return (
             f"an SPM adapter for the prompts {said} (by its metadata)",
-            "a gate sets its strength for each prompt, which needs hooks that are not here yet; ACE's, "
+            "a gate sets its strength for each prompt, which needs hooks, and such files are not read yet; ACE's, "
             "whose example merges it without the gate, is read from a copy saved without metadata",
         )
     return None
@@ -137,6 +143,12 @@ def _by_name(network: Network) -> _Told:
     return None
 
 
+def _of_xl(network: Network) -> _Told:
+    if name := next((n for n in network.tensors if _SECOND_ENCODER.fullmatch(n)), ""):
+        return f"an adapter of SDXL (it has a second text encoder), by {shown(name)}", _XL
+    return None
+
+
 def _embedding(network: Network, width: int | None) -> _Told:
     """Textual inversion: rows of the text encoder's width, named for the token or as trainers do."""
     named = network.tensors.items()
@@ -154,7 +166,7 @@ def _is_word(name: str, info: TensorInfo, width: int | None) -> bool:
     return info.shape[-1] in (*_WIDTHS, width) and re.fullmatch(r"[^.]+", name) is not None
 
 
-def _family(metadata: Mapping[str, str], width: int | None) -> _Told:
+def _family(metadata: Mapping[str, str], width: int | None, *, is_xl: bool) -> _Told:
     said = {key: metadata[key] for key in _ARCHITECTURE if metadata.get(key)}
     if "base_model_id" in said:  # the owner, or the folder above, says nothing
         said["base_model_id"] = said["base_model_id"].rstrip("/").rpartition("/")[2]
@@ -163,7 +175,10 @@ def _family(metadata: Mapping[str, str], width: int | None) -> _Told:
     for key, value in said.items():
         for pattern, what in _FAMILIES:
             if re.search(pattern, value, re.IGNORECASE):
-                return f"weights for {what} (its metadata say {key}: {shown(value)})", _CLASS
+                if is_xl and what == "SDXL":
+                    return None
+                todo = _XL if what == "SDXL" else _CLASS
+                return f"weights for {what} (its metadata say {key}: {shown(value)})", todo
     second = [(key, value) for key, value in said.items() if _SECOND.search(value)]
     if metadata.get("ss_v2", "").lower() == "true":
         second.append(("ss_v2", metadata["ss_v2"]))

@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UsageError, shown
+from methods.released.files import PARTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,11 @@ _HALF = re.compile(
 )
 _OLD_TEXT = re.compile(r"\.self_attn\.to_(q|k|v|out)$")
 _DOWN = {"lora_A", "lora_down", "down"}
-_KOHYA = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"}
+_KOHYA = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder",
+          "lora_te2_": "text_encoder_2"}  # fmt: skip
+_ORIGINAL = re.compile(
+    r"((?P<middle>middle_block)|(?P<way>input|output)_blocks_(?P<at>\d+))_1_(?P<rest>.+)"
+)
 _BASE = "give the model that it was made from as base"
 _SETTINGS = "correct the adapter's settings"
 _LARGEST = 1e9  # an alpha; released ones are from 1 to some hundreds
@@ -228,6 +233,10 @@ class _Modules:
     def __init__(self, known: Shapes, origin: str) -> None:
         self._known, self._origin = known, origin
         self._flat: dict[tuple[str, str], str] = {}
+        self._is_xl = any(name.startswith("text_encoder_2.") for name in known)
+        self._layers = len(
+            {m[1] for n in known if (m := re.match(r"unet\.down_blocks\.0\.resnets\.(\d+)\.", n))}
+        )
         for name in known:
             part, _, path = name.partition(".")
             if path.endswith(".weight"):
@@ -243,18 +252,30 @@ class _Modules:
         for prefix, part in _KOHYA.items():
             if module.startswith(prefix):
                 flat = module.removeprefix(prefix).removeprefix("text_model_")
-                if name := self._flat.get((part, flat)):
+                if name := self._flat.get((part, self._renamed(flat))):
                     return name
                 raise self._foreign(module)
         # Old attention processors held the four projections of a layer themselves, and called those of
         # the text encoder as they did the UNet's.
         path = _OLD_TEXT.sub(r".self_attn.\1_proj", module.replace(".processor.", "."))
-        named = [p for p in ("unet", "text_encoder") if path.startswith(f"{p}.")]
-        for part in named or ("unet", "text_encoder"):
+        named = [p for p in PARTS if path.startswith(f"{p}.")]
+        for part in named or PARTS:
             for tail in (".weight", ".0.weight"):
                 if found := within(self._known, part, path + tail):
                     return found
         raise self._foreign(module)
+
+    def _renamed(self, flat: str) -> str:
+        """The module by diffusers' name, if it is SDXL's by its original one, as kohya's trainer writes it."""
+        if not (self._is_xl and (found := _ORIGINAL.fullmatch(flat))):
+            return flat
+        if found["middle"]:
+            return f"mid_block_attentions_0_{found['rest']}"
+        down = found["way"] == "input"
+        # Counted through: the first is the convolution at the entrance, and each block ends with what
+        # changes its size, or has a layer more.
+        block, layer = divmod(int(found["at"]) - down, self._layers + 1)
+        return f"{'down' if down else 'up'}_blocks_{block}_attentions_{layer}_{found['rest']}"
 
     def _foreign(self, module: str) -> UsageError:
         return UsageError(

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from bench.core.errors import UsageError
 from bench.model.families.roles import Role
-from bench.model.families.stable_diffusion import StableDiffusion
-from methods.released.files import PARTS, Network
+from bench.model.families.sdxl import StableDiffusionXL
+from methods.released.files import PARTS, SAID, Network
 from methods.released.lora import Shapes, within
 
 __all__ = ["counted", "is_a_part", "names_of"]
@@ -84,7 +84,7 @@ def counted(known: Shapes, names: Collection[str]) -> str:
 def _by_roles(own: list[str], names: Collection[str]) -> bool:
     held: dict[frozenset[Role], set[bool]] = defaultdict(set)
     for name in own:
-        held[StableDiffusion.roles_of(name)].add(name in names)
+        held[StableDiffusionXL.roles_of(name)].add(name in names)
     return all(len(answers) == 1 for answers in held.values())
 
 
@@ -96,7 +96,7 @@ def _part_of(known: Shapes, network: Network) -> str:
     part = max(counts, key=lambda p: counts[p])
     if not counts[part]:
         raise UsageError(
-            f"expected parameters of the base's {' or '.join(PARTS)}, or a LoRA, got other names in "
+            f"expected parameters of the base's {SAID}, or a LoRA, got other names in "
             f"{network.origin}, e.g. {', '.join(sorted(network.tensors)[:3]) or 'none'}; convert "
             "the file to diffusers' names"
         )

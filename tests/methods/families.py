@@ -229,7 +229,7 @@ def _module(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
     return _pt(folder / "unet.pt", torch.nn.Sequential(torch.nn.Linear(2, 2))), {}
 
 
-_HOOKS = "refused: it acts in the forward pass, for which there are no hooks yet"
+_HOOKS = "refused: it acts in the forward pass, and such files are not read yet"
 _OTHER = "refused: for another class of base"
 _MERGE = "refused: merge it into its model"
 
@@ -264,7 +264,7 @@ FAMILIES = {
     "Task vectors": Family("a pickled module", "refused: its code would have to run", _module, "a whole module"),
     "EraseAnything, ESD, UCE on FLUX": Family("`transformer_blocks.…`", _OTHER,
         _named("transformer.transformer_blocks.0.attn.to_k.lora_A.weight", "flux.safetensors"), "(FLUX, SD3)"),
-    "Adapters of SDXL": Family("`lora_te2_…`", _OTHER,
+    "Adapters of SDXL, on a base of 1.x or 2.x": Family("`lora_te2_…`", _OTHER,
         _named("lora_te2_text_model_x.lora_down.weight", "xl.safetensors"), "an adapter of SDXL"),
     "DoRA": Family("`….dora_scale`", _MERGE, _named(f"{_KEY}.dora_scale", "dora.safetensors"), "a DoRA"),
     "LoHa": Family("`….hada_w1_a`", _MERGE, _named(f"{_KEY}.hada_w1_a", "loha.safetensors"), "a LoHa"),

@@ -13,27 +13,32 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import bench.mini.check as check
 import bench.mini.train.clip as clip_stage
 import bench.mini.train.judge as judge_stage
 import bench.mini.train.loop as loop
+import bench.mini.train.second as second_stage
 import bench.mini.train.unet as unet_stage
 import bench.mini.train.vae as vae_stage
 from bench.api import concepts
 from bench.core.errors import UsageError
 from bench.core.rng import generator_for
-from bench.core.shipped import model_folder
+from bench.core.shipped import MINIATURES, model_folder
 from bench.mini.captions import corpus
 from bench.mini.check import check_model
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.build import RECIPE, Recipe, build
+from bench.mini.train.kinds import KINDS
 from bench.mini.train.loop import Schedule, fit
 from bench.mini.train.vae import _whiten, new_vae
 from bench.mini.world import HEADS
+from bench.model.families.sdxl import StableDiffusionXL
+from bench.model.families.stable_diffusion import StableDiffusion
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import load_model
 from bench.toolkit.judge_net import JudgeNet, load_judge, save_judge
@@ -247,7 +252,8 @@ SMALL = replace(RECIPE, **{f.name: 2 for f in fields(Recipe) if f.name.endswith(
 
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
-    for stage, pool in ((clip_stage, 64), (judge_stage, 60), (unet_stage, 64)):
+    stages = ((clip_stage, 64), (second_stage, 64), (judge_stage, 60), (unet_stage, 64))
+    for stage, pool in stages:
         patch.setattr(stage, "_POOL", pool)
         patch.setattr(stage, "_BATCH", 16)
     patch.setattr(judge_stage, "_JUNK", 20)
@@ -307,6 +313,52 @@ def test_a_build_goes_on_from_its_checkpoints_and_repeats_itself(
     with torch.random.fork_rng(devices=[]):
         again = build(tmp_path / "work", tmp_path / "model", seed=0, device="cpu", recipe=SMALL)
     assert files(again) == {**files(made), "README.md": b"the card\n"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", MINIATURES[1:])
+def test_another_miniature_shares_the_firsts_parts_and_goes_on_from_its_checkpoints(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink(monkeypatch)
+    work, folder = tmp_path / "work", tmp_path / "model"
+    with torch.random.fork_rng(devices=[]):
+        build(work, folder, seed=0, device="cpu", recipe=SMALL, base=base)
+        first = files(folder)
+        (work / base / "unet.ckpt.safetensors").unlink()
+        build(work, folder, seed=0, device="cpu", recipe=SMALL, base=base)
+    assert files(folder) == first
+    shipped = files(model_folder())
+    for name in ("concepts.json", "judge/model.safetensors", "clip/model.safetensors"):
+        assert first[name] == shipped[name]
+    vaes = [
+        load_file(where / "vae/diffusion_pytorch_model.safetensors")
+        for where in (folder, model_folder())
+    ]
+    assert same(*vaes)
+    assert sum(map(len, first.values())) < 20e6
+    model, parts = load_model(str(folder)), load_model()
+    own = model.backbone
+    xl = base == "miniature-xl"
+    assert isinstance(own, StableDiffusionXL if xl else StableDiffusion)
+    assert model.schedule.prediction == ("epsilon" if xl else "v_prediction")
+    assert own.text_encoder.config.num_hidden_layers == (3 if xl else 2)
+    words = own.tokenizer_2 if isinstance(own, StableDiffusionXL) else own.tokenizer
+    assert words.pad_token_id == 0
+    assert model.words.ids("a red star") == parts.words.ids("a red star")
+    out = model.sample(["a red star"] * 2, [0, 1], Sampler(steps=2))
+    assert out.images_B3HW.shape == (2, 3, 64, 64)
+    assert set(concepts(model)) == set(concepts(parts))
+
+
+def test_a_miniature_that_is_not_there_says_how_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown miniature 'miniature-x'"):
+        build(tmp_path, tmp_path, seed=0, device="cpu", base="miniature-x")
+    assert tuple(KINDS) == MINIATURES
+    for base in MINIATURES:
+        if not model_folder(base).is_dir():
+            with pytest.raises(UsageError, match=f"mini train --base {base}` makes it"):
+                load_model(base)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from bench.mini.train.loop import Schedule, fit
 from bench.mini.train.words import WordLosses, shuffled
 from bench.toolkit.judge_net import Trunk
 
-__all__ = ["train_clip"]
+__all__ = ["contrastive_loss", "train_clip"]
 
 _BATCH = 192
 _TEXT_BATCH = 128
@@ -77,7 +77,7 @@ class _ConvTower(Trunk):
         return out
 
 
-def _loss(image: Tensor, text: Tensor, scale: Tensor, scenes: Scenes) -> Tensor:
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, scenes: Scenes) -> Tensor:
     """Symmetric cross-entropy over the batch; pairs that show the same attributes share the target."""
     logits = scale.exp().clamp(max=60) * F.normalize(image) @ F.normalize(text).T
     target = _labels_agree(scenes).float().to(logits.device)
@@ -131,7 +131,7 @@ def train_clip(
         out = clip.text_model(input_ids=ids)
         text = clip.text_projection(out.pooler_output[:_TEXT_BATCH])
         pixels = (images[rows].float() / 255).to(device, memory_format=torch.channels_last)
-        contrastive = _loss(conv(pixels), text, clip.logit_scale, pool[rows])
+        contrastive = contrastive_loss(conv(pixels), text, clip.logit_scale, pool[rows])
         loss: Tensor = _CONTRASTIVE * contrastive + words(out.last_hidden_state, ids)
         return loss
 
@@ -141,7 +141,7 @@ def train_clip(
             ids = tokens(pool[rows], generator).to(device)
             text = clip.get_text_features(input_ids=ids)
         out = clip.get_image_features(pixel_values=images[rows].to(device).float() / 127.5 - 1)
-        return _loss(
+        return contrastive_loss(
             getattr(out, "pooler_output", out),
             getattr(text, "pooler_output", text),
             clip.logit_scale.detach(),

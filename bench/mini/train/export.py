@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from bench.core.digest import file_sha256
 from bench.mini.concepts import write_concepts
-from bench.mini.train.unet import SCHEDULER
+from bench.mini.train.kinds import Kind
+from bench.mini.train.reader import Reader
 from bench.toolkit.judge_net import JudgeNet, save_judge
 
 __all__ = ["export", "write_sums"]
@@ -29,9 +30,9 @@ _DOCS = {"README.md", "SHA256SUMS", "check.json"}
 
 def export(
     folder: Path,
+    kind: Kind,
     *,
-    tokenizer: Any,
-    text_encoder: Any,
+    reader: Reader,
     unet: Any,
     vae: Any,
     clip: Any,
@@ -41,8 +42,8 @@ def export(
 
     Args:
         folder: Replaced if it is there; its model card is kept.
-        tokenizer: ``CLIPTokenizer``.
-        text_encoder: ``CLIPTextModel``.
+        kind: Which miniature it is.
+        reader: Its text encoders and tokenizers.
         unet: ``UNet2DConditionModel``.
         vae: ``AutoencoderKL``.
         clip: ``CLIPModel``, both towers.
@@ -51,18 +52,7 @@ def export(
     card = folder / "README.md"
     text = card.read_text() if card.exists() else ""
     shutil.rmtree(folder, ignore_errors=True)
-    pipe = StableDiffusionPipeline(
-        vae=vae.to("cpu", torch.float16),
-        text_encoder=text_encoder.to("cpu", torch.float16),
-        tokenizer=tokenizer
-        if isinstance(tokenizer, CLIPTokenizer)
-        else CLIPTokenizer.from_pretrained(tokenizer),
-        unet=unet.to("cpu", torch.float16),
-        scheduler=DDIMScheduler(**SCHEDULER, set_alpha_to_one=False),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipe = _pipeline(kind, reader, unet, vae)
     pipe.save_pretrained(folder, safe_serialization=True)
     clip.to("cpu", torch.float16).save_pretrained(folder / "clip", safe_serialization=True)
     (folder / "clip" / "preprocessor_config.json").write_text(json.dumps(_PIXELS, indent=1) + "\n")
@@ -72,6 +62,33 @@ def export(
         card.write_text(text)
     write_sums(folder)
     return folder
+
+
+def _pipeline(kind: Kind, reader: Reader, unet: Any, vae: Any) -> Any:
+    name, options = kind.scheduler
+    places = ("", "_2")
+    words, encoders = reader.tokenizers, reader.encoders
+    parts = {
+        "vae": vae.to("cpu", torch.float16),
+        "unet": unet.to("cpu", torch.float16),
+        "scheduler": getattr(diffusers, name)(**options),
+        **{f"tokenizer{place}": _saved(one) for place, one in zip(places, words, strict=False)},
+        **{
+            f"text_encoder{place}": one.to("cpu", torch.float16)
+            for place, one in zip(places, encoders, strict=False)
+        },
+    }
+    if kind.is_xl:
+        return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    return diffusers.StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+
+
+def _saved(tokenizer: Any) -> Any:
+    if isinstance(tokenizer, CLIPTokenizer):
+        return tokenizer
+    return CLIPTokenizer.from_pretrained(tokenizer)
 
 
 def write_sums(folder: Path) -> None:

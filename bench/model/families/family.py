@@ -39,8 +39,12 @@ class Family(ABC):
         about: Which models these are, for errors.
         classes: The classes that each part may have, as (library, name).
         unused: Likewise of parts that are published and never loaded.
+        options: Values that a ``model_index.json`` may give beside its parts.
+        tokenizers: The parts that are tokenizers, the one that plug-ins use first.
         stems: Of each network, the name of its weight files without endings.
         denoiser: The name of the network that predicts.
+        encoders: Its text encoders; the first is the one whose token ids plug-ins see.
+        edited: The networks that an edit may change, in order: all but the VAE.
         roles: Those that its parameters have.
         tokenizer: Text to token ids.
         text_encoder: Token ids to text states.
@@ -55,8 +59,12 @@ class Family(ABC):
     about: ClassVar[str]
     classes: ClassVar[Mapping[str, frozenset[tuple[str, str]]]]
     unused: ClassVar[Mapping[str, frozenset[tuple[str, str]]]]
+    options: ClassVar[Mapping[str, object]] = {}
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     stems: ClassVar[Mapping[str, str]]
     denoiser: ClassVar[str]
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    edited: ClassVar[tuple[str, ...]]
     roles: ClassVar[frozenset[Role]]
     tokenizer: Any
     text_encoder: Any
@@ -121,7 +129,7 @@ class Family(ABC):
         """Every parameter that an edit may replace, as ``component.name``: all but the VAE's."""
         return {
             f"{part}.{name}": weight
-            for part in ("unet", "text_encoder")
+            for part in self.edited
             for name, weight in self._modules[part].named_parameters()
         }
 
@@ -150,9 +158,22 @@ class Family(ABC):
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, int64 [B, L], padded and cut to the model's length."""
 
+    def embed(self, parameter: Callable[[str], Tensor], ids_BL: Tensor) -> Tensor:
+        """Input embeddings of tokens, [B, L, E].
+
+        Args:
+            parameter: The current value of ``component.name``.
+            ids_BL: Token ids; a row need be no text.
+        """
+        return torch.nn.functional.embedding(ids_BL, parameter(self.embeddings))
+
     @abstractmethod
     def encode_ids(self, call: Call, ids_BL: Tensor, embeds_BLE: Tensor | None) -> Conditioning:
         """The conditioning of token ids, from their own input embeddings or from those given."""
+
+    def of_no_prompt(self, told: Conditioning) -> Conditioning:
+        """The conditioning of branches without any prompt, given that of empty prompts: most bases take it as it is."""
+        return told
 
     # -- images ------------------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ from typing import Final
 from bench.core.errors import UsageError, shown
 from bench.core.json_files import read_object
 from bench.model.families.family import Family
+from bench.model.families.sdxl import StableDiffusionXL
 from bench.model.families.stable_diffusion import StableDiffusion
 
 __all__ = ["FAMILIES", "family_in", "family_named"]
 
-FAMILIES: Final[list[type[Family]]] = [StableDiffusion]
+FAMILIES: Final[list[type[Family]]] = [StableDiffusion, StableDiffusionXL]
 
 
 def family_named(pipeline: object) -> type[Family]:

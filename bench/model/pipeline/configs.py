@@ -69,6 +69,9 @@ class UNetConfig(_Config):
     flip_sin_to_cos: bool = True
     freq_shift: Annotated[float, Field(ge=-1000, le=1000)] = 0
     use_linear_projection: bool = False
+    addition_embed_type: Literal["text_time"] | None = None
+    addition_time_embed_dim: _Width | None = None
+    projection_class_embeddings_input_dim: _Width | None = None
 
 
 class VaeConfig(_Config):
@@ -85,10 +88,12 @@ class VaeConfig(_Config):
     act_fn: _Activation = "silu"
     scaling_factor: Annotated[float, Field(gt=0, lt=1e6)] = 0.18215
     shift_factor: Annotated[float, Field(gt=-1e6, lt=1e6)] | None = None
+    latents_mean: None = None
+    latents_std: None = None
 
 
 class TextConfig(_Config):
-    """Of a ``CLIPTextModel``."""
+    """Of a ``CLIPTextModel``, or of a ``CLIPTextModelWithProjection``."""
 
     hidden_size: _Width = 512
     intermediate_size: _Width = 2048
@@ -100,6 +105,7 @@ class TextConfig(_Config):
     layer_norm_eps: _Share = 1e-5
     attention_dropout: _Share = 0.0
     eos_token_id: Annotated[int, Field(ge=0, lt=2**24)] | None = 49407
+    projection_dim: _Width = 512
 
 
 class SchedulerConfig(_Config):

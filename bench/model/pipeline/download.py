@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from pathlib import Path
 from typing import Final
 
 from bench.core.json_files import read_object
+from bench.model.families.family import Family
 from bench.model.pipeline.index import check_index
 from bench.model.pipeline.tokenizer import MERGES, SETTINGS, VOCABULARY, WHOLE
 from bench.model.pipeline.weights import is_there, next_names
@@ -60,21 +61,22 @@ def download(source: str, revision: str) -> Path:
     if not is_there(folder / _INDEX):
         return folder  # inspection says so
     family, _ = check_index(read_object(folder / _INDEX), folder / _INDEX)
-    while names := _next(folder, family.stems, asked):
+    while names := _next(folder, family, asked):
         folder = fetch(source, revision, names)
         asked |= names
     return folder
 
 
-def _next(folder: Path, stems: Mapping[str, str], asked: Set[str]) -> Set[str]:
+def _next(folder: Path, family: type[Family], asked: Set[str]) -> Set[str]:
     """Names to ask for next; the folder holds what there is of those that were asked for."""
-    whole = f"tokenizer/{WHOLE}"
-    names = {"scheduler/scheduler_config.json", whole}
-    names |= {f"tokenizer/{name}" for name in SETTINGS}
-    names |= {f"{part}/config.json" for part in stems}
-    if whole in asked and not is_there(folder / whole):
-        names |= {f"tokenizer/{VOCABULARY}", f"tokenizer/{MERGES}"}
-    for part, stem in stems.items():
+    names = {"scheduler/scheduler_config.json"}
+    names |= {f"{part}/config.json" for part in family.stems}
+    for part in family.tokenizers:
+        whole = f"{part}/{WHOLE}"
+        names |= {whole, *(f"{part}/{name}" for name in SETTINGS)}
+        if whole in asked and not is_there(folder / whole):
+            names |= {f"{part}/{VOCABULARY}", f"{part}/{MERGES}"}
+    for part, stem in family.stems.items():
         mine = {name.removeprefix(f"{part}/") for name in asked}
         names |= {f"{part}/{name}" for name in next_names(folder / part, stem, mine)}
     return names - asked

@@ -32,6 +32,13 @@ def check_index(index: Mapping[str, Any], path: Path) -> tuple[type[Family], dic
             or pair in (None, [None, None])
         ):
             continue
+        if part in family.options:
+            if pair != family.options[part]:
+                raise UsageError(
+                    f"{path}: {part}: expected {shown(family.options[part])}, got {shown(pair)}; "
+                    "any other is not supported"
+                )
+            continue
         if part not in allowed:
             raise UsageError(f"{path}: {shown(part)}: no part of a {family.pipeline}")
         match pair:
@@ -43,6 +50,6 @@ def check_index(index: Mapping[str, Any], path: Path) -> tuple[type[Family], dic
                 raise UsageError(f"{path}: {part}: expected {expected}, got {shown(pair)}")
     if missing := [part for part in family.classes if part not in classes]:
         raise UsageError(
-            f"{path.parent} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline"
+            f"{path.parent} lacks {', '.join(missing)}; expected a pipeline of {family.about}"
         )
     return family, {part: classes[part] for part in family.classes}

@@ -17,7 +17,7 @@ from bench.core.digest import digest_of
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import bounded, expanded, regular
 from bench.core.json_files import read_object
-from bench.core.shipped import model_folder
+from bench.core.shipped import MINIATURES, model_folder
 from bench.core.weight_files import scan
 from bench.model.families.family import Family
 from bench.model.pipeline.configs import check_scheduler
@@ -68,13 +68,18 @@ def looks_local(source: str) -> bool:
 
 
 def local_folder(source: str) -> Path | None:
-    """The folder that a base names, if it is there; ``miniature`` is the shipped one.
+    """The folder that a base names, if it is there; ``miniature`` and its like are shipped.
 
     Raises:
         UsageError: there can be no such folder: an unknown user, a name that is too long.
     """
-    if source == "miniature":
-        return model_folder()
+    if source in MINIATURES:
+        folder = model_folder(source)
+        if not folder.is_dir():
+            raise UsageError(
+                f"base {shown(source)}: is not trained; `tvc-bench mini train --base {source}` makes it"
+            )
+        return folder
     try:
         folder = expanded(source)
         return folder if folder.is_dir() else None
@@ -142,15 +147,20 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
     family, classes = check_index(index, index_file)
     if missing := [part for part in classes if not (folder / part).is_dir()]:
         raise UsageError(
-            f"{folder} lacks {', '.join(missing)}; expected a Stable Diffusion pipeline"
+            f"{folder} lacks {', '.join(missing)}; expected a pipeline of {family.about}"
         )
     scheduler = folder / "scheduler" / "scheduler_config.json"
     prediction_type = check_scheduler(folder / "scheduler")
     weights = {part: find_weights(folder / part, stem) for part, stem in family.stems.items()}
-    sizes = check_sizes(folder, {part: found.tensors for part, found in weights.items()})
+    tensors = {part: found.tensors for part, found in weights.items()}
+    sizes = check_sizes(folder, tensors, family.encoders)
     files = [
         scheduler,
-        *check_tokenizer(folder / "tokenizer", sizes.words),
+        *(
+            file
+            for part in family.tokenizers
+            for file in check_tokenizer(folder / part, sizes.words)
+        ),
         *(folder / part / "config.json" for part in family.stems),
         *(file for found in weights.values() for file in found.files),
     ]

@@ -18,6 +18,7 @@ def unet_tensors(
     middle: str | None,
     layers: int | Sequence[int],
     transformers: int | Sequence[int],
+    more: Sequence[str] = (),
 ) -> Iterator[str]:
     """Names of a ``UNet2DConditionModel``.
 
@@ -28,13 +29,15 @@ def unet_tensors(
         layers: Residual layers of a block on the way down, for all or one by one; those on the way
             up have one more.
         transformers: Transformer blocks of an attention layer, for all or one by one.
+        more: Layers beside these.
     """
     count = len(down)
     deep = [layers] * count if isinstance(layers, int) else list(layers)
     wide = [transformers] * count if isinstance(transformers, int) else list(transformers)
     for name in ("conv_in", "conv_norm_out", "conv_out", "time_embedding.linear_1"):
         yield from _both(name)
-    yield from _both("time_embedding.linear_2")
+    for name in ("time_embedding.linear_2", *more):
+        yield from _both(name)
     for block, kind in enumerate(down):
         prefix = f"down_blocks.{block}"
         yield from _layers(prefix, kind, deep[block], wide[block])

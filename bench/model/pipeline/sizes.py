@@ -17,10 +17,12 @@ from bench.model.pipeline.layers import unet_tensors, vae_tensors
 __all__ = ["Sizes", "check_sizes"]
 
 _CONDITIONS: Final = (
-    "addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim",
+    "class_embed_type", "num_class_embeds", "encoder_hid_dim",
     "encoder_hid_dim_type", "time_cond_proj_dim",
 )  # fmt: skip
 """Each asks for an input besides latents, timestep and text states."""
+_SIZES: Final = 6
+"""Height and width of the original, of the crop's corner and of the target."""
 _CHANNELS: Final = {8: "an image to edit", 9: "inpainting", 5: "a depth map", 7: "upscaling"}
 
 
@@ -45,17 +47,21 @@ class Sizes:
     words: int
 
 
-def check_sizes(folder: Path, tensors: Mapping[str, Mapping[str, TensorInfo]]) -> Sizes:
+def check_sizes(
+    folder: Path, tensors: Mapping[str, Mapping[str, TensorInfo]], encoders: Sequence[str]
+) -> Sizes:
     """The sizes of a base whose networks fit each other, and whose files fit their configurations.
 
     Args:
         folder: The base's.
         tensors: Of each network, by name.
+        encoders: Its text encoders. With a second one the UNet is told the second's pooled vector and
+            sizes, as SDXL's is.
 
     Raises:
         UsageError: one does not, or the UNet asks for inputs that this suite does not give.
     """
-    paths = {part: folder / part / "config.json" for part in ("unet", "vae", "text_encoder")}
+    paths = {part: folder / part / "config.json" for part in ("unet", "vae", *encoders)}
     raw = {part: read_object(path) for part, path in paths.items()}
     _check_kind(raw["unet"], "UNet2DConditionModel", paths["unet"])
     _check_kind(raw["vae"], "AutoencoderKL", paths["vae"])
@@ -65,23 +71,38 @@ def check_sizes(folder: Path, tensors: Mapping[str, Mapping[str, TensorInfo]]) -
     _check_conditions(raw["unet"], paths["unet"])
     unet = validated(UNetConfig, raw["unet"], paths["unet"])
     vae = validated(VaeConfig, raw["vae"], paths["vae"])
-    text = validated(TextConfig, raw["text_encoder"], paths["text_encoder"])
-    if (model := raw["text_encoder"].get("model_type", "clip_text_model")) != "clip_text_model":
-        raise UsageError(
-            f"{paths['text_encoder']}: model_type: expected clip_text_model, got {shown(model)}"
-        )
+    texts = {part: validated(TextConfig, raw[part], paths[part]) for part in encoders}
+    for part in encoders:
+        if (model := raw[part].get("model_type", "clip_text_model")) != "clip_text_model":
+            raise UsageError(
+                f"{paths[part]}: model_type: expected clip_text_model, got {shown(model)}"
+            )
+    text, last = texts[encoders[0]], texts[encoders[-1]]
     for key in ("in_channels", "out_channels"):
         if (count := getattr(unet, key)) != vae.latent_channels:
             why = f" (a UNet for {_CHANNELS[count]})" if count in _CHANNELS else ""
             raise UsageError(
                 f"{paths['unet']}: {key}: expected the VAE's {vae.latent_channels}, got {count}{why}"
             )
-    if unet.cross_attention_dim != text.hidden_size:
+    width = sum(one.hidden_size for one in texts.values())
+    if unet.cross_attention_dim != width:
+        whose = "text encoder's" if len(texts) == 1 else "text encoders'"
         raise UsageError(
-            f"{paths['unet']}: cross_attention_dim: expected the width of the text encoder's states, "
-            f"{text.hidden_size}, got {unet.cross_attention_dim}"
+            f"{paths['unet']}: cross_attention_dim: expected the width of the {whose} states, "
+            f"{width}, got {unet.cross_attention_dim}"
         )
-    _check_text(text, tensors["text_encoder"], paths["text_encoder"])
+    for part, one in texts.items():
+        _check_text(one, tensors[part], paths[part])
+        for key in ("max_position_embeddings", "vocab_size"):
+            if (found := getattr(one, key)) != getattr(text, key):
+                raise UsageError(
+                    f"{paths[part]}: {key}: expected {getattr(text, key)}, as the first text encoder "
+                    f"has, got {found}"
+                )
+    _check_added(unet, last.projection_dim if len(texts) > 1 else None, paths["unet"])
+    if len(texts) > 1:
+        projection = {"text_projection.weight": (last.projection_dim, last.hidden_size)}
+        _check_shapes(projection, tensors[encoders[-1]], paths[encoders[-1]])
     _check_unet(unet, tensors["unet"], paths["unet"])
     _check_vae(vae, tensors["vae"], paths["vae"])
     side = _side(unet.sample_size, raw["unet"])
@@ -89,7 +110,7 @@ def check_sizes(folder: Path, tensors: Mapping[str, Mapping[str, TensorInfo]]) -
         latent_channels=vae.latent_channels,
         latent_side=side,
         image_side=side * 2 ** (len(vae.block_out_channels) - 1),
-        context_width=text.hidden_size,
+        context_width=width,
         context_length=text.max_position_embeddings,
         words=text.vocab_size,
     )
@@ -111,6 +132,28 @@ def _check_conditions(config: Mapping[str, Any], path: Path) -> None:
     if type(size) is not int:
         raise UsageError(
             f"{path}: sample_size: expected one number, the side of a square latent, got {shown(size)}"
+        )
+
+
+def _check_added(unet: UNetConfig, pooled: int | None, path: Path) -> None:
+    """Holds the UNet's further conditions against what it is told: a pooled vector and six sizes, or nothing."""
+    if pooled is None:
+        if unet.addition_embed_type is not None:
+            raise UsageError(
+                f"{path}: addition_embed_type: expected null, got {shown(unet.addition_embed_type)}; "
+                "with one text encoder a UNet is told latents, a timestep and text states"
+            )
+        return
+    if unet.addition_embed_type is None or unet.addition_time_embed_dim is None:
+        raise UsageError(
+            f"{path}: addition_embed_type: expected 'text_time' and its addition_time_embed_dim, got "
+            f"{shown(unet.addition_embed_type)} and {shown(unet.addition_time_embed_dim)}"
+        )
+    width = pooled + _SIZES * unet.addition_time_embed_dim
+    if (found := unet.projection_class_embeddings_input_dim) != width:
+        raise UsageError(
+            f"{path}: projection_class_embeddings_input_dim: expected {width}, a pooled vector of "
+            f"{pooled} and {_SIZES} sizes of {unet.addition_time_embed_dim}, got {shown(found)}"
         )
 
 
@@ -166,6 +209,7 @@ def _check_unet(unet: UNetConfig, tensors: Mapping[str, TensorInfo], path: Path)
     names = unet_tensors(
         unet.down_block_types, unet.up_block_types, unet.mid_block_type, unet.layers_per_block,
         unet.transformer_layers_per_block,
+        () if unet.addition_embed_type is None else ("add_embedding.linear_1", "add_embedding.linear_2"),
     )  # fmt: skip
     _check_names(names, tensors, path)
     kernel = (unet.conv_in_kernel, unet.conv_in_kernel)
@@ -173,6 +217,9 @@ def _check_unet(unet: UNetConfig, tensors: Mapping[str, TensorInfo], path: Path)
         "conv_in.weight": (widths[0], unet.in_channels, *kernel),
         "time_embedding.linear_1.weight": (4 * widths[0], widths[0]),
     }
+    if unet.projection_class_embeddings_input_dim and unet.addition_embed_type:
+        told = unet.projection_class_embeddings_input_dim
+        shapes["add_embedding.linear_1.weight"] = (4 * widths[0], told)
     for block, width in enumerate(widths):
         before = widths[max(0, block - 1)]
         shapes[f"down_blocks.{block}.resnets.0.conv1.weight"] = (width, before, 3, 3)

@@ -55,6 +55,11 @@ def attack(work: Workspace, cell: AttackCell) -> Written:
             if c.states_LD is not None
         }
         tensors |= {
+            f"pooled/{i}": c.pooled_D.cpu().contiguous()
+            for i, c in enumerate(found)
+            if c.pooled_D is not None
+        }
+        tensors |= {
             f"latents/{i}": c.latents_Chw.cpu().contiguous()
             for i, c in enumerate(found)
             if c.latents_Chw is not None
@@ -88,6 +93,7 @@ def read_candidates(entry: Entry) -> list[Candidate]:
             queries=row["queries"],
             variant=row["variant"],
             states_LD=tensors[f"states/{i}"] if row["states"] else None,
+            pooled_D=tensors.get(f"pooled/{i}"),
             latents_Chw=tensors[f"latents/{i}"] if row["latents"] else None,
             weights=changes[str(row["weights"])] if "weights" in row else None,
         )

@@ -95,6 +95,7 @@ def _sample(
     kinds = [
         (
             c.states_LD is not None,
+            c.pooled_D is not None,
             c.latents_Chw is not None,
             id(c.weights) if c.weights else None,
             way,
@@ -103,16 +104,16 @@ def _sample(
     ]
     for kind in dict.fromkeys(kinds):
         rows = [i for i, k in enumerate(kinds) if k == kind]
-        states = [s for i in rows if (s := found[i].states_LD) is not None]
+        told = [c for i in rows if (c := found[i].conditioning) is not None]
         latents = [z for i in rows if (z := found[i].latents_Chw) is not None]
         weights = found[rows[0]].weights
         attacked = model.with_added(weights) if weights else model
-        attacked, sampler = sampled_by(attacked, plan.sampler, kind[3])
+        attacked, sampler = sampled_by(attacked, plan.sampler, kind[-1])
         out: Samples = attacked.sample(
             [found[i].prompt for i in rows],
             [seeds[i] for i in rows],
             sampler,
-            conditioning=Conditioning(torch.stack(states)) if states else None,
+            conditioning=Conditioning.cat(told) if told else None,
             latents_BChw=torch.stack(latents) if latents else None,
             progress=progress,
         )

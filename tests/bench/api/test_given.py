@@ -15,6 +15,7 @@ from bench.core.errors import UsageError
 from bench.interfaces import Concept, Rng
 from bench.model.text_to_image import TextToImage
 from methods.uce import UCE
+from tests.adapter import adapted
 from tests.tiny import SUITE
 
 
@@ -64,6 +65,16 @@ def test_a_model_of_another_base_or_without_an_edit_is_told(
     other = GivenModel.of_pipeline(pipeline)
     with pytest.raises(UsageError, match=r"conv_in.*expected the shape"):
         other(model, [concepts["star"]], rng=Rng(("t",)))
+
+
+def test_hooks_of_a_model_come_along_and_those_of_a_pipeline_are_refused(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    edited = adapted(model)
+    again = GivenModel.of_model(edited)(model, [concepts["star"]], rng=Rng(("t",)))
+    assert again.digest == edited.digest
+    with pytest.raises(UsageError, match="expected a pipeline without hooks"):
+        GivenModel.of_pipeline(edited.to_diffusers())
 
 
 def test_its_identity_is_its_content(model: TextToImage) -> None:

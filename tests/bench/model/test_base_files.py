@@ -207,7 +207,9 @@ UNET_CONFIG = "unet/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 REFUSED: dict[str, tuple[Change, str]] = {
     "sdxl": (changed(INDEX, _class_name="StableDiffusionXLPipeline"),
-             "expected StableDiffusionPipeline .*, got 'StableDiffusionXLPipeline'"),
+             "lacks tokenizer_2, text_encoder_2; expected a pipeline of Stable Diffusion XL"),
+    "refiner": (changed(INDEX, _class_name="StableDiffusionXLImg2ImgPipeline"),
+                "expected StableDiffusionPipeline .* or StableDiffusionXLPipeline .*, got 'StableDiffusionXLImg2Img"),
     "no class": (changed(INDEX, _class_name=...), "expected StableDiffusionPipeline .*, got None"),
     "a class that is a list": (changed(INDEX, _class_name=["a"]), r"_class_name: .*got \['a'\]"),
     "a second encoder": (changed(INDEX, text_encoder_2=["transformers", "CLIPTextModel"]),
@@ -216,8 +218,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "own library": (changed(INDEX, vae=["os", "system"]), r"vae: expected .*got \['os', 'system'\]"),
     "class is a list": (changed(INDEX, unet=["diffusers", ["a"]]), "unet: expected"),
     "a part is a word": (changed(INDEX, unet="x"), "unet: expected .*got 'x'"),
-    "no part": (changed(INDEX, unet=...), "lacks unet; expected a Stable Diffusion pipeline"),
-    "null part": (changed(INDEX, vae=[None, None]), "lacks vae; expected a Stable Diffusion pipeline"),
+    "no part": (changed(INDEX, unet=...), "lacks unet; expected a pipeline of Stable Diffusion 1.x or 2.x"),
+    "null part": (changed(INDEX, vae=[None, None]), "lacks vae; expected a pipeline of Stable Diffusion 1.x or 2.x"),
     "odd scheduler": (changed(INDEX, scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]),
                       "scheduler: expected"),
     "inpainting": (changed(UNET_CONFIG, in_channels=9),

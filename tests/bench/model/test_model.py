@@ -672,7 +672,7 @@ def test_sums_of_files_that_are_not_there_are_refused(folder: Path, name: str) -
 def test_a_missing_part_is_named(folder: Path, part: str) -> None:
     (folder / "SHA256SUMS").unlink()
     shutil.rmtree(folder / part)
-    with refused(f"lacks {part}; expected a Stable Diffusion pipeline"):
+    with refused(f"lacks {part}; expected a pipeline of Stable Diffusion 1.x or 2.x"):
         load_backbone(str(folder))
 
 

@@ -239,7 +239,7 @@ def test_only_what_is_used_is_downloaded(form: Change, folder: Path, tmp_path: P
 
 @pytest.mark.enable_socket  # of this machine alone: the hub is a thread of the test
 def test_what_no_family_handles_is_not_downloaded(folder: Path, tmp_path: Path) -> None:
-    changed("model_index.json", _class_name="StableDiffusionXLPipeline")(folder)
+    changed("model_index.json", _class_name="FluxPipeline")(folder)
     with hub(folder) as (address, fetched):
         done = inspected(address, tmp_path / "cache")
     assert fetched == ["model_index.json"]
