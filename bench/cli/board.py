@@ -141,12 +141,14 @@ class _Again:
         return _said(found)
 
     def _loaded(self, plan: Plan) -> TextToImage:
-        from bench.cli.request import loaded
         from bench.model.pipeline.inspect import inspect_base
+        from bench.run.loading import load_base
 
         if self._base is None or self._base[0] != plan.base:
             files = inspect_base(plan.suite.base, revision=plan.suite.revision)
-            base = loaded(files, plan, device=self._device, batch_size=self._batch, compiled=False)
+            base = load_base(
+                files, plan.suite.dtype, device=self._device, batch_size=self._batch, compiled=False
+            )
             self._base = (plan.base, base)
         return self._base[1]
 
