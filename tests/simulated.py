@@ -60,7 +60,9 @@ class Simulated(Bench):
         return Reply("computed", seconds=0.001), cell.kind
 
     def _go_wrong(self, cell: Cell) -> None:
-        time.sleep(self._orders.get("seconds", 0.0))
+        begun = len((self._place / "log").read_text().splitlines())
+        long = begun > self._orders.get("slow_after", begun)
+        time.sleep(60.0 if long else self._orders.get("seconds", 0.0))
         if cell.digest == self._orders.get("raise"):
             raise ValueError("as ordered")
         if cell.digest == self._orders.get("memory_once") and self._first("memory"):
