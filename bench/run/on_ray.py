@@ -197,7 +197,8 @@ class OnRay(Executor):
                     ray.exceptions.RayError,
                 ) as error:
                     raise UsageError(
-                        f"--ray {shown(self._address)}: no Ray cluster answers there: {in_one_line(error)}"
+                        f"--ray {shown(self._address)}: no Ray cluster lets this process in; is RAY_AUTH_TOKEN that of "
+                        f"the cluster? {in_one_line(error)}"
                     ) from error
                 stack.callback(shut_down, ray)
             yield ray.get_runtime_context().gcs_address

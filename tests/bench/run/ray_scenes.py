@@ -112,7 +112,8 @@ def unbroken(at: Path) -> Told:
 
 @scene
 def workers_are_killed(at: Path) -> Told:
-    plan, heard, killed = tiny(at), Heard(), []
+    plan, heard = tiny(at), Heard()
+    killed: list[int] = []
     over = threading.Event()
 
     def kill() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench.config.suite import load_suite
+from bench.core.digest import JSON
 from bench.run.cells import AttackCell, Cell, EditCell, JudgedCell, MeasuredCell, TrialCell
 from bench.run.chains import chains_of
 from bench.run.estimate import BASES, estimate, hours_on
@@ -68,7 +69,7 @@ def fill(
     """Stores cells as if each had taken its seconds."""
     for cell in filter(keep, plan.cells):
         record, write = made(cell, np.random.default_rng(0))
-        about = {
+        about: dict[str, JSON] = {
             "cell": {**record, **spec_of(cell)},
             "timing": {"seconds": factor * SECONDS[cell.kind] * units(cell), "model_seconds": 0.1},
             "parents": dict(cell.parents),
