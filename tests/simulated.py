@@ -20,8 +20,9 @@ import numpy as np
 
 from bench.core.environment import fault
 from bench.run.cells import Cell, ReferenceCell, TrialCell, UtilityCell
+from bench.run.messages import Job, Reply
 from bench.run.payload import PAYLOAD, write_images
-from bench.run.workbench import Bench, Job, Reply, Workbench, plan_of
+from bench.run.workbench import Bench, Workbench, plan_of
 from tests.perf.full_store import made
 
 __all__ = ["Elsewhere", "Nothing", "RealElsewhere", "Simulated"]
