@@ -20,8 +20,9 @@ import numpy as np
 
 from bench.core.environment import fault
 from bench.run.cells import Cell, ReferenceCell, TrialCell, UtilityCell
+from bench.run.messages import Job, Reply
 from bench.run.payload import PAYLOAD, write_images
-from bench.run.workbench import Bench, Job, Reply, Workbench, plan_of
+from bench.run.workbench import Bench, Workbench, plan_of
 from tests.perf.full_store import made
 
 __all__ = ["Elsewhere", "Nothing", "RealElsewhere", "Simulated"]
@@ -60,7 +61,9 @@ class Simulated(Bench):
         return Reply("computed", seconds=0.001), cell.kind
 
     def _go_wrong(self, cell: Cell) -> None:
-        time.sleep(self._orders.get("seconds", 0.0))
+        begun = len((self._place / "log").read_text().splitlines())
+        long = begun > self._orders.get("slow_after", begun)
+        time.sleep(60.0 if long else self._orders.get("seconds", 0.0))
         if cell.digest == self._orders.get("raise"):
             raise ValueError("as ordered")
         if cell.digest == self._orders.get("memory_once") and self._first("memory"):

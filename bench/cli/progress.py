@@ -176,7 +176,8 @@ class PlainWatcher(Watcher):
     def at_work(self, workers: Sequence[AtWork]) -> None:
         """A line now and then."""
         if time.monotonic() - self._said > _PLAIN_EVERY_S:
-            self._say(f"  [{self._gone}/{self._todo}] {len(workers)} at work: {_few(workers, 4)}")
+            told = f"{len(workers)} at work: {_few(workers, 4)}" if workers else "workers begin"
+            self._say(f"  [{self._gone}/{self._todo}] {told}")
 
     def worker_lost(self, reason: str) -> None:
         """A line."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bench.config.suite import Code, Suite
     from bench.core.terminal import Terminal
     from bench.model.pipeline.inspect import BaseFiles
+    from bench.model.text_to_image import TextToImage
     from bench.publish import Asked, Published
     from bench.run.chains import Share
     from bench.run.executor import Executor
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from bench.run.store import Store
     from bench.run.watching import Outcome
 
-__all__ = ["Spread", "batch_of", "code_of", "computed", "device_of", "planned", "published"]
+__all__ = [
+    "Spread",
+    "batch_of",
+    "code_of",
+    "computed",
+    "device_of",
+    "loaded",
+    "planned",
+    "published",
+]
 
 
 def code_of(allowed: bool) -> Code:
@@ -180,15 +190,10 @@ def _executor(
         raise UsageError(f"--per-gpu: expected a number from 1 to 100, got {spread.per_gpu}")
     if spread.workers is None and spread.ray is None:
         from bench.run.executor import Inline
-        from bench.run.loading import load_base
 
         if spread.per_gpu != 1:
             raise UsageError("--per-gpu: expected --workers or --ray beside it, got neither")
-        return Inline(
-            load_base(
-                files, plan.suite.dtype, device=device, batch_size=batch_size, compiled=compiled
-            )
-        )
+        return Inline(loaded(files, plan, device=device, batch_size=batch_size, compiled=compiled))
     from bench.run.on_ray import OnRay
 
     batch_of(batch_size, "cpu")  # a wrong word is told before anything starts
@@ -220,3 +225,13 @@ def _reported(
     with claim:
         survey(plan, ledger).retention(plan, ledger)  # drops what no share needs any more
         return publish(plan, ledger, asked, folder=folder, outcome=outcome)
+
+
+def loaded(
+    files: BaseFiles, plan: Plan, *, device: str, batch_size: str, compiled: bool
+) -> TextToImage:
+    """The unedited model of a plan."""
+    from bench.run.loading import load_base
+
+    dtype = plan.suite.dtype
+    return load_base(files, dtype, device=device, batch_size=batch_size, compiled=compiled)

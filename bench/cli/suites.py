@@ -123,13 +123,15 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
 def _share_told(suite: str, shard: str, outcome: Outcome, *, json_: bool) -> int:
     """Says what a share has done that does not write the report; returns the exit code."""
     if json_:
-        print_json({"suite": suite, "shard": shard, "out": None, **outcome.as_json()})
+        about = {"suite": suite, "shard": shard, "out": None, "elsewhere": outcome.elsewhere}
+        print_json({**about, **outcome.as_json()})
     else:
-        left = f"{outcome.elsewhere} cells are left to the others"
+        left = "another process writes the report"
+        if outcome.elsewhere:
+            left = f"{outcome.elsewhere} cells are left to the others"
         out.print(
             f"share {shard}: {outcome.computed} cells computed, {outcome.cached} from the store, "
-            f"{len(outcome.failed)} failed; {outcome.seconds:.1f} s; "
-            f"{left if outcome.elsewhere else 'another process writes the report'}. The last share that is done "
+            f"{len(outcome.failed)} failed; {outcome.seconds:.1f} s; {left}. The last share that is done "
             "writes the report; `tvc-bench report` does so at any time",
             soft_wrap=True,
         )

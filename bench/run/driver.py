@@ -14,6 +14,7 @@ from typing import Any, Final
 from bench.core.digest import JSON
 from bench.run.cells import Cell, JudgedCell, MeasuredCell, ReferenceCell, TrialCell, UtilityCell
 from bench.run.leases import Lease
+from bench.run.messages import Reply
 from bench.run.parcels import adopt, pack
 from bench.run.payload import PAYLOAD
 from bench.run.plan import Plan
@@ -22,7 +23,6 @@ from bench.run.rota import Rota
 from bench.run.store import Store
 from bench.run.survey import Survey, sound
 from bench.run.watching import Outcome, Watcher
-from bench.run.workbench import Reply
 
 __all__ = ["Driver", "Lost", "Worker"]
 

@@ -24,12 +24,13 @@ from bench.run.chains import Share, chain_of
 from bench.run.driver import Driver, Worker
 from bench.run.executor import Executor
 from bench.run.leases import Lease
+from bench.run.messages import Job, Reply
 from bench.run.plan import Plan
 from bench.run.ray_start import Head, imported, local_ray, quiet, shut_down, silent
 from bench.run.store import Store
 from bench.run.survey import Survey, survey
 from bench.run.watching import AtWork, Outcome, Watcher
-from bench.run.workbench import Job, Reply, Seat, same_plan
+from bench.run.workbench import Seat, same_plan
 
 __all__ = ["OnRay"]
 
@@ -197,7 +198,8 @@ class OnRay(Executor):
                     ray.exceptions.RayError,
                 ) as error:
                     raise UsageError(
-                        f"--ray {shown(self._address)}: no Ray cluster answers there: {in_one_line(error)}"
+                        f"--ray {shown(self._address)}: no Ray cluster lets this process in; is RAY_AUTH_TOKEN that of "
+                        f"the cluster? {in_one_line(error)}"
                     ) from error
                 stack.callback(shut_down, ray)
             yield ray.get_runtime_context().gcs_address

@@ -106,8 +106,6 @@ class Outcome:
             "cached": self.cached,
             "failed": [{"cell": title, "error": message} for title, message in self.failed],
             "blocked": self.blocked,
-            "elsewhere": self.elsewhere,
-            "workers": self.workers,
             "seconds": round(self.seconds, 3),
             "model_seconds": round(self.model_seconds, 3),
             "overhead": round(self.overhead, 4),

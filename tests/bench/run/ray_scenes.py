@@ -194,7 +194,7 @@ def alone(at: Path) -> int:
     """Plays a run with a Ray of its own, as a command does; for those who kill it, or parts of it."""
     plan = tiny(at)
     try:
-        outcome = simulated(at, plan, {"seconds": float(os.environ.get("CELL_SECONDS", "0"))})
+        outcome = simulated(at, plan, json.loads(os.environ.get("ORDERS", "{}")))
     except OSError as error:
         print(f"error: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 2

@@ -13,11 +13,12 @@ from bench.config.suite import load_suite
 from bench.core.errors import UsageError
 from bench.model.pipeline.inspect import inspect_base
 from bench.run.driver import MOST_DEATHS, Driver, Worker
+from bench.run.messages import Job, Reply
 from bench.run.plan import Plan, make_plan
 from bench.run.store import Store
 from bench.run.survey import survey
 from bench.run.watching import Outcome, Watcher
-from bench.run.workbench import Job, Reply, plan_of, same_plan
+from bench.run.workbench import plan_of, same_plan
 
 WORKERS = range(3)
 

@@ -128,10 +128,10 @@ def test_results_come_back_from_machines_that_do_not_see_the_store(played: dict[
 # --- the driver and the head
 
 
-def begun(at: Path) -> subprocess.Popen[str]:
+def begun(at: Path, **orders: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), str(at), "alone"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(CELL_SECONDS="0.3"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(ORDERS=json.dumps(orders)),
         start_new_session=True,
     )  # fmt: skip
 
@@ -167,8 +167,8 @@ def named(pids: list[int], name: str) -> list[int]:
 def test_the_head_dies_and_then_the_driver_and_the_same_command_ends_whole(
     played: dict[str, Told], tmp_path: Path
 ) -> None:
-    first = begun(tmp_path)
-    some_cells(tmp_path, first, 8)  # entries: cells, and images of some
+    first = begun(tmp_path, slow_after=5)
+    some_cells(tmp_path, first, 5)
     (head,) = named(list(children(first.pid)), "gcs_server")
     os.kill(head, signal.SIGKILL)
     _, errors = first.communicate(timeout=120)
@@ -177,9 +177,9 @@ def test_the_head_dies_and_then_the_driver_and_the_same_command_ends_whole(
     assert line.startswith("error: the head of Ray at 127.0.0.1:")
     assert "the same command goes on" in line
 
-    second = begun(tmp_path)
+    second = begun(tmp_path, slow_after=12)
     there = len(list((tmp_path / "store").glob("*/??/*/manifest.json")))
-    some_cells(tmp_path, second, there + 4)
+    some_cells(tmp_path, second, there + 2)
     pids = list(children(second.pid))
     assert named(pids, "gcs_server")
     second.kill()
