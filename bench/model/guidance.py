@@ -40,6 +40,18 @@ class Guidance(Spec, ABC):
     def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
         """The conditioning of each of the K branches, B rows each; the prompt's own branch is the last."""
 
+    def start(self, model: TextEncoder, conditioning: Conditioning) -> Tensor | None:
+        """The memory that the first step is handed; ``None``, the default, where it begins with nothing.
+
+        What a guidance finds out once per prompt is kept so, such as a number of steps for each row. Its
+        :meth:`combine` hands it on.
+
+        Args:
+            model: To read more text.
+            conditioning: Of the prompts, B rows. It has no token ids where states were injected.
+        """
+        return None
+
     @abstractmethod
     def combine(
         self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
@@ -50,7 +62,7 @@ class Guidance(Spec, ABC):
             eps_KBChw: Predictions of the branches.
             scale: Guidance scale; 1 means no guidance.
             step: Index of the sampling step, from 0.
-            memory: What the previous step returned; ``None`` at the first.
+            memory: What the previous step returned; at the first, what :meth:`start` did.
 
         Returns:
             [B, C, h, w], and the memory for the next step.
@@ -108,7 +120,11 @@ class NegativePrompt(Guidance):
 
 
 def combine_as_sampled(
-    guidance: Guidance, eps_KBChw: Tensor, scale: float, steps: Sequence[int]
+    guidance: Guidance,
+    eps_KBChw: Tensor,
+    scale: float,
+    steps: Sequence[int],
+    memory: Tensor | None = None,
 ) -> Tensor:
     """The guided predictions that a loss on single timesteps differentiates, where a guidance remembers steps.
 
@@ -122,11 +138,12 @@ def combine_as_sampled(
         eps_KBChw: Predictions of the branches.
         scale: Guidance scale.
         steps: Index of the sampling step of each row.
+        memory: What the first step is handed.
 
     Returns:
         [B, C, h, w]; differentiable in the predictions.
     """
-    out, memory = guidance.combine(eps_KBChw, scale, 0, None)
+    out, memory = guidance.combine(eps_KBChw, scale, 0, memory)
     at_B111 = torch.tensor(steps, device=eps_KBChw.device)[:, None, None, None]
     for step in range(1, max(steps, default=0) + 1):
         eps_BChw, memory = guidance.combine(eps_KBChw, scale, step, memory)

@@ -160,8 +160,10 @@ class TextToImage(Networks):
             contexts: Of K branches, from ``guidance.contexts(model, conditioning)``.
             scale: Guidance scale.
             step: Index of the sampling step.
-            memory: What the previous step returned.
+            memory: What the previous step returned; ``None`` at the first.
         """
+        if memory is None:
+            memory = self.guidance.start(self, contexts[-1])
         predicted_KBChw = self.branches(latents_BChw, t, contexts)
         if self._combines_as_predicted:
             return self.guidance.combine(predicted_KBChw, scale, step, memory)
@@ -186,11 +188,12 @@ class TextToImage(Networks):
             scale: Guidance scale.
             steps: Index of each row's sampling step; see :func:`bench.model.guidance.combine_as_sampled`.
         """
+        memory = self.guidance.start(self, contexts[-1])
         predicted_KBChw = self.branches(latents_BChw, t, contexts)
         if self._combines_as_predicted:
-            return combine_as_sampled(self.guidance, predicted_KBChw, scale, steps)
+            return combine_as_sampled(self.guidance, predicted_KBChw, scale, steps, memory)
         noise_KBChw = self._to_noise(predicted_KBChw, latents_BChw, t)
-        noise_BChw = combine_as_sampled(self.guidance, noise_KBChw, scale, steps)
+        noise_BChw = combine_as_sampled(self.guidance, noise_KBChw, scale, steps, memory)
         return self._from_noise(noise_BChw, latents_BChw, t)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.core.errors import UsageError
 from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.batching import MicroBatch
 from bench.model.conditioning import Conditioning
@@ -302,6 +304,21 @@ def test_hooks_come_back_from_a_folder_bit_by_bit(
         assert all(torch.equal(there.tensors[n], value) for n, value in here.tensors.items())
     images = one.sample(PROMPTS, SEEDS, tiny_sampler).images_B3HW
     assert torch.equal(back.sample(PROMPTS, SEEDS, tiny_sampler).images_B3HW, images)
+
+
+def test_a_hook_that_is_not_known_or_lost_its_tensors_is_refused(
+    model: TextToImage, tmp_path: Path
+) -> None:
+    adapted(model).save_edit(tmp_path)
+    (tmp_path / "hooks.safetensors").rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=r"hooks\.safetensors, which is not there"):
+        model.load_edit(tmp_path)
+    (tmp_path / "elsewhere").rename(tmp_path / "hooks.safetensors")
+    about = json.loads((tmp_path / "edit.json").read_text())
+    about["hooks"][0]["name"] = "os:system"
+    (tmp_path / "edit.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="unknown hook 'os:system'"):
+        model.load_edit(tmp_path)
 
 
 def test_every_part_of_a_hook_is_in_the_digest(model: TextToImage) -> None:

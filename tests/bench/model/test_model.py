@@ -21,9 +21,16 @@ from bench.core.shipped import model_folder
 from bench.interfaces import Concept, Rng
 from bench.model.backbone import load_backbone
 from bench.model.batching import MicroBatch
+from bench.model.conditioning import Conditioning
 from bench.model.encoder import TextEncoder
 from bench.model.filters import ImageFilter, PromptFilter
-from bench.model.guidance import ClassifierFree, NegativePrompt, combine_as_sampled
+from bench.model.guidance import (
+    ClassifierFree,
+    Guidance,
+    NegativePrompt,
+    combine_as_sampled,
+    contexts_of,
+)
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from methods.destroyed import Destroyed
@@ -419,6 +426,53 @@ def test_a_guidance_without_memory_is_the_same_at_any_step(
     eps = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     sampled = combine_as_sampled(guidance, eps, 3.0, [0, 4, 2])
     assert torch.equal(sampled, guidance.combine(eps, 3.0, 0, None)[0])
+
+
+class ByWords(Guidance):
+    """Without guidance but for a prompt's first steps: as many as it has tokens; none where those are not known."""
+
+    name: ClassVar[str] = "test_by_words"
+    affine: ClassVar[bool] = True
+
+    def contexts(self, model: TextEncoder, conditioning: Conditioning) -> tuple[Conditioning, ...]:
+        return contexts_of(model, ("",), conditioning)
+
+    def start(self, model: TextEncoder, conditioning: Conditioning) -> Tensor:
+        if not conditioning.ids:
+            return torch.zeros(len(conditioning))
+        return (conditioning.ids[0] != model.end_of_text).sum(1) - 1
+
+    def combine(
+        self, eps_KBChw: Tensor, scale: float, step: int, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        assert memory is not None
+        guided = torch.lerp(eps_KBChw[0], eps_KBChw[1], scale)
+        return torch.where((step < memory)[:, None, None, None], guided, eps_KBChw[1]), memory
+
+
+def test_what_a_guidance_finds_out_of_a_prompt_is_kept_from_the_first_step_on(
+    exact: TextToImage,
+) -> None:
+    by_words = exact.with_guidance(ByWords())
+    sampler = Sampler(steps=3)
+    prompts, seeds = ["", "star", "a red star in a meadow"], [1, 2, 3]
+    images = by_words.sample(prompts, seeds, sampler).images_B3HW
+    plain = exact.sample(prompts, seeds, Sampler(steps=3, guidance_scale=1.0)).images_B3HW
+    guided = exact.sample(prompts, seeds, sampler).images_B3HW
+    close(images[0], plain[0], 1e-6)
+    close(images[2], guided[2], 1e-6)
+    assert min(float((images[1] - other[1]).abs().max()) for other in (plain, guided)) > 1e-3
+    apart = replace(by_words, micro=MicroBatch(1)).sample(prompts, seeds, sampler).images_B3HW
+    close(apart, images, 1e-6)
+    injected = Conditioning(exact.encode(prompts).states_BLD)
+    close(by_words.sample(prompts, seeds, sampler, conditioning=injected).images_B3HW, plain, 1e-6)
+    contexts = by_words.guidance.contexts(by_words, exact.encode(prompts))
+    x = latents(exact, 3).double()
+    with torch.no_grad():
+        sampled = by_words.guide_as_sampled(x, 500, contexts, 3.0, [0, 2, 2])
+        expected = [exact.guide(x, 500, contexts, scale)[0] for scale in (1.0, 3.0)]
+    for row, of in enumerate((0, 0, 1)):
+        close(sampled[row], expected[of][row], 1e-6)
 
 
 def test_gradients_flow_through_the_guidance_to_the_states(model: TextToImage) -> None:
