@@ -12,9 +12,10 @@ from bench.leaderboard.fields import Mean, Rate
 from bench.leaderboard.final import derived
 from bench.leaderboard.lines import AccessLine, AttackLine, Cost, Flag, Measured
 from bench.leaderboard.published_run import PublishedRun
+from bench.tables.summaries import ANY
 from bench.tables.tables import ALL, BASE, COUNTED
 
-__all__ = ["DOUBTS", "measured", "unreliable"]
+__all__ = ["COLLAPSE", "DOUBTS", "measured", "unreliable"]
 
 DOUBTS: Final = (
     "bad_gradients",
@@ -22,9 +23,10 @@ DOUBTS: Final = (
     "budget_still_paying",
     "weaker_beats_stronger",
     "judge_disagreement",
-    "utility_collapse",
 )
-"""The flags that say that a worst case may be better than the edit is. The others say how far it carries."""
+"""The flags that say that an attack may have found too little. Others say how far a number carries."""
+COLLAPSE: Final = "utility_collapse"
+"""The flag that says that robustness was bought with the model."""
 _DIGITS: Final = 6
 _Lines = Iterator[Mapping[str, Any]]
 
@@ -59,22 +61,29 @@ def measured(run: PublishedRun, method: str) -> Measured:
 
 
 def unreliable(found: Measured) -> str | None:
-    """Why the worst case should not be taken at face value; ``None`` where no flag says so.
+    """Why the worst case may be better than the edit is; ``None`` where no flag says so.
 
-    Flags on controls do not count: they are luck, and luck is no attack on the method. Neither do those of a single
-    concept where the pooled lines are as they should be.
+    Flags on controls do not count: they are luck, and luck is no attack on the method. Neither do those of a
+    single concept, where there are several: the rank is that of the pooled lines. And a worst case that broke
+    every goal leaves nothing for a stronger attack to find: only a collapse is told then.
     """
     controls = {line.attack for line in found.attacks if line.control}
-    concepts = {line.concept for line in found.costs}
-    pooled = ALL if len(concepts - {ALL}) > 1 else None
+    pooled = ALL if len({line.concept for line in found.costs} - {ALL}) > 1 else None
+    worst = [line.share for line in found.worst if _is_rank(line, found)]
+    room = not any(share is not None and share.value == 1 for share in worst)
     doubts = [
         f"{one.flag} ({one.attack}): {one.detail}" if one.attack else f"{one.flag}: {one.detail}"
         for one in found.flags
-        if one.flag in DOUBTS
-        and one.attack not in controls
-        and (pooled is None or one.concept == pooled)
+        if (one.flag in DOUBTS and room) or one.flag == COLLAPSE
+        if one.attack not in controls
+        if pooled is None or one.concept == pooled
     ]
     return "; ".join(doubts)[:2000] or None
+
+
+def _is_rank(line: AccessLine, found: Measured) -> bool:
+    """Whether the rank goes by this line."""
+    return (line.judge, line.concept, line.access) == (found.worst[0].judge, ALL, ANY)
 
 
 def _lines(frame: pd.DataFrame, method: str) -> _Lines:

@@ -12,6 +12,8 @@ from bench.core.errors import UsageError
 from bench.leaderboard.add import add_run
 from bench.leaderboard.check import check_entry, read_entry
 from bench.leaderboard.entry import as_schema
+from bench.leaderboard.lines import Flag
+from bench.leaderboard.measured import unreliable
 from bench.leaderboard.names import entry_files, entry_path, file_name
 from bench.leaderboard.paper import PAPERS, Paper
 from bench.leaderboard.together import check_together
@@ -68,6 +70,25 @@ def test_each_number_stands_beside_its_denominator() -> None:
     assert cost.retained.of == cost.neighbours.of + cost.others.of == 216
     assert cost.seconds.of == 3
     assert all(one.source and one.judge for one in (*entry.reported, *entry.external))
+
+
+def test_a_doubt_counts_where_a_stronger_attack_could_find_more() -> None:
+    by = {path.stem: read_entry(path).measured for path in COMMITTED if "mini-quick@" in str(path)}
+
+    def raised(flag: str, attack: str, concept: str = ALL) -> Flag:
+        return Flag(flag=flag, concept=concept, attack=attack, value=0.1, detail="seen")
+
+    def told(name: str, one: Flag) -> str | None:
+        return unreliable(by[name].model_copy(update={"flags": (one,)}))
+
+    weak = raised("budget_still_paying", "concept_inversion")
+    vector = "task_vector_mini_alpha_2_0"
+    assert told(vector, weak) == "budget_still_paying (concept_inversion): seen"
+    assert told(UCE, weak) is None, "every goal was broken"
+    assert told(vector, raised("budget_still_paying", "random_tokens")) is None, "a control"
+    assert told(vector, raised("budget_still_paying", "concept_inversion", "star")) is None
+    assert told(vector, raised("too_few_samples", "concept_inversion")) is None
+    assert told(UCE, raised("utility_collapse", "")) == "utility_collapse: seen"
 
 
 @pytest.mark.parametrize(
