@@ -207,7 +207,7 @@ class ConceptAblation(Erasure):
         },
         "mini": {
             "anchor": None, "images": 32, "sampling_steps": 6, "guidance_scale": 3.0,
-            "iterations": 150, "lr": 3e-4,
+            "iterations": 150, "lr": 1e-4,
             "styled": ("{caption}, as a {target}", "as a {target}, {caption}"),
         },
     }  # fmt: skip
