@@ -135,7 +135,7 @@ class Fitted:
         named: Mapping[str, Any],
         out: Any,
     ) -> Any:
-        """What torch asks of a forward hook: the new output of a layer."""
+        """Returns the new output of a layer, as torch asks of a forward hook."""
         given = args[0] if args else next(iter(named.values()))
         first = out[0] if isinstance(out, tuple) else out
         if not isinstance(first, torch.Tensor):

@@ -51,6 +51,7 @@ def table(at: Path) -> str:
     return text
 
 
+@pytest.mark.timeout(3600)
 def test_two_workers_against_one(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     one = ran(tmp_path / "one", 1)
     two = benchmark.pedantic(ran, (tmp_path / "two", 2), rounds=1)

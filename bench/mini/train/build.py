@@ -66,7 +66,7 @@ RECIPE = Recipe()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """What the miniatures share.
+    """The parts that the miniatures share.
 
     Attributes:
         tokenizer: Its padding is the end of the text.

@@ -1,4 +1,4 @@
-"""What a miniature's denoiser is told of captions, as its pipeline would tell it."""
+"""Captions as a miniature's denoiser is told of them, by its pipeline."""
 
 from __future__ import annotations
 

@@ -271,16 +271,15 @@ def test_who_has_a_place_in_results(tmp_path: Path) -> None:
 
 
 def test_a_shipped_suite_is_compared_with_the_committed_one_and_leaves_it(tmp_path: Path) -> None:
-    committed = tmp_path / "results" / "mini-quick" / "table.csv"
-    committed.parent.mkdir(parents=True)
-    committed.write_bytes((ROOT / "results" / "mini-quick" / "table.csv").read_bytes())
-    lines = len(pd.read_csv(committed))
+    committed = ROOT / "results" / "mini-quick"
+    held = {path.name: path.read_bytes() for path in committed.iterdir()}
+    lines = len(pd.read_csv(committed / "table.csv"))
     suite = load_suite("mini-quick")
     whole = replace(make_plan(suite, "0" * 64), cells=())
     with chdir(tmp_path):
         done = publish(whole, Store(tmp_path / "store"), Asked("mini-quick"))
-        assert done.compared == (Path("results/mini-quick"), (0, (), lines))
-        assert [path.name for path in committed.parent.iterdir()] == ["table.csv"]
+        assert done.compared == (committed, (0, (), lines))
+        assert {path.name: path.read_bytes() for path in committed.iterdir()} == held
         mine = replace(make_plan(suite.with_(name="mine"), "0" * 64), cells=())
         assert publish(mine, Store(tmp_path / "store"), Asked("mine.yaml")).compared is None
     assert committed_place(whole, Asked("mini-quick")) == Path("results/mini-quick")
