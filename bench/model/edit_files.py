@@ -131,7 +131,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _described(value: Tensor) -> list[Any]:
-    """What a digest says of a tensor whose shape no base decides."""
+    """A tensor whose shape no base decides, as a digest has it."""
     return [str(value.dtype).removeprefix("torch."), list(value.shape), tensor_digest(value)]
 
 

@@ -26,7 +26,16 @@ pytest.importorskip("ray")
 
 ROOT = Path(__file__).parents[2]
 TIMES = ["edit_seconds", "edit_memory_mb"]
-KEPT = ("star", "none", "destroyed", "uce*", "prompts", "random_tokens*", "seed_search*")
+KEPT = (
+    "star",
+    "none",
+    "destroyed",
+    "uce*",
+    "negative_prompt*",
+    "prompts",
+    "random_tokens*",
+    "seed_search*",
+)
 CUT = [word for name in KEPT for word in ("--only", name)]
 """Of mini-full: about ten minutes of one core, Ray's start aside."""
 CELL_S = 1.0

@@ -1,4 +1,4 @@
-"""What the families have in common whose denoiser is a UNet on the latents of an ``AutoencoderKL``."""
+"""The common part of families whose denoiser is a UNet on the latents of an ``AutoencoderKL``."""
 
 from __future__ import annotations
 
