@@ -44,6 +44,7 @@ __all__ = [
     "Told",
     "Variant",
     "distil",
+    "guided_away",
     "in_turn",
     "needs",
     "negative_guidance",
@@ -76,6 +77,19 @@ def negative_guidance(empty_BChw: Tensor, concept_BChw: Tensor, eta: float) -> T
         eta: 0 is the empty prompt's prediction, -1 the concept's own.
     """
     return torch.lerp(empty_BChw, concept_BChw, -eta)
+
+
+def guided_away(model: TextToImage, phrases: Conditioning, eta: float) -> TargetOf:
+    """The targets of :func:`distil` that guide away from each phrase, as the unedited model sees it."""
+    with torch.no_grad():
+        empty = model.encode_branches([""])
+
+    def target_of(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:
+        told = Conditioning.cat([empty.repeat(len(which_B)), phrases[which_B]])
+        e0, ec = model.denoise(x_BChw.repeat(2, 1, 1, 1), t_B.repeat(2), told).chunk(2)
+        return negative_guidance(e0, ec, eta)
+
+    return target_of
 
 
 def needs(variant: Variant) -> frozenset[Role]:
@@ -239,19 +253,12 @@ class ESD(Erasure):
             FloatingPointError: the training diverged.
         """
         with torch.no_grad():
-            empty = model.encode_branches([""])
             phrases = model.encode([t.format(c.text) for c in concepts for t in self.templates])
-
-        def target_of(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:
-            told = Conditioning.cat([empty.repeat(len(which_B)), phrases[which_B]])
-            e0, ec = model.denoise(x_BChw.repeat(2, 1, 1, 1), t_B.repeat(2), told).chunk(2)
-            return negative_guidance(e0, ec, self.eta)
-
         values = distil(
             model,
             self.parameters(model),
             phrases,
-            target_of,
+            guided_away(model, phrases, self.eta),
             sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
             sampled_from=self.sampled_from,
             batch_size=self.batch_size,

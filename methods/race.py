@@ -30,7 +30,7 @@ from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser
-from methods.esd import ESD, Variant, distil, needs, negative_guidance, trained
+from methods.esd import ESD, Variant, distil, guided_away, needs, trained
 from methods.shared.partial_sampling import PartialSampler, Spacing
 
 if TYPE_CHECKING:
@@ -138,13 +138,7 @@ class RACE(Erasure):
         """
         first = self._esd()(model, concepts, rng=ctx.rng.child("esd"), progress=ctx.progress)
         with torch.no_grad():
-            empty = model.encode([""])
             phrases = model.encode([t.format(c.text) for c in concepts for t in self.templates])
-
-        def target_of(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:
-            told = Conditioning.cat([empty.repeat(len(which_B)), phrases[which_B]])
-            e0, ec = model.denoise(x_BChw.repeat(2, 1, 1, 1), t_B.repeat(2), told).chunk(2)
-            return negative_guidance(e0, ec, self.eta)
 
         def told(
             live: TextToImage, said: Conditioning, x_BChw: Tensor, t_B: Tensor, noise_BChw: Tensor,
@@ -174,7 +168,7 @@ class RACE(Erasure):
             model,
             self.parameters(model),
             phrases,
-            target_of,
+            guided_away(model, phrases, self.eta),
             sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
             sampled_from="student",
             batch_size=self.batch_size,
