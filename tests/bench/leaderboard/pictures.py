@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from bench.leaderboard.site import build_site
 from tests.bench.leaderboard.boards import RESULTS
+from tests.chromium import chromium
 
 SIZES = {1280: 1160, 768: 1160, 360: 1400}
 """Widths and heights, in pixels."""
@@ -27,25 +27,11 @@ def main(into: Path, suite: str = "mini-quick") -> None:
     with tempfile.TemporaryDirectory() as folder:
         built = build_site(RESULTS / "leaderboard", Path(folder) / "site")
         page = next(built.index.parent.glob(f"{suite}-*.html"))
-        browser = opened()
-        try:
-            into.mkdir(parents=True, exist_ok=True)
+        into.mkdir(parents=True, exist_ok=True)
+        with chromium() as browser:
             for width, height in SIZES.items():
                 picture = seen(browser, page, width, height)
                 picture.save(into / f"{suite}-{width}.png", optimize=True)
-        finally:
-            browser.quit()
-
-
-def opened() -> Any:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.binary_location = str(shutil.which("chromium"))
-    return webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
 
 
 def seen(browser: Any, page: Path, width: int, height: int) -> Image.Image:

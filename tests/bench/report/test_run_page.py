@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from bench.report.write import Report
 from bench.tables.schema import FLAGS, TABLE, TRIALS
 from tests.bench.report.test_report import NASTY, frame, trial, world, worst_of, write
 from tests.bench.tables.test_worst import tried
+from tests.chromium import chromium
 
 ALL_SAID = "all concepts"
 HOSTILE = '"><img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>'
@@ -137,22 +137,8 @@ def test_an_empty_report_has_a_page() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    try:
+    with chromium() as opened:
         yield opened
-    finally:
-        opened.quit()
 
 
 def opened(browser: Any, page: Path, *, width: int) -> None:
