@@ -193,13 +193,10 @@ def _compared(
     plan: Plan, asked: Asked, folder: Path, table: pd.DataFrame
 ) -> tuple[Path, Comparison] | None:
     """How the table compares with the committed one, where there is one elsewhere."""
-    import pandas as pd
-
     from bench.tables.compare import compare
+    from bench.tables.frames import read_table
 
     there = results_folder(plan.suite.name) if _is_shipped(plan, asked) else None
     if there is None or there.samefile(folder):
         return None
-    # A method may be called "None": nothing but an empty cell is missing.
-    committed = pd.read_csv(there / "table.csv", keep_default_na=False, na_values=[""])
-    return there, compare(table, committed)
+    return there, compare(table, read_table(there / "table.csv"))

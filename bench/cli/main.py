@@ -17,7 +17,7 @@ from cyclopts import App
 from bench.cli.board import add, build
 from bench.cli.board import check as check_board
 from bench.cli.checkpoints import compare, convert
-from bench.cli.measured import paper, perf
+from bench.cli.measured import paper, perf, validity
 from bench.cli.miniature import bases, check, train
 from bench.cli.output import err, out
 from bench.cli.own import evaluate
@@ -44,7 +44,21 @@ app = App(
 mini = App(name="mini", help="The miniature: a small, real diffusion model of a drawn world.")
 leaderboard = App(name="leaderboard", help="Entries of published runs: written, checked, shown.")
 for _command in (
-    *(evaluate, plan, run, report, ls, verify, convert, compare, paper, perf, leaderboard, mini),
+    *(
+        evaluate,
+        plan,
+        run,
+        report,
+        ls,
+        verify,
+        convert,
+        compare,
+        paper,
+        perf,
+        validity,
+        leaderboard,
+        mini,
+    ),
 ):
     app.command(_command)
 for _of_mini in (train, check, bases):

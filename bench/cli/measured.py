@@ -1,4 +1,4 @@
-"""Commands that measure: paper, the claims of the paper; perf, speed and memory."""
+"""Commands that measure: paper, a paper's claims; perf, speed and memory; validity, what a miniature predicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.cli.output import out, print_json
 from bench.cli.request import device_of
 from bench.cli.words import Device, Json
 
-__all__ = ["paper", "perf"]
+__all__ = ["paper", "perf", "validity"]
 
 
 def paper(suite: str = "mini-claims", *,
@@ -59,4 +59,41 @@ def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negativ
         print_json(found)
     else:
         out.print((folder / "README.md").read_text(), soft_wrap=True)
+    return 0
+
+
+def validity(*runs: Path, published: Path = Path("results/validity/published.csv"),
+             out_: Annotated[Path, Parameter(name="--out")] = Path("results/validity"),
+             page: Path = Path("docs/validity.md")) -> int:  # fmt: skip
+    """Compares runs on miniatures with published results on Stable Diffusion, by rank correlation.
+
+    Each run is the folder of a report; without any, it is the committed mini-full.
+    """
+    from bench.core.errors import UsageError
+    from bench.core.pages import kept_in
+    from bench.core.shipped import results_folder
+    from bench.report.style import save
+    from bench.validity.compare import compared
+    from bench.validity.figure import forest
+    from bench.validity.page import ceilings, every_pair, every_ranking, medians, read_run
+    from bench.validity.published import between_tables, rankings, read_published
+
+    kept_in(page, "validity", "")  # not after the work
+    committed = results_folder("mini-full")
+    tables = [read_run(run) for run in runs or ([committed] if committed else [])]
+    asked = list(rankings(read_published(published)))
+    between = list(between_tables(asked))
+    found = [one for table in tables for one in compared(table, asked)]
+    if not found:
+        raise UsageError(
+            "expected runs that share five methods with a published table, got none; name a report's folder"
+        )
+    out_.mkdir(parents=True, exist_ok=True)
+    every_ranking(found).to_csv(out_ / "rankings.csv", index=False, lineterminator="\n")
+    every_pair(found).to_csv(out_ / "pairs.csv", index=False, lineterminator="\n")
+    most = {name: rho for name, (rho, _) in ceilings(between).items()}
+    save(forest(found, most), out_ / "ranks.png")
+    made = medians(found, between)
+    page.write_text(kept_in(page, "validity", made), encoding="utf-8")
+    out.print(made, markup=False, highlight=False, soft_wrap=True)
     return 0

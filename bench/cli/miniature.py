@@ -69,12 +69,13 @@ def bases(*, page: Path = Path("docs/bases.md"), device: Device = "auto") -> int
 
     Where a miniature is not trained, one with random values stands in for it: the same classes and shapes.
     """
+    from bench.core.pages import kept_in
     from bench.core.shipped import MINIATURES, model_folder
-    from bench.mini.on_bases import kept_in, table, try_on
+    from bench.mini.on_bases import table, try_on
     from bench.mini.train.build import untrained
     from bench.model.text_to_image import load_model
 
-    kept_in(page, "")  # not after the work
+    kept_in(page, "mini bases", "")  # not after the work
     with TemporaryDirectory(prefix="tvc-bench-bases-") as made:
         folders = {
             base: there
@@ -90,5 +91,5 @@ def bases(*, page: Path = Path("docs/bases.md"), device: Device = "auto") -> int
         for row in try_on(models):
             rows.append(row)
             out.print(f"{row.kind} {row.name} on {row.base}: {row.said}")
-    page.write_text(kept_in(page, table(rows)), encoding="utf-8")
+    page.write_text(kept_in(page, "mini bases", table(rows)), encoding="utf-8")
     return 0

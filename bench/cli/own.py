@@ -74,17 +74,14 @@ def evaluate(
 
 def committed(suite: str) -> tuple[pd.DataFrame, str]:
     """The worst cases of the committed results of a suite, and where they lie; none where there are none."""
-    import pandas as pd
-
     from bench.core.shipped import results_folder
+    from bench.tables.frames import read_table
     from bench.tables.schema import WORST, SchemaError, conform
 
     folder = results_folder(suite)
     if folder is None:
         return WORST.empty(), f"{suite} has none"
     try:
-        # A method may be called "None": nothing but an empty cell is missing.
-        lines = pd.read_csv(folder / "worst.csv", keep_default_na=False, na_values=[""])
-        return conform(lines, WORST), str(folder)
+        return conform(read_table(folder / "worst.csv"), WORST), str(folder)
     except (OSError, SchemaError, ValueError) as error:
         return WORST.empty(), f"{folder / 'worst.csv'}: {error}"

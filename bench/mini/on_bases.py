@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from bench.core.errors import UsageError, in_one_line
-from bench.core.files import regular
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Rng, Target, registry
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 
-__all__ = ["Tried", "kept_in", "rows_of", "table", "try_on"]
+__all__ = ["Tried", "rows_of", "table", "try_on"]
 
 _CONCEPT: Final = Concept(text="star", family="object", prompts={"name": ("a red star",)})
 _SAMPLER: Final = Sampler(steps=2)
@@ -27,8 +26,6 @@ _IF_DRAWN: Final = "works where the base draws the concept"
 _CANNOT_DRAW: Final = "the base cannot draw"
 """What a method says that looks at the base's images first; an untrained one draws nothing."""
 _GIVEN: Final = "needs what a user gives"
-_BEGIN: Final = "<!-- written by `tvc-bench mini bases` -->"
-_END: Final = "<!-- end of what is written -->"
 Kind = Literal["method", "attack"]
 
 
@@ -109,21 +106,6 @@ def _cell(answer: str, notes: dict[str, int]) -> str:
     if answer in (_WORKS, _IF_DRAWN, _GIVEN):
         return answer
     return f"refused ({notes.setdefault(answer, len(notes) + 1)})"
-
-
-def kept_in(page: Path, made: str) -> str:
-    """The text of a page with a table in the place of the one that it holds.
-
-    Raises:
-        UsageError: the page has no such place.
-    """
-    text = regular(page).read_text(encoding="utf-8")
-    place = re.compile(f"{re.escape(_BEGIN)}\n.*?{re.escape(_END)}", re.DOTALL)
-    if len(place.findall(text)) != 1:
-        raise UsageError(
-            f"{page}: expected one place between {_BEGIN} and {_END}, got none or more"
-        )
-    return place.sub(lambda _: f"{_BEGIN}\n\n{made}\n\n{_END}", text)
 
 
 def rows_of(page: Path) -> dict[tuple[str, str], list[str]]:

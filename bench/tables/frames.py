@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 from pandas.api import types
 
-__all__ = ["SCHEMA_VERSION", "Column", "Schema", "SchemaError", "check", "conform", "to_arrow"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Column",
+    "Schema",
+    "SchemaError",
+    "check",
+    "conform",
+    "read_table",
+    "to_arrow",
+]
 
 SCHEMA_VERSION = 1
 
@@ -82,6 +92,16 @@ class Schema:
     def empty(self) -> pd.DataFrame:
         """A frame without rows."""
         return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A committed CSV, in which nothing but an empty cell is missing: a method may be called "None".
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no CSV.
+    """
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def check(frame: pd.DataFrame, schema: Schema) -> None:

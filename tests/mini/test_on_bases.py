@@ -9,7 +9,8 @@ import pytest
 from bench.core.errors import UsageError
 from bench.core.shipped import MINIATURES, model_folder
 from bench.interfaces import registry
-from bench.mini.on_bases import Tried, kept_in, rows_of, table, try_on
+from bench.core.pages import kept_in
+from bench.mini.on_bases import Tried, rows_of, table, try_on
 from bench.mini.train.build import untrained
 from bench.model.text_to_image import load_model
 
@@ -62,11 +63,11 @@ def test_a_table_numbers_its_refusals_and_takes_the_place_of_the_last(tmp_path: 
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text())
     for _ in range(2):
-        page.write_text(kept_in(page, made))
+        page.write_text(kept_in(page, "mini bases", made))
     assert rows_of(page) == {
         ("method", "one"): ["works", "refused (1)"],
         ("attack", "two"): ["refused (1)", "refused (2)"],
     }
     page.write_text("nothing")
     with pytest.raises(UsageError, match="expected one place between"):
-        kept_in(page, made)
+        kept_in(page, "mini bases", made)
