@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import UsageError
+from bench.core.pages import kept_in
 from bench.core.shipped import MINIATURES, model_folder
 from bench.interfaces import registry
-from bench.core.pages import kept_in
 from bench.mini.on_bases import Tried, rows_of, table, try_on
 from bench.mini.train.build import untrained
 from bench.model.text_to_image import load_model
