@@ -37,6 +37,7 @@ from bench.model.conditioning import Conditioning
 from bench.model.encoder import TextEncoder
 from bench.model.guidance import Guidance, contexts_of
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.pooled import at_end, ends
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,14 +150,11 @@ class TokenFilter:
         """Reads each different prompt once with each of its tokens masked."""
         with torch.no_grad():
             ids_UL, prompt_B = torch.unique(ids_BL, dim=0, return_inverse=True)
-            real_UL, end_U = _ends(ids_UL, model.end_of_text)
+            end_U = ends(model, ids_UL)
+            real_UL = _real(ids_UL, end_U)
             which_R, place_R = real_UL.nonzero(as_tuple=True)
             masked_RL = ids_UL[which_R].scatter(1, place_R[:, None], _MASK)
-            texts_ML = model.tokenize(texts)
-            _, end_M = _ends(texts_ML, model.end_of_text)
-            states = _pooled(
-                model, torch.cat([texts_ML, masked_RL]), torch.cat([end_M, end_U[which_R]])
-            )
+            states = at_end(model, torch.cat([model.tokenize(texts), masked_RL]))
             concept_MD, states_RD = states[: len(texts)], states[len(texts) :]
             width = ids_UL.shape[1] - 2
             masked_UND = states_RD.new_zeros(len(ids_UL), width, states_RD.shape[1])
@@ -183,21 +181,10 @@ def _onto(basis_ND: Tensor, rows_LD: Tensor) -> Tensor:
     return rows_LD @ basis_ND.mT @ basis_ND
 
 
-def _ends(ids_BL: Tensor, end_of_text: int) -> tuple[Tensor, Tensor]:
-    """Which tokens stand between start and end [B, L], and the place of each end [B]."""
-    end_B = (ids_BL == end_of_text).int().argmax(1)
+def _real(ids_BL: Tensor, end_B: Tensor) -> Tensor:
+    """Which tokens stand between start and end [B, L]."""
     places_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-    return (places_L > 0) & (places_L < end_B[:, None]), end_B
-
-
-def _pooled(model: TextEncoder, ids_BL: Tensor, end_B: Tensor) -> Tensor:
-    """The state at each end token [B, D]."""
-
-    def chunk(part: slice) -> Tensor:
-        states_BLD = model.encode_ids(ids_BL[part]).states_BLD
-        return states_BLD[torch.arange(len(states_BLD), device=states_BLD.device), end_B[part]]
-
-    return model.micro.map(len(ids_BL), chunk)
+    return (places_L > 0) & (places_L < end_B[:, None])
 
 
 class Safree(Erasure):

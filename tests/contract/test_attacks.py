@@ -174,6 +174,10 @@ def assert_same(
             assert (x is None) == (y is None)
             if x is not None and y is not None:
                 torch.testing.assert_close(x, y, atol=apart, rtol=0)
+        assert (a.weights is None) == (b.weights is None)
+        for name, change in (a.weights or {}).items():
+            assert b.weights is not None
+            torch.testing.assert_close(change, b.weights[name], atol=apart, rtol=0)
         assert (a.own_score is None) == (b.own_score is None)
         if a.own_score is not None and b.own_score is not None:
             assert a.own_score == pytest.approx(b.own_score, abs=1e-4)
