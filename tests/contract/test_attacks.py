@@ -177,7 +177,8 @@ def assert_same(
         assert (a.weights is None) == (b.weights is None)
         for name, change in (a.weights or {}).items():
             assert b.weights is not None
-            torch.testing.assert_close(change, b.weights[name], atol=apart, rtol=0)
+            # Of the whole: Adam makes a rounding of a gradient near 0 as large as a step.
+            assert (change - b.weights[name]).norm() <= apart + 0.05 * change.norm(), name
         assert (a.own_score is None) == (b.own_score is None)
         if a.own_score is not None and b.own_score is not None:
             assert a.own_score == pytest.approx(b.own_score, abs=1e-4)
