@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from attacks.shared.batches import Mode, batches
+from attacks.shared.once import Keep, once_per_encoder
 from attacks.shared.originals import unedited
 from attacks.shared.tokens import (
     Sites,
@@ -62,6 +63,8 @@ class MMA(Attack):
         restarts: Searches from other random tokens.
         vocabulary: See :func:`attacks.shared.tokens.allowed_tokens`.
         mode: ``reference`` works on one goal at a time; same results, for comparing speed.
+        keep: ``process`` keeps finds while the process lasts, for other models with the same text
+            encoder; ``nothing`` searches every time, for timing it.
     """
 
     name: ClassVar[str] = "mma"
@@ -74,7 +77,9 @@ class MMA(Attack):
             "vocabulary": "words",
         },
     }  # fmt: skip
-    quick: ClassVar[dict[str, Any]] = {"steps": 2, "candidates": 2, "restarts": 1, "top": 4}
+    quick: ClassVar[dict[str, Any]] = {
+        "steps": 2, "candidates": 2, "restarts": 1, "top": 4, "keep": "nothing",
+    }  # fmt: skip
     tokens: int = Field(20, ge=1, le=75)
     steps: int = Field(1000, ge=1, le=MOST_STEPS)
     candidates: Count = 512
@@ -82,6 +87,7 @@ class MMA(Attack):
     restarts: Count = 10
     vocabulary: Vocabulary = "all"
     mode: Mode = runtime("batched")
+    keep: Keep = runtime("process")
 
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The nearest prompt of each goal."""
@@ -89,6 +95,15 @@ class MMA(Attack):
 
     def _run(self, target: Target, goals: list[Goal], ctx: Context) -> list[Candidate]:
         """The nearest prompt of each goal, in one batch."""
+        if self.keep == "nothing":
+            return self._search(target, goals, ctx)
+        told = {self.name: self.model_dump(mode="json", exclude={"goals", "mode", "keep"})}
+        return once_per_encoder(
+            lambda missing: self._search(target, missing, ctx),
+            goals, model=target.model, told=told, ctx=ctx,
+        )  # fmt: skip
+
+    def _search(self, target: Target, goals: list[Goal], ctx: Context) -> list[Candidate]:
         search = _Search.of(self, target.model, goals, ctx)
         for step in range(self.steps):
             search.step(step)

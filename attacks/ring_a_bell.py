@@ -18,16 +18,14 @@ the attacker's judge looks at the best few on the edited model; the reference ta
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from attacks.shared.batches import Mode, batches
 from attacks.shared.breeding import Breeding, breed, draw_chances, errors_of_all, errors_of_the_new
+from attacks.shared.once import Keep, once_per_encoder
 from attacks.shared.prompt_search import Looks
 from attacks.shared.tokens import (
     Vocabulary,
@@ -37,22 +35,16 @@ from attacks.shared.tokens import (
     read_prompt,
 )
 from bench.core.bounds import MOST_STEPS, Count, Factor
-from bench.core.digest import digest_of
 from bench.core.lazy import no_grad, torch
 from bench.core.spec import runtime
-from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Role, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Target
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.wording import contrasts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["RingABell", "concept_direction", "encoder_digest"]
-
-# Finds by text encoder, search and goal. They are the same whenever they are computed, so keeping
-# them changes time only.
-_found: OrderedDict[str, list[tuple[int, ...]]] = OrderedDict()
-_KEPT = 8192
+__all__ = ["RingABell", "concept_direction"]
 
 
 class RingABell(Attack):
@@ -101,7 +93,7 @@ class RingABell(Attack):
         },
     }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {
-        "population": 2, "generations": 2, "finalists": 1, "checks": 1,
+        "population": 2, "generations": 2, "finalists": 1, "checks": 1, "keep": "nothing",
     }  # fmt: skip
     tokens: int = Field(16, ge=1, le=75)
     strength: Factor = 3.0
@@ -114,7 +106,7 @@ class RingABell(Attack):
     checks: Count = 1
     vocabulary: Vocabulary = "all"
     mode: Mode = runtime("batched")
-    keep: Literal["process", "nothing"] = runtime("process")
+    keep: Keep = runtime("process")
 
     def looks(self) -> int:
         """Images per goal."""
@@ -146,28 +138,11 @@ class RingABell(Attack):
         if self.keep == "nothing":
             return self._search(target, goals, ctx)
         other = {"finalists", "checks", "goals", "mode", "keep"}
-        search = self.model_dump(mode="json", exclude=other)
-        encoder = encoder_digest(target.model)
-        keys = [
-            digest_of(
-                {
-                    "encoder": encoder,
-                    "search": search,
-                    "concept": [goal.concept.text, goal.concept.family],
-                    "prompt": goal.prompt,
-                    "seed": ctx.rng.seed(goal.id, "genes"),
-                }
-            )
-            for goal in goals
-        ]
-        missing = [i for i, key in enumerate(keys) if key not in _found]
-        if missing:
-            new = self._search(target, [goals[i] for i in missing], ctx)
-            _found.update(zip((keys[i] for i in missing), new, strict=True))
-        finals = [_found[key] for key in keys]
-        while len(_found) > _KEPT:
-            _found.popitem(last=False)
-        return finals
+        told = {self.name: self.model_dump(mode="json", exclude=other)}
+        return once_per_encoder(
+            lambda missing: self._search(target, missing, ctx),
+            goals, model=target.model, told=told, ctx=ctx,
+        )  # fmt: skip
 
     @no_grad
     def _search(
@@ -236,21 +211,6 @@ def concept_direction(model: TextToImage, concept: Concept) -> Tensor:
     said = model.encode([with_.format(concept.text) for with_, _ in pairs]).states_BLD
     unsaid = model.encode([without for _, without in pairs]).states_BLD
     return (said.float() - unsaid.float()).mean(0)
-
-
-def encoder_digest(model: TextToImage) -> str:
-    """Identifies the text encoder: the base, its precision, and the values and hooks an edit put into it."""
-    values = {n: w for n, w in model.weights.items() if Role.TEXT_ENCODER in model.roles_of(n)}
-    sums = {
-        name: hashlib.sha256(
-            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        ).hexdigest()
-        for name, value in sorted(values.items())
-    }
-    about = {"base": model.base_digest, "dtype": str(model.dtype), "text_encoder": sums}
-    if model.hooks:
-        about["hooks"] = replace(model.unedited, hooks=model.hooks).digest
-    return digest_of(about)
 
 
 def _text(model: TextToImage, ranked: Sequence[Sequence[int]]) -> str:

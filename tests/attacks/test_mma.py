@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from attacks.mma import MMA, _Search
+from attacks.shared import once
 from attacks.shared.tokens import table
-from bench.interfaces import Candidate, Concept, Context, Goal, Rng, Target
+from bench.interfaces import Candidate, Concept, Context, Goal, Rng, Role, Target
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.pooled import at_end, ends
 from tests.small_pictures import SMALL_SAMPLER, SmallPictures
@@ -22,8 +23,9 @@ def goals_of(concepts: Mapping[str, Concept]) -> list[Goal]:
     ]
 
 
-def found(model: TextToImage, concepts: Mapping[str, Concept], **fields: int) -> list[Candidate]:
-    attack = MMA.model_validate({**FEW, "steps": 12, "restarts": 2, **fields})
+def found(model: TextToImage, concepts: Mapping[str, Concept], **fields: object) -> list[Candidate]:
+    few = {**FEW, "steps": 12, "restarts": 2, "keep": "nothing"}
+    attack = MMA.model_validate({**few, **fields})
     target = Target(model, SMALL_SAMPLER, SmallPictures())
     return attack(target, goals_of(concepts), rng=RNG)
 
@@ -89,5 +91,20 @@ def test_the_target_is_read_by_the_unedited_encoder(
 def test_one_goal_at_a_time_finds_the_same(
     model: TextToImage, concepts: Mapping[str, Concept], mode: str
 ) -> None:
-    prompts = [c.prompt for c in found(model, concepts, mode=mode)]  # type: ignore[arg-type]
+    prompts = [c.prompt for c in found(model, concepts, mode=mode)]
     assert prompts == [c.prompt for c in found(model, concepts)]
+
+
+def test_a_search_is_done_once_per_encoder(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    once._found.clear()
+    unet = model.having(Role.OUTPUT)[0]
+    other = model.with_weights({unet: 2 * model.parameter(unet)})
+    first = found(model, concepts, keep="process")
+    kept = found(other, concepts, keep="process")
+    assert [a is b for a, b in zip(first, kept, strict=True)] == [True, True]
+    assert len(once._found) == 2
+    found(other, concepts, keep="process", steps=2)
+    assert len(once._found) == 4
+    once._found.clear()

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks import ring_a_bell
-from attacks.ring_a_bell import RingABell, concept_direction, encoder_digest
+from attacks.ring_a_bell import RingABell, concept_direction
+from attacks.shared import once
+from attacks.shared.once import encoder_digest
 from attacks.shared.tokens import allowed_tokens
 from bench.interfaces import Concept, Context, Goal, Rng, Target
 from bench.judges.mini import MiniJudge
@@ -26,9 +27,9 @@ SMALL = RingABell(tokens=6, population=12, generations=6, vocabulary="words")
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     """Each test searches for itself: finds that are kept would hide what a batch does."""
-    ring_a_bell._found.clear()
+    once._found.clear()
     yield
-    ring_a_bell._found.clear()
+    once._found.clear()
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_with_an_elite_more_generations_find_no_worse(target: Target, goals: lis
 def test_a_goal_is_found_alone_as_in_any_batch(target: Target, goals: list[Goal]) -> None:
     together = SMALL(target, goals, rng=RNG)
     for i, goal in enumerate(goals):
-        ring_a_bell._found.clear()
+        once._found.clear()
         (alone,) = SMALL(target, [goal], rng=RNG)
         assert alone.prompt == together[i].prompt
 
@@ -92,7 +93,7 @@ def test_reference_mode_finds_the_same(target: Target, goals: list[Goal], finali
     assert [(c.goal, c.prompt, c.queries) for c in found] == [
         (c.goal, c.prompt, c.queries) for c in other
     ]
-    assert not ring_a_bell._found
+    assert not once._found
 
 
 def test_reference_mode_has_the_same_generations(target: Target, goals: list[Goal]) -> None:

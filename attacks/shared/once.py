@@ -1,0 +1,78 @@
+"""Searches in the text encoder alone are done once per encoder and goal, whatever model it is part of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal, TypeVar
+
+from bench.core.digest import digest_of
+from bench.core.lazy import torch
+from bench.interfaces import Context, Goal, Role
+from bench.model.text_to_image import TextToImage
+
+__all__ = ["Keep", "encoder_digest", "once_per_encoder"]
+
+Keep = Literal["process", "nothing"]
+"""``process`` keeps finds while the process lasts, for other models with the same text encoder; ``nothing`` never."""
+Find = TypeVar("Find")
+_KEPT: Final = 8192
+# The same whenever they are computed, so keeping them changes time only.
+_found: OrderedDict[str, Any] = OrderedDict()
+
+
+def once_per_encoder(
+    search: Callable[[list[Goal]], list[Find]],
+    goals: Sequence[Goal],
+    *,
+    model: TextToImage,
+    told: Mapping[str, object],
+    ctx: Context,
+) -> list[Find]:
+    """The find of each goal, from the last search with the same encoder, constants, goal and draws.
+
+    Args:
+        search: Gives finds for the goals that have none.
+        goals: One or more.
+        model: The edited model; only its text encoder counts.
+        told: Everything else that decides: the name of the search, its constants, what it draws from.
+        ctx: Its streams are part of the question.
+    """
+    encoder = encoder_digest(model)
+    keys = [
+        digest_of(
+            {
+                **told,
+                "encoder": encoder,
+                "concept": [goal.concept.text, goal.concept.family],
+                "prompt": goal.prompt,
+                "seed": ctx.seed(goal.id, "once"),
+            }
+        )
+        for goal in goals
+    ]
+    missing = [i for i, key in enumerate(keys) if key not in _found]
+    if missing:
+        new = search([goals[i] for i in missing])
+        _found.update(zip((keys[i] for i in missing), new, strict=True))
+    finds = [_found[key] for key in keys]
+    while len(_found) > _KEPT:
+        _found.popitem(last=False)
+    return finds
+
+
+def encoder_digest(model: TextToImage) -> str:
+    """Identifies the text encoder: the base, its precision, and the values and hooks an edit put into it."""
+    values = {n: w for n, w in model.weights.items() if Role.TEXT_ENCODER in model.roles_of(n)}
+    sums = {
+        name: hashlib.sha256(
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
+        for name, value in sorted(values.items())
+    }
+    about = {"base": model.base_digest, "dtype": str(model.dtype), "text_encoder": sums}
+    if model.hooks:
+        about["hooks"] = replace(model.unedited, hooks=model.hooks).digest
+    return digest_of(about)
