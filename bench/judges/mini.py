@@ -134,8 +134,9 @@ def _load(folder: Path, device: str) -> JudgeNet:
 
 
 def _logits(net: JudgeNet, images_B3HW: Tensor) -> Iterator[dict[str, Tensor]]:
-    """Logits of one batch after another."""
+    """Logits of one batch after another; gradients flow where the images ask for them."""
+    gradients = images_B3HW.requires_grad and torch.is_grad_enabled()
     for at in range(0, len(images_B3HW), _BATCH):
-        with torch.no_grad(), model_time():
+        with torch.set_grad_enabled(gradients), model_time():
             out: dict[str, Tensor] = net(images_B3HW[at : at + _BATCH].float())
         yield out

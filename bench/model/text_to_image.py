@@ -7,7 +7,6 @@ by side, and through autograd, without a copy.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,15 +20,16 @@ from bench.core.progress import Progress, silent
 from bench.model.batching import MicroBatch
 from bench.model.conditioning import Conditioning
 from bench.model.edit_files import Edit
-from bench.model.filters import Filter, blanked_by, refused_by
+from bench.model.filters import Filter, refused_by
 from bench.model.fitting import fitted
 from bench.model.guidance import ClassifierFree, Guidance, combine_as_sampled
 from bench.model.hooked_pipeline import attach_hooks
 from bench.model.hooks import Hook
 from bench.model.networks import Networks
 from bench.model.sampler import Sampler
-from bench.model.samples import Samples, Status
+from bench.model.samples import Samples
 from bench.model.slots import Slot
+from bench.model.trajectory import run_through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -290,15 +290,7 @@ class TextToImage(Networks):
             with model_time():
                 images[kept] = self.micro.map(len(kept), chunk)
             self.meter.spend(images=len(kept))
-        broken = ~images.isfinite().flatten(1).all(1)
-        images[broken] = 0  # filters look at images only
-        blanked = blanked_by(self.filters, images) & ~refused & ~broken
-        images[blanked] = 0
-        status = tuple[Status, ...](
-            "refused" if r else "error" if e else "blanked" if b else "ok"
-            for r, e, b in zip(refused.tolist(), broken.tolist(), blanked.tolist(), strict=True)
-        )
-        return Samples(images, status)
+        return Samples.of(images, refused, self.filters)
 
     def _sample_chunk(
         self,
@@ -307,27 +299,44 @@ class TextToImage(Networks):
         seeds: Sequence[int],
         sampler: Sampler,
     ) -> Tensor:
-        device, dtype = self.backbone.device, self.backbone.dtype
-        scheduler = sampler.scheduler(self.backbone.scheduler_config, device)
-        # Noise during sampling (stochastic solvers only) comes from the image's own stream, apart
-        # from its first noise.
-        generators = [torch.Generator().manual_seed(seed ^ 0x5DEECE66D) for seed in seeds]
-        noise = _generator(scheduler, generators)
-        latents = start_BChw.to(device, torch.float32) * scheduler.init_noise_sigma
-        contexts = self.guidance.contexts(self, conditioning.to(device, dtype))
-        if sampler.guidance_scale == 1 and isinstance(self.guidance, ClassifierFree):
-            contexts = contexts[-1:]
-        memory: Tensor | None = None
-        for step, t in enumerate(scheduler.timesteps):
-            scaled = scheduler.scale_model_input(latents, t).to(dtype)
-            if len(contexts) == 1:
-                eps = self.denoise(scaled, t, contexts[0])
-            else:
-                eps, memory = self.guide(scaled, t, contexts, sampler.guidance_scale, step, memory)
-            latents = scheduler.step(eps.float(), t, latents, **noise)[0]
+        latents = self.clean_latents(conditioning, start_BChw, seeds, sampler)
         # A decoder may hide what went wrong in one latent: its normalisation spreads it thin.
         finite = latents.isfinite().flatten(1).all(1)[:, None, None, None]
-        return self.decode(latents.to(dtype)).masked_fill(~finite, math.nan).cpu()
+        return self.decode(latents.to(self.backbone.dtype)).masked_fill(~finite, math.nan).cpu()
+
+    def clean_latents(
+        self,
+        conditioning: Conditioning,
+        start_BChw: Tensor,
+        seeds: Sequence[int],
+        sampler: Sampler,
+    ) -> Tensor:
+        """The latents that sampling ends with, through the model's own guidance; gradients go through all steps.
+
+        Filters play no part, and nothing is counted. See :func:`bench.model.trajectory.run_through`.
+
+        Args:
+            conditioning: B rows.
+            start_BChw: Initial noise of standard deviation 1.
+            seeds: One per row: stochastic solvers draw further noise from it.
+            sampler: Which steps.
+
+        Returns:
+            float32 [B, C, h, w] on the model's device.
+        """
+        device, dtype, scale = self.device, self.dtype, sampler.guidance_scale
+        contexts = self.guidance.contexts(self, conditioning.to(device, dtype))
+        alone = scale == 1 and isinstance(self.guidance, ClassifierFree)
+
+        def predict(
+            scaled: Tensor, t: Tensor, step: int, memory: Tensor | None
+        ) -> tuple[Tensor, Tensor | None]:
+            if alone:
+                return self.denoise(scaled.to(dtype), t, contexts[-1]), memory
+            return self.guide(scaled.to(dtype), t, contexts, scale, step, memory)
+
+        scheduler = sampler.scheduler(self.backbone.scheduler_config, device)
+        return run_through(scheduler, predict, start_BChw.to(device), seeds)
 
     # -- in and out --------------------------------------------------------------------------------
 
@@ -396,8 +405,3 @@ def _whole(t: Tensor | int, latents_BChw: Tensor) -> Tensor:
     """int64 timesteps [B]: some solvers have times between them."""
     times = torch.as_tensor(t, dtype=torch.float32, device=latents_BChw.device)
     return times.round().long().expand(len(latents_BChw))
-
-
-def _generator(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
-    takes = inspect.signature(scheduler.step).parameters
-    return {"generator": generators} if "generator" in takes else {}

@@ -109,7 +109,9 @@ class Clip:
             )
         chunks = images_B3HW.split(_CHUNK) if shape[0] else ()
         return self._features(
-            chunks, lambda chunk: self.encode_images(self.preprocess(chunk.to(self.device)))
+            chunks,
+            lambda chunk: self.encode_images(self.preprocess(chunk.to(self.device))),
+            gradients=images_B3HW.requires_grad,
         )
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
@@ -131,8 +133,14 @@ class Clip:
             self._known[texts] = self.text_features(texts)
         return self._known[texts]
 
-    def _features(self, chunks: Iterable[Items], encode: Callable[[Items], Tensor]) -> Tensor:
+    def _features(
+        self,
+        chunks: Iterable[Items],
+        encode: Callable[[Items], Tensor],
+        *,
+        gradients: bool = False,
+    ) -> Tensor:
         """Encodes chunk by chunk; [0, E] without any."""
-        with torch.no_grad(), model_time():
+        with torch.set_grad_enabled(gradients and torch.is_grad_enabled()), model_time():
             rows = [F.normalize(encode(chunk).float(), dim=-1) for chunk in chunks]
         return torch.cat(rows) if rows else torch.empty(0, self.width, device=self.device)

@@ -1,0 +1,243 @@
+"""The gradient of the attacker's judge through the whole of sampling: the strongest question to a guidance.
+
+Text states are learned with which the edited model's *finished images* show the concept. Every step of the
+sampler, its guidance with all memory, and the decoder are part of the loss:
+
+    L = - mean over noises and views of log p(concept | view of image)  +  pull * distance to the original's latents
+
+Losses on single timesteps, as in the other attacks, never see what a guidance does over many steps. There is
+no paper; diffusion models are differentiated so in DOODL (Wallace et al., ICCV 2023, arXiv 2303.13703).
+
+One judge alone is easily fooled: a first try drove CLIP to 0.56 while another judge saw nothing. So the image
+is shown in several views, shifted, scaled, lit and made noisy at random. And the latents are drawn to those of the
+image that the *original* model makes of the same prompt and noise. Access ``EMBEDDING``: the states are
+the find, and are sampled on noises that the search never saw. Every view that the judge is shown counts as an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attacks.shared.originals import unedited
+from bench.core.bounds import Count, LearningRate, Weight
+from bench.core.errors import UsageError
+from bench.core.lazy import F, torch
+from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target, Trace
+from bench.model.conditioning import Conditioning
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SamplerGradient", "views"]
+
+
+class SamplerGradient(Attack):
+    """Learns text states by gradients through the whole guided sampling.
+
+    Presets:
+        mini: for the miniature on two cores.
+
+    Attributes:
+        steps: Adam's steps.
+        lr: Its learning rate, as a share of the states' root mean square.
+        noises: First noises per goal that the loss is a mean over.
+        views: Of each image, per step; the first is the image itself.
+        pull: Weight of the distance to the original model's latents, relative to their variance.
+    """
+
+    name: ClassVar[str] = "sampler_gradient"
+    access: ClassVar[Access] = Access.EMBEDDING
+    gradients: ClassVar[bool] = True
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"mini": {"steps": 20, "noises": 2, "views": 2}}
+    quick: ClassVar[dict[str, Any]] = {"steps": 2, "noises": 1, "views": 2}
+    steps: Count = 50
+    lr: LearningRate = 0.05
+    noises: Count = 2
+    views: Count = 4
+    pull: Weight = 1.0
+
+    def looks(self) -> int:
+        """Images per goal: each view of each step."""
+        return (self.steps + 1) * self.noises * self.views
+
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
+        """The states of each goal with the least loss.
+
+        Raises:
+            UsageError: no gradient passes through the attacker's judge.
+        """
+        scene = _Scene.of(self, target, goals, ctx)
+        told = target.model.encode([goal.prompt for goal in goals])
+        leaves = [part.detach().float().clone().requires_grad_() for part in told.said]
+        sizes = [part.detach().square().flatten(1).mean(1).sqrt() for part in leaves]
+        adam = [_Adam(leaf) for leaf in leaves]
+        best = _Best(told, leaves)
+        for step in range(self.steps + 1):
+            loss_B, score_B, grads = scene.gradient(told, leaves, step)
+            best.keep(loss_B, score_B, leaves)
+            if step == self.steps:
+                break
+            with torch.no_grad():
+                for leaf, grad, size, how in zip(leaves, grads, sizes, adam, strict=True):
+                    shape = (-1, *[1] * (leaf.ndim - 1))
+                    leaf -= self.lr * size.view(shape) * how.direction(grad, step)
+            ctx.spend(gradient_steps=len(goals))
+            ctx.progress(step + 1, self.steps, self.name)
+        return best.candidates(goals, self.looks(), self.steps)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scene:
+    """The noises, wanted latents and judge that the loss is taken on.
+
+    Shapes: B goals, N noises per goal, R = B N rows, those of a goal together.
+    """
+
+    how: SamplerGradient
+    target: Target
+    goals: Sequence[Goal]
+    ctx: Context
+    seeds_R: Sequence[int]
+    start_RChw: Tensor
+    wanted_RChw: Tensor
+
+    @classmethod
+    def of(
+        cls, how: SamplerGradient, target: Target, goals: Sequence[Goal], ctx: Context
+    ) -> _Scene:
+        """Draws the noises, and the original's latents for each."""
+        model = unedited(target.model)
+        seeds = [ctx.seed(goal.id, k, "noise") for goal in goals for k in range(how.noises)]
+        start = target.model.noise(seeds, target.sampler)
+        prompts = [goal.prompt for goal in goals for _ in range(how.noises)]
+
+        def chunk(part: slice) -> Tensor:
+            told = model.encode(prompts[part])
+            return model.clean_latents(told, start[part], seeds[part], target.sampler)
+
+        with torch.no_grad():
+            wanted = model.micro.map(len(seeds), chunk)
+        model.meter.spend(images=len(seeds))
+        return cls(how, target, goals, ctx, seeds, start, wanted)
+
+    def gradient(
+        self, told: Conditioning, leaves: Sequence[Tensor], step: int
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Losses [B], the judge's mean scores [B], and the gradients of the losses."""
+        rows, model = len(self.seeds_R), self.target.model
+        owner_R = torch.arange(rows, device=model.device) // self.how.noises
+
+        def chunk(part: slice) -> Tensor:
+            own = [leaf.detach()[owner_R[part]].requires_grad_() for leaf in leaves]
+            states = told[owner_R[part]].with_said([x.to(model.dtype) for x in own])
+            latents = model.clean_latents(
+                Conditioning(states.states_BLD, states.pooled_BD, states.added),
+                self.start_RChw[part], self.seeds_R[part], self.target.sampler,
+            )  # fmt: skip
+            away = latents - self.wanted_RChw[part]
+            spread = self.wanted_RChw[part].flatten(1).var(1)
+            distance = away.square().flatten(1).mean(1) / spread.clamp(min=1e-6)
+            score = self._scores(model.decode(latents.to(model.dtype)), part, step)
+            loss = -score.clamp(min=1e-30).log().mean(1) + self.how.pull * distance
+            grads = torch.autograd.grad(loss.sum(), own)
+            parts = [loss.detach()[:, None], score.detach().mean(1)[:, None]]
+            return torch.cat([*parts, *(grad.float().flatten(1) for grad in grads)], 1)
+
+        out = model.micro.map(rows, chunk).view(len(self.goals), self.how.noises, -1).mean(1)
+        flat = out[:, 2:].split([leaf[0].numel() for leaf in leaves], 1)
+        grads = [grad.view_as(leaf) for grad, leaf in zip(flat, leaves, strict=True)]
+        return out[:, 0], out[:, 1], grads
+
+    def _scores(self, images_R3HW: Tensor, part: slice, step: int) -> Tensor:
+        """The judge's score of each view [R, views]."""
+        seen = []
+        for row, image in zip(range(part.start, part.stop), images_R3HW, strict=True):
+            goal = self.goals[row // self.how.noises]
+            generator = self.ctx.generator(goal.id, row % self.how.noises, step, "views")
+            shown = views(image, self.how.views, generator)
+            score = self.target.surrogate.scores(shown, goal.concept).amax(1)
+            if not score.requires_grad:
+                raise UsageError(
+                    f"{self.how.name}: expected a surrogate that gradients pass through, got "
+                    f"{self.target.surrogate.label}; take clip_zero_shot"
+                )
+            seen.append(score)
+        return torch.stack(seen)
+
+
+class _Adam:
+    """Adam's direction of each row, which depends on no other row."""
+
+    def __init__(self, leaf: Tensor) -> None:
+        self._first, self._second = torch.zeros_like(leaf), torch.zeros_like(leaf)
+
+    def direction(self, grad: Tensor, step: int) -> Tensor:
+        """The step to take, of size 1 at most."""
+        self._first.lerp_(grad, 0.1)
+        self._second.lerp_(grad.square(), 0.001)
+        first = self._first / (1 - 0.9 ** (step + 1))
+        second = self._second / (1 - 0.999 ** (step + 1))
+        return first / (second.sqrt() + 1e-12)
+
+
+class _Best:
+    """The states of each goal with the least loss so far."""
+
+    def __init__(self, told: Conditioning, leaves: Sequence[Tensor]) -> None:
+        self._told = told
+        self._said = [leaf.detach().clone() for leaf in leaves]
+        self._loss_B = torch.full((len(told),), torch.inf, device=leaves[0].device)
+        self._score_B = torch.zeros_like(self._loss_B)
+        self._looks: list[list[float]] = [[] for _ in range(len(told))]
+
+    def keep(self, loss_B: Tensor, score_B: Tensor, leaves: Sequence[Tensor]) -> None:
+        """Takes what is better; a loss that is not finite is not."""
+        better_B = loss_B < self._loss_B
+        self._loss_B = torch.where(better_B, loss_B, self._loss_B)
+        self._score_B = torch.where(better_B, score_B, self._score_B)
+        for said, leaf in zip(self._said, leaves, strict=True):
+            said[better_B] = leaf.detach()[better_B]
+        for seen, score in zip(self._looks, self._score_B.tolist(), strict=True):
+            seen.append(min(1.0, max(0.0, score)))
+
+    def candidates(self, goals: Sequence[Goal], looks: int, steps: int) -> list[Candidate]:
+        """The find of each goal."""
+        states_BLD, *pooled = self._said
+        return [
+            Candidate(
+                goal.id, goal.prompt, states_LD=states_BLD[i].clone(),
+                pooled_D=pooled[0][i].clone() if pooled else None,
+                own_score=self._looks[i][-1], queries=looks,
+                trace=Trace(looks=tuple(self._looks[i]), steps=steps, budget=steps),
+            )
+            for i, goal in enumerate(goals)
+        ]  # fmt: skip
+
+
+def views(image_3HW: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """An image as it is, and others: shifted by up to a tenth, scaled by 0.9 to 1.1, lit, and with noise of 0.02.
+
+    Args:
+        image_3HW: In [0, 1].
+        count: How many.
+        generator: On the CPU.
+
+    Returns:
+        [count, 3, H, W] in [0, 1]; gradients go through.
+    """
+    others = count - 1
+    if not others:
+        return image_3HW[None]
+    drawn = torch.rand(others, 4, generator=generator).to(image_3HW) * 2 - 1
+    noise = torch.randn(others, *image_3HW.shape, generator=generator).to(image_3HW)
+    move = torch.zeros(others, 2, 3).to(image_3HW)
+    move[:, 0, 0] = move[:, 1, 1] = 1 + 0.1 * drawn[:, 0]
+    move[:, :, 2] = 0.2 * drawn[:, 1:3]  # the sides are 2 long
+    grid = F.affine_grid(move, [others, *image_3HW.shape], align_corners=False)
+    moved = F.grid_sample(
+        image_3HW[None].expand(others, -1, -1, -1), grid, padding_mode="border", align_corners=False
+    )
+    lit = moved * (1 + 0.1 * drawn[:, 3, None, None, None])
+    return torch.cat([image_3HW[None], (lit + 0.02 * noise).clamp(0, 1)])
