@@ -113,6 +113,7 @@ class ImageClassifier(FromFolder, Judge):
 
     def _names(self) -> list[str]:
         """The classes of the network by number."""
+        self.check_files()
         return _class_names(folder_of(self.weights) / CONFIG)
 
     def _places(self, concept: Concept, names: list[str]) -> list[int]:

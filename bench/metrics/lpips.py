@@ -1,7 +1,7 @@
 """LPIPS (Zhang et al. 2018, https://arxiv.org/abs/1801.03924): how different two images look.
 
 Between the edited and the unedited model's image of one prompt and seed. Papers on erasing styles report
-it on prompts of the erased style (more is better) and on others (less is better); here it is of the
+it on prompts of the erased style, where more is better, and on others, where less is. Here it is of the
 utility prompts. The layers are torchvision's AlexNet or VGG-16, the weights those of the package
 ``lpips``, version 0.1, converted once to safetensors (``docs/metrics.md``).
 """

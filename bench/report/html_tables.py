@@ -152,7 +152,7 @@ def flag_table(flags: pd.DataFrame) -> HtmlTable:
 
 
 def measures_table(lines: pd.DataFrame) -> HtmlTable:
-    """What an edit cost by every metric, all concepts pooled: a row per method."""
+    """The cost of an edit by every metric, all concepts pooled: a row per method."""
     return _plain("measures", measures_cells(lines))
 
 

@@ -1,4 +1,4 @@
-"""What an edit cost by every metric of a suite: values per image, and of sets."""
+"""The cost of an edit by every metric of a suite: values per image, and of sets."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def _per_image(utility: pd.DataFrame) -> list[dict[str, object]]:
 def _of_sets(distances: pd.DataFrame) -> list[dict[str, object]]:
     """Each value; over several repeats and concepts, the mean with its bounds.
 
-    The bounds of a mean of k independent values are its distance to them added in squares:
-    mean - sqrt(sum (value - low)^2) / k, and likewise above.
+    For k independent values the distances to their bounds are added in squares. The lower bound of the mean
+    is mean - sqrt(sum (value - low)^2) / k, and the upper likewise.
     """
     rows = distances[distances["status"] == "ok"]
     # What a metric is told apart by: its own name where two have one column.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.core.digest import digest_of
 from bench.core.errors import UsageError
 from bench.core.spec import Spec, content, runtime
-from bench.toolkit.network_folder import PREPROCESS, check_folder, folder_of, load, used_files
+from bench.toolkit.network_folder import check_folder, folder_of, load, used_files
 
 if TYPE_CHECKING:
     from bench.toolkit.network_folder import Loaded
@@ -45,14 +45,22 @@ class FromFolder(Spec):
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses a network that is missing or unfit; it is read, for only that tells."""
+        self.check_files()
         try:
-            check_folder(self.weights, self.network_kind, needed=self._needed())
             self._loaded("cpu")
         except UsageError as error:
             raise error.below(self.name, "weights") from error
 
-    def _needed(self) -> tuple[str, ...]:
-        return (PREPROCESS,)
+    def check_files(self) -> None:
+        """Refuses a folder that does not hold the files of such a network; none is loaded.
+
+        Raises:
+            UsageError: in one line.
+        """
+        try:
+            check_folder(self.weights, self.network_kind)
+        except UsageError as error:
+            raise error.below(self.name, "weights") from error
 
     def _loaded(self, device: str) -> Loaded:
         folder = folder_of(self.weights)

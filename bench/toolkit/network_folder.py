@@ -130,7 +130,7 @@ class Loaded:
         return made["pixel_values"].to(self.device)
 
     def each(self, images_B3HW: Tensor, look: Any) -> list[Tensor]:
-        """What ``look`` says of the prepared pixels of one chunk after another, on the images' device.
+        """The answers of ``look`` to the prepared pixels, chunk after chunk, on the images' device.
 
         Args:
             images_B3HW: Floats in [0, 1].

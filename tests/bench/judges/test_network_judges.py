@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
-    BertTokenizerFast,
+    BertTokenizer,
     BlipConfig,
     BlipForQuestionAnswering,
     BlipImageProcessor,
@@ -61,9 +61,8 @@ def shaken(network: Any) -> Any:
 def classifier(folder: Path, names: dict[int, str] | int, bias: dict[int, float]) -> str:
     """A ResNet whose logits are shifted by ``bias``, in a folder."""
     count = names if isinstance(names, int) else len(names)
-    config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=count
-    )
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    config.num_labels = count
     if not isinstance(names, int):
         config.id2label = dict(names)
         config.label2id = {name: number for number, name in names.items()}
@@ -227,6 +226,20 @@ def test_an_unfit_network_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["image_classifier", "imagenet_classifier", "vqa"])
+def test_a_plan_is_refused_where_weights_are_missing(name: str, tmp_path: Path) -> None:
+    from bench.config.suite import load_suite
+    from bench.core.shipped import model_folder
+    from bench.run.plan import make_plan
+
+    judges = ["mini_judge", {name: {"weights": str(tmp_path / "nowhere")}}]
+    suite = load_suite("mini-quick").with_(judges=judges)
+    with pytest.raises(
+        UsageError, match=rf"^{name}\.weights: expected the folder of a network, got"
+    ):
+        make_plan(suite, "0" * 64, folder=model_folder())
+
+
 def test_a_repository_is_named_by_its_commit(artists: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str, set[str]]] = []
 
@@ -258,7 +271,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "yes", "no", "is", "there"
 
 def words(folder: Path, vocabulary: list[str]) -> None:
     known = {word: number for number, word in enumerate(vocabulary)}
-    BertTokenizerFast(vocab=known).save_pretrained(folder)
+    BertTokenizer(vocab=known).save_pretrained(folder)
 
 
 def blip(folder: Path, *, yes: float, vocabulary: list[str] = WORDS) -> str:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import BertTokenizerFast, BlipTextConfig, BlipVisionConfig
+from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
@@ -145,7 +145,7 @@ def reward(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any, di
     """A folder in the authors' names, and the towers that it holds."""
     folder = tmp_path_factory.mktemp("reward")
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "star", "fish"]
-    BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}).save_pretrained(folder)
+    BertTokenizer(vocab={w: i for i, w in enumerate(vocabulary)}).save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         vision = shaken(
             BlipVisionModel(

@@ -111,8 +111,8 @@ def test_sets_of_a_run_are_compared_and_nothing_is_sampled(
     assert noise["value"] > 1, "images of noise are far from everything"
     assert (noise["images"], noise["references"]) == (16, 8)
 
-    # One entry of features per network and set, whatever compares by them: two edits and a reference
-    # in the judge's and in CLIP's, and the folder in the judge's.
+    # One entry of features per network and set, whatever compares by them. Two edits and a reference are
+    # in the judge's and in CLIP's, the folder in the judge's.
     assert len(list(store.entries(FEATURES))) == 3 * 2 + 1
 
     written = tmp_path / "report"
