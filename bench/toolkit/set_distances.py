@@ -20,6 +20,7 @@ __all__ = ["frechet", "gaussian", "inside", "mmd_biased", "mmd_unbiased", "polyn
 Floats = NDArray[np.float64]
 Kernel = Callable[[Floats, Floats], Floats]
 _BLOCK = 1024
+_ROUNDING = 1e-12  # of the traces; what is below is no distance
 
 
 def frechet(edited_ND: Floats, other_MD: Floats, counts: tuple[Floats, Floats]) -> Floats:
@@ -52,7 +53,8 @@ def _frechet(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> flo
         return float("nan")
     cross = float(np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum())
     spread = float(np.square(root_a).sum() + np.square(root_b).sum())
-    return max(float(np.square(mean_a - mean_b).sum()) + spread - 2 * cross, 0.0)
+    found = float(np.square(mean_a - mean_b).sum()) + spread - 2 * cross
+    return found if found > _ROUNDING * spread else 0.0
 
 
 def _moments(rows_ND: Floats, counts_N: Floats) -> tuple[Floats, Floats]:
