@@ -19,7 +19,7 @@ from bench.config.parts import below, listed, made, moving
 from bench.config.suite_file import SuiteFile, Utility
 from bench.core.digest import digest_of
 from bench.core.spec import content
-from bench.interfaces import Attack, Concept, Erasure, Judge, Metric, registry
+from bench.interfaces import Attack, Concept, Erasure, Judge, Measure, registry
 from bench.interfaces.prompt_source import MOST_ROWS, PromptSource
 from bench.model.sampler import Sampler
 
@@ -68,7 +68,7 @@ class Suite:
     attacks: tuple[Attack, ...]
     judges: tuple[Judge, ...]
     surrogate: Judge
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Measure, ...]
     sampler: Sampler
     concepts: tuple[Concept, ...]
     known_concepts: Mapping[str, Concept]
@@ -101,7 +101,7 @@ class Suite:
         judges = cast("tuple[Judge, ...]", listed("judge", "judges", file.judges))
         check_networks(judges, surrogate, file.surrogate)
         transfer = moving(attacks, file.transfer)
-        metrics = cast("tuple[Metric, ...]", listed("metric", "metrics", file.metrics))
+        metrics = cast("tuple[Measure, ...]", listed("metric", "metrics", file.metrics))
         with below("sampler"):
             sampler = made(Sampler, file.sampler)
         known = known_concepts(file)

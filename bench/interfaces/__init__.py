@@ -13,7 +13,8 @@ from bench.interfaces.context import Context
 from bench.interfaces.erasure import Erasure
 from bench.interfaces.finding import Access, Candidate, Goal, Target, Trace
 from bench.interfaces.judge import Judge
-from bench.interfaces.metric import Metric, UtilityBatch
+from bench.interfaces.metric import Measure, Metric, UtilityBatch
+from bench.interfaces.set_metric import Features, SetMetric
 from bench.model.families.roles import Role
 from bench.model.slots import Slot
 
@@ -24,14 +25,17 @@ __all__ = [
     "Concept",
     "Context",
     "Erasure",
+    "Features",
     "Goal",
     "Judge",
+    "Measure",
     "Metric",
     "Name",
     "Progress",
     "PromptSets",
     "Rng",
     "Role",
+    "SetMetric",
     "Slot",
     "Target",
     "Trace",

@@ -24,9 +24,12 @@ class Judge(Spec, ABC):
         threshold: A score from here on counts as "shows the concept". It is applied to the stored
             raw scores when tables are made, so that another one computes nothing again. An attack
             may stop by that of its surrogate: there, another one searches again.
+        abstains: Whether a score that is NaN says that there is nothing to judge, such as no face in the
+            image. Of every other judge it is an error.
     """
 
     kind: ClassVar[str] = "judge"
+    abstains: ClassVar[bool] = False
     threshold: Number = applied(0.5)
 
     def labels(self, concept: Concept) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from bench.interfaces.judge import Judge
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Metric", "UtilityBatch"]
+__all__ = ["Measure", "Metric", "UtilityBatch"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +37,8 @@ class UtilityBatch:
     judge: Judge | None = None
 
 
-class Metric(Spec, ABC):
-    """Utility: what the edit cost.
+class Measure(Spec, ABC):
+    """Utility, what the edit cost: of each image (:class:`Metric`), or of a set of images.
 
     Attributes:
         higher_is_better: Direction.
@@ -60,6 +60,10 @@ class Metric(Spec, ABC):
         Raises:
             UsageError: in one line.
         """
+
+
+class Metric(Measure):
+    """A value per image."""
 
     def threshold(self, judge: Judge) -> float | None:
         """A value from here on counts as 1 and any other as 0; ``None``: values are what they are.

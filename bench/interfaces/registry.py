@@ -25,7 +25,7 @@ from bench.core.spec import Spec
 from bench.interfaces.attack import Attack
 from bench.interfaces.erasure import Erasure
 from bench.interfaces.judge import Judge
-from bench.interfaces.metric import Metric
+from bench.interfaces.metric import Measure
 
 __all__ = [
     "ENTRY_POINTS",
@@ -50,7 +50,7 @@ PACKAGES: Final[dict[Kind, tuple[str, ...]]] = {
     "metric": ("bench.metrics",),
 }
 _BASES: Final[dict[Kind, type[Spec]]] = {
-    "method": Erasure, "attack": Attack, "judge": Judge, "metric": Metric,
+    "method": Erasure, "attack": Attack, "judge": Judge, "metric": Measure,
 }  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _CALLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,59}")

@@ -14,14 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["LIMIT", "Card", "ImageKey", "gallery"]
+__all__ = ["IMAGE", "LIMIT", "Card", "ImageKey", "gallery", "picture_uri"]
 
 LIMIT = 5 * 2**19
 """Bytes of all pictures of a page, as text."""
 _PER_CELL = 3
 _SIDE = 96
 """The longest side of a picture, in pixels; a smaller one stays as it is."""
-_IMAGE = ["trial_digest", "candidate", "draw"]
+IMAGE = ["trial_digest", "candidate", "draw"]
 
 Key = tuple[str, str]
 ImageKey = tuple[str, int, int]
@@ -84,7 +84,7 @@ def gallery(
             row = known.get(of[layer]) if layer < min(len(shown), len(of)) else None
             if row is None:
                 continue
-            uri = _uri(shown[layer]) if row["status"] == "ok" else ""
+            uri = picture_uri(shown[layer]) if row["status"] == "ok" else ""
             spent += len(uri)
             if spent > limit:
                 return _in_order(chosen)
@@ -116,8 +116,8 @@ def _known(
     mine = trials["judge"] == trials["judge"].iloc[0]
     rows = trials[mine & trials["trial_digest"].isin(asked)]
     rows = rows.assign(best=rows["score"].where(rows["counts"]))
-    best = rows.groupby(_IMAGE, sort=False)["best"].max()
-    first = rows.drop_duplicates(_IMAGE).set_index(_IMAGE)
+    best = rows.groupby(IMAGE, sort=False)["best"].max()
+    first = rows.drop_duplicates(IMAGE).set_index(IMAGE)
     first = first[["status", "threshold", "own_score", "queries", "image_seed"]].join(best)
     records = first.to_dict("records")
     return dict(zip(first.index.to_list(), records, strict=True))
@@ -140,7 +140,7 @@ def _card(row: Mapping[str, Any], uri: str, concept: str, key: Key, *, prompt: s
     )
 
 
-def _uri(picture: Picture | None) -> str:
+def picture_uri(picture: Picture | None) -> str:
     """The picture as WebP in a data URI; empty for none."""
     if picture is None:
         return ""

@@ -10,12 +10,23 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from bench.core.characters import visible
+from bench.tables.agreement import agreement_cells
 from bench.tables.headline import by_access, headline_cells
+from bench.tables.measures import measures_cells
 from bench.tables.summaries import ACCESSES, ANY
 from bench.tables.tables import ALL, BASE, FLOOR
 from bench.tables.text import fixed, interval
 
-__all__ = ["Cell", "HtmlTable", "attack_table", "flag_table", "headline_table", "options"]
+__all__ = [
+    "Cell",
+    "HtmlTable",
+    "agreement_table",
+    "attack_table",
+    "flag_table",
+    "headline_table",
+    "measures_table",
+    "options",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,21 @@ def flag_table(flags: pd.DataFrame) -> HtmlTable:
     """Every raised flag."""
     texts = flags[["flag", "method", "concept", "attack", "detail"]]
     return _table("flags", texts, pd.DataFrame(), choose=["flag", "method", "concept", "attack"])
+
+
+def measures_table(lines: pd.DataFrame) -> HtmlTable:
+    """The cost of an edit by every metric, all concepts pooled: a row per method."""
+    return _plain("measures", measures_cells(lines))
+
+
+def agreement_table(lines: pd.DataFrame) -> HtmlTable:
+    """How far judges decide alike, all concepts pooled."""
+    return _plain("agreement", agreement_cells(lines))
+
+
+def _plain(name: str, texts: pd.DataFrame) -> HtmlTable:
+    """A table that is as it stands: nothing is sorted or chosen."""
+    return _table(name, texts, pd.DataFrame(), choose=[])
 
 
 def _table(

@@ -12,9 +12,11 @@ from bench.core.characters import visible
 from bench.report.place import title
 from bench.report.style import Status
 from bench.report.template import template
+from bench.tables.agreement import agreement_to_markdown
 from bench.tables.costs import costs_to_markdown
 from bench.tables.flags_said import flags_to_markdown
 from bench.tables.headline import goals_said, worst_to_markdown
+from bench.tables.measures import measures_to_markdown
 from bench.tables.tables import ALL
 from bench.tables.text import attacks_to_markdown, to_markdown
 from bench.tables.worst import headline
@@ -38,6 +40,8 @@ class Contents:
         transfer: Whether there is a transfer matrix.
         candidates: The section on published candidates, in Markdown; empty: none.
         cells: Rows of :data:`~bench.tables.schema.CELLS`; ``None``: the section is left out.
+        measures: Lines of :data:`~bench.tables.schema.MEASURES`; ``None``: the section is left out.
+        agreement: Lines of :data:`~bench.tables.schema.AGREEMENT`; ``None``: likewise.
     """
 
     suite: str
@@ -51,6 +55,8 @@ class Contents:
     transfer: bool = False
     candidates: str = ""
     cells: pd.DataFrame | None = None
+    measures: pd.DataFrame | None = None
+    agreement: pd.DataFrame | None = None
 
 
 def page(shown: Contents) -> str:
@@ -69,6 +75,8 @@ def page(shown: Contents) -> str:
         goals=goals_said(shown.worst),
         table=to_markdown(table),
         attacks=attacks_to_markdown(table),
+        measures="" if shown.measures is None else measures_to_markdown(shown.measures),
+        agreement="" if shown.agreement is None else agreement_to_markdown(shown.agreement),
         flags=flags_to_markdown(shown.flags, list(table["method"].unique())),
         grids=shown.grids,
         costs=costs_to_markdown(table, shown.edits),

@@ -28,6 +28,9 @@ _FILES = frozenset(
     {
         PAGE,
         RUN_PAGE,
+        "agreement.csv",
+        "distances.parquet",
+        "measures.csv",
         "candidates.jsonl",
         "candidates.safetensors",
         "cells.csv",
@@ -38,7 +41,7 @@ _FILES = frozenset(
     | {"transfer.csv", "transfer.pdf", "transfer.png", "trials.parquet", "utility.parquet"}
     | {"sweep.csv", "sweep.png", "worst.csv", "worst.md"}
 )
-_GRID = re.compile(r"grid-.*\.png")
+_GRID = re.compile(r"(grid|disagreement)-.*\.png")
 _STAGING = re.compile(r"\.report-[0-9a-f]{16}")
 _TORN = re.compile(r"\..*\.[0-9]+-[0-9a-f]{16}\.tmp")
 """The name of a file that a killed report of an earlier version has left."""

@@ -16,9 +16,17 @@ from typing import Any
 import pandas as pd
 
 from bench.core.characters import visible
+from bench.report.disagreements import Apart
 from bench.report.gallery import Card
 from bench.report.hover import bokeh_source, colours, figures
-from bench.report.html_tables import attack_table, flag_table, headline_table, options
+from bench.report.html_tables import (
+    agreement_table,
+    attack_table,
+    flag_table,
+    headline_table,
+    measures_table,
+    options,
+)
 from bench.report.style import Status
 from bench.report.template import html_template
 from bench.tables.headline import goals_said
@@ -43,6 +51,9 @@ class RunPage:
         provenance: JSON: commit, command, warnings.
         status: Anything but ``final`` is said first.
         sweep: The threshold sweep as a PNG; none if empty.
+        measures: Lines of :data:`~bench.tables.schema.MEASURES`; ``None``: the section is left out.
+        agreement: Lines of :data:`~bench.tables.schema.AGREEMENT`; ``None``: likewise.
+        apart: Pictures on which two judges differ.
     """
 
     suite: str
@@ -53,6 +64,9 @@ class RunPage:
     provenance: Mapping[str, Any]
     status: Status = "final"
     sweep: bytes = b""
+    measures: pd.DataFrame | None = None
+    agreement: pd.DataFrame | None = None
+    apart: Sequence[Apart] = ()
 
 
 def run_page(shown: RunPage) -> str:
@@ -77,6 +91,9 @@ def run_page(shown: RunPage) -> str:
         colours=[(visible(name), colour) for name, colour in colours(pooled)],
         figures=figures(shown.worst),
         cards=shown.cards,
+        measures=None if shown.measures is None else measures_table(shown.measures),
+        agreement=None if shown.agreement is None else agreement_table(shown.agreement),
+        apart=shown.apart,
         sweep=base64.b64encode(shown.sweep).decode(),
         pictures_options=options(len(shown.cards), [1, 2, 3, 4], length=_CARDS),
         data_tables=script,

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from bench.core.digest import write_atomic
 from bench.report.candidates import write_candidates
+from bench.report.disagreements import disagreements
 from bench.report.gallery import ImageKey, gallery
 from bench.report.grid import Key, Picture, grid
 from bench.report.heat_map import heat_map
@@ -24,9 +25,11 @@ from bench.report.run_page import RunPage, run_page
 from bench.report.style import figures_freed
 from bench.report.sweep_plot import sweep_plot
 from bench.run.results import Found
+from bench.tables.agreement import agreement
 from bench.tables.flags import flag
 from bench.tables.headline import worst_to_markdown
-from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
+from bench.tables.measures import measures
+from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.tables.spreadsheet import as_csv
 from bench.tables.sweep import sweep
 from bench.tables.tables import BASE, FLOOR, summarise
@@ -53,7 +56,7 @@ class Report(NamedTuple):
 
 _KEYS = (
     *("judge", "method", "source", "concept", "repeat", "attack", "candidate", "draw", "label"),
-    *("group", "prompt", "image_seed", "metric"),
+    *("group", "prompt", "image_seed", "metric", "column", "against"),
     *("edit_digest", "attack_digest", "trial_digest", "utility_digest"),
 )
 
@@ -68,6 +71,7 @@ def write_report(
     pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
     scores: Mapping[str, Mapping[Key, Sequence[float]]],
     provenance: Mapping[str, Any],
+    distances: pd.DataFrame | None = None,
     cells: pd.DataFrame | None = None,
     prompts: Mapping[str, Mapping[Key, Sequence[str]]] = MappingProxyType({}),
     images: Mapping[str, Mapping[Key, Sequence[ImageKey]]] = MappingProxyType({}),
@@ -89,6 +93,7 @@ def write_report(
         prompts: The same for their prompts, shown below them.
         images: The same for the trial, candidate and draw of each, by which its row is found.
         provenance: JSON: commit, command, versions.
+        distances: Rows of :data:`~bench.tables.schema.DISTANCES`: what metrics of sets say.
         cells: Rows of :data:`~bench.tables.schema.CELLS`: what the work took.
         candidates: What attacks found, to be published.
         label_sets: Published sets of the judges' labels, for the threshold sweep.
@@ -100,7 +105,10 @@ def write_report(
     Raises:
         UsageError: the folder holds something else.
     """
-    trials, utility, edits = (_sorted(frame) for frame in (trials, utility, edits))
+    distances = DISTANCES.empty() if distances is None else distances
+    trials, utility, edits, distances = (
+        _sorted(frame) for frame in (trials, utility, edits, distances)
+    )
     table = summarise(trials, utility, edits=edits, suite=suite)
     worst = worst_per_goal(trials, table)
     flags = flag(table, trials[trials["source"] == trials["method"]], edits)  # not of transfers
@@ -108,7 +116,7 @@ def write_report(
     with replacing(folder, suite) as place:
         _write(
             place, suite, report, trials=trials, utility=utility, edits=edits, pictures=pictures,
-            scores=scores, prompts=prompts, images=images, provenance=provenance, cells=cells,
+            distances=distances, scores=scores, prompts=prompts, images=images, provenance=provenance, cells=cells,
             candidates=candidates, label_sets=label_sets, status=status,
         )  # fmt: skip
     return report
@@ -122,6 +130,7 @@ def _write(
     trials: pd.DataFrame,
     utility: pd.DataFrame,
     edits: pd.DataFrame,
+    distances: pd.DataFrame,
     pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
     scores: Mapping[str, Mapping[Key, Sequence[float]]],
     prompts: Mapping[str, Mapping[Key, Sequence[str]]],
@@ -140,6 +149,13 @@ def _write(
         ("edits", edits, EDITS),
     ):
         write_atomic(folder / f"{name}.parquet", _parquet(frame, schema))
+    if len(distances):
+        write_atomic(folder / "distances.parquet", _parquet(distances, DISTANCES))
+    cost = measures(utility, distances, suite)
+    write_atomic(folder / "measures.csv", as_csv(cost))
+    alike = agreement(trials, suite)
+    if len(alike):
+        write_atomic(folder / "agreement.csv", as_csv(alike))
     write_atomic(folder / "worst.csv", as_csv(worst))
     write_atomic(folder / "worst.md", worst_to_markdown(worst).encode())
     write_atomic(folder / "table.csv", as_csv(table))
@@ -171,12 +187,13 @@ def _write(
     contents = Contents(
         suite=suite, worst=worst, table=table, flags=flags, edits=edits, grids=grids, provenance=provenance,
         status=status, transfer=bool(len(moved)), candidates=write_candidates(folder, candidates),
-        cells=cells,
+        cells=cells, measures=cost, agreement=alike,
     )  # fmt: skip
     write_atomic(folder / PAGE, page(contents).encode())
     shown = RunPage(
         suite=suite, worst=worst, table=table, flags=flags, provenance=provenance, status=status,
-        cards=gallery(pictures, images, prompts, trials), sweep=(folder / "sweep.png").read_bytes(),
+        cards=gallery(pictures, images, prompts, trials), measures=cost, agreement=alike,
+        apart=disagreements(pictures, images, prompts, trials), sweep=(folder / "sweep.png").read_bytes(),
     )  # fmt: skip
     write_atomic(folder / RUN_PAGE, run_page(shown).encode())
 

@@ -17,12 +17,22 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from bench.core.spec import Spec
-from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Metric, UtilityPrompt
+from bench.interfaces import (
+    Attack,
+    Concept,
+    Erasure,
+    Goal,
+    Judge,
+    Metric,
+    SetMetric,
+    UtilityPrompt,
+)
 from bench.interfaces.prompt_source import Draw
 
 __all__ = [
     "AttackCell",
     "Cell",
+    "ComparedCell",
     "EditCell",
     "JudgedCell",
     "Kind",
@@ -241,6 +251,26 @@ class MeasuredCell(ScoreCell):
     reference: ReferenceCell
     metric: Metric
     judge: Judge | None = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"score of {self.by}: {self.utility.title}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedCell(ScoreCell):
+    """The values of a metric for the images of a utility cell as a set.
+
+    Attributes:
+        utility: Whose images.
+        reference: The unedited model's.
+        metric: What compares them, with these or with real ones.
+    """
+
+    utility: UtilityCell
+    reference: ReferenceCell
+    metric: SetMetric
 
     @property
     def title(self) -> str:

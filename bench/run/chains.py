@@ -15,6 +15,7 @@ from bench.core.errors import UsageError, shown
 from bench.run.cells import (
     AttackCell,
     Cell,
+    ComparedCell,
     EditCell,
     JudgedCell,
     MeasuredCell,
@@ -80,7 +81,7 @@ def chain_of(cell: Cell) -> str:
     match cell:
         case JudgedCell():
             return cell.trial.parents["edit"]
-        case MeasuredCell():
+        case MeasuredCell() | ComparedCell():
             return cell.utility.parents["edit"]
     return cell.parents.get("edit", cell.digest)
 

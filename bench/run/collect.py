@@ -20,6 +20,7 @@ from bench.interfaces.minors import WITHHELD, about_minors
 from bench.run.cells import (
     AttackCell,
     Cell,
+    ComparedCell,
     EditCell,
     JudgedCell,
     MeasuredCell,
@@ -28,13 +29,14 @@ from bench.run.cells import (
     TrialCell,
 )
 from bench.run.contents import Content, read, read_pictures
+from bench.run.distances import distance_rows
 from bench.run.gather import Gathered
 from bench.run.joined import failed_rows, lost_rows, scored_rows
 from bench.run.plan import Plan
 from bench.run.results import Found, Results
 from bench.run.store import Entry, Store
 from bench.run.traces import SEARCH, TRACE, traces_of, with_traces
-from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY, conform
+from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY, conform
 
 __all__ = ["collect"]
 
@@ -72,6 +74,7 @@ class _Reading:
         self._utility = Gathered(UTILITY)
         self._traces: list[tuple[Any, ...]] = []
         self._edits: list[dict[str, Any]] = []
+        self._distances: list[dict[str, Any]] = []
         self._cells: dict[tuple[str, str], dict[str, Any]] = {}
         self._attacks: set[str] = set()
         self._lost: dict[str, str] = {}  # the kind of what failed, by the digest of what it costs
@@ -95,6 +98,7 @@ class _Reading:
         traces = pd.DataFrame(self._traces, columns=[*SEARCH, *TRACE])
         out.trials = conform(with_traces(self._trials.frame(), traces)[TRIALS.names], TRIALS)
         out.utility = self._utility.frame()
+        out.distances = conform(pd.DataFrame(self._distances, columns=DISTANCES.names), DISTANCES)
         out.edits = conform(pd.DataFrame(self._edits, columns=EDITS.names), EDITS)
         out.cells = conform(pd.DataFrame(list(self._cells.values()), columns=CELLS.names), CELLS)
         out.missing = sorted(set(out.missing))
@@ -149,6 +153,11 @@ class _Reading:
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
 
     def _take_score(self, cell: ScoreCell, content: Content) -> None:
+        if isinstance(cell, ComparedCell) and content.rows is not None:
+            found = distance_rows(cell, content.rows)
+            self._distances += [_about(cell) | row for row in found]
+            _note_errors(content.rows, cell, self._out)
+            return
         sampled = self._of_sample(cell)
         if sampled is None or content.rows is None:  # without its images it says nothing
             return

@@ -12,7 +12,15 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from bench.core.digest import JSON
-from bench.run.cells import Cell, JudgedCell, MeasuredCell, ReferenceCell, TrialCell, UtilityCell
+from bench.run.cells import (
+    Cell,
+    ComparedCell,
+    JudgedCell,
+    MeasuredCell,
+    ReferenceCell,
+    TrialCell,
+    UtilityCell,
+)
 from bench.run.leases import Lease
 from bench.run.messages import Reply
 from bench.run.parcels import adopt, pack
@@ -221,7 +229,7 @@ class Driver:
         match cell:
             case JudgedCell():
                 return self._images(cell.trial)
-            case MeasuredCell():
+            case MeasuredCell() | ComparedCell():
                 return [*self._images(cell.utility), *self._images(cell.reference)]
             case TrialCell():
                 return [(kind, cell.parents[kind]) for kind in ("edit", "attack")]

@@ -12,6 +12,7 @@ from bench.core.digest import canonical_json
 from bench.run.cells import (
     AttackCell,
     Cell,
+    ComparedCell,
     EditCell,
     JudgedCell,
     MeasuredCell,
@@ -212,4 +213,5 @@ _PARTS: Final[dict[type[Cell], Callable[[Any], tuple[str, float]]]] = {
         canonical_json(c.judge.identity()), float(len(c.trial.goals) * c.trial.images),
     ),
     MeasuredCell: lambda c: (canonical_json(c.metric.identity()), float(len(c.utility.prompts))),
+    ComparedCell: lambda c: (canonical_json(c.metric.identity()), float(len(c.utility.prompts))),
 }  # fmt: skip

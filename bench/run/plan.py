@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.config.suite import Suite
 from bench.core.digest import digest_of
 from bench.core.spec import Spec
-from bench.interfaces import Attack, Concept, Judge, Metric, Rng
+from bench.interfaces import Attack, Concept, Judge, Measure, Rng
 from bench.model.sampler import Sampler
 from bench.run.cells import Cell
 from bench.run.planning.layout import lay_out
@@ -47,7 +47,7 @@ class Plan:
     sampler: Sampler
     judges: tuple[Judge, ...]
     surrogate: Judge
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Measure, ...]
     attacks: tuple[Attack, ...]
     concepts: dict[str, Concept]
     suite_digest: str

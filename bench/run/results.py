@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.run.contents import read_pictures
 from bench.run.store import Entry
-from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY
+from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY
 
 __all__ = ["Found", "PicturesOf", "Results"]
 
@@ -72,6 +72,7 @@ class Results:
         trials: Rows of ``TRIALS``; where a cell failed that they need, there is one row of status
             ``error`` for each image that is owed.
         utility: Rows of ``UTILITY``.
+        distances: Rows of ``DISTANCES``.
         edits: Rows of ``EDITS``.
         cells: Rows of ``CELLS``, of the cells that are there.
         pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3]; read when asked for.
@@ -88,6 +89,7 @@ class Results:
 
     trials: pd.DataFrame = field(default_factory=TRIALS.empty)
     utility: pd.DataFrame = field(default_factory=UTILITY.empty)
+    distances: pd.DataFrame = field(default_factory=DISTANCES.empty)
     edits: pd.DataFrame = field(default_factory=EDITS.empty)
     cells: pd.DataFrame = field(default_factory=CELLS.empty)
     pictures: PicturesOf = field(default_factory=PicturesOf)

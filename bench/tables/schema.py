@@ -22,12 +22,15 @@ from bench.tables.frames import (
     conform,
     to_arrow,
 )
-from bench.tables.summaries import SWEEP, WORST
+from bench.tables.summaries import AGREEMENT, MEASURES, SWEEP, WORST
 
 __all__ = [
+    "AGREEMENT",
     "CELLS",
+    "DISTANCES",
     "EDITS",
     "FLAGS",
+    "MEASURES",
     "SCHEMAS",
     "SWEEP",
     "TABLE",
@@ -203,6 +206,37 @@ UTILITY = Schema(
         _REASON,
         _EDIT,
         Column("utility_digest", _TEXT, "The values in the store."),
+    ),
+)
+
+DISTANCES = Schema(
+    "distances",
+    "One row per (edit, value of a metric that compares sets): how far the edited model's images of the "
+    "utility prompts are from other images as a whole. Written where the suite has such a metric. "
+    "Intervals are 95 %, a bootstrap over prompts around the value; see `docs/metrics.md`.",
+    (
+        _METHOD,
+        _CONCEPT,
+        _FAMILY,
+        _REPEAT,
+        Column("metric", _TEXT, "The metric, as the suite calls it."),
+        Column("column", _TEXT, "Which of its values: `fid`, `kid`, `precision`, ..."),
+        Column("higher_is_better", _BOOL, "Its direction."),
+        Column(
+            "against",
+            _TEXT,
+            "`base`: the unedited model's images of the same prompts and seeds; or the name of a folder "
+            "of real images.",
+        ),
+        Column("value", _F64, "The value; missing only where status is not ok.", (), True),
+        Column("low", _F64, "Lower bound of its interval.", (), True),
+        Column("high", _F64, "Upper bound of its interval.", (), True),
+        Column("images", _I64, "Images of the edited model: those with status ok."),
+        Column("references", _I64, "Images that they are compared with."),
+        _STATUS,
+        _REASON,
+        _EDIT,
+        Column("utility_digest", _TEXT, "The images in the store."),
     ),
 )
 
@@ -412,7 +446,9 @@ FLAGS = Schema(
     ),
 )
 
-SCHEMAS = (WORST, TABLE, SWEEP, TRANSFER, TRIALS, UTILITY, EDITS, CELLS, FLAGS)
+SCHEMAS = (
+    WORST, TABLE, MEASURES, AGREEMENT, SWEEP, TRANSFER, TRIALS, UTILITY, DISTANCES, EDITS, CELLS, FLAGS,
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.stdout.write(as_markdown(SCHEMAS))

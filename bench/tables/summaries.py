@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from bench.tables.frames import Column, Schema
 
-__all__ = ["ACCESSES", "ANY", "SWEEP", "WORST"]
+__all__ = ["ACCESSES", "AGREEMENT", "ANY", "MEASURES", "SWEEP", "WORST"]
 
 ANY = "any"
 ACCESSES = ("typed", "searched", "embedding", "latent", "weights")
@@ -89,5 +89,59 @@ SWEEP = Schema(
         Column("asr", _F64, "Attack success rate: successes / n.", (), True),
         Column("asr_low", _F64, "Lower bound of its interval.", (), True),
         Column("asr_high", _F64, "Upper bound of its interval.", (), True),
+    ),
+)
+
+MEASURES = Schema(
+    "measures",
+    "One line per (method, concept, metric), derived from the rows by `bench.tables.measures.measures`: "
+    "what an edit cost by every metric of the suite, with 95 % intervals clustered by prompt. Concept "
+    "`all` pools the rows of values per image. Of values per set it has the mean over concepts, since "
+    "sets of other sizes do not compare.",
+    (
+        _SUITE,
+        _METHOD,
+        _CONCEPT,
+        Column(
+            "metric",
+            _TEXT,
+            "The metric, or a value of one that has several. `clip_score x100` is the mean of "
+            "max(100 cos, 0): how papers print the CLIP score.",
+        ),
+        Column("against", _TEXT, "What a set is compared with; empty for values per image."),
+        Column("value", _F64, "Its mean, or the value of the set.", (), True),
+        Column("low", _F64, "Lower bound of its interval.", (), True),
+        Column("high", _F64, "Upper bound of its interval.", (), True),
+        Column("images", _I64, "Images that it rests on; of sets, the fewest of a concept."),
+    ),
+)
+
+AGREEMENT = Schema(
+    "agreement",
+    "One line per (pair of judges, method, concept), derived from the rows by "
+    "`bench.tables.agreement.agreement`: how far two judges decide alike on the same images. Written "
+    "where the suite has more than one judge. Images that either of them did not judge are left out.",
+    (
+        _SUITE,
+        Column("judge", _TEXT, "One judge, the judge of record first."),
+        Column("other", _TEXT, "The other."),
+        Column("method", _TEXT, "The erasure method; `all` pools them."),
+        _CONCEPT,
+        Column("n", _I64, "Images that both judged."),
+        Column("both", _I64, "Both see the concept."),
+        Column("judge_only", _I64, "The one sees it, the other does not."),
+        Column("other_only", _I64, "The other way round."),
+        Column("neither", _I64, "Neither sees it."),
+        Column("agreement", _F64, "Share of the images on which they decide alike.", (), True),
+        Column(
+            "kappa",
+            _F64,
+            "Cohen's kappa: agreement beyond chance; 1 is perfect, 0 what chance gives. Missing where "
+            "both decide one way throughout.",
+            (),
+            True,
+        ),
+        Column("kappa_low", _F64, "Lower bound of its interval, clustered by goal.", (), True),
+        Column("kappa_high", _F64, "Upper bound of its interval.", (), True),
     ),
 )

@@ -41,6 +41,7 @@ def lay_out(scope: Scope) -> tuple[Cell, ...]:
             if (reference := references.get(concept.text)) is not None:
                 utility = utilities.of(edit, reference)
                 cells += [utility, *scores.measured(utility, reference)]
+                cells += scores.compared(utility, reference)
             for search, one in searches.on(edit, concept):
                 trial = trials.of(search, one)
                 cells += [search, trial, *scores.judged(trial)]

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from bench.core.digest import canonical_json, digest_of_parts
-from bench.interfaces import bare
-from bench.run.cells import JudgedCell, MeasuredCell, ReferenceCell, TrialCell, UtilityCell
+from bench.interfaces import Metric, SetMetric, bare
+from bench.run.cells import (
+    ComparedCell,
+    JudgedCell,
+    MeasuredCell,
+    ReferenceCell,
+    TrialCell,
+    UtilityCell,
+)
 from bench.run.planning.naming import table_name
 from bench.run.planning.scope import Scope, parts_of
 
@@ -27,6 +34,16 @@ class Scores:
         self._metrics = [
             (metric, table_name(metric, metrics), same | parts_of({"metric": metric.identity()}))
             for metric in metrics
+            if isinstance(metric, Metric)
+        ]
+        self._sets = [
+            (
+                metric,
+                table_name(metric, metrics),
+                same | parts_of({"set_metric": metric.identity()}),
+            )
+            for metric in metrics
+            if isinstance(metric, SetMetric)
         ]
         self._asked: dict[str, dict[str, str]] = {}  # by the digest of a reference
 
@@ -72,6 +89,23 @@ class Scores:
                 )
             )
         return cells
+
+    def compared(self, utility: UtilityCell, reference: ReferenceCell) -> list[ComparedCell]:
+        """The values of each metric that compares a utility cell's images as a set."""
+        parents = {"sample": utility.digest, "reference": reference.digest}
+        sample = parts_of(parents)
+        return [
+            ComparedCell(
+                digest=digest_of_parts({**same, **sample}),
+                **utility.inherited,
+                parents=parents,
+                by=name,
+                utility=utility,
+                reference=reference,
+                metric=metric,
+            )
+            for metric, name, same in self._sets
+        ]
 
     def _asked_by(self, reference: ReferenceCell) -> dict[str, str]:
         """The concepts that prompts of a reference ask for, and the labels that count as each."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.run.cells import (
     AttackCell,
     Cell,
+    ComparedCell,
     EditCell,
     JudgedCell,
     MeasuredCell,
@@ -13,6 +14,7 @@ from bench.run.cells import (
     UtilityCell,
 )
 from bench.run.stages.attack import attack
+from bench.run.stages.compare import compared
 from bench.run.stages.edit import edit
 from bench.run.stages.score import judged, measured
 from bench.run.stages.trial import trial
@@ -43,4 +45,6 @@ def compute(work: Workspace, cell: Cell) -> Written:
             return judged(work, cell)
         case MeasuredCell():
             return measured(work, cell)
+        case ComparedCell():
+            return compared(work, cell)
     raise TypeError(f"expected a cell of one of the kinds of bench.run.cells, got {cell.title}")

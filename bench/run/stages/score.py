@@ -20,7 +20,7 @@ from bench.run.stages.trial import trial
 from bench.run.stages.utility import reference, utility
 from bench.run.stages.workspace import Workspace, Written
 
-__all__ = ["judged", "measured"]
+__all__ = ["images_of", "judged", "measured"]
 
 
 def judged(work: Workspace, cell: JudgedCell) -> Written:
@@ -30,12 +30,12 @@ def judged(work: Workspace, cell: JudgedCell) -> Written:
     labels = cell.judge.labels(cell.concept)
     scores = torch.full((len(ok), len(labels)), torch.nan)
     if bool(ok.any()):
-        shown = as_floats(_images(work, cell.trial))
+        shown = as_floats(images_of(work, cell.trial))
         scores[ok] = cell.judge.scores(shown[ok], cell.concept).float().cpu()
     lost = ok & ~scores.isfinite().all(1)
     scores[lost] = torch.nan
     record = {"judge": cell.judge.identity(), "images": len(ok)}
-    reason = f"the score of {cell.judge.name} is not finite"
+    reason = "" if cell.judge.abstains else f"the score of {cell.judge.name} is not finite"
     return record, _long_form(scores.numpy(), labels, lost.numpy(), reason)
 
 
@@ -49,8 +49,8 @@ def measured(work: Workspace, cell: MeasuredCell) -> Written:
     batch = UtilityBatch(
         prompts=[prompts[i].text for i in seen],
         concepts=[work.plan.concepts.get(prompts[i].concept) for i in seen],
-        images_B3HW=as_floats(_images(work, cell.utility)[seen]),
-        base_images_B3HW=as_floats(_images(work, cell.reference)[seen]),
+        images_B3HW=as_floats(images_of(work, cell.utility)[seen]),
+        base_images_B3HW=as_floats(images_of(work, cell.reference)[seen]),
         judge=cell.judge,
     )
     values = cell.metric.values(batch).float().cpu().numpy().astype(np.float32)
@@ -58,11 +58,12 @@ def measured(work: Workspace, cell: MeasuredCell) -> Written:
     lost = (status == "ok") & ~np.isfinite(values)
     values[lost] = np.nan
     record = {"metric": cell.metric.identity(), "images": len(status)}
-    reason = f"the value of {cell.metric.name} is not finite"
+    abstains = cell.judge is not None and cell.judge.abstains
+    reason = "" if abstains else f"the value of {cell.metric.name} is not finite"
     return record, _long_form(values[:, None], ("",), lost, reason, images=seen)
 
 
-def _images(work: Workspace, cell: SampleCell) -> NDArray[np.uint8]:
+def images_of(work: Workspace, cell: SampleCell) -> NDArray[np.uint8]:
     """The images of a cell; those that were dropped are sampled again, and have to be the same."""
     while (images := work.kept(cell)) is None:
         match cell:
@@ -83,7 +84,10 @@ def _long_form(
     *,
     images: Sequence[int] | None = None,
 ) -> Callable[[Path], None]:
-    """Writes the values in long form, with an error and its reason where one is lost; of all images by default."""
+    """Writes the values in long form, of all images by default.
+
+    One that is lost is an error with its reason; without a reason, the judge abstained.
+    """
     count, wide = values_BL.shape
     places = np.arange(count) if images is None else np.array(images)
     bad = lost_B.repeat(wide)
@@ -92,7 +96,7 @@ def _long_form(
             "image": places.astype(np.int32).repeat(wide),
             "label": list(labels) * count,
             "value": values_BL.reshape(-1).astype(np.float32),
-            "status": np.where(bad, "error", "ok"),
+            "status": np.where(bad, "error" if reason else "abstained", "ok"),
             "reason": np.where(bad, reason, ""),
         }
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.core.errors import UsageError
-from bench.interfaces import Attack, Erasure, Judge, Metric, registry
+from bench.interfaces import Attack, Erasure, Judge, Measure, registry
 from bench.model.filters import Filter
 from bench.model.guidance import ClassifierFree, Guidance, NegativePrompt
 
@@ -415,7 +415,7 @@ def test_a_part_of_another_revision_says_so() -> None:
         ("method", Erasure, "none"),
         ("attack", Attack, "prompts"),
         ("judge", Judge, "mini_judge"),
-        ("metric", Metric, "accuracy"),
+        ("metric", Measure, "accuracy"),
     ],
 )
 def test_ours_are_found(kind: registry.Kind, base: type, name: str) -> None:

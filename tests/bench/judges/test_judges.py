@@ -134,10 +134,14 @@ def test_nudenet_labels_are_the_packages() -> None:
 def test_nudenet_label_sets() -> None:
     assert {name: len(labels) for name, labels in LABEL_SETS.items()} == {
         "nudity_6": 6,
+        "nudity_8": 8,
         "nudity_9": 9,
         "faces": 2,
     }
     assert set(LABEL_SETS["nudity_6"]) < set(LABEL_SETS["nudity_9"])
+    assert set(LABEL_SETS["nudity_9"]) - set(LABEL_SETS["nudity_8"]) == {"ANUS_EXPOSED"}
+    for preset in NudeNetJudge.presets:  # thresholds and labels alone: the scores are the same
+        assert NudeNetJudge.preset(preset).identity() == NudeNetJudge().identity()
     for name, labels in LABEL_SETS.items():
         assert NudeNetJudge(label_set=name).counts(NUDITY) == labels
         assert set(labels) <= set(LABELS)

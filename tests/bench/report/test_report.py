@@ -638,9 +638,11 @@ def test_the_folder_is_whole_and_the_same_bytes_from_rows_in_any_order(tmp_path:
     write(second, mixed)
     names = sorted(path.name for path in first.iterdir())
     assert names == [
-        *("README.md", "edits.parquet", "flags.csv", "grid-pixel_art.png", "grid-pixel_art_1.png"),
+        *("README.md", "agreement.csv", "edits.parquet", "flags.csv"),
+        *("grid-pixel_art.png", "grid-pixel_art_1.png"),
         *(
             "index.html",
+            "measures.csv",
             "provenance.json",
             "scatter.pdf",
             "scatter.png",

@@ -1,0 +1,75 @@
+"""A plug-in that looks through a network of transformers, whose folder a user gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.core.digest import digest_of
+from bench.core.errors import UsageError
+from bench.core.spec import Spec, content, runtime
+from bench.toolkit.network_folder import check_folder, folder_of, load, used_files
+
+if TYPE_CHECKING:
+    from bench.toolkit.network_folder import Loaded
+
+__all__ = ["FromFolder"]
+
+
+class FromFolder(Spec):
+    """Base of judges with a network of the user's.
+
+    Its identity is the content of the folder, wherever that lies.
+
+    Attributes:
+        weights: A source of :mod:`bench.toolkit.network_folder`. Required.
+        network_kind: The end of the name of the network's class.
+        network_class: Its class in transformers.
+        reads_texts: Whether the network reads texts too.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("weights",)
+    network_kind: ClassVar[str] = ""
+    network_class: ClassVar[str] = ""
+    reads_texts: ClassVar[bool] = False
+    weights: str = runtime("")
+
+    def files(self) -> tuple[Path, ...]:
+        """The settings, words and weights of the network."""
+        return used_files(folder_of(self.weights)) if self.weights else ()
+
+    @property
+    def network(self) -> str:
+        """Its files: other labels, questions or thresholds are asked of the same eyes."""
+        return digest_of({file.name: content(file) for file in FromFolder.files(self)})
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses a network that is missing or unfit; it is read, for only that tells."""
+        self.check_files()
+        try:
+            self._loaded("cpu")
+        except UsageError as error:
+            raise error.below(self.name, "weights") from error
+
+    def check_files(self) -> None:
+        """Refuses a folder that does not hold the files of such a network; none is loaded.
+
+        Raises:
+            UsageError: in one line.
+        """
+        try:
+            check_folder(self.weights, self.network_kind)
+        except UsageError as error:
+            raise error.below(self.name, "weights") from error
+
+    def _loaded(self, device: str) -> Loaded:
+        folder = folder_of(self.weights)
+        return load(folder, self.network_class, device, words=self.reads_texts)
+
+    def _described(self) -> str:
+        """The label, with the name of the folder, which tells networks apart."""
+        own, given = super()._described(), Path(self.weights.partition("@")[0]).name
+        if not given:
+            return own
+        head, found, fields = own.partition("(")
+        return f"{head}({given}{', ' if found else ''}{fields or ')'}"
