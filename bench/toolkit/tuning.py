@@ -160,8 +160,9 @@ def _descend(
             raise FloatingPointError(
                 f"{what}: the loss is {loss.item()} at step {step}; lower the learning rate ({optimiser.lr:g})"
             )
-        for group in engine.param_groups if optimiser.schedule is not None else ():
-            group["lr"] = optimiser.lr * optimiser.schedule(step)
+        if optimiser.schedule is not None:
+            for group in engine.param_groups:
+                group["lr"] = optimiser.lr * optimiser.schedule(step)
         with model_time():
             engine.zero_grad(set_to_none=True)
             loss.backward()
