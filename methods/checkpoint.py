@@ -4,7 +4,8 @@ Read are: a diffusers pipeline folder (its ``unet`` and text encoders, all or wh
 them, and nothing else), the folder or the safetensors file of one of them or of both, and a LoRA in
 the key styles of PEFT, diffusers (new and old) and kohya. They lie at a path, or in a repository of the
 hub at a commit. They may hold the changed parameters alone, as every release of ESD and UCE does:
-that is found out and said. Or they hold differences to be added (``values: difference``).
+that is found out and said. Or they hold differences to be added (``values: difference``). Adapters
+that act in the forward pass, SPM's and Receler's, become hooks (:mod:`methods.released.hooked`).
 
 Nothing in a file is executed or unpickled, and nothing is taken on trust. What the headers say,
 names, shapes, precisions and metadata, is compared with the base when a plan is made. So are the
@@ -31,7 +32,7 @@ from bench.core.bounds import Factor
 from bench.core.digest import file_sha256
 from bench.core.errors import UsageError
 from bench.core.headers import refuse_odd_numbers
-from bench.core.spec import content, runtime
+from bench.core.spec import added, content, runtime
 from bench.core.weight_files import sound
 from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.text_to_image import TextToImage
@@ -44,6 +45,7 @@ from methods.released.files import (
     is_there,
     networks,
 )
+from methods.released.hooked import check_hook, hook_of, is_erasers, is_gated, kind_of, some_effect
 from methods.released.hub import check_place, fetched, is_cached
 from methods.released.kinds import other_base, refuse_foreign
 from methods.released.lora import Layer, is_lora, layers, merged
@@ -77,10 +79,12 @@ class Checkpoint(Erasure):
             changed ones alone; ``auto``: either, as the file shows. Changes no number.
         values: ``absolute``: the parameters themselves; ``difference``: what is to be added to the
             base's. The wrong one is refused by the values.
+        gate: Of SPM's adapters and their like. ``prompt``: as near as the prompt is to their concept;
+            ``open``: merged as a LoRA, as ACE's example does it.
     """
 
     name: ClassVar[str] = "checkpoint"
-    slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
+    slots: ClassVar[frozenset[Slot]] = frozenset({"weights", "hooks"})
     # Fields without which no edit can be made, though the spec can be built without them.
     needs: ClassVar[tuple[str, ...]] = ("path",)
     path: str = runtime("")
@@ -91,6 +95,7 @@ class Checkpoint(Erasure):
     scale: Factor = 1.0
     names: Literal["auto", "all", "some"] = "auto"
     values: Literal["absolute", "difference"] = "absolute"
+    gate: Literal["prompt", "open"] = added("prompt")
 
     @model_validator(mode="before")
     @classmethod
@@ -125,6 +130,7 @@ class Checkpoint(Erasure):
         """The file's name and the beginning of its sha256, which tells namesakes apart."""
         extra = [] if self.scale == 1 else [f"scale={self.scale:g}"]
         extra += [] if self.values == "absolute" else [self.values]
+        extra += [] if self.gate == "prompt" else [f"gate={self.gate}"]
         name = "/".join(filter(None, (self.hub, self.subfolder))) or Path(self.path).name
         return f"checkpoint({', '.join([name, self.sha256[:8], *extra])})"
 
@@ -135,6 +141,12 @@ class Checkpoint(Erasure):
     def parameters(self, model: TextToImage) -> list[str]:
         """Every parameter of the UNet and the text encoder."""
         return list(model.base_values)
+
+    def ways_around(self) -> tuple[str, ...]:
+        """See the base class: those of the hooks that its files hold."""
+        hooks = [network for network in self._networks(content) if self._acts(network)]
+        ways = (way for one in hooks for way in kind_of(one).bypassed_by)
+        return tuple(dict.fromkeys(ways))
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses what its file tells without a run: all but the values of a file above 512 MiB.
@@ -163,7 +175,7 @@ class Checkpoint(Erasure):
                         sound(path)
                 return
             laid = self._laid(base, found)
-            if cheap and not sum(1 for _ in self._edited(base, laid)):
+            if cheap and not (self._hooks(found) or any(True for _ in self._edited(base, laid))):
                 raise self._no_edit()
 
     def _is_here(self) -> bool:
@@ -190,7 +202,7 @@ class Checkpoint(Erasure):
         return tuple(f"{self.name}: {line}" for line in lines)
 
     def compared(self, base: Base) -> tuple[str, list[Change]]:
-        """Says what the files hold of the base's networks, and how much they change of each part.
+        """Says what the files hold of the base's networks, and how much they change of each part's parameters.
 
         Raises:
             UsageError: the files are not what was expected, or do not suit the base.
@@ -201,7 +213,7 @@ class Checkpoint(Erasure):
             laid = self._laid(base, found)
             for _ in self._edited(base, laid, changes):
                 pass
-            return counted(base.shapes, laid.keys()), changes.of(base)
+            return self._held(base, found, laid), changes.of(base)
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with the parameters of the file that differ from its own.
@@ -215,7 +227,8 @@ class Checkpoint(Erasure):
             base = Base.of_model(model)
             edited: dict[str, Tensor] = {}
             changes = Changes()
-            laid = self._laid(base, self._networks(file_sha256))
+            found = self._networks(file_sha256)
+            laid = self._laid(base, found)
             for name, value in self._edited(base, laid, changes):
                 own = model.parameter(name).dtype
                 if not bool(value.to(own).isfinite().all()):
@@ -225,10 +238,14 @@ class Checkpoint(Erasure):
                     )
                 edited[name] = value
             ctx.progress(1, 1, self.name)
-            if not edited:
+            hooks = self._hooks(found)
+            if not edited and not hooks:
                 raise self._no_edit()
-            ctx.note(holds=counted(base.shapes, laid.keys()), changed=in_words(changes.of(base)))
-            return model.with_weights(edited)
+            ctx.note(holds=self._held(base, found, laid), changed=in_words(changes.of(base)))
+            made = model.with_weights(edited)
+            for network in hooks:
+                made = made.with_hook(*hook_of(model, base.shapes, network))
+            return made
 
     def _networks(self, digest: Callable[[Path], str]) -> list[Network]:
         place = self._place()
@@ -250,6 +267,10 @@ class Checkpoint(Erasure):
         for network in found:
             refuse_foreign(network, base.text_width, is_xl=base.is_xl)
             refuse_odd_numbers(network.tensors, network.origin)
+            if self._acts(network):
+                self._refuse_settings(network)
+                check_hook(base.shapes, network)
+                continue
             adapter = is_lora(network.tensors)
             one = (self._adapter if adapter else self._whole)(base, network)
             if twice := sorted(one.keys() & laid.keys()):
@@ -259,6 +280,31 @@ class Checkpoint(Erasure):
                 )
             laid |= one
         return laid
+
+    def _acts(self, network: Network) -> bool:
+        """Whether a file acts in the forward pass, and not on the parameters."""
+        return is_erasers(network) or (is_gated(network) and self.gate == "prompt")
+
+    def _hooks(self, found: Sequence[Network]) -> list[Network]:
+        """The files that become hooks and change anything."""
+        return [network for network in found if self._acts(network) and some_effect(network)]
+
+    def _held(self, base: Base, found: Sequence[Network], laid: _Laid) -> str:
+        """What the files hold, in words."""
+        hooks = [network for network in found if self._acts(network)]
+        told = [counted(base.shapes, laid.keys())] if laid else []
+        told += [
+            f"{kind_of(n).name} of {len(n.tensors)} tensors, for the forward pass" for n in hooks
+        ]
+        return ", ".join(told)
+
+    def _refuse_settings(self, network: Network) -> None:
+        """Refuses what is said of parameters, where there are none."""
+        if self.scale != 1 or self.values != "absolute":
+            raise UsageError(
+                f"expected parameters or a LoRA for `scale` and `values`, got an adapter that acts in the "
+                f"forward pass in {network.origin}; leave both out, or set `gate: open` for one with a gate"
+            )
 
     def _adapter(self, base: Base, network: Network) -> _Laid:
         if self.values == "difference":
@@ -303,7 +349,7 @@ class Checkpoint(Erasure):
 
     def _in_part(self, base: Base, found: Sequence[Network]) -> str:
         """Says what the files hold, if it is not all of the networks that they touch; empty if it is, or of a LoRA."""
-        whole = [network for network in found if not is_lora(network.tensors)]
+        whole = [n for n in found if not is_lora(n.tensors) and not self._acts(n)]
         names = [names_of(base.shapes, network) for network in whole]
         held = {full for one, _ in names for full in one}
         return counted(base.shapes, held) if any(missing for _, missing in names) else ""

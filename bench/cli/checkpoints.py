@@ -115,7 +115,8 @@ class _Compared:
         for row in self.changes:
             out.print(f"  {row.part:32} {row.per_cent:8.3g} %  ({row.changed} of {row.total})")
         if not self.changes:
-            out.print("  nothing: it is the base itself")
+            acts = "forward pass" in self.holds
+            out.print("  no parameter" if acts else "  nothing: it is the base itself")
 
 
 def _checkpoint(what: str) -> Checkpoint:

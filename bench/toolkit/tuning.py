@@ -30,7 +30,7 @@ class Optimiser:
 
     Attributes:
         steps: Optimiser steps.
-        lr: Learning rate, constant.
+        lr: Learning rate, constant but for ``schedule``.
         kind: ``adamw``, ``adam`` or ``sgd`` (no momentum).
         weight_decay: Apart from the gradient with ``adamw``; a part of it, L2, with the others.
         betas: Adam's.
@@ -40,6 +40,7 @@ class Optimiser:
             the last values. diffusers' has the same decays but for the first, 0 in place of 0.1: after
             ten steps the starting values weigh 1e-5 more in ours.
         checkpointing: Recomputes the UNet's blocks in the backward pass: less memory, more time.
+        schedule: The factor of the learning rate at steps 0, 1, ...; ``None``: 1.
     """
 
     steps: int
@@ -51,6 +52,7 @@ class Optimiser:
     clip: float = 0.0
     ema: bool = False
     checkpointing: bool = False
+    schedule: Callable[[int], float] | None = None
 
     def over(self, leaves: Sequence[Tensor]) -> torch.optim.Optimizer:
         """A fresh optimiser over ``leaves``."""
@@ -197,6 +199,9 @@ def _descend(
             raise FloatingPointError(
                 f"{what}: the loss is {loss.item()} at step {step}; lower the learning rate ({optimiser.lr:g})"
             )
+        if optimiser.schedule is not None:
+            for group in engine.param_groups:
+                group["lr"] = optimiser.lr * optimiser.schedule(step)
         with model_time():
             engine.zero_grad(set_to_none=True)
             loss.backward()

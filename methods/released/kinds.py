@@ -1,6 +1,6 @@
 """Recognises a file that is neither a network's parameters nor a LoRA, by its names and metadata.
 
-Each is refused for what it is: a gated adapter merged as if it were plain, or an adapter of another
+Each is refused for what it is: an adapter merged as if it were plain, or one of another
 family of models, gives numbers that no one published. The signs are those of the authors' releases.
 """
 
@@ -32,7 +32,6 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     (r".*\.oft_(blocks|diag|r).*", "an OFT adapter", _ADAPTER),
     (r".*\.lora_mid\.weight", "a LoCon in Tucker form", _ADAPTER),
     (r".*\.ia3_l.*|.*\.on_input", "an (IA)³ adapter", _ADAPTER),
-    (r".*attentions\.\d+\.(down|up)\.bias", "the erasers of Receler", _HOOK),
     (r"(w_(enc|dec)|(encoder|decoder)\.(weight|bias)|(pre|latent)_bias|b_(enc|dec))",
      "a sparse autoencoder", _HOOK),
     (r"(lora_te3_|text_encoder_3\.).*", "an adapter of SD3", _CLASS),
@@ -109,22 +108,10 @@ _Told = tuple[str, str] | None
 
 
 def _kind(network: Network, width: int | None, *, is_xl: bool) -> _Told:
-    told = _gated(network) or _settings(network) or _by_name(network)
+    told = _settings(network) or _by_name(network)
     if told is None and not is_xl:
         told = _of_xl(network)
     return told or _embedding(network, width)
-
-
-def _gated(network: Network) -> _Told:
-    """SPM's adapter (Lyu et al. 2024) and ACE's: the metadata name the prompts that their gate compares."""
-    if "prompts" in network.metadata:
-        said = shown(network.metadata["prompts"])
-        return (
-            f"an SPM adapter for the prompts {said} (by its metadata)",
-            "a gate sets its strength for each prompt, which needs hooks, and such files are not read yet; ACE's, "
-            "whose example merges it without the gate, is read from a copy saved without metadata",
-        )
-    return None
 
 
 def _settings(network: Network) -> _Told:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.core.rng import generator_for
+from bench.interfaces import Role
 from bench.model.text_to_image import TextToImage
+from methods.shared.erasers import MAPS, Erasers
+from methods.shared.prompt_gates import GatedAdapters, gate_tensors, transformer_layers
 from tests.methods.releases import compvis
 
 __all__ = ["AS_IT_IS", "CONVERTED", "FAMILIES", "Family"]
@@ -35,12 +39,14 @@ class Family:
         make: Writes it into a folder, and returns what is given to ``convert`` or as ``path``, and the
             values that the edit should have.
         says: Words of the refusal.
+        acts: The edited model as it should be, of a file that acts in the forward pass.
     """
 
     file: str
     loads: str
     make: Callable[[TextToImage, Path], tuple[Path, Saved]]
     says: str = ""
+    acts: Callable[[TextToImage], TextToImage] | None = None
 
 
 def _drawn(*shape: int) -> Tensor:
@@ -150,9 +156,15 @@ def _delta_of_the_original(model: TextToImage, folder: Path) -> tuple[Path, Save
 
 
 def _encoder(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
+    """The state of the authors' wrapper: the whole encoder, and three of its parts under second names."""
     edit = _edit(model, "text_encoder.")
-    flat = {f"text_model.{n.removeprefix('text_model.')}": w for n, w in _bare(edit).items()}
-    return _pt(folder / "TextEncoder-text_encoder_full-star.pt", flat), edit
+    flat = {n.removeprefix("text_model."): w for n, w in _bare(edit).items()}
+    state = {f"text_encoder.text_model.{n}": w for n, w in flat.items()}
+    state["text_encoder.text_model.embeddings.position_ids"] = torch.arange(32)[None]
+    for part in ("embeddings.", "encoder.", "final_layer_norm."):
+        second = "embedding." if part == "embeddings." else part
+        state |= {second + n.removeprefix(part): w for n, w in flat.items() if n.startswith(part)}
+    return _pt(folder / "TextEncoder-text_encoder_full-star.pt", state), edit
 
 
 def _encoder_folder(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
@@ -198,13 +210,42 @@ def _diffusers(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
     return _st(folder / "pytorch_lora_weights.safetensors", names), edit
 
 
-def _spm(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
-    about = {"prompts": "snoopy", "rank": "1", "alpha": "1.0"}
-    return _st(folder / "snoopy_last.safetensors", _kohya(model)[0], about), {}
+def _membranes(model: TextToImage, rank: int) -> Saved:
+    """SPM's halves by layer, as its hook has them."""
+    return {
+        name: half
+        for layer, (out, given) in transformer_layers(model).items()
+        for name, half in (
+            (f"{layer}/down", _drawn(1, rank, given)),
+            (f"{layer}/up", _drawn(1, out, rank)),
+        )
+    }
 
 
-def _ace(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
-    return _st(folder / "star_last.safetensors", _kohya(model)[0], {"prompts": "star"}), {}
+def _gated(rank: int, prompts: str) -> Callable[[TextToImage, Path], tuple[Path, Saved]]:
+    """As SPM and ACE save an adapter: kohya's names, and the gate's prompts in the metadata."""
+
+    def make(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
+        tensors: Saved = {}
+        for name, half in _membranes(model, rank).items():
+            layer, _, which = name.removeprefix("unet.").partition("/")
+            flat = f"lora_unet_{layer.replace('.', '_')}"
+            sides = [1] * (model.parameter(f"unet.{layer}.weight").ndim - 2)
+            tensors[f"{flat}.lora_{which}.weight"] = half[0].view(*half.shape[1:], *sides)
+            tensors[f"{flat}.alpha"] = torch.tensor(1.0)
+        about = {"prompts": prompts, "rank": str(rank), "alpha": "1.0"}
+        return _st(folder / f"{prompts.partition(',')[0]}_last.safetensors", tensors, about), {}
+
+    return make
+
+
+def _with_gate(rank: int, *prompts: str) -> Callable[[TextToImage], TextToImage]:
+    def acts(model: TextToImage) -> TextToImage:
+        halves = _membranes(model, rank)
+        halves = {n: w / rank if n.endswith("/up") else w for n, w in halves.items()}
+        return model.with_hook(GatedAdapters(), {**halves, **gate_tensors(model, [prompts])})
+
+    return acts
 
 
 def _named(name: str, file: str) -> Callable[[TextToImage, Path], tuple[Path, Saved]]:
@@ -212,11 +253,31 @@ def _named(name: str, file: str) -> Callable[[TextToImage, Path], tuple[Path, Sa
     return lambda _, folder: (_st(folder / file, {name: _drawn(2, 3)}), {})
 
 
+def _adapters(model: TextToImage) -> dict[str, Saved]:
+    """Receler's adapters by block, with a rank of 2."""
+    found = {}
+    for layer in model.layers(Role.CROSS_ATTENTION):
+        width = len(model.parameter(f"{layer}.to_out.0.weight"))
+        shapes = ((2, width), (2,), (width, 2), (width,))
+        found[layer.removeprefix("unet.").removesuffix(".transformer_blocks.0.attn2")] = {
+            part: _drawn(*shape) for part, shape in zip(MAPS, shapes, strict=True)
+        }
+    return found
+
+
 def _receler(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
-    eraser = {"down.weight": _drawn(2, 8), "down.bias": _drawn(2)}
-    eraser |= {"up.weight": _drawn(8, 2), "up.bias": _drawn(8)}
     (folder / "eraser_config.json").write_text('{"eraser_type": "adapter", "eraser_rank": 2}')
-    return _pt(folder / "eraser_weights.pt", {"down_blocks.0.attentions.0": eraser}), {}
+    states = {block: OrderedDict(one) for block, one in _adapters(model).items()}
+    return _pt(folder / "eraser_weights.pt", states), {}
+
+
+def _with_erasers(model: TextToImage) -> TextToImage:
+    tensors = {
+        f"unet.{block}.transformer_blocks.0.attn2/{part}": w
+        for block, one in _adapters(model).items()
+        for part, w in one.items()
+    }
+    return model.with_hook(Erasers(), tensors)
 
 
 def _masks(model: TextToImage, folder: Path) -> tuple[Path, Saved]:
@@ -250,9 +311,10 @@ FAMILIES = {
     "LoRA of PEFT": Family("`adapter_model.safetensors` and its settings", AS_IT_IS, _pefts),
     "LoRA of diffusers": Family("`pytorch_lora_weights.safetensors`", AS_IT_IS, _diffusers),
     "LoRA of kohya": Family("`lora_unet_…`, `lora_te_…`, `lora_te1_…`", AS_IT_IS, _kohyas),
-    "SPM": Family("`…_last.safetensors`, metadata `prompts`", _HOOKS, _spm, "got an SPM adapter"),
-    "ACE": Family("the same, gated by default", _HOOKS, _ace, "got an SPM adapter"),
-    "Receler": Family("`eraser_weights.pt`", _HOOKS, _receler, "the erasers of Receler"),
+    "SPM": Family("`…_last.safetensors`, metadata `prompts`", AS_IT_IS, _gated(1, "star,asterisk"),
+        acts=_with_gate(1, "star", "asterisk")),
+    "ACE": Family("the same, gated by default", AS_IT_IS, _gated(4, "star"), acts=_with_gate(4, "star")),
+    "Receler": Family("`eraser_weights.pt` and its settings", CONVERTED, _receler, acts=_with_erasers),
     "GLoCE": Family("`….lora_update.weight`, `….selector…`", _HOOKS,
         _named(f"{_KEY}.lora_update.weight", "gloce.safetensors"), "a gated adapter of GLoCE or CPE"),
     "CPE": Family("`….imp_center`, `….debias`", _HOOKS,

@@ -79,7 +79,7 @@ def test_a_file_of_one_network_changes_what_differs(
     edited = erase(save(tmp_path / "edited.safetensors", tensors), model)
     assert list(edited.weights) == [f"{name}.{key}"]
     assert torch.equal(edited.parameter(f"{name}.{key}"), tensors[key])
-    assert edited.slots == Checkpoint.slots
+    assert edited.slots == {"weights"}
     assert set(edited.weights) <= set(Checkpoint().parameters(model))
 
 

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from bench.cli.main import main
 from bench.config.suite import load_suite
-from bench.core.errors import UsageError
 from bench.core.meter import Meter
 from bench.core.shipped import model_folder
 from bench.interfaces import Concept, Rng
@@ -131,10 +130,15 @@ def test_compare_prints_the_parts(
     assert end.value.code == 2
 
 
-def test_a_gate_is_refused_by_its_prompts_alone(model: TextToImage, tmp_path: Path) -> None:
-    path = tmp_path / "spm.safetensors"
-    save_file(
-        {"lora_unet_conv_in.lora_down.weight": torch.zeros(1, 4, 3, 3)}, path, {"prompts": "x"}
-    )
-    with pytest.raises(UsageError, match="got an SPM adapter"):
-        Checkpoint(path=str(path)).check_base(model_folder())
+def test_what_is_compared_of_an_adapter_with_a_gate_is_its_tensors(
+    model: TextToImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, flat = tmp_path / "spm.safetensors", "lora_unet_mid_block_attentions_0_proj_in"
+    own = model.parameter("unet.mid_block.attentions.0.proj_in.weight").shape
+    halves = {"down": torch.ones(1, own[1], 1, 1), "up": torch.ones(own[0], 1, 1, 1)}
+    save_file({f"{flat}.lora_{n}.weight": w for n, w in halves.items()}, path, {"prompts": "x"})
+    with pytest.raises(SystemExit):
+        main(["compare", str(path)])
+    said = capsys.readouterr().out
+    assert "gated_adapters of 2 tensors, for the forward pass" in said
+    assert "no parameter" in said

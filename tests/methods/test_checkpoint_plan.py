@@ -20,6 +20,7 @@ from bench.core.shipped import model_folder
 from bench.interfaces import Concept, Rng, registry
 from bench.model.text_to_image import TextToImage
 from methods.checkpoint import Checkpoint
+from methods.shared.prompt_gates import GatedAdapters
 
 Saved = dict[str, Tensor]
 BASE = model_folder()
@@ -203,11 +204,6 @@ KINDS: Mapping[str, tuple[Saved, dict[str, str], str]] = {
     "dora": ({f"{KEY}.dora_scale": drawn(2, 3)}, {}, "got a DoRA"),
     "loha": ({f"lora_unet_{KEY}.hada_w1_a": drawn(2, 3)}, {}, "got a LoHa"),
     "lokr": ({f"lora_unet_{KEY}.lokr_w1": drawn(2, 3)}, {}, "got a LoKr"),
-    "receler": (
-        {"down_blocks.0.attentions.0.down.weight": drawn(2, 3), "down_blocks.0.attentions.0.down.bias": drawn(2)},
-        {},
-        "got the erasers of Receler",
-    ),
     "sae": ({"encoder.weight": drawn(8, 3), "decoder.weight": drawn(3, 8)}, {}, "sparse autoencoder"),
     "compvis": (
         {"model.diffusion_model.input_blocks.0.0.weight": drawn(3)}, {},
@@ -239,11 +235,19 @@ def test_a_file_is_named_for_what_it_is(tmp_path: Path, kind: str) -> None:
     assert said in refusal(save(tmp_path / "a.safetensors", tensors, about), names="some")
 
 
-def test_a_gated_adapter_is_no_lora(model: TextToImage, tmp_path: Path) -> None:
-    about = {"prompts": "snoopy,mickey", "rank": "1", "alpha": "1.0"}
-    told = refusal(save(tmp_path / "spm.safetensors", a_lora(model), about))
-    assert "got an SPM adapter for the prompts 'snoopy,mickey'" in told
-    assert "needs hooks" in told
+def test_a_gated_adapter_is_no_lora_unless_its_gate_is_opened(
+    model: TextToImage, tmp_path: Path
+) -> None:
+    tensors = a_lora(model)
+    path = save(tmp_path / "spm.safetensors", tensors, {"prompts": "snoopy,mickey", "rank": "1"})
+    plain = save(tmp_path / "plain.safetensors", tensors)
+    gated, merged = erased(path, model), erased(path, model, gate="open")
+    assert gated.slots == {"hooks"}
+    assert gated.hooks[0].tensors["owner"].tolist() == [0, 0]
+    assert merged.digest == erased(plain, model).digest
+    assert built(path).ways_around() == GatedAdapters.bypassed_by
+    assert built(path, gate="open").ways_around() == ()
+    assert built(path).digest != built(path, gate="open").digest
 
 
 ADAPTERS: Mapping[str, tuple[Callable[[Saved], Saved], dict[str, object], str]] = {

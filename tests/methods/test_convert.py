@@ -381,9 +381,9 @@ def test_safetensors_are_given_other_names_and_keep_their_metadata(
 
 
 def test_what_no_checkpoint_could_read_is_not_written(tmp_path: Path) -> None:
-    path = tmp_path / "spm.safetensors"
-    save_file({"lora_unet_a.lora_down.weight": torch.zeros(1, 2)}, path, {"prompts": "snoopy"})
-    assert "got an SPM adapter" in refusal(path)
+    path = tmp_path / "dora.safetensors"
+    save_file({"a.dora_scale": torch.zeros(1, 2)}, path)
+    assert "got a DoRA" in refusal(path)
     save_file({"conv_in.weight": torch.full((2,), torch.nan)}, path)
     told = refusal(path)
     assert "expected finite numbers" in told

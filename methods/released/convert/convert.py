@@ -141,7 +141,11 @@ def _files(source: str) -> Iterator[tuple[str, Path]]:
 
 
 def _settings(file: Path) -> dict[str, str]:
-    """PEFT's settings beside its adapter, as metadata: without them it would have another strength."""
+    """Settings beside an adapter, as metadata: PEFT's, without which it would have another strength; Receler's."""
+    erasers = file.with_name("eraser_config.json")
+    if file.stem == "eraser_weights" and is_there(str(erasers)):
+        about = read_object(erasers, _LARGEST_SETTINGS)
+        return {key: str(about[key]) for key in ("eraser_type", "eraser_rank") if key in about}
     beside = file.with_name("adapter_config.json")
     if file.stem != "adapter_model" or not is_there(str(beside)):
         return {}

@@ -2,8 +2,9 @@
 
 A file holds its parameters below ``state_dict``, ``params`` and the like, with optimisers beside them; or
 below ``unet`` and ``text_encoder``, as custom diffusion saves them. Wrappers of modules put ``module.`` before
-each name. An average over training is a copy of each parameter under another prefix: where both are there, the
-plain one is taken, which is what the authors' own scripts load.
+each name. A wrapper of a text encoder may hold its parts a second time. An average over training is a
+copy of each parameter under another prefix: where both are there, the plain one is taken, which is what
+the authors' own scripts load.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ _WRAPPERS: Final = (
 )  # fmt: skip
 _AVERAGES: Final = ("params_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
 _PREFIXES: Final = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+_ALIASES: Final = {
+    "embedding.": "text_encoder.text_model.embeddings.",
+    "encoder.": "text_encoder.text_model.encoder.",
+    "final_layer_norm.": "text_encoder.text_model.final_layer_norm.",
+}
+"""What AdvUnlearn's wrapper of a text encoder calls parts of it a second time."""
 _EMA: Final = ("model_ema.", "ema_model.", "ema.", "params_ema.")
 
 Path = tuple[str, ...]
@@ -83,7 +90,24 @@ def plain_names(paths: Mapping[str, Path], origin: object) -> Names:
     if not told.old:
         raise UsageError(f"expected parameters, got no tensor of real numbers in {origin}")
     _strip(told, origin)
+    _leave_aliases(told)
     return told
+
+
+def _leave_aliases(told: Names) -> None:
+    """Leaves out second names of what the file holds under its own."""
+    twice = [
+        name
+        for name in told.old
+        if any(
+            name.startswith(a) and full + name.removeprefix(a) in told.old
+            for a, full in _ALIASES.items()
+        )
+    ]
+    for name in twice:
+        del told.old[name]
+    if twice:
+        told.left_out.append(f"{len(twice)} second names of the text encoder ({twice[0]})")
 
 
 def _wrapper(paths: Iterable[Path]) -> str | None:

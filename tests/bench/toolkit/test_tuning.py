@@ -54,6 +54,13 @@ def test_a_step_of_gradient_descent(decay: float) -> None:
     assert trained("sgd", 1, {"weight_decay": decay}) == pytest.approx(W - 0.1 * (G + decay * W))
 
 
+def test_a_schedule_is_the_factor_of_each_steps_learning_rate(model: TextToImage) -> None:
+    name, factors = "unet.conv_in.bias", (0.0, 1.0, 0.5)
+    how = Optimiser(3, 0.1, "sgd", schedule=factors.__getitem__)
+    found = tune(model, [name], lambda live, step: live.weights[name].sum(), how)
+    torch.testing.assert_close(found[name], model.parameter(name) - 0.1 * sum(factors))
+
+
 def test_betas_are_of_the_first_and_of_the_second_moment() -> None:
     moments = torch.zeros(2, dtype=torch.float64)
     betas = torch.tensor([0.5, 0.75], dtype=torch.float64)
