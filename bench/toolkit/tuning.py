@@ -21,7 +21,7 @@ from bench.model.text_to_image import TextToImage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Optimiser", "timesteps", "tune", "tune_hook"]
+__all__ = ["Optimiser", "mixed", "timesteps", "tune", "tune_hook", "tune_tensors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ def tune(
     loss_of: Callable[[TextToImage, int], Tensor],
     optimiser: Optimiser,
     *,
+    masks: Mapping[str, Tensor] | None = None,
     progress: Progress = silent,
     what: str = "training",
 ) -> dict[str, Tensor]:
@@ -78,6 +79,8 @@ def tune(
         names: ``component.name`` of the parameters.
         loss_of: (the model with the values of this step, index of the step) -> scalar loss.
         optimiser: How.
+        masks: By name, of a parameter's shape: gradients are multiplied by them before anything else.
+            Where they are 0 the value stays, to the bit.
         progress: Told after each step.
         what: Said to ``progress``.
 
@@ -86,10 +89,16 @@ def tune(
         automatic mixed precision.
 
     Raises:
-        ValueError: no such parameter, or none.
+        ValueError: no such parameter, or none; or a weight decay beside masks, which it would pass by.
         FloatingPointError: the loss is not finite: the training diverged.
     """
     leaves = _leaves({n: model.parameter(n) for n in names}, what)
+    if masks and optimiser.weight_decay:
+        raise ValueError(
+            f"{what}: expected no weight decay beside masks, got {optimiser.weight_decay}"
+        )
+    for name, mask in (masks or {}).items():
+        leaves[name].register_hook(mask.mul)
     live = replace(model, weights={**model.weights, **leaves})
     with _checkpointing(live) if optimiser.checkpointing else nullcontext():
         return _descend(live, leaves, loss_of, optimiser, progress, what)
@@ -134,6 +143,36 @@ def tune_hook(
     return {**fitted.tensors, **_descend(live, leaves, loss_of, optimiser, progress, what)}
 
 
+def tune_tensors(
+    model: TextToImage,
+    tensors: Mapping[str, Tensor],
+    loss_of: Callable[[Mapping[str, Tensor], int], Tensor],
+    optimiser: Optimiser,
+    *,
+    progress: Progress = silent,
+    what: str = "training",
+) -> dict[str, Tensor]:
+    """Minimises a loss over tensors that are no parameters themselves, such as the factors of an adapter.
+
+    Args:
+        model: What the loss asks; not changed.
+        tensors: Where training starts, by any name.
+        loss_of: (the tensors as they are at this step, index of the step) -> scalar loss.
+        optimiser: How. ``checkpointing`` has no effect.
+        progress: Told after each step.
+        what: Said to ``progress``.
+
+    Returns:
+        float32 tensors by name.
+
+    Raises:
+        ValueError: there are none.
+        FloatingPointError: the loss is not finite: the training diverged.
+    """
+    leaves = _leaves(tensors, what)
+    return _descend(model, leaves, lambda _, step: loss_of(leaves, step), optimiser, progress, what)
+
+
 def _leaves(values: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     if not values:
         raise ValueError(f"{what}: expected at least one parameter to train")
@@ -152,7 +191,7 @@ def _descend(
     averages = {n: w.detach().clone() for n, w in leaves.items()} if optimiser.ema else {}
     engine = optimiser.over(list(leaves.values()))
     for step in range(optimiser.steps):
-        with model_time(), _mixed(live):
+        with model_time(), mixed(live):
             loss = loss_of(live, step)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
@@ -178,7 +217,7 @@ def timesteps(model: TextToImage, n: int, generator: torch.Generator) -> Tensor:
     return torch.randint(model.schedule.steps, (n,), generator=generator).to(model.device)
 
 
-def _mixed(model: TextToImage) -> Any:
+def mixed(model: TextToImage) -> Any:
     """Automatic mixed precision for a half-precision base, without a cache.
 
     The cache keeps the half-precision copy that a value got first. Where that was without gradients,
