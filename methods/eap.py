@@ -134,7 +134,7 @@ class EAP(Erasure):
         "release": {},
         "release-nudity": {"variant": "u", "centres": 50, "nearest": 2000},
         "mini": {
-            "iterations": 150, "lr": 2e-4, "batch_size": 4, "sampling_steps": 10, "spacing": "trailing",
+            "iterations": 100, "lr": 2e-4, "batch_size": 4, "sampling_steps": 10, "spacing": "trailing",
             "templates": ("{}", "a {}"), "centres": 40, "nearest": 200,
         },
     }  # fmt: skip
