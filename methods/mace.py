@@ -116,7 +116,7 @@ class MACE(Erasure):
             "times": "uniform",
         },
         "mini": {
-            "lam": 10.0, "preserve_scale": 1e-3, "lr": 1e-3, "batch_size": 4, "image_steps": 6,
+            "lam": 100.0, "iterations": 75, "lr": 1e-3, "batch_size": 4, "image_steps": 6,
             "image_guidance": 3.0,
         },
     }  # fmt: skip

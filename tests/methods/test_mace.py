@@ -17,7 +17,7 @@ from methods.shared.refinement import aligned, refined
 
 RNG = Rng(("mace",))
 STAR = Concept(text="star", neighbours=("triangle",))
-QUICK = MACE.preset("mini", **MACE.quick)
+QUICK = MACE.preset("mini", lam=10.0, **MACE.quick)
 EYE = torch.eye(4, dtype=torch.float64)
 
 
