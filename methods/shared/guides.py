@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.core.errors import from_pydantic, shown
 from bench.interfaces import Concept
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.wording import family_word
 
-__all__ = ["Guides", "guides_or_text", "last_token"]
+__all__ = ["Guides", "guide_or_neighbour", "guides_or_text", "last_token"]
 
 
 class Guides(BaseModel):
@@ -41,6 +42,12 @@ def guides_or_text(value: object) -> object:
     if value is None or isinstance(value, str | Guides):
         return value
     raise ValueError(f"expected a text, or a mapping of style and other to one, got {shown(value)}")
+
+
+def guide_or_neighbour(concept: Concept) -> str:
+    """Something to draw instead of a concept: its guide, else its first neighbour, else the word of its family."""
+    near = concept.neighbours[0] if concept.neighbours else family_word(concept.family)
+    return concept.guide or near
 
 
 def last_token(model: TextToImage, text: str) -> int:

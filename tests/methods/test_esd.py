@@ -306,7 +306,13 @@ def test_u_and_all_of_2023_have_norms(model: TextToImage) -> None:
     assert {n for n in u if "time_emb_proj" in n}
 
 
-@pytest.mark.parametrize("variant", ["x", "x-strict", "u", "all"])
+def test_the_self_attention_of_2026_is_a_set(model: TextToImage) -> None:
+    found = chosen(model, "self", "2025")
+    assert found == {n for n in layers(model, nn.Linear) if ".attn1." in n}
+    assert found
+
+
+@pytest.mark.parametrize("variant", ["x", "x-strict", "u", "all", "self"])
 def test_all_that_is_declared_is_trained_and_nothing_else(model: TextToImage, variant: Any) -> None:
     edited = ESD(variant=variant, lr=1e-3, **TINY)(model, [HEART], rng=RNG)
     assert set(edited.weights) == chosen(model, variant, "2023")
@@ -326,6 +332,7 @@ def test_presets_are_as_published() -> None:
     repo = {"release": "2025", "iterations": 200, "lr": 5e-5, "sampled_from": "base"}
     assert ESD.preset("paper-2023").model_dump() == {**same, **paper}
     assert ESD.preset("repo-2025").model_dump() == {**same, **repo}
+    assert ESD.preset("repo-2026-sdxl") == ESD.preset("repo-2025", lr=2e-4)
     assert ESD() == ESD.preset("paper-2023")
     assert {ESD.preset(p).label for p in ESD.presets} == {f"esd[{p}]" for p in ESD.presets}
 
