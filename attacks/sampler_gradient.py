@@ -50,7 +50,9 @@ class SamplerGradient(Attack):
     name: ClassVar[str] = "sampler_gradient"
     access: ClassVar[Access] = Access.EMBEDDING
     gradients: ClassVar[bool] = True
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"mini": {"steps": 20, "noises": 2, "views": 2}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "mini": {"steps": 30, "lr": 0.1, "noises": 2, "views": 1}
+    }
     quick: ClassVar[dict[str, Any]] = {"steps": 2, "noises": 1, "views": 2}
     steps: Count = 50
     lr: LearningRate = 0.05
