@@ -57,7 +57,7 @@ def entry_of(run: PublishedRun, method: str, *, suite: str, spelled: Any, board:
             protocol=_protocol(protocol_of(plan), suite),
             method=Method(
                 name=method, entry=spelled, digest=spec.digest, slots=tuple(sorted(spec.slots)),
-                control=spec.control, bypassed_by=tuple(spec.bypassed_by), paper=paper,
+                control=spec.control, bypassed_by=spec.ways_around(), paper=paper,
             ),
             run=Run(
                 folder=run.folder.name, suite=run.suite, suite_digest=about["suite_digest"],

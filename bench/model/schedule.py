@@ -23,7 +23,7 @@ from bench.core.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Prediction", "Schedule"]
+__all__ = ["Prediction", "Schedule", "whole_steps"]
 
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -121,3 +121,9 @@ class Schedule:
         """sqrt(a) and sqrt(1 - a), [B, 1, 1, 1]."""
         a = self.alphas(t_B)[:, None, None, None].to(torch.promote_types(like.dtype, torch.float32))
         return a.sqrt(), (1 - a).sqrt()
+
+
+def whole_steps(t: Tensor | int, latents_BChw: Tensor) -> Tensor:
+    """int64 timesteps [B], one per latent: some solvers have times between them."""
+    times = torch.as_tensor(t, dtype=torch.float32, device=latents_BChw.device)
+    return times.round().long().expand(len(latents_BChw))

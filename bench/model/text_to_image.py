@@ -28,6 +28,7 @@ from bench.model.hooks import Hook
 from bench.model.networks import Networks
 from bench.model.sampler import Sampler
 from bench.model.samples import Samples
+from bench.model.schedule import whole_steps
 from bench.model.slots import Slot
 from bench.model.trajectory import run_through
 
@@ -204,12 +205,12 @@ class TextToImage(Networks):
     def _to_noise(self, predicted_KBChw: Tensor, latents_BChw: Tensor, t: Tensor | int) -> Tensor:
         """The noise that predictions of all branches mean, float32 or wider."""
         wide = torch.promote_types(predicted_KBChw.dtype, torch.float32)
-        to_noise, t_B = self.schedule.to_noise, _whole(t, latents_BChw)
+        to_noise, t_B = self.schedule.to_noise, whole_steps(t, latents_BChw)
         return torch.stack([to_noise(p, latents_BChw, t_B) for p in predicted_KBChw.to(wide)])
 
     def _from_noise(self, noise_BChw: Tensor, latents_BChw: Tensor, t: Tensor | int) -> Tensor:
         """The prediction that means this noise, in the latents' precision."""
-        t_B = _whole(t, latents_BChw)
+        t_B = whole_steps(t, latents_BChw)
         return self.schedule.from_noise(noise_BChw, latents_BChw, t_B).to(latents_BChw.dtype)
 
     def branches(
@@ -399,9 +400,3 @@ def load_model(
 
     backbone = load_backbone(source, revision=revision, dtype=dtype, device=device, compile=compile)
     return TextToImage(backbone, micro=MicroBatch(micro_batch))
-
-
-def _whole(t: Tensor | int, latents_BChw: Tensor) -> Tensor:
-    """int64 timesteps [B]: some solvers have times between them."""
-    times = torch.as_tensor(t, dtype=torch.float32, device=latents_BChw.device)
-    return times.round().long().expand(len(latents_BChw))
