@@ -258,18 +258,15 @@ class TextToImage(Networks):
         n = len(prompts)
         for what, rows in (("seeds", seeds), ("states", conditioning), ("latents", latents_BChw)):
             if rows is not None and len(rows) != n:
-                raise ValueError(
-                    f"sample: {n} prompts but {len(rows)} {what}; expected one a prompt"
-                )
+                raise ValueError(f"sample: {n} prompts but {len(rows)} {what}; expected one each")
         refused = (
             refused_by(self.filters, self, prompts)
             if conditioning is None
             else torch.zeros(n, dtype=torch.bool)
         )
         kept = [i for i in range(n) if not refused[i]]
-        channels = self.backbone.image_channels
         side = sampler.size or self.latent_shape[1] * self.backbone.latent_scale
-        images = torch.zeros(n, channels, side, side)
+        images = torch.zeros(n, self.backbone.image_channels, side, side)
 
         def chunk(rows: slice) -> Tensor:
             which = kept[rows]
