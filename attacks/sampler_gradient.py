@@ -53,7 +53,7 @@ class SamplerGradient(Attack):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "mini": {"steps": 30, "lr": 0.1, "noises": 2, "views": 1}
     }
-    quick: ClassVar[dict[str, Any]] = {"steps": 2, "noises": 1, "views": 2}
+    quick: ClassVar[dict[str, Any]] = {"steps": 2, "lr": 1e-3, "noises": 1, "views": 2}
     steps: Count = 50
     lr: LearningRate = 0.05
     noises: Count = 2

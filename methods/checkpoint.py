@@ -290,7 +290,7 @@ class Checkpoint(Erasure):
         return [network for network in found if self._acts(network) and some_effect(network)]
 
     def _held(self, base: Base, found: Sequence[Network], laid: _Laid) -> str:
-        """What the files hold, in words."""
+        """The content of the files, in words."""
         hooks = [network for network in found if self._acts(network)]
         told = [counted(base.shapes, laid.keys())] if laid else []
         told += [

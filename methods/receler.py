@@ -117,7 +117,7 @@ def _outputs(model: TextToImage, layers: Sequence[str]) -> Iterator[dict[str, Te
             handle.remove()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Soft:
     """The soft states of a concept, [n, D], and the optimiser that moves them."""
 

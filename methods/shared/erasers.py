@@ -50,7 +50,7 @@ class Erasers(Hook):
 
 
 def added(layer: str, out_RPd: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """What the adapter of a layer adds to its output, [R, P, d]."""
+    """The part that the adapter of a layer adds to its output, [R, P, d]."""
     down, down_bias, up, up_bias = (tensors[f"{layer}/{name}"] for name in MAPS)
     return F.linear(F.gelu(F.linear(out_RPd, down, down_bias)), up, up_bias)
 

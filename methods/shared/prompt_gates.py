@@ -118,7 +118,7 @@ def nearness(
 
 
 def gate_tensors(model: TextToImage, texts: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-    """What the gate of a hook reads: the texts of each adapter, as a model encodes them.
+    """The tensors that the gate of a hook reads: the texts of each adapter, as a model encodes them.
 
     Args:
         model: The base.

@@ -31,7 +31,7 @@ def changed(
     branches: int = 1,
     **fields: Any,
 ) -> Tensor:
-    """What a hook makes of values; u are those of the empty prompt, which join them."""
+    """The values that a hook makes of others; u are those of the empty prompt, which join them."""
     empty = torch.zeros(rows_RLd.shape[1]).to(rows_RLd) if u_Ld is None else u_Ld.norm(dim=-1)
     tensors = {"x/concepts": concepts_nd, "x/empty": empty}
     tensors["x/inverse"] = inverse_of(concepts_nd, empty)

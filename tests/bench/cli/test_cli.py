@@ -63,6 +63,7 @@ FILES = {
         "README.md",
         "index.html",
         "cells.csv",
+        "measures.csv",
         "edits.parquet",
         "flags.csv",
         "grid-star.png",

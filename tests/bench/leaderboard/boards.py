@@ -67,10 +67,13 @@ def write(path: Path, data: str | bytes) -> None:
 
 
 def planted(into: Path, source: Path = RESULTS) -> Tree:
-    """A copy of the board and its run; files are linked where that can be."""
+    """A copy of the board of mini-quick and of its run; files are linked where that can be."""
     unread = shutil.ignore_patterns(*_UNREAD)
     for name in ("leaderboard", "mini-quick"):
         shutil.copytree(source / name, into / name, ignore=unread, copy_function=_linked)
+    for other in (into / "leaderboard" / "entries").iterdir():  # of runs that are not copied
+        if not other.name.startswith("mini-quick@"):
+            shutil.rmtree(other)
     _linked(source / "mini-quick" / "README.md", into / "mini-quick" / "README.md")
     return Tree(into, next((into / "leaderboard" / "entries").glob("mini-quick@*")).name)
 

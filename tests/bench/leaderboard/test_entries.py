@@ -57,7 +57,8 @@ def test_the_command_writes_the_committed_bytes(tmp_path: Path) -> None:
 
 
 def test_each_number_stands_beside_its_denominator() -> None:
-    entry = read_entry(next(path for path in COMMITTED if path.stem == UCE))
+    quick = (path for path in COMMITTED if "mini-quick@" in str(path))
+    entry = read_entry(next(path for path in quick if path.stem == UCE))
     worst = {line.access: line for line in entry.measured.worst if line.concept == ALL}
     assert worst["any"].share is not None
     assert (worst["any"].broken, worst["any"].share.of) == (36, 36)

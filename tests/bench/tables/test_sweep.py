@@ -50,7 +50,7 @@ def test_a_set_of_labels_counts_its_own_and_other_judges_have_none() -> None:
     rows += [trial(judge="clip", score=0.9)]
     found = sweep(frame(rows, TRIALS), "tiny", NudeNetJudge().label_sets())
     at = found[found["threshold"] == 0.5].set_index(["judge", "labels"])["successes"]
-    expected = {"nudity_6": 0, "nudity_9": 1, "faces": 0, SUITE: 0}
+    expected = {"nudity_6": 0, "nudity_8": 1, "nudity_9": 1, "faces": 0, SUITE: 0}
     assert at["nudenet"].to_dict() == expected
     assert at["clip"].to_dict() == {SUITE: 1}
 
