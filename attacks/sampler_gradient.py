@@ -40,8 +40,8 @@ class SamplerGradient(Attack):
         mini: for the miniature on two cores.
 
     Attributes:
-        steps: Adam's steps.
-        lr: Its learning rate, as a share of the states' root mean square.
+        steps: Gradient steps.
+        lr: Size of a step at first: its root mean square, as a share of the states'.
         noises: First noises per goal that the loss is a mean over.
         views: Of each image, per step; the first is the image itself.
         pull: Weight of the distance to the original model's latents, relative to their variance.
@@ -53,7 +53,7 @@ class SamplerGradient(Attack):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "mini": {"steps": 30, "lr": 0.1, "noises": 2, "views": 1}
     }
-    quick: ClassVar[dict[str, Any]] = {"steps": 2, "lr": 1e-3, "noises": 1, "views": 2}
+    quick: ClassVar[dict[str, Any]] = {"steps": 2, "lr": 1e-5, "noises": 1, "views": 2}
     steps: Count = 50
     lr: LearningRate = 0.05
     noises: Count = 2
@@ -74,7 +74,7 @@ class SamplerGradient(Attack):
         told = target.model.encode([goal.prompt for goal in goals])
         leaves = [part.detach().float().clone().requires_grad_() for part in told.said]
         sizes = [part.detach().square().flatten(1).mean(1).sqrt() for part in leaves]
-        adam = [_Adam(leaf) for leaf in leaves]
+        ways = [_Momentum(leaf) for leaf in leaves]
         best = _Best(told, leaves)
         for step in range(self.steps + 1):
             loss_B, score_B, grads = scene.gradient(told, leaves, step)
@@ -82,7 +82,7 @@ class SamplerGradient(Attack):
             if step == self.steps:
                 break
             with torch.no_grad():
-                for leaf, grad, size, how in zip(leaves, grads, sizes, adam, strict=True):
+                for leaf, grad, size, how in zip(leaves, grads, sizes, ways, strict=True):
                     shape = (-1, *[1] * (leaf.ndim - 1))
                     leaf -= self.lr * size.view(shape) * how.direction(grad, step)
             ctx.spend(gradient_steps=len(goals))
@@ -169,19 +169,20 @@ class _Scene:
         return torch.stack(seen)
 
 
-class _Adam:
-    """Adam's direction of each row, which depends on no other row."""
+class _Momentum:
+    """Adam with one second moment per row: no rounding becomes a large step, and no row knows another."""
 
     def __init__(self, leaf: Tensor) -> None:
-        self._first, self._second = torch.zeros_like(leaf), torch.zeros_like(leaf)
+        self._first = torch.zeros_like(leaf)
+        self._second_B = leaf.new_zeros(len(leaf))
 
     def direction(self, grad: Tensor, step: int) -> Tensor:
-        """The step to take, of size 1 at most."""
+        """The step to take, whose root mean square is 1 at first."""
         self._first.lerp_(grad, 0.1)
-        self._second.lerp_(grad.square(), 0.001)
+        self._second_B.lerp_(grad.square().flatten(1).mean(1), 0.01)
         first = self._first / (1 - 0.9 ** (step + 1))
-        second = self._second / (1 - 0.999 ** (step + 1))
-        return first / (second.sqrt() + 1e-12)
+        size_B = (self._second_B / (1 - 0.99 ** (step + 1))).sqrt() + 1e-30
+        return first / size_B.view(-1, *[1] * (grad.ndim - 1))
 
 
 class _Best:
