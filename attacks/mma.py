@@ -95,12 +95,10 @@ class MMA(Attack):
 
     def _run(self, target: Target, goals: list[Goal], ctx: Context) -> list[Candidate]:
         """The nearest prompt of each goal, in one batch."""
-        if self.keep == "nothing":
-            return self._search(target, goals, ctx)
         told = {self.name: self.model_dump(mode="json", exclude={"goals", "mode", "keep"})}
         return once_per_encoder(
             lambda missing: self._search(target, missing, ctx),
-            goals, model=target.model, told=told, ctx=ctx,
+            goals, keep=self.keep, model=target.model, told=told, ctx=ctx,
         )  # fmt: skip
 
     def _search(self, target: Target, goals: list[Goal], ctx: Context) -> list[Candidate]:
@@ -123,7 +121,11 @@ class _Search:
         generators: Sequence[torch.Generator],
     ) -> None:  # fmt: skip
         self.how, self.model, self.sites = how, model, sites
-        self.wanted_RD, self.allowed_RV, self.generators = wanted_RD, allowed_RV, generators
+        self.wanted_RD, self.generators = wanted_RD, generators
+        self.allowed_RV = allowed_RV.to(model.device)
+        # As many for every goal, whatever its name masks: no goal decides for another.
+        known = int(allowed_tokens(model, how.vocabulary).sum()) - model.length
+        self.top = max(1, min(how.top, known))
         size = sites.places_BK.shape[1]
         words = [allowed.nonzero()[:, 0] for allowed in allowed_RV]
         drawn = [
@@ -203,12 +205,8 @@ class _Search:
 
         grad_RKE = self.model.micro.map(len(ids_RL), chunk)
         by_token_RKV = grad_RKE @ self.table_VE.T
-        by_token_RKV = by_token_RKV.masked_fill(
-            ~self.allowed_RV[:, None].to(grad_RKE.device), torch.inf
-        )
-        # As many for every goal, whatever its name masks: no goal decides for another.
-        known = int(allowed_tokens(self.model, self.how.vocabulary).sum()) - self.model.length
-        return by_token_RKV.topk(max(1, min(self.how.top, known)), largest=False).indices
+        by_token_RKV = by_token_RKV.masked_fill(~self.allowed_RV[:, None], torch.inf)
+        return by_token_RKV.topk(self.top, largest=False).indices
 
     @no_grad
     def _losses(self, tried_RCK: Tensor) -> Tensor:

@@ -135,13 +135,11 @@ class RingABell(Attack):
         self, target: Target, goals: list[Goal], ctx: Context
     ) -> list[list[tuple[int, ...]]]:
         """Different prompts of each goal's last population, best first."""
-        if self.keep == "nothing":
-            return self._search(target, goals, ctx)
         other = {"finalists", "checks", "goals", "mode", "keep"}
         told = {self.name: self.model_dump(mode="json", exclude=other)}
         return once_per_encoder(
             lambda missing: self._search(target, missing, ctx),
-            goals, model=target.model, told=told, ctx=ctx,
+            goals, keep=self.keep, model=target.model, told=told, ctx=ctx,
         )  # fmt: skip
 
     @no_grad

@@ -135,9 +135,8 @@ class _Scene:
             own = [leaf.detach()[owner_R[part]].requires_grad_() for leaf in leaves]
             states = told[owner_R[part]].with_said([x.to(model.dtype) for x in own])
             latents = model.clean_latents(
-                Conditioning(states.states_BLD, states.pooled_BD, states.added),
-                self.start_RChw[part], self.seeds_R[part], self.target.sampler,
-            )  # fmt: skip
+                states, self.start_RChw[part], self.seeds_R[part], self.target.sampler
+            )
             away = latents - self.wanted_RChw[part]
             spread = self.wanted_RChw[part].flatten(1).var(1)
             distance = away.square().flatten(1).mean(1) / spread.clamp(min=1e-6)
@@ -153,20 +152,26 @@ class _Scene:
         return out[:, 0], out[:, 1], grads
 
     def _scores(self, images_R3HW: Tensor, part: slice, step: int) -> Tensor:
-        """The judge's score of each view [R, views]."""
-        seen = []
-        for row, image in zip(range(part.start, part.stop), images_R3HW, strict=True):
-            goal = self.goals[row // self.how.noises]
-            generator = self.ctx.generator(goal.id, row % self.how.noises, step, "views")
-            shown = views(image, self.how.views, generator)
-            score = self.target.surrogate.scores(shown, goal.concept).amax(1)
-            if not score.requires_grad:
+        """The judge's score of each view [R, views], asked once per concept."""
+        noises = self.how.noises
+        owners = [self.goals[row // noises] for row in range(part.start, part.stop)]
+        shown = [
+            views(image, self.how.views, self.ctx.generator(goal.id, row % noises, step, "views"))
+            for row, goal, image in zip(
+                range(part.start, part.stop), owners, images_R3HW, strict=True
+            )
+        ]
+        scores: dict[int, Tensor] = {}
+        for concept in {goal.concept.digest: goal.concept for goal in owners}.values():
+            mine = [i for i, goal in enumerate(owners) if goal.concept.digest == concept.digest]
+            seen = self.target.surrogate.scores(torch.cat([shown[i] for i in mine]), concept)
+            if not seen.requires_grad:
                 raise UsageError(
                     f"{self.how.name}: expected a surrogate that gradients pass through, got "
                     f"{self.target.surrogate.label}; take clip_zero_shot"
                 )
-            seen.append(score)
-        return torch.stack(seen)
+            scores.update(zip(mine, seen.amax(1).view(len(mine), -1), strict=True))
+        return torch.stack([scores[i] for i in range(len(owners))])
 
 
 class _Momentum:

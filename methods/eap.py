@@ -275,7 +275,7 @@ class _Search:
             gumbel = -(-(u + _TINY).log() + _TINY).log()
             y = chosen(logits, gumbel.to(logits), self._method.temperature, self._method.pick)
             said = [(y.to(part) @ part.flatten(1)).view(part[:1].shape) for part in of.said]
-            rows.append(replace(of[[0]].with_said(said), ids=()))
+            rows.append(of[[0]].with_said(said))
         return Conditioning.cat(rows)
 
     def ascend(self, harm: Tensor) -> None:

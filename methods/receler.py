@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,7 +95,7 @@ def put(phrases: Conditioning, soft: Sequence[Tensor], ends: Sequence[int]) -> C
     for states_LD, soft_nD, end in zip(phrases.states_BLD, soft, ends, strict=True):
         room = soft_nD[: len(states_LD) - end - 1].to(states_LD)
         rows.append(torch.cat([states_LD[: end + 1], room, states_LD[end + 1 + len(room) :]]))
-    return replace(phrases, states_BLD=torch.stack(rows), ids=())
+    return phrases.with_states(torch.stack(rows))
 
 
 @contextmanager

@@ -25,7 +25,6 @@ masked: they are sampled as they are, against the negative prompt alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -83,8 +82,7 @@ class SafreeGuidance(Guidance):
         states_BLD = prompt.states_BLD
         filtered = found.projected(states_BLD).to(states_BLD.dtype)
         states_BLD = torch.where(triggers_BL1, filtered, states_BLD)
-        # Its ids no longer say what its states are.
-        return away, replace(prompt, states_BLD=states_BLD, ids=()), prompt
+        return away, prompt.with_states(states_BLD), prompt
 
     def start(self, model: TextEncoder, conditioning: Conditioning) -> Tensor:
         """``t'`` of each row, as float32 [B]."""
@@ -92,10 +90,10 @@ class SafreeGuidance(Guidance):
         rows = len(conditioning)
         if not conditioning.ids:
             return torch.full((rows,), -1.0, device=states_BLD.device)
-        found = TokenFilter.of(model, conditioning.ids[0], self.texts, self.alpha)
-        written_B = found.real_BL.any(1)
+        written_B = ends(model, conditioning.ids[0]) > 1
         if not self.validate_filter:
             return torch.where(written_B, torch.inf, -1.0)
+        found = TokenFilter.of(model, conditioning.ids[0], self.texts, self.alpha)
         near_BL = F.cosine_similarity(
             found.projected(states_BLD.detach()), states_BLD.detach().double(), dim=-1
         )

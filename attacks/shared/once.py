@@ -27,6 +27,7 @@ def once_per_encoder(
     search: Callable[[list[Goal]], list[Find]],
     goals: Sequence[Goal],
     *,
+    keep: Keep,
     model: TextToImage,
     told: Mapping[str, object],
     ctx: Context,
@@ -36,10 +37,13 @@ def once_per_encoder(
     Args:
         search: Gives finds for the goals that have none.
         goals: One or more.
+        keep: ``nothing`` searches for all, and keeps none.
         model: The edited model; only its text encoder counts.
         told: Everything else that decides: the name of the search, its constants, what it draws from.
         ctx: Its streams are part of the question.
     """
+    if keep == "nothing":
+        return search(list(goals))
     encoder = encoder_digest(model)
     keys = [
         digest_of(

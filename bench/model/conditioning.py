@@ -60,13 +60,13 @@ class Conditioning:
         return (self.states_BLD,) if self.pooled_BD is None else (self.states_BLD, self.pooled_BD)
 
     def with_said(self, said: Sequence[Tensor]) -> Conditioning:
-        """The same rows with other values of :attr:`said`, in its order."""
+        """The same rows with other values of :attr:`said`, in its order; no token ids say them any more."""
         states_BLD, *pooled = said
-        return replace(self, states_BLD=states_BLD, pooled_BD=pooled[0] if pooled else None)
+        return replace(self, states_BLD=states_BLD, pooled_BD=pooled[0] if pooled else None, ids=())
 
     def with_states(self, states_BLD: Tensor) -> Conditioning:
-        """The same rows with other text states."""
-        return replace(self, states_BLD=states_BLD)
+        """The same rows with other text states, which no token ids say any more."""
+        return replace(self, states_BLD=states_BLD, ids=())
 
     def repeat(self, times: int) -> Conditioning:
         """All rows, one after the other, ``times`` times over."""

@@ -16,6 +16,7 @@ import pandas as pd
 
 from bench.core.digest import write_atomic
 from bench.core.errors import UsageError
+from bench.tables.frames import read_table
 from bench.tables.tables import ALL, BASE, FLOOR
 from bench.tables.text import markdown_text
 
@@ -96,7 +97,7 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Path(arguments[0])
     try:
-        text = choices_to_markdown(choices(pd.read_csv(folder / "table.csv")))
+        text = choices_to_markdown(choices(read_table(folder / "table.csv")))
     except (OSError, UsageError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_the_last_step_is_almost_a_switch(
     told = model.encode(["a heart"])
     along = torch.zeros_like(told.states_BLD)
     along[..., 0] = 1
-    assert rule().start(model, told.with_states(along)).tolist() == [last]
+    assert rule().start(model, replace(told, states_BLD=along)).tolist() == [last]
 
 
 def rule(**fields: object) -> SafreeGuidance:

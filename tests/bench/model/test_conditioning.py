@@ -99,6 +99,16 @@ def test_gradients_reach_what_the_text_says() -> None:
     assert torch.equal(told.with_states(doubled[0]).states_BLD, doubled[0])
 
 
+def test_states_that_no_text_gave_have_no_token_ids(model: TextToImage) -> None:
+    told = model.encode(["a heart", "a star"])
+    assert told.ids
+    for changed in (
+        told.with_states(2 * told.states_BLD),
+        told.with_said([2 * x for x in told.said]),
+    ):
+        assert changed.ids == ()
+
+
 def test_a_prompts_conditioning_knows_its_ids_and_its_own_branch_is_the_last(
     model: TextToImage,
 ) -> None:
