@@ -84,7 +84,7 @@ def _per_image(utility: pd.DataFrame) -> list[dict[str, object]]:
         if bool(np.isin(values, (0, 1)).all()) and metric == _ACCURACY:
             one = proportion(values, prompts)
         else:
-            one = bootstrap_mean(values, prompts, rng=np.random.default_rng(0), resamples=2000)
+            one = bootstrap_mean(values, prompts, resamples=2000)
         found.append(_line(method, concept, metric, "", one.value, one.low, one.high, one.n))
     return found
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -185,7 +186,7 @@ def bootstrap_mean(
     values: ArrayLike,
     clusters: ArrayLike,
     *,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> Interval:
@@ -199,7 +200,8 @@ def bootstrap_mean(
     Args:
         values: A finite number for each row.
         clusters: The cluster label of each row.
-        rng: Where the resamples come from; its state is advanced.
+        rng: Where the resamples come from; its state is advanced. ``None``: those of seed 0, which are
+            drawn once for all means over as many clusters.
         resamples: How many resamples to draw.
         confidence: The two-sided confidence level.
 
@@ -222,13 +224,26 @@ def bootstrap_mean(
     value = float(x.mean())
     totals = np.bincount(codes, weights=x - value, minlength=count)
     sizes = np.bincount(codes, minlength=count)
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    draws = _drawn(count, resamples) if rng is None else _draw(rng, count, resamples)
     means = value + (draws @ totals) / (draws @ sizes)
     tail = (1 - _checked(confidence)) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(
         value, min(float(low), value), max(float(high), value), n=x.size, clusters=count
     )
+
+
+def _draw(rng: np.random.Generator, count: int, resamples: int) -> NDArray[np.int64]:
+    """How often each of the clusters is drawn in each resample [resamples, count]."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+
+
+@lru_cache(maxsize=4)
+def _drawn(count: int, resamples: int) -> NDArray[np.int64]:
+    """The same from seed 0, made once: to draw them took most of the time of an interval."""
+    draws = _draw(np.random.default_rng(0), count, resamples)
+    draws.setflags(write=False)
+    return draws
 
 
 def compare_paired(

@@ -304,4 +304,4 @@ def _interval(values: NDArray[np.float64], clusters: NDArray[np.int64]) -> Inter
     """A proportion where the values are 0 or 1, otherwise a mean."""
     if bool(((values == 0) | (values == 1)).all()):
         return proportion(values, clusters)
-    return bootstrap_mean(values, clusters, rng=np.random.default_rng(0), resamples=2000)
+    return bootstrap_mean(values, clusters, resamples=2000)

@@ -186,7 +186,7 @@ def _row(claim: str, measure: str, found: Interval, held: str = "") -> dict[str,
 
 def _mean(values: pd.Series[float]) -> Interval:
     x = values.to_numpy(dtype=float)
-    return bootstrap_mean(x, np.arange(len(x)), rng=np.random.default_rng(0))
+    return bootstrap_mean(x, np.arange(len(x)))
 
 
 def _robustness(table: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -244,6 +244,14 @@ def test_bootstrap_weights_rows_in_unequal_clusters() -> None:
     assert (interval.low, interval.value, interval.high) == (0.0, 0.25, 1.0)
 
 
+def test_bootstrap_without_a_generator_draws_those_of_seed_0_whoever_asked_before() -> None:
+    values, clusters = np.arange(12.0) ** 2, np.arange(12) // 2
+    said = bootstrap_mean(values, clusters, rng=np.random.default_rng(0), resamples=300)
+    for _ in range(2):
+        assert bootstrap_mean(values, clusters, resamples=300) == said
+        assert bootstrap_mean(values, np.arange(12), resamples=300) != said
+
+
 def test_bootstrap_of_nothing_and_of_nan() -> None:
     rng = np.random.default_rng(0)
     assert math.isnan(bootstrap_mean([], [], rng=rng).value)
