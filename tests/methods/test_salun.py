@@ -26,6 +26,14 @@ def test_a_mask_computed_by_hand() -> None:
     assert all(mask.all() for mask in most_salient(slopes, 1.0).values())
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 0.5, 0.99])
+def test_of_equal_slopes_the_first_are_taken_as_a_stable_sort_takes_them(share: float) -> None:
+    slopes = torch.randint(-3, 4, (500,), generator=generator_for(1)).float()
+    kept = torch.zeros(500)
+    kept[slopes.abs().argsort(descending=True, stable=True)[: int(share * 500)]] = 1
+    assert torch.equal(most_salient({"a": slopes}, share)["a"], kept)
+
+
 def test_what_the_mask_leaves_out_stays_to_the_bit(model: TextToImage) -> None:
     name = next(n for n in model.backbone.parameters if "conv_in" in n)
     mask = torch.zeros_like(model.parameter(name))
