@@ -33,6 +33,7 @@ from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps
 from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.guidance import NegativePrompt
+from bench.model.listening import listening
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of, latents_of
@@ -145,16 +146,9 @@ def start_detached(model: TextToImage) -> Iterator[None]:
     def hook(module: Any, args: Any, out_BLD: Tensor) -> Tensor:
         return torch.cat([out_BLD[:, :1].detach(), out_BLD[:, 1:]], dim=1)
 
-    layers = [
-        model.layer(n.removesuffix(".weight")) for n in model.having(Role.TEXT_KEYS_AND_VALUES)
-    ]
-    hooks = [layer.register_forward_hook(hook) for layer in layers]
-    try:
-        with torch.compiler.set_stance("force_eager"):  # compiled networks ask for no later hooks
-            yield
-    finally:
-        for handle in hooks:
-            handle.remove()
+    layers = [n.removesuffix(".weight") for n in model.having(Role.TEXT_KEYS_AND_VALUES)]
+    with listening(model, dict.fromkeys(layers, hook)):
+        yield
 
 
 class _Gallery(NamedTuple):

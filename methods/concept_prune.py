@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -27,6 +26,7 @@ from pydantic import Field
 from bench.core.bounds import Guidance, Solver
 from bench.core.lazy import F, no_grad, torch
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
+from bench.model.listening import listening
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 
@@ -229,12 +229,8 @@ def _watch(
     latents = model.noise(seeds, sampler).to(device) * scheduler.init_noise_sigma
     rows: list[Tensor] = []
     memory: Tensor | None = None
-    with ExitStack() as hooks:
-        # Compiled networks do not ask for hooks that came later.
-        hooks.enter_context(torch.compiler.set_stance("force_eager"))
-        for name in names:
-            layer = model.layer(name.removesuffix(".weight"))
-            hooks.callback(layer.register_forward_pre_hook(watch(name)).remove)
+    watched_layers = {name.removesuffix(".weight"): watch(name) for name in names}
+    with listening(model, watched_layers, before=True):
         for step, t in enumerate(scheduler.timesteps[:watched]):
             scaled = scheduler.scale_model_input(latents, t).to(dtype)
             eps, memory = model.guide(scaled, t, contexts, sampler.guidance_scale, step, memory)

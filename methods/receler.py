@@ -35,6 +35,7 @@ from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weig
 from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.conditioning import Conditioning
+from bench.model.listening import listening
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.attention import attention_maps
 from bench.toolkit.tuning import Optimiser, tune_hook
@@ -106,15 +107,8 @@ def _outputs(model: TextToImage, layers: Sequence[str]) -> Iterator[dict[str, Te
     def keep(name: str, module: Any, args: Any, out: Tensor) -> None:
         kept[name] = out
 
-    handles = [
-        model.layer(f"{name}.to_out.0").register_forward_hook(partial(keep, name))
-        for name in layers
-    ]
-    try:
+    with listening(model, {f"{name}.to_out.0": partial(keep, name) for name in layers}):
         yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(eq=False)

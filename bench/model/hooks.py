@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.lazy import torch
 from bench.core.spec import Spec
+from bench.model.regions import is_compiled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -176,8 +177,9 @@ def _as_written(network: Any) -> Iterator[None]:
     checkpointed = [
         module for module in network.modules() if getattr(module, "gradient_checkpointing", False)
     ]
-    # Asking torch's compiler for anything imports it, which takes seconds.
-    compiled = getattr(network, "_compiled_call_impl", None) is not None
+    compiled = is_compiled(
+        network
+    )  # asking torch's compiler itself imports it, which takes seconds
     for module in checkpointed:
         module.gradient_checkpointing = False
     try:

@@ -77,7 +77,7 @@ def compared(model: TextToImage, rows: int) -> dict[str, Any]:
     device = model.backbone.device
     plain = gradient_step(model, rows)
     plain_s = _seconds(model, rows, device)
-    model.backbone.network(model.backbone.denoiser).compile()
+    model.backbone.compile_networks()
     began = synchronised(device)
     compiled = gradient_step(model, rows)
     compile_s = synchronised(device) - began

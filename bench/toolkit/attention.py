@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.lazy import torch
 from bench.model.conditioning import Conditioning
 from bench.model.families.roles import Role
+from bench.model.listening import listening
 from bench.model.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -42,16 +43,13 @@ def attention_maps(
     """
     names = model.layers(Role.CROSS_ATTENTION) if layers is None else list(layers)
     kept: dict[tuple[str, str], Tensor] = {}
-    handles = [
-        getattr(model.layer(name), part).register_forward_hook(partial(_keep, kept, name, part))
+    listeners = {
+        f"{name}.{part}": partial(_keep, kept, name, part)
         for name in names
         for part in ("to_q", "to_k")
-    ]
-    try:
+    }
+    with listening(model, listeners):
         predicted = model.denoise(latents_BChw, t, conditioning)
-    finally:
-        for handle in handles:
-            handle.remove()
     maps = {}
     for name in names:
         layer: Any = model.layer(name)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bench.core.lazy import torch
 from bench.model.conditioning import Conditioning
 from bench.model.families.roles import Role
+from bench.model.regions import compile_regions, is_compiled
 from bench.model.schedule import Schedule
 from bench.model.words import Words
 
@@ -23,9 +24,6 @@ __all__ = ["Call", "Dtype", "Family"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Call = Callable[..., Any]
 """Calls a network by its name, with the values of an edit laid over it: ``call("unet", latents, ...)``."""
-
-_KINDS: Final = 256
-"""Kinds of calls that are compiled, before the rest runs as it is: a suite has many edits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,21 +222,19 @@ class Family(ABC):
         return Schedule.of(self.scheduler_config)
 
     def compile_networks(self) -> None:
-        """Has the denoiser and the VAE's decoder compiled when they are first called.
+        """Has the blocks of the denoiser and of the VAE's decoder compiled when they are first called.
 
-        Each kind of call (with and without gradients, of one row and of several, with each set of
-        edited parameters) is compiled by itself, which takes a minute or more at Stable Diffusion's
-        size: worth it in long runs on a GPU. The results differ by rounding.
+        See :mod:`bench.model.regions`. Each kind of call (with and without gradients, of one row and of
+        several) is compiled by itself, and torch keeps what it compiled for the next run: worth it in long runs
+        on a GPU. The results differ by rounding.
         """
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(_KINDS, limit)
-        self.network(self.denoiser).compile()
-        self.vae.decoder.compile()
+        for network in (self.network(self.denoiser), self.vae.decoder):
+            compile_regions(network)
 
     @property
     def compiled(self) -> bool:
         """Whether :meth:`compile_networks` was asked for."""
-        return self.network(self.denoiser)._compiled_call_impl is not None
+        return is_compiled(self.network(self.denoiser))
 
     @abstractmethod
     def to_diffusers(self, weights: Mapping[str, Tensor]) -> Any:

@@ -40,11 +40,19 @@ class LatentUNet(Family):
     roles: ClassVar[frozenset[Role]] = frozenset(Role)
 
     def settle(self, device: str) -> None:
-        """See the base class."""
+        """See the base class.
+
+        The layout follows the kind of device, and no timing: that would give each worker a rounding of its
+        own. Channels come last on a CPU. On an H100 a gradient step reached 28.5 % of the peak with channels
+        first, and 26.5 % with channels last; a forward pass 33 and 30 % (SD-1.4's size, bfloat16;
+        measured once, November 2026).
+        """
         from bench.model.on_cpu import suit_cpu
 
+        on_gpu = torch.device(device).type == "cuda"
+        layout = torch.contiguous_format if on_gpu else torch.channels_last
         for module in (self.unet, self.vae):
-            module.to(device=device, memory_format=torch.channels_last)
+            module.to(device=device, memory_format=layout)
         texts = [getattr(self, part) for part in self.encoders]
         for text in texts:
             text.to(device)

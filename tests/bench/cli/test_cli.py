@@ -28,6 +28,7 @@ from bench.config.suite import load_suite, suite_names
 from bench.core.errors import UsageError
 from bench.core.shipped import model_folder
 from bench.interfaces import Concept
+from bench.model.regions import is_compiled
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, committed_place, place, publish
@@ -753,7 +754,6 @@ def test_networks_are_compiled_where_it_is_asked_for(asked: bool) -> None:
     base = load_base(files, made.suite.dtype, device="cpu", batch_size="auto", compiled=asked)
     assert base.backbone.compiled == asked
     networks = (base.backbone.unet, base.backbone.vae.decoder)
-    assert [n._compiled_call_impl is not None for n in networks] == [asked, asked]
-    assert base.backbone.text_encoder._compiled_call_impl is None
-    exported = base.to_diffusers()
-    assert exported.unet._compiled_call_impl is None  # an ordinary pipeline
+    assert [is_compiled(n) for n in networks] == [asked, asked]
+    assert not is_compiled(base.backbone.text_encoder)
+    assert not is_compiled(base.to_diffusers().unet)  # an ordinary pipeline

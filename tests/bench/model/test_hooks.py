@@ -20,6 +20,7 @@ from bench.model.conditioning import Conditioning
 from bench.model.guidance import NegativePrompt
 from bench.model.hooked_pipeline import load_hooks
 from bench.model.hooks import Hook, Pass
+from bench.model.regions import regions_of
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, tune_hook
@@ -275,7 +276,8 @@ def test_a_hook_is_trained_as_a_method_trains_it(model: TextToImage) -> None:
 def test_a_compiled_network_does_what_its_hooks_say(model: TextToImage) -> None:
     """The compiler's own front end is enough: it is what does not look for new hooks."""
     unet = deepcopy(model.backbone.unet)
-    unet.compile(backend="eager")
+    for region in regions_of(unet):
+        region.compile(backend="eager")
     compiled = replace(model, backbone=replace(model.backbone, unet=unet))
     x, told = latents(model, 2), model.encode(PROMPTS[:2])
     with torch.no_grad():
