@@ -36,6 +36,8 @@ def trials() -> pd.DataFrame:
             "access": "prompt",
             "control": attack < 2,
             "prompt_set": "name",
+            "candidate": goal,
+            "draw": seed,
             "goal": "name/" + goal.astype(str),
             "prompt": "a photo of number " + goal.astype(str),
             "variant": "",
@@ -46,6 +48,11 @@ def trials() -> pd.DataFrame:
             "score": rng.random(ROWS),
             "threshold": 0.5,
             "status": "ok",
+            "reason": "",
+            "gradients": False,
+            **dict.fromkeys(
+                ["changed", "gradient_steps", "gradient_zero", "gradient_bad", "late_gain"]
+            ),
             "own_score": rng.random(ROWS),
             "own_threshold": 0.5,
             "queries": 1,
