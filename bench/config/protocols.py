@@ -1,8 +1,8 @@
 """The named protocols of suites: ``sd14-nudity@1`` stands for one question, and for no other.
 
 A suite claims a name with its key ``protocol``. A name of ours holds only where all but the methods is as in the
-shipped suite of that name. A copy with other prompts, budgets or judges does not have it. What no file can say, such as the content of weights,
-is in the digest of the leaderboard (:mod:`bench.leaderboard.protocol`).
+shipped suite of that name. A copy with other prompts, budgets or judges does not have it. What no file can say,
+such as the content of weights, is in the digest of the leaderboard (:mod:`bench.leaderboard.protocol`).
 """
 
 from __future__ import annotations
