@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.config.protocols import followed
 from bench.config.suite import Code, read_suite, suite_names
 from bench.core.errors import UsageError, shown
 from bench.core.shipped import results_folder
@@ -143,6 +144,8 @@ def publish(
         "cell_seconds": round(total, 1),
         "share_outside_models": round(1 - inside / total, 4) if total else 0.0,
     }
+    if status != "partial" and (protocol := followed(plan.suite.file)) is not None:
+        provenance["protocol"] = protocol
     if outcome is not None:
         provenance["run"] = {
             k: v for k, v in outcome.as_json().items() if k not in ("failed", "blocked")

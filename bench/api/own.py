@@ -74,10 +74,19 @@ def own_suite(
 
 
 def _shipped_for(base: str) -> str:
-    """The quick suite that is shipped for a base."""
-    for name in suite_names():
-        if name.endswith(_QUICK) and read_suite(name).base == base:
-            return name
+    """The quick suite that is shipped for a base.
+
+    Raises:
+        UsageError: there is none, or there are several, which ask different questions.
+    """
+    fit = [n for n in suite_names() if n.endswith(_QUICK) and read_suite(n).base == base]
+    if len(fit) > 1:
+        several = ", ".join(fit)
+        raise UsageError(
+            f"--suite: expected which of the suites for the base {base!r}, got none; name one: {several}"
+        )
+    if fit:
+        return fit[0]
     raise UsageError(
         f"--suite: expected a suite for the base {base!r}, got none; none is shipped for it: write one "
         "(docs/suites.md) and give --suite FILE.yaml"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bench.run.plan import Plan
     from bench.run.store import Store
 
-__all__ = ["told"]
+__all__ = ["time_of", "told"]
 
 
 def told(plan: Plan, store: Store, asked: Asked, *, workers: int, json_: bool) -> int:
@@ -58,18 +58,19 @@ def _lines(found: Estimate, hours: float, workers: int, command: str) -> list[st
     if not found.each:
         return [f"{found.cells} cells lack; the store has no cell of this base to go by; {measure}"]
     least = "at least " if found.unknown else "about "
-    shared = f", {least}{_time(hours * 3600)} on {workers}" if workers > 1 else ""
-    lines = [f"{found.cells} cells lack: {least}{_time(found.total)} on one worker{shared}"]
+    shared = f", {least}{time_of(hours * 3600)} on {workers}" if workers > 1 else ""
+    lines = [f"{found.cells} cells lack: {least}{time_of(found.total)} on one worker{shared}"]
     for kind, seconds in found.seconds.items():
         known = found.counts[kind] - found.unknown.get(kind, 0)
-        lines.append(f"  {kind:9}  {known:6} cells  {_time(seconds)}")
+        lines.append(f"  {kind:9}  {known:6} cells  {time_of(seconds)}")
     lines += [f"  {kind:9}  {n:6} cells  not known; {measure}" for kind, n in found.unknown.items()]
     rests = "; ".join(f"{count} on {what}" for what, count in found.rests.items())
     lines.append(f"it rests on {found.stored} stored cells, computed on {found.device}: {rests}")
     return lines
 
 
-def _time(seconds: float) -> str:
+def time_of(seconds: float) -> str:
+    """Returns seconds as people say them: s, min or h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

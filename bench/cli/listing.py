@@ -46,7 +46,8 @@ def _suites() -> list[dict[str, str]]:
     return [
         {
             "name": n,
-            "about": f"{len(s.concepts)} concepts, {len(s.methods)} methods, {len(s.attacks)} attacks",
+            "about": f"{len(s.concepts)} concepts, {len(s.methods)} methods, {len(s.attacks)} attacks"
+            f"{f'; protocol {s.file.protocol}' if s.file.protocol else ''}",
         }
         for n, s in ((n, load_suite(n)) for n in suite_names())
     ]

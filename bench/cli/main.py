@@ -1,4 +1,4 @@
-"""The command line: plan, run, report, ls, verify, convert, compare, perf, leaderboard; ``mini`` is the miniature's.
+"""The command line: plan, run, report, rehearse, ls, verify, convert, compare, perf, ...; ``mini`` is the miniature's.
 
 Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong or the
 place is unfit (a full disk, missing rights), 130 interrupted. A closed pipe changes neither the work nor
@@ -21,6 +21,7 @@ from bench.cli.measured import paper, perf, validity
 from bench.cli.miniature import bases, check, train
 from bench.cli.output import err, out
 from bench.cli.own import evaluate
+from bench.cli.rehearsal import protocols, rehearse
 from bench.cli.stored import ls, verify
 from bench.cli.suites import plan, report, run
 from bench.core import heap
@@ -49,6 +50,8 @@ for _command in (
         plan,
         run,
         report,
+        rehearse,
+        protocols,
         ls,
         verify,
         convert,

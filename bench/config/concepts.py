@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
+from bench.config.names import ENDING, read_names
 from bench.config.parts import below, made
 from bench.config.suite_file import ConceptEntry, SuiteFile
 from bench.core.errors import UsageError, shown, unknown
@@ -21,11 +22,13 @@ MAX_CONCEPTS_BYTES: Final = 8_000_000
 
 
 def read_concepts(path: Path) -> dict[str, Concept]:
-    """The concepts of a JSON file, by name.
+    """The concepts of a JSON file, or of a list of names (``.txt``), by name.
 
     Raises:
         UsageError: the file cannot be read, or does not hold concepts.
     """
+    if path.suffix.lower() == ENDING:
+        return read_names(path, MAX_CONCEPTS_BYTES)
     items = read_object(path, MAX_CONCEPTS_BYTES)
     if not all(isinstance(item, dict) for item in items.values()):
         raise UsageError(f"{path}: expected an object of name: fields of a concept")

@@ -75,12 +75,15 @@ class SuiteFile(BaseModel):
 
     Attributes:
         name: Of the suite.
+        protocol: The version of the question that it asks, ``name@1``: runs of one version compare. It is in no
+            digest; the shipped ones are held to what they ask (``docs/protocols.md``).
         base: ``miniature``, a local folder, or a hub id.
         revision: The commit of a hub id.
         dtype: Precision of the base.
         concepts: Names of the base's concepts, or fields of :class:`bench.interfaces.Concept`;
             ``("all",)`` is every one of them.
-        concepts_file: Concepts in JSON; by default ``concepts.json`` in the folder of the base.
+        concepts_file: Concepts in JSON, or a list of names (``.txt``); by default ``concepts.json`` in the
+            folder of the base.
         sampler: Fields of :class:`bench.model.sampler.Sampler`.
         methods: Entries of the registry; the controls are among them.
         attacks: Entries of the registry; the controls are among them.
@@ -103,6 +106,7 @@ class SuiteFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)
+    protocol: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,99}@[1-9][0-9]{0,3}$")
     base: str = "miniature"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

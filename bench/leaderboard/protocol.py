@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from bench.config.suite import Suite, load_suite, suite_names
+from bench.config.suite import Suite, load_suite, read_suite, suite_names
 from bench.core.digest import canonical_json, digest_of, parse_json
 from bench.core.errors import UsageError, shown
 from bench.leaderboard.entry import Protocol
-from bench.model.pipeline.inspect import inspect_base
+from bench.model.pipeline.inspect import inspect_base, local_folder
 from bench.run.cells import EditCell
 from bench.run.plan import Plan, make_plan
 
@@ -78,6 +78,8 @@ def shipped_as(protocol: Protocol) -> str:
     """
     by = {}
     for name in sorted(suite_names(), key=lambda name: name != protocol.suite):
+        if name != protocol.suite and not _is_here(name):
+            continue  # to look for a name, nobody downloads gigabytes
         try:
             by[name] = protocol_of(plan_of(name))
         except UsageError:  # its base may not be on this machine
@@ -108,6 +110,10 @@ def edits_of(plan: Plan) -> dict[str, EditCell]:
 def _planned(suite: Suite) -> Plan:
     files = inspect_base(suite.base, revision=suite.revision)
     return make_plan(suite, files.digest, folder=files.folder)
+
+
+def _is_here(name: str) -> bool:
+    return local_folder(read_suite(name).base) is not None
 
 
 def _controls(suite: Suite) -> Sequence[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bench.config.protocols import name_of
 from bench.core.digest import write_atomic
 from bench.core.errors import UsageError
 from bench.leaderboard.chart import LOOKS, scatter
@@ -131,6 +132,7 @@ def _files(page: _Page, board: Path, bar: float) -> dict[str, bytes]:
     script, css = data_tables_source()
     shown = html_template(_PACKAGE, "protocol.html.j2").render(
         protocol=page.protocol,
+        named=name_of(page.protocol.suite),
         board=board_table(page.rows, page.folder),
         rows=page.rows,
         bar=bar,

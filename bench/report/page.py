@@ -70,6 +70,7 @@ def page(shown: Contents) -> str:
         command=_on_one_line(str(about.get("command", "unknown"))),
         commit=str(about.get("commit", "unknown")),
         changed=bool(about.get("dirty")),
+        protocol=_on_one_line(str(about.get("protocol", ""))),
         warnings=list(about.get("warnings", ())),
         worst=worst_to_markdown(headline(shown.worst)),
         goals=goals_said(shown.worst),

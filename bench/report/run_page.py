@@ -80,6 +80,7 @@ def run_page(shown: RunPage) -> str:
         command=visible(str(about.get("command", "unknown"))),
         commit=str(about.get("commit", "unknown"))[:12],
         changed=bool(about.get("dirty")),
+        protocol=visible(str(about.get("protocol", ""))),
         warnings=[visible(str(line)) for line in about.get("warnings", ())],
         judge=visible(str(pooled["judge"].iloc[0])) if len(pooled) else "none",
         goals=goals_said(shown.worst),

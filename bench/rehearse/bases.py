@@ -1,0 +1,122 @@
+"""A stand-in for a base: a pipeline of the same classes with random weights, written as diffusers writes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers.utils import logging as transformers_logging
+
+from bench.core.rng import generator_for
+from bench.mini.tokenizer import train_tokenizer
+from bench.rehearse.shapes import NOISE, REAL, TINY, Kind, Shape
+
+__all__ = ["kind_of", "random_values", "write_base", "write_words"]
+
+_LENGTH: Final = 77
+_MERGES: Final = 3000
+_VALUES: Final = 1_000_003  # a prime number of them, so that rows differ
+
+
+def kind_of(base: str) -> Kind:
+    """The family of a hub id or a folder, by its name: XL or not."""
+    return "sdxl" if "xl" in Path(base).name.lower() else "sd"
+
+
+def write_words(folder: Path, lines: Sequence[str]) -> Any:
+    """A tokenizer of CLIP's format whose tokens are the words of these lines: prompts are as long as real ones."""
+    transformers_logging.disable_progress_bar()
+    return train_tokenizer(lines, folder, merges=_MERGES, length=_LENGTH)
+
+
+def write_base(
+    folder: Path, kind: Kind, words: Any, *, real_size: bool, prediction: str = "epsilon"
+) -> Path:
+    """The folder, with a pipeline in it; the same words give the same files.
+
+    Args:
+        folder: Where it is written.
+        kind: The family.
+        words: Its tokenizer.
+        real_size: In the published configuration, and not a tiny one.
+        prediction: What the UNet predicts: ``epsilon`` or ``v_prediction``.
+    """
+    shape = (REAL if real_size else TINY)[kind]
+    shape = replace(shape, rows=max(shape.rows, len(words)))
+    parts = {
+        "unet": _made(UNet2DConditionModel, shape.unet),
+        "vae": _made(AutoencoderKL, shape.vae),
+        "scheduler": DDIMScheduler(**NOISE, prediction_type=prediction, clip_sample=False),
+        "tokenizer": words,
+    }
+    if kind == "sd":
+        pipe: Any = StableDiffusionPipeline(
+            **parts, text_encoder=_text(CLIPTextModel, shape, 0, words), safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    else:
+        pipe = StableDiffusionXLPipeline(
+            **parts, tokenizer_2=words, text_encoder=_text(CLIPTextModel, shape, 0, words),
+            text_encoder_2=_text(CLIPTextModelWithProjection, shape, 1, words), add_watermarker=False,
+        )  # fmt: skip
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def random_values(network: Any, *key: object) -> Any:
+    """The network, made on the meta device or not, with values that keep the size of what passes.
+
+    Args:
+        network: Its norms become the identity, its biases 0.
+        key: The same one gives the same values.
+    """
+    values = torch.randn(_VALUES, generator=generator_for("rehearsal", *key))
+    network.to_empty(device="cpu")
+    with torch.no_grad():
+        for number, (name, weight) in enumerate(network.named_parameters()):
+            if weight.ndim < 2:
+                weight.fill_(1.0 if name.endswith("weight") else 0.0)
+                continue
+            _fill(weight, values.roll(number))
+            weight.mul_((1 / weight[0].numel()) ** 0.5)
+        for name, buffer in network.named_buffers():
+            if name.endswith("position_ids"):
+                buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+            else:  # of norms over batches
+                buffer.fill_(1 if name.endswith("var") else 0)
+    return network.eval()
+
+
+def _fill(weight: Tensor, values: Tensor) -> None:
+    flat = weight.view(-1)
+    for at in range(0, len(flat), len(values)):
+        flat[at : at + len(values)] = values[: len(flat) - at]
+
+
+def _made(cls: Any, fields: dict[str, Any]) -> Any:
+    with torch.device("meta"):
+        network = cls(**fields)
+    return random_values(network, cls.__name__)
+
+
+def _text(cls: Any, shape: Shape, place: int, words: Any) -> Any:
+    config = CLIPTextConfig(
+        **shape.texts[place], vocab_size=shape.rows, max_position_embeddings=_LENGTH,
+        bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )  # fmt: skip
+    with torch.device("meta"):
+        network = cls(config)
+    return random_values(network, cls.__name__, place)

@@ -1,0 +1,262 @@
+"""Rehearses a suite: the same plan, run and report as the whole, with stand-ins and at the smallest budgets."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from bench.config.concepts import erased_concepts, known_concepts
+from bench.config.suite import Code, Suite, read_suite
+from bench.config.suite_file import SuiteFile
+from bench.core.errors import UsageError, in_one_line
+from bench.core.shipped import MINIATURES
+from bench.model.families.known import family_in
+from bench.model.pipeline.inspect import BaseFiles, inspect_base, local_folder
+from bench.publish import Asked, publish
+from bench.rehearse.bases import kind_of, write_base, write_words
+from bench.rehearse.cut import LIMIT, cut
+from bench.rehearse.hours import counted, measured
+from bench.rehearse.stand_ins import StandIns
+from bench.run.cells import Cell, OfAttack, OfMethod, ReferenceCell, ScoreCell
+from bench.run.estimate import Estimate
+from bench.run.executor import Inline
+from bench.run.loading import load_base
+from bench.run.plan import Plan, make_plan
+from bench.run.store import Store
+from bench.run.watching import Outcome, Watcher
+
+__all__ = ["CANNOT_DRAW", "Fate", "Kind", "Rehearsal", "rehearse"]
+
+CANNOT_DRAW: Final = "the base cannot draw"
+"""What a method says that looks at the base's own images first: random weights draw nothing."""
+_CONCEPTS: Final = "concepts.json"
+_BASE, _NETWORKS, _STORE, _REPORT = "base", "networks", "store", "report"
+Fate = Literal["passed", "failed", "blocked", "not with random weights"]
+
+
+@dataclass(slots=True)
+class Kind:
+    """One kind of cell: a stage with a plug-in.
+
+    Attributes:
+        stage: ``edit``, ``attack``, ``trial``, ``utility``, ``reference`` or ``score``; or ``report``.
+        of: The plug-in, as the whole suite calls it.
+        fate: The worst of its cells'.
+        cells: How many were tried or blocked.
+        seconds: That they took together.
+        peak_mb: The largest peak of memory of one, in MiB; on a GPU of the GPU's.
+    """
+
+    stage: str
+    of: str
+    fate: Fate = "passed"
+    cells: int = 0
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """The outcome of a rehearsal.
+
+    Attributes:
+        suite: The name of the suite.
+        kinds: Every kind of cell, in the plan's order.
+        failures: A line per failure.
+        notes: What a reader should know that is no failure.
+        whole: How many cells the whole suite has.
+        hours: Of the whole suite on this machine; ``None`` where the base was tiny: its times say nothing.
+        seconds: That the cells took.
+    """
+
+    suite: str
+    kinds: tuple[Kind, ...]
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
+    whole: int
+    hours: Estimate | None
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+
+@dataclass(slots=True)
+class _Ledger(Watcher):
+    """Keeps what becomes of each cell."""
+
+    plan: Plan
+    stands_for: Mapping[str, Sequence[str]]
+    tell: Watcher
+    kinds: dict[tuple[str, str], Kind] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def begin(self, todo: int, total: int) -> None:
+        self.tell.begin(todo, total)
+
+    def cell(self, cell: Cell, number: int) -> None:
+        self.tell.cell(cell, number)
+
+    def step(self, done: int, total: int, what: str) -> None:
+        self.tell.step(done, total, what)
+
+    def done(self, cell: Cell, seconds: float) -> None:
+        kind = self._kind(cell)
+        kind.seconds += seconds
+        self.tell.done(cell, seconds)
+
+    def failed(self, cell: Cell, error: BaseException) -> None:
+        kind, said = self._kind(cell), in_one_line(error)
+        if CANNOT_DRAW in said:
+            kind.fate = "not with random weights" if kind.fate == "passed" else kind.fate
+            self.notes.append(f"{kind.stage} {kind.of}: {said}; so it goes with random weights")
+        else:
+            kind.fate = "failed"
+            self.failures.append(f"{cell.title}: {type(error).__name__}: {said}")
+        self.tell.failed(cell, error)
+
+    def blocked(self, cell: Cell) -> None:
+        kind = self._kind(cell)
+        kind.fate = "blocked" if kind.fate == "passed" else kind.fate
+        self.tell.blocked(cell)
+
+    def _kind(self, cell: Cell) -> Kind:
+        stage, of = cell.kind, _part(cell, self.stands_for)
+        kind = self.kinds.setdefault((stage, of), Kind(stage, of))
+        kind.cells += 1
+        return kind
+
+
+def rehearse(
+    source: str,
+    folder: Path,
+    *,
+    real_size: bool = False,
+    only: Sequence[str] = (),
+    device: str = "auto",
+    batch_size: str = "auto",
+    code: Code = "installed",
+    watcher: Watcher | None = None,
+) -> Rehearsal:
+    """Runs every kind of cell of a suite, with random weights for what is not here.
+
+    The miniature is here, so a suite on it is rehearsed on it.
+
+    Args:
+        source: A shipped suite or a YAML file.
+        folder: An empty folder; everything is written there, and nothing elsewhere.
+        real_size: Networks are as wide and deep as the real ones, and so images are.
+        only: Glob patterns, as of a run.
+        device: As the user named it.
+        batch_size: Likewise.
+        code: Whose code the suite may run.
+        watcher: Told of progress.
+
+    Raises:
+        UsageError: the suite is wrong, or lacks what no stand-in can be made for, as prompts.
+    """
+    file = read_suite(source, code=code)
+    kept = file.base in MINIATURES
+    base, changes = _staged(file, folder, real_size=real_size)
+    whole = Suite.of(SuiteFile.of({**file.model_dump(), **changes, "protocol": None}))
+    full = make_plan(whole, base.digest, folder=base.folder, only=only)
+    small = cut(whole, only=only, tiny=not real_size and not kept)
+    left = Suite.of(small.file)
+    plan = make_plan(left, base.digest, folder=base.folder, only=small.only, limit=LIMIT)
+    store = Store(folder / _STORE)
+    ledger = _Ledger(plan, small.stands_for, watcher or Watcher())
+    model = load_base(base, whole.dtype, device=device, batch_size=batch_size, compiled=False)
+    outcome = Inline(model).run(plan, store, ledger)
+    _measure(plan, store, ledger)
+    _report(plan, store, source, folder, ledger, outcome)
+    timed = real_size or kept
+    return Rehearsal(
+        suite=file.name,
+        kinds=tuple(ledger.kinds.values()),
+        failures=tuple(ledger.failures),
+        notes=tuple(dict.fromkeys(ledger.notes)),
+        whole=len(full.cells),
+        hours=counted(full, measured(model, whole.sampler)) if timed else None,
+        seconds=outcome.seconds,
+    )
+
+
+def _staged(file: SuiteFile, folder: Path, *, real_size: bool) -> tuple[BaseFiles, dict[str, Any]]:
+    """The stand-ins on the disk: the base's files, and the keys of the suite that name them."""
+    words = write_words(folder / _NETWORKS / "words", _lines(file))
+    changes = StandIns(folder / _NETWORKS, words, real_size).in_place(file)
+    if file.base in MINIATURES:
+        return inspect_base(file.base), changes
+    here = local_folder(file.base)
+    kind, prediction = kind_of(file.base), "epsilon"
+    if here is not None and (family := family_in(here)) is not None:
+        kind = "sdxl" if "XL" in family.about else "sd"
+        prediction = inspect_base(file.base).prediction_type
+    place = write_base(folder / _BASE, kind, words, real_size=real_size, prediction=prediction)
+    if file.concepts_file is None and here is not None and (here / _CONCEPTS).is_file():
+        changes["concepts_file"] = str(here / _CONCEPTS)
+    return inspect_base(str(place)), {**changes, "base": str(place), "revision": None}
+
+
+def _lines(file: SuiteFile) -> list[str]:
+    """The prompts of a suite's concepts, as far as its file holds them: the words of its tokenizer."""
+    known = known_concepts(file)
+    concepts = {c.text: c for c in (*known.values(), *erased_concepts(file, known))}
+    said = [text for c in concepts.values() for texts in c.prompts.values() for text in texts]
+    said += [prompt.text for c in concepts.values() for prompt in c.utility]
+    return sorted({*said, *concepts})
+
+
+def _part(cell: Cell, stands_for: Mapping[str, Sequence[str]]) -> str:
+    """The plug-in that a kind of cell is known by, as the whole suite calls it."""
+
+    def called(label: str) -> str:
+        return ", ".join(stands_for.get(label, (label,)))
+
+    match cell:
+        case ReferenceCell():
+            return "unedited"
+        case ScoreCell():
+            return cell.by
+        case OfAttack():
+            return called(cell.attack_label)
+        case OfMethod():
+            return called(cell.method.label)
+    return cell.title
+
+
+def _measure(plan: Plan, store: Store, ledger: _Ledger) -> None:
+    """Adds the peaks of memory that the store recorded."""
+    for cell in plan.cells:
+        entry = store.find(cell.kind, cell.digest)
+        kind = ledger.kinds.get((cell.kind, _part(cell, ledger.stands_for)))
+        if entry is not None and kind is not None:
+            timing: Any = entry.record.get("timing") or {}
+            kind.peak_mb = max(kind.peak_mb, float(timing.get("peak_memory_mb") or 0.0))
+
+
+def _report(
+    plan: Plan, store: Store, source: str, folder: Path, ledger: _Ledger, outcome: Outcome
+) -> None:
+    """Writes the report, which is a kind of its own; what it says of random weights fails nothing."""
+    kind = ledger.kinds.setdefault((_REPORT, ""), Kind(_REPORT, "tables, plots and pages", cells=1))
+    asked = Asked(source, limit=LIMIT, said=shlex.join(["tvc-bench", "rehearse", source]))
+    try:
+        done = publish(plan, store, asked, folder=folder / _REPORT, outcome=outcome)
+    except UsageError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever the libraries of tables and plots raise is what is looked for
+        kind.fate = "failed"
+        ledger.failures.append(f"report: {type(error).__name__}: {in_one_line(error)}")
+        return
+    ledger.notes += [
+        f"report: {line}; with random weights that may be" for line in done.found.errors
+    ]
