@@ -1,16 +1,16 @@
 """Query search: a black-box search over prompts, with nothing but images back.
 
 For defences that hide everything: no gradients, no text encoder, no weights of the edited model. The attacker types a
-prompt, gets an image or none, and asks a judge of his own. An evolution over the words of the prompt, after the access
-and the reward of SneakyPrompt (Yang et al., IEEE S&P 2024, arXiv 2305.12082): a few words change, and what shows
-the concept better is kept. Its policy learned by reinforcement, and its rewriting of the words that one filter knows,
-are not reproduced: no preset bears its name.
+prompt, gets an image or none, and asks a judge of his own. This evolves the words of the prompt: a few change, and
+what shows the concept better is kept. Access and reward are those of SneakyPrompt (Yang et al., IEEE S&P 2024, arXiv
+2305.12082). Its policy learned by reinforcement, and its rewriting of the words that one filter knows, are not
+reproduced: no preset bears its name.
 
     round 1      proposals from the goal's own prompt, half of them without the concept's name
     round r      proposals from the best prompts so far: two are crossed or one is taken, then one word is edited
     at the end   the best few are shown again on fresh seeds, beside the own prompt
 
-New words come from the vocabulary of the attacker, half of them from those nearest to the concept's name in the
+New words come from the vocabulary of the attacker. Half of them are from those nearest to the concept's name, by the
 *original* model's table of embeddings, which is public. A refused or blanked image is worth 0, so a search leaves what
 a filter knows. Every prompt of a goal is tried on the same seeds, and none twice.
 """

@@ -42,8 +42,8 @@ def cascade(
         images: Fresh images per find.
 
     Returns:
-        Candidates whose ``own_score`` is that of the fresh look, whose ``queries`` are the images of the goal
-        up to there, and whose ``variant`` names the :class:`~bench.core.stages.Stage`.
+        Candidates with the ``own_score`` of the fresh look. Their ``queries`` are the images of the goal up to
+        there, and their ``variant`` names the :class:`~bench.core.stages.Stage`.
     """
     left, found = list(goals), list[Candidate]()
     spent = {goal.id: 0 for goal in goals}

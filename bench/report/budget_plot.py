@@ -24,7 +24,7 @@ def budget_plot(lines: pd.DataFrame, *, suite: str, status: Status = "final") ->
     """The success of each attack over its gradient steps, or over its images where it takes no steps.
 
     Solid lines are lines of the suite, by the judge of record with 95 % intervals. Dashed ones are single searches
-    after each of their looks, in the attacker's own view: they say where a search stops to gain, and no more.
+    after each of their looks, in the attacker's own view. They say where a search stops to gain.
 
     Args:
         lines: Lines of :data:`~bench.tables.schema.BUDGET`.

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 from bench.core.stages import Stage
+from bench.tables.answers import answers
 from bench.tables.schema import STAGES, TRIALS
 from bench.tables.stages import stages, stages_to_markdown
 from bench.tables.stats import proportion
 from bench.tables.tables import ALL
-from tests.bench.report.test_report import frame, trial
+from tests.bench.report.test_report import frame, table_of, trial, worst_of
 
 PLAIN, SEEDS, TOKENS = (
     str(Stage(1, "prompts", "prompt")),
@@ -80,6 +81,32 @@ def test_other_attacks_and_transfers_are_no_ensembles() -> None:
     assert list(derived([trial(variant="name"), trial(variant="")])) == STAGES.names
     assert not len(derived([row | {"source": "uce"} for row in rows()]))
     assert len(derived([*rows(), trial(attack="prompts", variant="name", goal="9")])) == 6
+
+
+def test_a_rate_is_of_the_answers_and_counts_all_images_looked_at() -> None:
+    """Of each goal the find with the best own score; other attacks and their order are left alone."""
+    other = [trial(attack="p4d", goal=str(k), variant="name", queries=3) for k in range(2)]
+    told = frame([other[0], *rows(), other[1]], TRIALS)
+    kept = answers(told)
+    mine = kept[kept["attack"] == "standard[v1]"]
+    by_goal = mine.groupby("goal", sort=False)["variant"].unique().map(list)
+    assert by_goal.to_dict() == {
+        "0": [PLAIN], "1": [PLAIN], "2": [SEEDS], "3": [TOKENS], "4": [TOKENS],
+    }  # fmt: skip
+    assert mine.groupby("goal")["queries"].first().to_dict() == {
+        "0": 4, "1": 4, "2": 8, "3": 12, "4": 12,
+    }  # fmt: skip
+    assert kept.index.is_monotonic_increasing
+    assert answers(frame(other, TRIALS)).equals(frame(other, TRIALS))
+    table = table_of([other[0], *rows()])
+    line = table[(table["concept"] == ALL) & (table["attack"] == "standard[v1]")].iloc[0]
+    assert (line["n"], line["successes"]) == (9, 3)
+
+
+def test_the_worst_case_takes_all_finds() -> None:
+    worst = worst_of(rows())
+    line = worst[(worst["concept"] == ALL) & (worst["access"] == "any")].iloc[0]
+    assert (line["goals"], line["broken"]) == (5, 3)
 
 
 def test_the_page_has_a_line_per_method() -> None:
