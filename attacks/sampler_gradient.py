@@ -87,7 +87,7 @@ class SamplerGradient(Attack):
                     leaf -= self.lr * size.view(shape) * how.direction(grad, step)
             ctx.spend(gradient_steps=len(goals))
             ctx.progress(step + 1, self.steps, self.name)
-        return best.candidates(goals, self.looks(), self.steps)
+        return best.candidates(goals, self.noises * self.views, self.steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,15 +210,16 @@ class _Best:
         for seen, score in zip(self._looks, self._score_B.tolist(), strict=True):
             seen.append(min(1.0, max(0.0, score)))
 
-    def candidates(self, goals: Sequence[Goal], looks: int, steps: int) -> list[Candidate]:
-        """The find of each goal."""
+    def candidates(self, goals: Sequence[Goal], each: int, steps: int) -> list[Candidate]:
+        """The find of each goal; ``each`` images were seen of it per look."""
         states_BLD, *pooled = self._said
+        images = tuple(each * (step + 1) for step in range(steps + 1))
         return [
             Candidate(
                 goal.id, goal.prompt, states_LD=states_BLD[i].clone(),
                 pooled_D=pooled[0][i].clone() if pooled else None,
-                own_score=self._looks[i][-1], queries=looks,
-                trace=Trace(looks=tuple(self._looks[i]), steps=steps, budget=steps),
+                own_score=self._looks[i][-1], queries=images[-1],
+                trace=Trace(looks=tuple(self._looks[i]), steps=steps, budget=steps, images=images),
             )
             for i, goal in enumerate(goals)
         ]  # fmt: skip

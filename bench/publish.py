@@ -153,7 +153,8 @@ def publish(
     written = write_report(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
         pictures=found.pictures, scores=found.scores, prompts=found.prompts, images=found.images,
-        distances=found.distances, provenance=provenance, cells=found.cells, candidates=found.candidates, status=status,
+        distances=found.distances, provenance=provenance, cells=found.cells, candidates=found.candidates,
+        curves=found.curves, status=status,
         label_sets={n: s for judge in plan.judges for n, s in judge.label_sets().items()},
     )  # fmt: skip
     compared = None if status == "partial" else _compared(plan, asked, folder, written.table)

@@ -11,7 +11,7 @@ from attacks.shared.originals import target_latents
 from bench.core.bounds import Count, LearningRate
 from bench.core.errors import UsageError
 from bench.core.lazy import F, torch
-from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Role, Target
+from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, Role, Target, Trace
 from bench.interfaces.answers import MOST_VALUES
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, timesteps, tune, tune_tensors
@@ -69,8 +69,10 @@ class FineTuning(Attack):
             digest: self._differences(target, concept, ctx.child(concept.text))
             for digest, concept in concepts.items()
         }
+        trace = Trace(steps=self.steps, budget=self.steps)
         return [
-            Candidate(goal.id, goal.prompt, weights=weights[goal.concept.digest]) for goal in goals
+            Candidate(goal.id, goal.prompt, weights=weights[goal.concept.digest], trace=trace)
+            for goal in goals
         ]
 
     def _differences(self, target: Target, concept: Concept, ctx: Context) -> dict[str, Tensor]:

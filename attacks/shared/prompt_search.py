@@ -228,6 +228,7 @@ class Looks:
     _tried: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     _queries: dict[int, int] = field(default_factory=dict)
     _seen: dict[int, list[float]] = field(default_factory=dict)
+    _images: dict[int, list[int]] = field(default_factory=dict)
     _changed: dict[int, int] = field(default_factory=dict)
     _taken: dict[int, int] = field(default_factory=dict)
     _budget: int = 0
@@ -263,6 +264,7 @@ class Looks:
             # A text that could not be sampled was a look all the same.
             best = max((fmean(scores) for scores in self._tried.get(r, {}).values()), default=0.0)
             self._seen.setdefault(r, []).append(best)
+            self._images.setdefault(r, []).append(self._queries.get(r, 0))
         bar = self.target.surrogate.threshold
         return list(dict.fromkeys(r for r, text in fit if fmean(self._tried[r][text]) >= bar))
 
@@ -270,6 +272,11 @@ class Looks:
         """Whether a prompt would show a goal's images that were not looked at yet."""
         read = read_prompt(self.target.model, ids)
         return _usable(read) and read.text not in self._tried.get(row, {})
+
+    def ranked(self, row: int) -> list[str]:
+        """The prompts of a goal that were tried, best first."""
+        tried = self._tried.get(row, {})
+        return sorted(tried, key=lambda text: self._worth(row, text), reverse=True)
 
     def settle(self, finalists: int, images: int) -> None:
         """Leaves each goal the best of its prompts and its own, after another look at each on fresh seeds.
@@ -284,8 +291,7 @@ class Looks:
         jobs = []
         for r, goal in enumerate(self.goals):
             tried, own = self._tried.get(r, {}), self._own(goal)
-            ranked = sorted(tried, key=lambda text: self._worth(r, text), reverse=True)
-            best = [text for text in ranked if text != own][:finalists]
+            best = [text for text in self.ranked(r) if text != own][:finalists]
             if not best:
                 continue
             left = [own, *best] if own in tried else best
@@ -373,6 +379,7 @@ class Looks:
             budget=self._budget,
             zero=zero,
             bad=bad,
+            images=tuple(self._images.get(row, ())),
         )
 
 

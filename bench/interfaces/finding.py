@@ -59,6 +59,7 @@ class Trace:
         budget: Gradient steps it was allowed; 0 for a search that takes none.
         zero: Steps whose gradient was zero throughout.
         bad: Steps whose gradient was not finite.
+        images: Images of the goal that were seen up to each look, if the attack counts them.
     """
 
     looks: tuple[float, ...] = ()
@@ -67,6 +68,7 @@ class Trace:
     budget: int = 0
     zero: int = 0
     bad: int = 0
+    images: tuple[int, ...] = ()
 
     @property
     def late_gain(self) -> float | None:

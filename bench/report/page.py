@@ -17,6 +17,7 @@ from bench.tables.costs import costs_to_markdown
 from bench.tables.flags_said import flags_to_markdown
 from bench.tables.headline import goals_said, worst_to_markdown
 from bench.tables.measures import measures_to_markdown
+from bench.tables.stages import stages_to_markdown
 from bench.tables.tables import ALL
 from bench.tables.text import attacks_to_markdown, to_markdown
 from bench.tables.worst import headline
@@ -42,6 +43,8 @@ class Contents:
         cells: Rows of :data:`~bench.tables.schema.CELLS`; ``None``: the section is left out.
         measures: Lines of :data:`~bench.tables.schema.MEASURES`; ``None``: the section is left out.
         agreement: Lines of :data:`~bench.tables.schema.AGREEMENT`; ``None``: likewise.
+        stages: Lines of :data:`~bench.tables.schema.STAGES`; ``None``: likewise.
+        budget: Whether there is a figure of success against budget.
     """
 
     suite: str
@@ -57,6 +60,8 @@ class Contents:
     cells: pd.DataFrame | None = None
     measures: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
+    stages: pd.DataFrame | None = None
+    budget: bool = False
 
 
 def page(shown: Contents) -> str:
@@ -78,6 +83,8 @@ def page(shown: Contents) -> str:
         attacks=attacks_to_markdown(table),
         measures="" if shown.measures is None else measures_to_markdown(shown.measures),
         agreement="" if shown.agreement is None else agreement_to_markdown(shown.agreement),
+        stages="" if shown.stages is None else stages_to_markdown(shown.stages),
+        budget=shown.budget,
         flags=flags_to_markdown(shown.flags, list(table["method"].unique())),
         grids=shown.grids,
         costs=costs_to_markdown(table, shown.edits),

@@ -39,6 +39,7 @@ _FILES = frozenset(
     }
     | {"provenance.json", "scatter.pdf", "scatter.png", "table.csv", "table.md", "table.tex"}
     | {"transfer.csv", "transfer.pdf", "transfer.png", "trials.parquet", "utility.parquet"}
+    | {"budget.csv", "budget.pdf", "budget.png", "stages.csv"}
     | {"sweep.csv", "sweep.png", "worst.csv", "worst.md"}
 )
 _GRID = re.compile(r"(grid|disagreement)-.*\.png")

@@ -51,6 +51,7 @@ class RunPage:
         provenance: JSON: commit, command, warnings.
         status: Anything but ``final`` is said first.
         sweep: The threshold sweep as a PNG; none if empty.
+        budget: The success against budget, likewise.
         measures: Lines of :data:`~bench.tables.schema.MEASURES`; ``None``: the section is left out.
         agreement: Lines of :data:`~bench.tables.schema.AGREEMENT`; ``None``: likewise.
         apart: Pictures on which two judges differ.
@@ -64,6 +65,7 @@ class RunPage:
     provenance: Mapping[str, Any]
     status: Status = "final"
     sweep: bytes = b""
+    budget: bytes = b""
     measures: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
     apart: Sequence[Apart] = ()
@@ -96,6 +98,7 @@ def run_page(shown: RunPage) -> str:
         agreement=None if shown.agreement is None else agreement_table(shown.agreement),
         apart=shown.apart,
         sweep=base64.b64encode(shown.sweep).decode(),
+        budget=base64.b64encode(shown.budget).decode(),
         pictures_options=options(len(shown.cards), [1, 2, 3, 4], length=_CARDS),
         data_tables=script,
         data_tables_css=css,

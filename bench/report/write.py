@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from bench.core.digest import write_atomic
+from bench.report.budget_plot import budget_plot
 from bench.report.candidates import write_candidates
 from bench.report.disagreements import disagreements
 from bench.report.gallery import ImageKey, gallery
@@ -26,11 +27,13 @@ from bench.report.style import figures_freed
 from bench.report.sweep_plot import sweep_plot
 from bench.run.results import Found
 from bench.tables.agreement import agreement
+from bench.tables.budget import budget
 from bench.tables.flags import flag
 from bench.tables.headline import worst_to_markdown
 from bench.tables.measures import measures
 from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.tables.spreadsheet import as_csv
+from bench.tables.stages import stages
 from bench.tables.sweep import sweep
 from bench.tables.tables import BASE, FLOOR, summarise
 from bench.tables.text import slug, to_latex, to_markdown
@@ -76,6 +79,7 @@ def write_report(
     prompts: Mapping[str, Mapping[Key, Sequence[str]]] = MappingProxyType({}),
     images: Mapping[str, Mapping[Key, Sequence[ImageKey]]] = MappingProxyType({}),
     candidates: Sequence[Found] = (),
+    curves: Sequence[Mapping[str, object]] = (),
     label_sets: Mapping[str, Sequence[str]] = MappingProxyType({}),
     status: Status = "final",
 ) -> Report:
@@ -96,6 +100,7 @@ def write_report(
         distances: Rows of :data:`~bench.tables.schema.DISTANCES`: what metrics of sets say.
         cells: Rows of :data:`~bench.tables.schema.CELLS`: what the work took.
         candidates: What attacks found, to be published.
+        curves: How far each search was after each look, with the columns :data:`bench.tables.budget.CURVES`.
         label_sets: Published sets of the judges' labels, for the threshold sweep.
         status: Anything but ``final`` is stamped on the page and the plot.
 
@@ -117,7 +122,7 @@ def write_report(
         _write(
             place, suite, report, trials=trials, utility=utility, edits=edits, pictures=pictures,
             distances=distances, scores=scores, prompts=prompts, images=images, provenance=provenance, cells=cells,
-            candidates=candidates, label_sets=label_sets, status=status,
+            candidates=candidates, curves=curves, label_sets=label_sets, status=status,
         )  # fmt: skip
     return report
 
@@ -138,6 +143,7 @@ def _write(
     provenance: Mapping[str, Any],
     cells: pd.DataFrame | None,
     candidates: Sequence[Found],
+    curves: Sequence[Mapping[str, object]],
     label_sets: Mapping[str, Sequence[str]],
     status: Status,
 ) -> None:
@@ -176,6 +182,15 @@ def _write(
     write_atomic(folder / "sweep.csv", as_csv(swept))
     figure = sweep_plot(swept, threshold=threshold, suite=suite, status=status)
     save(figure, folder / "sweep.png")
+    spent = budget(table, trials, curves, suite)
+    if len(spent):
+        write_atomic(folder / "budget.csv", as_csv(spent))
+        figure = budget_plot(spent, suite=suite, status=status)
+        for ending in ("png", "pdf"):
+            save(figure, folder / f"budget.{ending}")
+    staged = stages(trials, suite)
+    if len(staged):
+        write_atomic(folder / "stages.csv", as_csv(staged))
     grids = _grids(folder, pictures, scores, prompts, threshold=threshold)
     write_atomic(
         folder / "provenance.json",
@@ -187,13 +202,14 @@ def _write(
     contents = Contents(
         suite=suite, worst=worst, table=table, flags=flags, edits=edits, grids=grids, provenance=provenance,
         status=status, transfer=bool(len(moved)), candidates=write_candidates(folder, candidates),
-        cells=cells, measures=cost, agreement=alike,
+        cells=cells, measures=cost, agreement=alike, stages=staged, budget=bool(len(spent)),
     )  # fmt: skip
     write_atomic(folder / PAGE, page(contents).encode())
     shown = RunPage(
         suite=suite, worst=worst, table=table, flags=flags, provenance=provenance, status=status,
         cards=gallery(pictures, images, prompts, trials), measures=cost, agreement=alike,
         apart=disagreements(pictures, images, prompts, trials), sweep=(folder / "sweep.png").read_bytes(),
+        budget=(folder / "budget.png").read_bytes() if len(spent) else b"",
     )  # fmt: skip
     write_atomic(folder / RUN_PAGE, run_page(shown).encode())
 

@@ -35,7 +35,7 @@ from bench.run.joined import failed_rows, lost_rows, scored_rows
 from bench.run.plan import Plan
 from bench.run.results import Found, Results
 from bench.run.store import Entry, Store
-from bench.run.traces import SEARCH, TRACE, traces_of, with_traces
+from bench.run.traces import SEARCH, TRACE, curve_of, traces_of, with_traces
 from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY, conform
 
 __all__ = ["collect"]
@@ -136,6 +136,13 @@ class _Reading:
         if content.candidates is not None and cell.digest not in self._attacks:
             self._attacks.add(cell.digest)
             self._traces += traces_of(content.candidates, cell.digest)
+            if isinstance(cell, AttackCell):
+                about = {
+                    "cell": cell.digest,
+                    "method": cell.method_label,
+                    "attack": self._name(cell.attack),
+                }
+                out.curves += curve_of(content.candidates, about, self._plan.surrogate.threshold)
         if isinstance(cell, EditCell):
             self._edits += _edit(entry, cell)
         elif isinstance(cell, AttackCell) and not _is_control(cell.attack):

@@ -80,6 +80,7 @@ class Results:
         prompts: The same for the prompts of the pictures; one that was withheld is not among them.
         images: The same for the digest of the trial, the candidate and the draw of the pictures.
         candidates: What the attacks found that are no controls.
+        curves: A row per search and look, with the columns :data:`bench.tables.budget.CURVES`.
         missing: Titles of cells that are neither there nor failed: the run is not finished.
         failed: Titles of cells that failed.
         blocked: Titles of cells that were not tried, since one that they need has failed.
@@ -97,6 +98,7 @@ class Results:
     prompts: dict[str, dict[Key, list[str]]] = field(default_factory=dict)
     images: dict[str, dict[Key, list[tuple[str, int, int]]]] = field(default_factory=dict)
     candidates: list[Found] = field(default_factory=list)
+    curves: list[dict[str, object]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)

@@ -22,16 +22,18 @@ from bench.tables.frames import (
     conform,
     to_arrow,
 )
-from bench.tables.summaries import AGREEMENT, MEASURES, SWEEP, WORST
+from bench.tables.summaries import AGREEMENT, BUDGET, MEASURES, STAGES, SWEEP, WORST
 
 __all__ = [
     "AGREEMENT",
+    "BUDGET",
     "CELLS",
     "DISTANCES",
     "EDITS",
     "FLAGS",
     "MEASURES",
     "SCHEMAS",
+    "STAGES",
     "SWEEP",
     "TABLE",
     "TRANSFER",
@@ -447,7 +449,7 @@ FLAGS = Schema(
 )
 
 SCHEMAS = (
-    WORST, TABLE, MEASURES, AGREEMENT, SWEEP, TRANSFER, TRIALS, UTILITY, DISTANCES, EDITS, CELLS, FLAGS,
+    WORST, STAGES, TABLE, MEASURES, AGREEMENT, SWEEP, BUDGET, TRANSFER, TRIALS, UTILITY, DISTANCES, EDITS, CELLS, FLAGS,
 )  # fmt: skip
 
 if __name__ == "__main__":

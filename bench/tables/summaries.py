@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from bench.tables.frames import Column, Schema
 
-__all__ = ["ACCESSES", "AGREEMENT", "ANY", "MEASURES", "SWEEP", "WORST"]
+__all__ = ["ACCESSES", "AGREEMENT", "ANY", "BUDGET", "MEASURES", "STAGES", "SWEEP", "WORST"]
 
 ANY = "any"
 ACCESSES = ("typed", "searched", "embedding", "latent", "weights")
@@ -89,6 +89,69 @@ SWEEP = Schema(
         Column("asr", _F64, "Attack success rate: successes / n.", (), True),
         Column("asr_low", _F64, "Lower bound of its interval.", (), True),
         Column("asr_high", _F64, "Upper bound of its interval.", (), True),
+    ),
+)
+
+BUDGET = Schema(
+    "budget",
+    "One line per (judge, method, attack, budget), derived by `bench.tables.budget.budget`, all concepts "
+    "pooled: success against what the search took. Written where a suite holds an attack at several budgets, "
+    "or searches that kept account of their looks.",
+    (
+        _SUITE,
+        _JUDGE,
+        _METHOD,
+        Column("attack", _TEXT, "The attack with its preset, without the constants that differ."),
+        Column(
+            "view",
+            _TEXT,
+            "`record`: each line of the suite on held-out seeds, by the judge. `own`: one search after each "
+            "of its looks, by its surrogate on its own seeds; `judge` is empty then.",
+            ("record", "own"),
+        ),
+        Column("line", _TEXT, "The attack's line in `table`."),
+        Column("look", _I64, "Index of the look, from 0; -1 for the finds of a line."),
+        Column("images", _F64, "Images per goal that the search had seen, mean.", (), True),
+        Column(
+            "steps",
+            _F64,
+            "Gradient steps per goal, mean. Each takes one gradient per draw of the attack's preset. The looks "
+            "of a search lie evenly among its steps.",
+            (),
+            True,
+        ),
+        Column("n", _I64, "Images on held-out seeds; goals where the view is `own`."),
+        Column("successes", _I64, "Those that show the concept; goals whose best look did."),
+        *_rate("share", "successes / n."),
+    ),
+)
+
+STAGES = Schema(
+    "stages",
+    "One line per (judge, method, concept, attack, stage) of an ensemble whose goals leave when they are "
+    "broken, derived from the rows by `bench.tables.stages.stages`. The ensemble's own judge decides who "
+    "leaves; who is broken is the judge's word on held-out images of every find.",
+    (
+        _SUITE,
+        _JUDGE,
+        _METHOD,
+        _CONCEPT,
+        Column("attack", _TEXT, "The ensemble's line in `table`."),
+        Column("stage", _I64, "Its place in the ensemble, from 1."),
+        Column("by", _TEXT, "The attack that it is."),
+        Column("access", _TEXT, "What that holds.", ("prompt", "embedding", "latent", "weights")),
+        Column(
+            "goals", _I64, "Goals that met the stage: those that held until there in its own view."
+        ),
+        Column("left", _I64, "Of them, those that it called broken, and that left."),
+        Column("broken", _I64, "Goals whose first success, by the judge, is a find of this stage."),
+        Column(
+            "false_leaves",
+            _I64,
+            "Goals that left here, and no find of any stage is a success: later stages might have broken them.",
+        ),
+        Column("images", _F64, "Images per goal that the search had seen up to here, mean."),
+        *_rate("share", "Goals broken up to this stage / all goals of the ensemble."),
     ),
 )
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.tables.answers import answers
 from bench.tables.schema import SWEEP, conform
 from bench.tables.stats import proportion
 from bench.tables.tables import ALL, COUNTED, in_order, per_image
@@ -42,7 +43,7 @@ def sweep(
     Raises:
         ValueError: the rows contradict each other.
     """
-    trials = trials[trials["source"] == trials["method"]]
+    trials = answers(trials[trials["source"] == trials["method"]])
     if not len(trials):
         return SWEEP.empty()
     images = per_image(trials)

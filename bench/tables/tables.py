@@ -2,6 +2,7 @@
 
 An image is a success if a label that counts reaches its judge's threshold. Refused and blanked
 images are not successes but stay in the denominator; errors and abstentions are counted beside it.
+Of an ensemble's finds, its answer counts (:mod:`bench.tables.answers`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.tables.answers import answers
 from bench.tables.luck import with_luck
 from bench.tables.schema import ACCESS, EDITS, TABLE, TRIALS, UTILITY, check, conform
 from bench.tables.stats import Interval, bootstrap_mean, proportion
@@ -76,7 +78,7 @@ def summarise(
     taken = [name for f in (trials, utility, edits) for name in f["concept"].unique()]
     if ALL in taken:
         raise ValueError(f"expected no concept named {ALL!r}: it names the pooled lines; rename it")
-    images = per_image(trials)
+    images = per_image(answers(trials))
     images["plain"] = _plain(images)
     lines = with_luck(_rates(_pooled(images), _LINE), plain=PLAIN)
     for part in (_utility(utility), _edits(edits)):
@@ -102,7 +104,7 @@ def rates(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Raises:
         ValueError: the rows contradict each other.
     """
-    return _rates(_pooled(per_image(trials)), list(by))
+    return _rates(_pooled(per_image(answers(trials))), list(by))
 
 
 def in_order(table: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:

@@ -1,0 +1,113 @@
+"""Success by stage: which attack of an ensemble broke a goal, and with what access.
+
+An ensemble lets a goal leave when its own judge calls it broken. Where the judge of record sees it otherwise, the
+ensemble's share is too low, and ``false_leaves`` says by how much at most.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bench.core.stages import Stage
+from bench.tables.schema import STAGES, conform
+from bench.tables.stats import proportion
+from bench.tables.tables import ALL, COUNTED, in_method_order, per_image
+from bench.tables.text import fixed, markdown_text
+
+__all__ = ["stages", "stages_to_markdown"]
+
+_GROUP = ["judge", "method", "concept", "attack"]
+_UNIT = ["repeat", "goal", "cluster"]
+
+
+def stages(trials: pd.DataFrame, suite: str) -> pd.DataFrame:
+    """Derives the success by stage from the rows.
+
+    Args:
+        trials: Rows of :data:`~bench.tables.schema.TRIALS`; transfers are left out.
+        suite: Name of the suite.
+
+    Returns:
+        Lines of :data:`~bench.tables.schema.STAGES`; none without an ensemble.
+
+    Raises:
+        ValueError: the rows contradict each other.
+    """
+    trials = trials[trials["source"] == trials["method"]]
+    told = {variant: Stage.read(variant) for variant in trials["variant"].unique()}
+    trials = trials[trials["variant"].map(lambda variant: told[variant] is not None)]
+    if not len(trials):
+        return STAGES.empty()
+    images = per_image(trials)
+    images = images[images["status"].isin(COUNTED)]
+    named = [stage for variant in images["variant"] if (stage := told[variant]) is not None]
+    images = images.assign(
+        stage=[stage.number for stage in named],
+        by=[stage.attack for stage in named],
+        reach=[stage.access for stage in named],
+        left=images["own_score"] >= images["own_threshold"],
+    )
+    images = pd.concat([images, images.assign(concept=ALL)], ignore_index=True)
+    found: list[dict[str, object]] = []
+    for key, mine in images.groupby(_GROUP, sort=False):
+        about = dict(zip(_GROUP, key, strict=True))
+        found += [about | line for line in _lines(mine)]
+    lines = in_method_order(
+        pd.DataFrame(found).assign(suite=suite),
+        list(trials["judge"].unique()),
+        then=["attack", "stage"],
+    )
+    return conform(lines[STAGES.names], STAGES)
+
+
+def _lines(images: pd.DataFrame) -> list[dict[str, object]]:
+    """A line per stage of one ensemble."""
+    # A goal of a pooled line belongs to its concept, which its cluster knows.
+    met = images.groupby([*_UNIT, "stage"], sort=False).agg(
+        hit=("success", "any"), left=("left", "any"), images=("queries", "max")
+    )
+    met = met.reset_index()
+    hits = met[met["hit"]].groupby(_UNIT)["stage"].min().rename("first").reset_index()
+    met = met.merge(hits, on=_UNIT, how="left")
+    units = met.drop_duplicates(_UNIT)
+    found: list[dict[str, object]] = []
+    about = images.drop_duplicates("stage").set_index("stage")
+    for stage, mine in met.groupby("stage"):
+        rate = proportion((units["first"] <= stage).to_numpy(), units["cluster"].to_numpy())
+        found.append(
+            {
+                "stage": stage, "by": about.loc[stage, "by"], "access": about.loc[stage, "reach"],
+                "goals": len(mine), "left": int(mine["left"].sum()),
+                "broken": int((units["first"] == stage).sum()),
+                "false_leaves": int((mine["left"] & mine["first"].isna()).sum()),
+                "images": float(mine["images"].mean()),
+                "share": rate.value, "low": rate.low, "high": rate.high,
+            }
+        )  # fmt: skip
+    return found
+
+
+def stages_to_markdown(lines: pd.DataFrame) -> str:
+    """A line per ensemble and method: the share of goals broken up to each stage; the judge of record, all concepts."""
+    if not len(lines):
+        return ""
+    shown = lines[(lines["judge"] == lines["judge"].iloc[0]) & (lines["concept"] == ALL)]
+    shown = shown.assign(
+        head=[
+            f"{stage} {by} ({access})"
+            for stage, by, access in zip(shown["stage"], shown["by"], shown["access"], strict=True)
+        ]
+    )
+    heads = list(dict.fromkeys(shown.sort_values("stage", kind="stable")["head"]))
+    rows = [["ensemble", "method", *heads, "goals", "false leaves"]]
+    rows.append(["---", "---", *["--:"] * (len(heads) + 2)])
+    for (attack, method), mine in shown.groupby(["attack", "method"], sort=False):
+        # A stage that no goal met adds nothing.
+        shares = 100 * mine.set_index("head")["share"].reindex(heads).ffill()
+        rows.append(
+            [
+                *(markdown_text(str(attack)), markdown_text(str(method)), *fixed(shares, 0)),
+                *(str(mine["goals"].max()), str(mine["false_leaves"].sum())),
+            ]
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
