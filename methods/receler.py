@@ -137,7 +137,8 @@ class Receler(Erasure):
     Presets (methods-2.md 8):
         paper: the search's states enter: 500 steps, each with 50 of the search.
         release: they do not, as in the authors' code. One setting for everything that they erased.
-        mini: for the miniature: narrower adapters, fewer and larger steps, more rows per step.
+        mini: for the miniature: narrower adapters, fewer and larger steps, more rows per step, and no
+            search. With three steps of it the plain name comes back (mini-dev).
 
     Attributes:
         rank: r of the adapters.
@@ -163,7 +164,7 @@ class Receler(Erasure):
         "paper": {},
         "release": {"attack_steps": 0},
         "mini": {
-            "rank": 32, "iterations": 150, "lr": 3e-3, "batch_size": 4, "attack_steps": 3,
+            "rank": 32, "iterations": 150, "lr": 3e-3, "batch_size": 4, "attack_steps": 0,
             "sampling_steps": 10, "spacing": "trailing",
         },
     }  # fmt: skip
