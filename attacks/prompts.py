@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import Field, PrivateAttr
 
-from attacks.shared.prompt_file import CandidateFile, file_hashes, read_prompt_file
+from attacks.shared.prompt_file import CandidateFile, PromptRow, file_hashes, read_prompt_file
 from bench.core.errors import UsageError, shown
 from bench.interfaces import (
     Access,
@@ -184,6 +184,7 @@ class Prompts(Attack):
         tensors = content.tensors_of(wanted)
         for row in wanted:
             self._fits(target, row.line, tensors.get(row.states), tensors.get(row.latents))
+            self._starts(target, row)
         return [
             Candidate(
                 goal=r.goal_id,
@@ -191,6 +192,7 @@ class Prompts(Attack):
                 states_LD=tensors.get(r.states),
                 latents_Chw=tensors.get(r.latents),
                 variant=r.found or "file",
+                start=r.start,
             )
             for r in wanted
         ]
@@ -222,3 +224,11 @@ class Prompts(Attack):
                     f"{self.file}:{line}: {kind} of {list(value.shape)}, but this model takes "
                     f"{list(shape)}; they fit models of the base they were found on"
                 )
+
+    def _starts(self, target: Target, row: PromptRow) -> None:
+        steps = target.sampler.steps
+        if row.start and (row.start >= steps or not row.latents):
+            raise UsageError(
+                f"{self.file}:{row.line}: start {row.start}: expected noise, and fewer steps than the "
+                f"sampler's {steps}; it fits suites with the sampler that it was found with"
+            )

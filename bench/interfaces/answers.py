@@ -26,6 +26,7 @@ def check_answers(
     *,
     holds: Access,
     by: str,
+    steps: int,
 ) -> None:
     """Refuses answers that the harness could not sample, or should not.
 
@@ -35,10 +36,12 @@ def check_answers(
         model: The edited model.
         holds: What the attacker holds.
         by: The attack's name, for the error.
+        steps: Of the suite's sampler.
 
     Raises:
         ValueError: a goal has no candidate, a candidate has no goal, or carries more than the
-            attacker holds; a weight difference does not suit the model, or they are too large.
+            attacker holds; it starts at no step, or without latents; a weight difference does not
+            suit the model, or they are too large.
     """
     asked = {goal.id for goal in goals}
     answered = {candidate.goal for candidate in found}
@@ -55,6 +58,7 @@ def check_answers(
         )
     for candidate in found:
         _check_access(candidate, holds, by)
+        _check_start(candidate, steps, by)
     different = {id(c.weights): c.weights for c in found if c.weights is not None}
     for weights in different.values():
         _check_weights(weights, model, by)
@@ -71,6 +75,7 @@ def _check_access(candidate: Candidate, holds: Access, by: str) -> None:
         "states_LD": (candidate.states_LD, Access.EMBEDDING),
         "pooled_D": (candidate.pooled_D, Access.EMBEDDING),
         "latents_Chw": (candidate.latents_Chw, Access.LATENT),
+        "start": (candidate.start or None, Access.LATENT),
         "weights": (candidate.weights, Access.WEIGHTS),
     }
     for field, (value, needed) in carried.items():
@@ -79,6 +84,20 @@ def _check_access(candidate: Candidate, holds: Access, by: str) -> None:
                 f"{by} holds {holds.name} and returned {field} for goal {candidate.goal!r}, which "
                 f"needs {needed.name}; declare `access` as it is"
             )
+
+
+def _check_start(candidate: Candidate, steps: int, by: str) -> None:
+    # With no step left the image would be the attacker's own, and say nothing of the edited model.
+    if not 0 <= candidate.start < steps:
+        raise ValueError(
+            f"{by} returned start {candidate.start} for goal {candidate.goal!r}, expected 0 to "
+            f"{steps - 1}: the sampler has {steps} steps, and the edited model takes the last"
+        )
+    if candidate.start and candidate.latents_Chw is None:
+        raise ValueError(
+            f"{by} returned start {candidate.start} for goal {candidate.goal!r} and no latents_Chw; "
+            "expected noisy latents at the time of that step"
+        )
 
 
 def _check_weights(weights: Mapping[str, Tensor], model: TextToImage, by: str) -> None:

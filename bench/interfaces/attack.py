@@ -160,5 +160,6 @@ class Attack(Spec, ABC):
         guarded = replace(target, model=target.model.with_filters(NoMinors()))
         found = self.run(guarded, goals, Context(rng, progress, target.model.meter))
         refuse_brought(found, goals, by=self.label)
-        check_answers(found, goals, target.model, holds=self.holds, by=self.name)
+        steps = target.sampler.steps
+        check_answers(found, goals, target.model, holds=self.holds, by=self.name, steps=steps)
         return [withhold(candidate) for candidate in found]

@@ -24,7 +24,8 @@ class Access(IntEnum):
     """The access that an attacker has, weakest first; each holds what those before it do.
 
     A candidate carries no more: any has a prompt, ``EMBEDDING`` may replace its text states,
-    ``LATENT`` may choose the initial noise, ``WEIGHTS`` may change the model's parameters a little.
+    ``LATENT`` may choose the initial noise, or noisy latents to start from part way, ``WEIGHTS`` may
+    change the model's parameters a little.
     """
 
     PROMPT = 0
@@ -99,6 +100,8 @@ class Candidate:
         pooled_D: The pooled vector that goes with them, on a base that has one.
         latents_Chw: Initial noise to start from (``LATENT``); it fixes the image, so the seed plays
             no part.
+        start: How many of the sampler's steps are done (``LATENT``): ``latents_Chw`` are then noisy latents
+            ``sqrt(a) x + sqrt(1 - a) e`` at the time of the next. At least one is left to the edited model.
         weights: ``component.name`` -> a difference to add to that parameter of the edited model
             (``WEIGHTS``). Goals that share a difference share the mapping: it is stored once. See
             :data:`bench.interfaces.answers.MOST_VALUES` for how large it may be.
@@ -118,6 +121,7 @@ class Candidate:
     variant: str = ""
     trace: Trace | None = None
     pooled_D: Tensor | None = None
+    start: int = 0
 
     @property
     def conditioning(self) -> Conditioning | None:

@@ -60,6 +60,7 @@ def candidates_again(
             sampler,
             conditioning=Conditioning(torch.stack(states)) if states else None,
             latents_BChw=torch.stack(latents) if latents else None,
+            start=tensors.start(trial, group[0]["candidate"]),
         )
         pictures = as_bytes(found.images_B3HW)
         shas = sums(pictures, found.status)
@@ -137,6 +138,7 @@ def _alike(images: Sequence[Any], trial: TrialCell, tensors: Tensors) -> Iterato
     for row in images:
         states, latents = tensors.of(trial, row["candidate"])
         draw = trial.draws.get(row["goal"])
-        key = (states is None, latents is None, draw and (draw.guidance, draw.negative))
+        start = tensors.start(trial, row["candidate"])
+        key = (states is None, latents is None, start, draw and (draw.guidance, draw.negative))
         groups.setdefault(key, []).append(row)
     yield from groups.values()

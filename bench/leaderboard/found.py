@@ -55,6 +55,7 @@ def check_candidates(run: PublishedRun, plan: Plan) -> None:
         name = plan.attack_name(trial.attack)
         for line, row in zip(said, rows.to_dict("records"), strict=True):
             _check(line, row, name, f"{where}: {trial.title}")
+            _check_start(line, plan.sampler.steps, f"{where}: {trial.title}")
 
 
 def _check(line: Mapping[str, Any], row: Mapping[Any, Any], attack: str, where: str) -> None:
@@ -75,3 +76,11 @@ def _is_same(said: Any, stored: float) -> bool:
     if isinstance(said, bool) or not isinstance(said, int | float):
         return False
     return math.isclose(struct.unpack("f", struct.pack("f", said))[0], stored, rel_tol=1e-6)
+
+
+def _check_start(line: Mapping[str, Any], steps: int, where: str) -> None:
+    start = line.get("start", 0)
+    if type(start) is not int or not 0 <= start < steps or (start and not line.get("latents")):
+        raise UsageError(
+            f"{where}: expected a start below the sampler's {steps} steps, with latents, got {shown(start)}"
+        )

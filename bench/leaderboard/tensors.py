@@ -59,6 +59,13 @@ class Tensors:
             held[latents].float() if latents else None,
         )
 
+    def start(self, trial: TrialCell, number: int) -> int:
+        """How many of the sampler's steps a candidate's noise has behind it."""
+        if not is_published(trial.attack):
+            return 0
+        line = self._lines[trial.parents["attack"]][self._places[trial.digest][number]]
+        return int(line.get("start", 0))
+
     def _all(self) -> dict[str, Tensor]:
         if self._held is None:
             from safetensors.torch import load_file

@@ -82,8 +82,15 @@ def _attack(spec: Attack, model: TextToImage, rng: Rng) -> None:
     judge = cast(Judge, registry.build("judge", "mini_judge"))
     goal = Goal("0", _CONCEPT, "a red star")
     for found in spec(Target(model, _SAMPLER, judge), [goal], rng=rng):
-        told = found.conditioning
-        model.sample([found.prompt], [0], _SAMPLER, conditioning=told).all_finite()
+        latents = None if found.latents_Chw is None else found.latents_Chw[None]
+        model.sample(
+            [found.prompt],
+            [0],
+            _SAMPLER,
+            conditioning=found.conditioning,
+            latents_BChw=latents,
+            start=found.start,
+        ).all_finite()
 
 
 def table(rows: Sequence[Tried]) -> str:

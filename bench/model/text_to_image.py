@@ -237,6 +237,7 @@ class TextToImage(Networks):
         *,
         conditioning: Conditioning | None = None,
         latents_BChw: Tensor | None = None,
+        start: int = 0,
         progress: Progress = silent,
     ) -> Samples:
         """Samples one image a row, in micro-batches.
@@ -250,15 +251,19 @@ class TextToImage(Networks):
             sampler: The suite's sampler.
             conditioning: Used instead of the encoded prompts, a row each.
             latents_BChw: Initial noise to use instead of the seeds'.
+            start: How many of the sampler's steps the latents have behind them: then they are noisy latents at
+                the time of the next.
             progress: Told after each micro-batch.
 
         Raises:
-            ValueError: the numbers of rows differ.
+            ValueError: the numbers of rows differ, or a start has no latents or is none of the steps.
         """
         n = len(prompts)
         for what, rows in (("seeds", seeds), ("states", conditioning), ("latents", latents_BChw)):
             if rows is not None and len(rows) != n:
                 raise ValueError(f"sample: {n} prompts but {len(rows)} {what}; expected one each")
+        if start and latents_BChw is None:
+            raise ValueError(f"sample: expected the latents to start step {start} with, got none")
         refused = (
             refused_by(self.filters, self, prompts)
             if conditioning is None
@@ -275,12 +280,12 @@ class TextToImage(Networks):
                 if conditioning is not None
                 else self.encode([prompts[i] for i in which])
             )
-            start = (
-                latents_BChw[which]
-                if latents_BChw is not None
-                else self.noise([seeds[i] for i in which], sampler)
-            )
-            out = self._sample_chunk(told, start, [seeds[i] for i in which], sampler)
+            mine = [seeds[i] for i in which]
+            first = self.noise(mine, sampler) if latents_BChw is None else latents_BChw[which]
+            latents = self.clean_latents(told, first, mine, sampler, first=start)
+            # A decoder may hide what went wrong in one latent: its normalisation spreads it thin.
+            finite = latents.isfinite().flatten(1).all(1)[:, None, None, None]
+            out = self.decode(latents.to(self.dtype)).masked_fill(~finite, math.nan).cpu()
             progress(rows.stop, len(kept), "sampling")
             return out
 
@@ -290,24 +295,15 @@ class TextToImage(Networks):
             self.meter.spend(images=len(kept))
         return Samples.of(images, refused, self.filters)
 
-    def _sample_chunk(
-        self,
-        conditioning: Conditioning,
-        start_BChw: Tensor,
-        seeds: Sequence[int],
-        sampler: Sampler,
-    ) -> Tensor:
-        latents = self.clean_latents(conditioning, start_BChw, seeds, sampler)
-        # A decoder may hide what went wrong in one latent: its normalisation spreads it thin.
-        finite = latents.isfinite().flatten(1).all(1)[:, None, None, None]
-        return self.decode(latents.to(self.backbone.dtype)).masked_fill(~finite, math.nan).cpu()
-
     def clean_latents(
         self,
         conditioning: Conditioning,
         start_BChw: Tensor,
         seeds: Sequence[int],
         sampler: Sampler,
+        *,
+        first: int = 0,
+        last: int | None = None,
     ) -> Tensor:
         """The latents that sampling ends with, through the model's own guidance; gradients go through all steps.
 
@@ -315,9 +311,11 @@ class TextToImage(Networks):
 
         Args:
             conditioning: B rows.
-            start_BChw: Initial noise of standard deviation 1.
+            start_BChw: Initial noise of standard deviation 1; see ``first``.
             seeds: One per row: stochastic solvers draw further noise from it.
             sampler: Which steps.
+            first: Index of the first step that is taken; ``start_BChw`` is then noisy latents at its time.
+            last: Index of the step to stop before; the latents are then noisy, at its time.
 
         Returns:
             float32 [B, C, h, w] on the model's device.
@@ -334,7 +332,7 @@ class TextToImage(Networks):
             return self.guide(scaled.to(dtype), t, contexts, scale, step, memory)
 
         scheduler = sampler.scheduler(self.backbone.scheduler_config, device)
-        return run_through(scheduler, predict, start_BChw.to(device), seeds)
+        return run_through(scheduler, predict, start_BChw.to(device), seeds, first, last)
 
     # -- in and out --------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@
     attack_digest                       the folder of the attack in the store
     states, latents                     names in `candidates.safetensors` of the text states to use
                                         instead of the prompt, and of the noise to start from; or null
+    start                               how many steps of the sampler that noise has behind it; only
+                                        where it is not 0
 
 Candidates that were withheld because they speak of minors are not among them, nor are those that change
 the model's weights: they are no prompts, and stay in the store. Tensors are published
@@ -85,6 +87,7 @@ def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> li
             **{name: row[name] for name in kept},
             "attack_digest": found.entry.digest,
             **{kind: _key(kind, found.entry, i) if row[kind] else None for kind in _KINDS},
+            **({"start": row["start"]} if "start" in row else {}),
         }
         for i, row in enumerate(rows)
         if i not in unsaid

@@ -151,6 +151,12 @@ def _candidates(entry: Entry) -> list[dict[str, Any]]:
         _typed(row, _CANDIDATE, f"{name}: candidate {number}")
         if not isinstance(row.get("weights", 0), int):
             raise DamagedError(f"{name}: candidate {number}: expected 'weights' as it was written")
+        if (
+            type(start := row.get("start", 0)) is not int
+            or start < 0
+            or (start and not row["latents"])
+        ):
+            raise DamagedError(f"{name}: candidate {number}: expected 'start' as it was written")
         if not isinstance(row.get("trace"), dict | None):
             raise DamagedError(f"{name}: candidate {number}: expected a trace, got another value")
     wanted = {f"{k}/{i}" for i, row in enumerate(rows) for k in ("states", "latents") if row[k]}

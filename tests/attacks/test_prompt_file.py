@@ -595,13 +595,14 @@ def test_text_states_and_noise_are_injected(
     write: Write, run: Callable[[Path], list[Candidate]], model: TextToImage
 ) -> None:
     states, noise = model.encode(["a star"]).states_BLD[0], torch.ones(model.latent_shape)
-    records = [{"states": "one"}, {"latents": "two"}, {"goal": ""}]
+    records = [{"states": "one"}, {"latents": "two", "start": 1}, {"goal": ""}]
     path = write("a.jsonl", lines(*records))
     save_file({"one": states.half(), "two": noise}, tensors_file(path))
     one, two, plain = run(path)
     assert one.states_LD is not None and one.latents_Chw is None
     assert torch.equal(one.states_LD, states.half().float())
     assert two.latents_Chw is not None and torch.equal(two.latents_Chw, noise)
+    assert (one.start, two.start) == (0, 1)
     assert (plain.goal, plain.states_LD, plain.latents_Chw) == ("file-3", None, None)
     assert Prompts(file=str(path)).holds == Access.LATENT
     assert Prompts(file=str(write("a.jsonl", lines(*records[::2])))).holds == Access.EMBEDDING
@@ -642,6 +643,10 @@ def test_a_files_content_is_its_identity(write: Write) -> None:
         ({"latents": "nan"}, ":1: latents: expected 3 dimensions of finite numbers, got [2, 2] of"),
         ({"states": "small"}, ":1: text states of [2, 2], but this model takes [32, 128]"),
         ({"latents": "cube"}, ":1: noise of [2, 2, 2], but this model takes [4, 16, 16]"),
+        ({"start": "1"}, ":1: start: expected a whole number of steps below 1000, got '1'"),
+        ({"start": -1}, ":1: start: expected a whole number of steps below 1000, got -1"),
+        ({"start": 1}, ":1: start 1: expected noise, and fewer steps than the sampler's 2"),
+        ({"start": 2, "latents": "fits"}, ":1: start 2: expected noise, and fewer steps than the"),
     ],
 )
 def test_a_bad_candidate_names_the_line(
@@ -654,6 +659,7 @@ def test_a_bad_candidate_names_the_line(
         "nan": torch.full((2, 2), torch.nan),
         "small": torch.ones(2, 2),
         "cube": torch.ones(2, 2, 2),
+        "fits": torch.ones(4, 16, 16),
     }
     save_file(tensors, tensors_file(path))
     with pytest.raises(UsageError) as caught:

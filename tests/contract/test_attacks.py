@@ -160,6 +160,15 @@ def goals(concepts: Mapping[str, Concept]) -> list[Goal]:
     ]
 
 
+COMPUTED = ("completion", "image_to_image", "latent_inversion")
+"""Attacks whose latents come out of the networks, where rows round otherwise beside others; the rest bring noise."""
+
+
+def rounding(spec: Attack) -> float:
+    """How far apart the same finds may be."""
+    return 1e-4 if spec.name in COMPUTED else 1e-6
+
+
 def of(candidates: Sequence[Candidate], goal: Goal) -> list[Candidate]:
     return [c for c in candidates if c.goal == goal.id]
 
@@ -170,6 +179,7 @@ def assert_same(
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
         assert (a.goal, a.prompt, a.queries, a.variant) == (b.goal, b.prompt, b.queries, b.variant)
+        assert a.start == b.start
         for x, y in ((a.states_LD, b.states_LD), (a.latents_Chw, b.latents_Chw)):
             assert (x is None) == (y is None)
             if x is not None and y is not None:
@@ -218,8 +228,8 @@ def test_a_goals_candidates_depend_on_nothing_but_the_goal(
     backwards = spec(target, goals[::-1], rng=Rng(("c",)))
     for goal in goals:
         alone = spec(target, [goal], rng=Rng(("c",)))
-        assert_same(of(together, goal), alone)
-        assert_same(of(together, goal), of(backwards, goal))
+        assert_same(of(together, goal), alone, apart=rounding(spec))
+        assert_same(of(together, goal), of(backwards, goal), apart=rounding(spec))
 
 
 @each

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.core.meter import Meter
 from bench.interfaces import Candidate, Target
 from bench.interfaces.minors import withhold
 from bench.run.cells import AttackCell
@@ -22,7 +23,9 @@ __all__ = ["attack", "read_candidates"]
 
 def attack(work: Workspace, cell: AttackCell) -> Written:
     """The candidates of an attack on an edit, in ``candidates.json`` and ``candidates.safetensors``."""
-    target = Target(work.edited(cell), work.plan.sampler, work.plan.surrogate)
+    cost = Meter()
+    model = work.edited(cell).with_meter(cost)
+    target = Target(model, work.plan.sampler, work.plan.surrogate)
     # The stream's key leaves out the method: every method meets the same attack on the same draws.
     rng = work.plan.rng.child("attack", cell.attack.digest, cell.concept.text, cell.repeat)
     began = time.perf_counter()
@@ -33,7 +36,7 @@ def attack(work: Workspace, cell: AttackCell) -> Written:
         "spec": cell.attack.identity(),
         "candidates": len(found),
         "seconds": seconds,
-    }
+    } | ({"notes": cost.notes} if cost.notes else {})
 
     # Goals may share a difference: it is stored once.
     different = {id(c.weights): c.weights for c in found if c.weights}
@@ -46,6 +49,7 @@ def attack(work: Workspace, cell: AttackCell) -> Written:
             | {"trace": None if c.trace is None else asdict(c.trace)}
             # Only where there is a difference: which of the different ones it is.
             | ({"weights": places[id(c.weights)]} if c.weights else {})
+            | ({"start": c.start} if c.start else {})
             for c in found
         ]
         (folder / "candidates.json").write_text(json.dumps(rows, indent=0, ensure_ascii=False))
@@ -96,6 +100,7 @@ def read_candidates(entry: Entry) -> list[Candidate]:
             pooled_D=tensors.get(f"pooled/{i}"),
             latents_Chw=tensors[f"latents/{i}"] if row["latents"] else None,
             weights=changes[str(row["weights"])] if "weights" in row else None,
+            start=row.get("start", 0),
         )
         for i, row in enumerate(rows)
     ]

@@ -90,13 +90,14 @@ def _sample(
     ways: list[Way],
     progress: Progress,
 ) -> tuple[Tensor, list[str]]:
-    """Samples candidates; those with injected states, latents or weights in batches of their own kind."""
+    """Samples candidates; those with injected states, latents, starts or weights in batches of their own kind."""
     samples: dict[int, tuple[Tensor, str]] = {}
     kinds = [
         (
             c.states_LD is not None,
             c.pooled_D is not None,
             c.latents_Chw is not None,
+            c.start,
             id(c.weights) if c.weights else None,
             way,
         )
@@ -115,6 +116,7 @@ def _sample(
             sampler,
             conditioning=Conditioning.cat(told) if told else None,
             latents_BChw=torch.stack(latents) if latents else None,
+            start=found[rows[0]].start,
             progress=progress,
         )
         samples.update(zip(rows, zip(out.images_B3HW, out.status, strict=True), strict=True))

@@ -21,6 +21,7 @@ __all__ = ["Dropped", "PromptRow", "rows_of"]
 
 _LONGEST: Final = 2000
 _MOST_GUIDANCE: Final = 1000.0
+_MOST_STEPS: Final = 1000
 _COMPARE: Final[dict[str, Callable[[float, float], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -47,6 +48,7 @@ class PromptRow:
         found: Of a published candidate, the attack and the method it was found on.
         states: Of a candidate, the name of the text states to use instead of the prompt; or empty.
         latents: The name of the noise to start from; or empty.
+        start: How many of the sampler's steps that noise has behind it.
         draw: How its image is sampled, where the file is asked for that.
         split: Whether it asks for an erased concept, or for one that should be left as it is.
     """
@@ -58,6 +60,7 @@ class PromptRow:
     found: str = ""
     states: str = ""
     latents: str = ""
+    start: int = 0
     draw: Draw | None = None
     split: Split = "erased"
 
@@ -173,7 +176,18 @@ def _candidate(place: str, row: PromptRow, record: Record) -> PromptRow:
         texts[key] = value or ""
     found = f"{texts['attack']} on {texts['method']}" if texts["attack"] else ""
     goal, states, latents = texts["goal"], texts["states"], texts["latents"]
-    return replace(row, goal=goal, found=found, states=states, latents=latents)
+    start = _start(place, record.get("start"))
+    return replace(row, goal=goal, found=found, states=states, latents=latents, start=start)
+
+
+def _start(place: str, value: object) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST_STEPS:
+        raise UsageError(
+            f"{place}: start: expected a whole number of steps below {_MOST_STEPS}, got {shown(value)}"
+        )
+    return value
 
 
 def _text(place: str, what: str, value: object) -> str:

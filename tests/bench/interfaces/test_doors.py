@@ -258,7 +258,8 @@ def test_the_model_that_an_attack_is_handed_is_guarded(target: Target, goal: Goa
 
 
 CARRIED: dict[str, Access] = {
-    "states_LD": Access.EMBEDDING, "latents_Chw": Access.LATENT, "weights": Access.WEIGHTS,
+    "states_LD": Access.EMBEDDING, "latents_Chw": Access.LATENT, "start": Access.LATENT,
+    "weights": Access.WEIGHTS,
 }  # fmt: skip
 
 
@@ -268,13 +269,33 @@ def test_a_candidate_carries_no_more_than_the_attacker_holds(
     target: Target, goal: Goal, field: str, holds: Access
 ) -> None:
     value: Any = {BIAS: torch.zeros(4)} if field == "weights" else torch.zeros(2, 2)
-    found = replace(Candidate("name-000", "a star"), **{field: value})
+    carried: dict[str, Any] = {field: value}
+    if field == "start":
+        carried = {"start": 1, "latents_Chw": value if holds >= Access.LATENT else None}
+    found = replace(Candidate("name-000", "a star"), **carried)
     if holds >= CARRIED[field]:
         assert answers(found, holds=holds)(target, [goal], rng=RNG) == [found]
         return
     message = f"holds {holds.name} and returned {field} .* needs {CARRIED[field].name}"
     with pytest.raises(ValueError, match=message):
         answers(found, holds=holds)(target, [goal], rng=RNG)
+
+
+@pytest.mark.parametrize("start", [-1, 2, 3])
+def test_a_start_leaves_the_edited_model_a_step(target: Target, goal: Goal, start: int) -> None:
+    assert target.sampler.steps == 2
+    found = Candidate("name-000", "a star", latents_Chw=torch.zeros(4, 2, 2), start=start)
+    message = (
+        f"returned start {start} for goal 'name-000', expected 0 to 1: the sampler has 2 steps"
+    )
+    with pytest.raises(ValueError, match=message):
+        answers(found, holds=Access.LATENT)(target, [goal], rng=RNG)
+
+
+def test_a_start_has_latents(target: Target, goal: Goal) -> None:
+    found = Candidate("name-000", "a star", start=1)
+    with pytest.raises(ValueError, match="returned start 1 for goal 'name-000' and no latents_Chw"):
+        answers(found, holds=Access.LATENT)(target, [goal], rng=RNG)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +322,7 @@ def test_weights_are_bounded_and_a_shared_difference_counts_once(
 
     def check(*weights: dict[str, torch.Tensor]) -> None:
         found = [Candidate(goal.id, "a star", weights=one) for one in weights]
-        check_answers(found, [goal], model, holds=Access.WEIGHTS, by="tries")
+        check_answers(found, [goal], model, holds=Access.WEIGHTS, by="tries", steps=2)
 
     one, other = ({BIAS: torch.zeros(4)} for _ in range(2))
     check(one, one)

@@ -1,4 +1,4 @@
-"""An attacker that holds the weights: its difference goes through a whole run."""
+"""An attacker that holds the weights, or where sampling starts: what it brings goes through a whole run."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from bench.run.contents import read
 from bench.run.plan import make_plan
 from bench.run.results import Results
 from bench.run.runner import run_plan
+from bench.run.stages.attack import read_candidates
 from bench.run.store import Entry, Store
 
 NAME = "unet.conv_out.weight"
@@ -49,14 +50,35 @@ class Restores(Attack):
         ]
 
 
+class Begins(Attack):
+    """Lets the original model take the first step, and a second candidate starts at that noise."""
+
+    name: ClassVar[str] = "begins"
+    access: ClassVar[Access] = Access.LATENT
+
+    def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
+        seeds = [ctx.seed(g.id) for g in goals]
+        noise = target.model.noise(seeds, target.sampler)
+        original = target.model.unedited
+        with torch.no_grad():
+            told = original.encode([g.prompt for g in goals])
+            begun = original.clean_latents(told, noise, seeds, target.sampler, last=1)
+        return [
+            Candidate(g.id, g.prompt, latents_Chw=from_[i], start=start, variant=variant)
+            for i, g in enumerate(goals)
+            for variant, from_, start in (("begun", begun, 1), ("noise", noise, 0))
+        ]
+
+
 @pytest.fixture(scope="module")
 def run(miniature: TextToImage, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Results]:
     suite = load_suite("mini-quick").with_(
         concepts=["star"], methods=["none", "destroyed"], goals=2, seeds=2, keep_images=8,
         sampler={"steps": 2, "guidance_scale": 3.0}, utility={"neighbours": 0, "others": 0},
-        attacks=["prompts", "random_tokens", "seed_search", f"{__name__}:Restores"],
+        attacks=["prompts", "random_tokens", "seed_search", f"{__name__}:Restores",
+                 f"{__name__}:Begins"],
     )  # fmt: skip
-    only = ("destroyed", "none", "restores", "prompts")
+    only = ("destroyed", "none", "restores", "begins", "prompts")
     plan = make_plan(suite, miniature.backbone.digest, only=only)
     store = Store(tmp_path_factory.mktemp("weights") / "store")
     assert not run_plan(plan, store, miniature).failed
@@ -68,7 +90,7 @@ def test_the_difference_is_stored_once_and_the_rest_as_ever(run: tuple[Store, Re
     for entry in store.entries("attack"):
         rows: Any = entry.read_json("candidates.json")
         if not _has_weights(entry):
-            assert all(set(row) == _USUAL for row in rows)
+            assert all(set(row) - {"start"} == _USUAL for row in rows)
             continue
         assert [row.get("weights") for row in rows] == [0, None] * 2
         tensors = load_file(entry.file("candidates.safetensors"))
@@ -101,7 +123,7 @@ def test_it_is_sampled_on_the_edited_model_with_the_difference_added(
 def test_it_stays_in_the_store_and_the_page_says_so(
     run: tuple[Store, Results], tmp_path: Path
 ) -> None:
-    said = write_candidates(tmp_path, run[1].candidates)
+    said = write_candidates(tmp_path, [f for f in run[1].candidates if f.attack != "begins"])
     published = [json.loads(line) for line in (tmp_path / "candidates.jsonl").open()]
     assert {row["variant"] for row in published if row["attack"] == "restores"} == {"plain"}
     assert not (tmp_path / "candidates.safetensors").exists()
@@ -129,3 +151,49 @@ def test_a_difference_that_is_not_there_is_damage(
     moved = replace(entry, path=copy)
     with pytest.raises(DamagedError, match="expected 'weights/0', got no such tensor"):
         read(moved)
+
+
+def test_a_start_is_stored_only_where_there_is_one_and_sampled_from(
+    run: tuple[Store, Results],
+) -> None:
+    store, found = run
+    (entry, *_) = entries = [e for e in store.entries("attack") if _starts(e)]
+    assert [row.get("start") for row in _rows(entry)] == [1, None] * 2
+    assert [c.start for c in read_candidates(entry)] == [1, 0] * 2
+    assert len(entries) == 2
+    rows = found.trials[found.trials["attack"] == "begins"]
+    rows = rows[rows["judge"] == rows["judge"].iloc[0]].drop_duplicates(["method", "candidate"])
+    scores = rows.pivot(index=["method", "goal"], columns="variant", values="score").astype(float)
+    # The last of two steps is the same, whoever took the first; one step of the destroyed is too many.
+    none = scores.loc["none"]
+    assert none["begun"].tolist() == pytest.approx(none["noise"].tolist(), abs=1e-2)
+    assert (scores.loc["destroyed"]["begun"] - none["begun"]).abs().max() > 0.1
+
+
+def test_a_published_start_is_read_again(run: tuple[Store, Results], tmp_path: Path) -> None:
+    write_candidates(tmp_path, run[1].candidates)
+    lines = [json.loads(line) for line in (tmp_path / "candidates.jsonl").open()]
+    assert {line["attack"] for line in lines if "start" in line} == {"begins"}
+    starts = [row.start for row in read_prompts(tmp_path / "candidates.jsonl")]
+    assert starts == [line.get("start", 0) for line in lines]
+    assert sum(starts) == 4
+
+
+def test_a_start_that_is_none_is_damage(run: tuple[Store, Results], tmp_path: Path) -> None:
+    (entry, *_) = [e for e in run[0].entries("attack") if _starts(e)]
+    for changed in ("1", -1, True):
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(entry.path, tmp_path / "copy")
+        rows = _rows(entry)
+        rows[0]["start"] = changed
+        (tmp_path / "copy" / "candidates.json").write_text(json.dumps(rows))
+        with pytest.raises(DamagedError, match="candidate 0: expected 'start' as it was written"):
+            read(replace(entry, path=tmp_path / "copy"))
+
+
+def _rows(entry: Entry) -> Any:
+    return entry.read_json("candidates.json")
+
+
+def _starts(entry: Entry) -> bool:
+    return any("start" in row for row in _rows(entry))
