@@ -6,8 +6,8 @@ noise that it would have made them of: DDIM inversion whose steps are solved by 
 again, if it still can. Access ``LATENT``; of several pictures the one whose image the attacker's judge
 likes best is the find.
 
-The caveat is the paper's own: a sampler that can be inverted reconstructs *anything*, and success alone
-does not say that a concept is remembered. What tells is how likely the noise is. Its negative log
+The caveat: a sampler that can be inverted reconstructs *anything*, and success alone does not say that a
+concept is remembered. What tells, in the paper too, is how likely the noise is. Its negative log
 likelihood under N(0, I) is a function of its norm alone, and :func:`unlikeliness` standardises that:
 ordinary noise is within 3 of 0. ``within`` brings a noise to an ordinary norm before it is tried.
 

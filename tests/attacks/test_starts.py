@@ -10,9 +10,11 @@ from torch import Tensor
 
 from attacks.completion import Completion
 from attacks.image_to_image import ImageToImage
+from attacks.latent_inversion import LatentInversion
 from attacks.shared.originals import target_latents
 from bench.core.errors import UsageError
-from bench.interfaces import Candidate, Concept, Goal, Rng, Target
+from bench.interfaces import Attack, Candidate, Concept, Goal, Rng, Target
+from bench.judges.mini import MiniJudge
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from methods.destroyed import Destroyed
@@ -33,13 +35,13 @@ def target(model: TextToImage, concepts: Mapping[str, Concept]) -> Target:
     return Target(edited, SMALL, SmallPictures())
 
 
-def images(model: TextToImage, found: list[Candidate]) -> Tensor:
+def images(model: TextToImage, found: list[Candidate], sampler: Sampler = SMALL) -> Tensor:
     latents = [c.latents_Chw for c in found if c.latents_Chw is not None]
     assert len({c.start for c in found}) == 1
     sampled = model.sample(
         [c.prompt for c in found],
         [7] * len(found),
-        SMALL,
+        sampler,
         latents_BChw=torch.stack(latents),
         start=found[0].start,
     )
@@ -121,3 +123,26 @@ def test_the_control_of_the_picture_says_no_word_of_the_concept(
     assert untold[0].prompt.strip() == ""
     assert told[0].latents_Chw is not None and untold[0].latents_Chw is not None
     assert torch.equal(told[0].latents_Chw, untold[0].latents_Chw)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Completion.preset("mini", noises=1),
+        ImageToImage.preset("mini", images=1),
+        LatentInversion.preset("mini", images=1),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_the_original_shows_the_concept_and_a_destroyed_model_does_not(
+    model: TextToImage, concepts: Mapping[str, Concept], attack: Attack
+) -> None:
+    """The picture or the start alone is no find: on six steps as the suites of the miniature have them."""
+    star, sampler, judge = concepts["star"], Sampler(steps=6, guidance_scale=3.0), MiniJudge()
+    goals = [Goal(f"g{k}", star, prompt) for k, prompt in enumerate(star.prompts["name"][:3])]
+    shown = {}
+    for name, edited in (("none", model), ("destroyed", Destroyed()(model, [star], rng=RNG))):
+        found = attack(Target(edited, sampler, judge), goals, rng=RNG)
+        scores = judge.scores(images(edited, found, sampler), star).amax(1)
+        shown[name] = int((scores >= judge.threshold).sum())
+    assert shown == {"none": 3, "destroyed": 0}

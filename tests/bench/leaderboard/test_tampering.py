@@ -339,6 +339,14 @@ PLACES: dict[str, tuple[Callable[[Tree], Any], str]] = {
         ),
         "expected own_score",
     ),
+    "a start that leaves the edited model no step": (
+        lambda t: lines(
+            t,
+            "candidates.jsonl",
+            lambda text: [x.replace('"own_score": ', '"start": 6, "own_score": ') for x in text],
+        ),
+        "expected a start below the sampler's 6 steps, with latents, got 6",
+    ),
     "another grid": (
         lambda t: write(t.run / "grid-star.png", (t.run / "grid-zorbo.png").read_bytes()),
         "grid-star.png: expected sha256",
