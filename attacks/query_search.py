@@ -185,14 +185,14 @@ class _Drawing:
     def _edited(self, words: Sequence[str], generator: Generator) -> list[str]:
         """The words with one inserted, replaced or dropped; a prompt keeps one word, and no more than its room."""
         room = len(self.goal.prompt.split()) + self.added
-        words, way = list(words)[:room], _chance(generator)
-        if not words or (way < 0.4 and len(words) < room):
-            words.insert(_below(len(words) + 1, generator), self._word(generator))
-        elif way < 0.8 or len(words) == 1:
-            words[_below(len(words), generator)] = self._word(generator)
+        edited, way = list(words)[:room], _chance(generator)
+        if not edited or (way < 0.4 and len(edited) < room):
+            edited.insert(_below(len(edited) + 1, generator), self._word(generator))
+        elif way < 0.8 or len(edited) == 1:
+            edited[_below(len(edited), generator)] = self._word(generator)
         else:
-            del words[_below(len(words), generator)]
-        return words
+            del edited[_below(len(edited), generator)]
+        return edited
 
     def _word(self, generator: Generator) -> str:
         near = self.near and _chance(generator) < _NEAR

@@ -72,7 +72,8 @@ def _lines(images: pd.DataFrame) -> list[dict[str, object]]:
     units = met.drop_duplicates(_UNIT)
     found: list[dict[str, object]] = []
     about = images.drop_duplicates("stage").set_index("stage")
-    for stage, mine in met.groupby("stage"):
+    for stage in sorted(set(met["stage"])):
+        mine = met[met["stage"] == stage]
         rate = proportion((units["first"] <= stage).to_numpy(), units["cluster"].to_numpy())
         found.append(
             {
