@@ -595,7 +595,11 @@ def test_text_states_and_noise_are_injected(
     write: Write, run: Callable[[Path], list[Candidate]], model: TextToImage
 ) -> None:
     states, noise = model.encode(["a star"]).states_BLD[0], torch.ones(model.latent_shape)
-    records = [{"states": "one"}, {"latents": "two", "start": 1}, {"goal": ""}]
+    records: list[dict[str, Any]] = [
+        {"states": "one"},
+        {"latents": "two", "start": 1},
+        {"goal": ""},
+    ]
     path = write("a.jsonl", lines(*records))
     save_file({"one": states.half(), "two": noise}, tensors_file(path))
     one, two, plain = run(path)
