@@ -104,7 +104,7 @@ class SalUn(Erasure):
         "paper": {"share": 1.0},
         "object": {"epochs": 5, "alpha": 0.5, "remain": None},
         "mini": {
-            "images": 32, "epochs": 12, "lr": 5e-5, "alpha": 0.5, "remain": None, "templates": ("{}", "a {}"),
+            "images": 32, "epochs": 12, "lr": 1e-4, "alpha": 0.5, "remain": None, "templates": ("{}", "a {}"),
             "sampling_steps": 6, "guidance_scale": 3.0,
         },
     }  # fmt: skip
