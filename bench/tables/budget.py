@@ -54,6 +54,8 @@ def family(line: str) -> str:
 def _of_lines(table: pd.DataFrame, trials: pd.DataFrame) -> list[dict[str, object]]:
     """A line per attack of the table whose family has several budgets."""
     rows = table[(table["concept"] == ALL) & table["asr"].notna()]
+    if not len(rows):
+        return []
     own = trials[trials["source"] == trials["method"]]
     own = own.assign(gradient_steps=own["gradient_steps"].astype(float))
     steps = own.groupby(["method", "attack"])["gradient_steps"].mean()

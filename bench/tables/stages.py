@@ -35,11 +35,11 @@ def stages(trials: pd.DataFrame, suite: str) -> pd.DataFrame:
     """
     trials = trials[trials["source"] == trials["method"]]
     told = {variant: Stage.read(variant) for variant in trials["variant"].unique()}
-    trials = trials[trials["variant"].map(lambda variant: told[variant] is not None)]
-    if not len(trials):
-        return STAGES.empty()
-    images = per_image(trials)
+    ensembles = trials[trials["variant"].isin([v for v, stage in told.items() if stage])]
+    images = per_image(ensembles) if len(ensembles) else ensembles
     images = images[images["status"].isin(COUNTED)]
+    if not len(images):
+        return STAGES.empty()
     named = [stage for variant in images["variant"] if (stage := told[variant]) is not None]
     images = images.assign(
         stage=[stage.number for stage in named],

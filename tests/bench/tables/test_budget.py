@@ -128,6 +128,9 @@ def test_a_search_that_kept_no_such_account_is_no_curve(goals: list[dict[str, An
 def test_nothing_gives_nothing() -> None:
     assert list(derived(of_line("p4d", 1))) == BUDGET.names
     assert not len(derived(of_line("p4d", 1)))
+    assert not len(derived([]))
+    lost = [row | {"status": "error", "score": None} for row in of_line("p4d", 1)]
+    assert not len(derived(lost))
 
 
 def test_the_figure_is_the_same_each_time(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_pooled_lines_keep_goals_of_one_name_apart() -> None:
 def test_other_attacks_and_transfers_are_no_ensembles() -> None:
     assert list(derived([trial(variant="name"), trial(variant="")])) == STAGES.names
     assert not len(derived([row | {"source": "uce"} for row in rows()]))
+    assert not len(derived([]))
+    assert not len(derived([row | {"status": "error", "score": None} for row in rows()]))
     assert len(derived([*rows(), trial(attack="prompts", variant="name", goal="9")])) == 6
 
 
