@@ -16,7 +16,7 @@ from bench.run.planning.narrowing import Only
 __all__ = ["LIMIT", "Cut", "cut"]
 
 LIMIT: Final = 2
-"""Utility prompts per group, at most: a distance of two sets needs two images."""
+"""Utility prompts of a file, at most: a distance of two sets needs two images."""
 _STEPS: Final = 2
 
 
@@ -71,6 +71,7 @@ def cut(whole: Suite, *, only: Sequence[str], tiny: bool) -> Cut:
         "attacks": attacks,
         "transfer": [names[attack.label] for attack in whole.transfer],
         "goals": goals,
+        "utility": _utility(whole),
         "seeds": 1,
         "repeats": 1,
         "keep_images": min(file.keep_images, 2),
@@ -81,6 +82,18 @@ def cut(whole: Suite, *, only: Sequence[str], tiny: bool) -> Cut:
     stands_for = {**of_methods, **of_attacks}
     kept = [escape(new) for new, olds in stands_for.items() if not wanted.isdisjoint(olds)]
     return Cut(left, tuple(kept) if only else (), stands_for)
+
+
+def _utility(whole: Suite) -> dict[str, Any]:
+    """Two prompts, of each group one if there are both; and two captions of a file."""
+    asked = whole.utility
+    least: dict[str, Any] = {
+        "neighbours": min(asked.neighbours, 1),
+        "others": min(asked.others, 1 if asked.neighbours else LIMIT),
+    }
+    if asked.file is not None:
+        least["limit"] = LIMIT
+    return {**_plain(asked), **least}
 
 
 def _least(
@@ -117,6 +130,6 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _plain(goals: Any) -> dict[str, Any]:
-    """The fields of a file of prompts that somebody set."""
-    return dict(goals.model_dump(exclude_unset=True))
+def _plain(record: Any) -> dict[str, Any]:
+    """The fields of a record that somebody set."""
+    return dict(record.model_dump(exclude_unset=True))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from bench.config.checks import check_base
 from bench.config.concepts import erased_concepts, known_concepts
 from bench.config.suite import Code, Suite, read_suite
 from bench.config.suite_file import SuiteFile
@@ -162,8 +163,9 @@ def rehearse(
         UsageError: the suite is wrong, or lacks what no stand-in can be made for, as prompts.
     """
     file = read_suite(source, code=code)
+    check_base(file)
     kept = file.base in MINIATURES
-    base, changes = _staged(file, folder, real_size=real_size)
+    base, changes, absent = _staged(file, folder, real_size=real_size)
     whole = Suite.of(SuiteFile.of({**file.model_dump(), **changes, "protocol": None}))
     full = make_plan(whole, base.digest, folder=base.folder, only=only)
     small = cut(whole, only=only, tiny=not real_size and not kept)
@@ -171,6 +173,7 @@ def rehearse(
     plan = make_plan(left, base.digest, folder=base.folder, only=small.only, limit=LIMIT)
     store = Store(folder / _STORE)
     ledger = _Ledger(plan, small.stands_for, watcher or Watcher())
+    ledger.notes += [f"{source} is not here; a stand-in took its place" for source in absent]
     model = load_base(base, whole.dtype, device=device, batch_size=batch_size, compiled=False)
     outcome = Inline(model).run(plan, store, ledger)
     _measure(plan, store, ledger)
@@ -187,12 +190,16 @@ def rehearse(
     )
 
 
-def _staged(file: SuiteFile, folder: Path, *, real_size: bool) -> tuple[BaseFiles, dict[str, Any]]:
-    """The stand-ins on the disk: the base's files, and the keys of the suite that name them."""
+def _staged(
+    file: SuiteFile, folder: Path, *, real_size: bool
+) -> tuple[BaseFiles, dict[str, Any], list[str]]:
+    """The stand-ins on the disk: the base's files, the keys of the suite that name them, and what they replace."""
     words = write_words(folder / _NETWORKS / "words", _lines(file))
-    changes = StandIns(folder / _NETWORKS, words, real_size).in_place(file)
+    stand_ins = StandIns(folder / _NETWORKS, words, real_size)
+    changes = stand_ins.in_place(file)
+    absent = list(stand_ins.replaced)
     if file.base in MINIATURES:
-        return inspect_base(file.base), changes
+        return inspect_base(file.base), changes, absent
     here = local_folder(file.base)
     kind, prediction = kind_of(file.base), "epsilon"
     if here is not None and (family := family_in(here)) is not None:
@@ -201,7 +208,8 @@ def _staged(file: SuiteFile, folder: Path, *, real_size: bool) -> tuple[BaseFile
     place = write_base(folder / _BASE, kind, words, real_size=real_size, prediction=prediction)
     if file.concepts_file is None and here is not None and (here / _CONCEPTS).is_file():
         changes["concepts_file"] = str(here / _CONCEPTS)
-    return inspect_base(str(place)), {**changes, "base": str(place), "revision": None}
+    changes |= {"base": str(place), "revision": None}
+    return inspect_base(str(place)), changes, absent
 
 
 def _lines(file: SuiteFile) -> list[str]:

@@ -36,11 +36,11 @@ NOISE: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 _TINY_UNET: Final[dict[str, Any]] = {
-    "sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
+    "sample_size": 16, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
 }  # fmt: skip
 _TINY_VAE: Final[dict[str, Any]] = {
     "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "block_out_channels": (16, 32), "norm_num_groups": 8, "sample_size": 32,
+    "block_out_channels": (8, 16), "norm_num_groups": 8, "sample_size": 32,
 }  # fmt: skip
 _TINY_TEXT: Final[dict[str, Any]] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -69,6 +69,11 @@ def test_the_suite_follows_from_the_base(erased: Path) -> None:
         own_suite(str(erased), ["star"], base=f"owner/name@{commit}")
 
 
+def test_of_several_suites_for_a_base_somebody_chooses(erased: Path) -> None:
+    with pytest.raises(UsageError, match=r"name one: sd14-identities-quick, .*sd14-styles-quick"):
+        own_suite(str(erased), ["church"], base="CompVis/stable-diffusion-v1-4")
+
+
 def test_a_class_is_evaluated_under_its_name() -> None:
     own = own_suite("methods.uce:UCE", ["zorbo"])
     assert own.label == "UCE"

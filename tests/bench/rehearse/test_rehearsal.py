@@ -90,6 +90,9 @@ def test_every_kind_of_cell_is_tried(done: tuple[Path, Rehearsal]) -> None:
     }
     assert all(kind.fate == "passed" for kind in found.kinds)
     assert all(kind.peak_mb > 0 for kind in found.kinds if kind.stage != "report")
+    assert [line for line in found.notes if "stand-in" in line] == [
+        f"./nowhere/{what} is not here; a stand-in took its place" for what in ("resnet-50", "clip")
+    ]
     # 1 reference; per edit 1, a utility cell with 2 scores, and 3 attacks of 3 cells.
     assert found.whole == 1 + 3 * 3 * (1 + 3 + 3 * 3)
     assert found.hours is None
@@ -200,10 +203,16 @@ def test_the_command_tells_machines_and_keeps_a_folder(
 
 
 def test_a_wrong_suite_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    path = written(tmp_path, ("goals: 40", "goals: {file: nowhere.csv}"))
-    with pytest.raises(UsageError, match=r"nowhere\.csv"):
-        rehearse(str(path), tmp_path / "out", device="cpu")
-    assert not (tmp_path / "out" / "store").exists()
+    real = "base: CompVis/stable-diffusion-v1-4"
+    for old, new, said in (
+        ("goals: 40", "goals: {file: nowhere.csv}", r"nowhere\.csv"),
+        (real, "base: ./nowhere", r"got '\./nowhere': no such folder"),
+        ("concepts: [church]", "concepts: [chapel]", r"unknown concept .*'chapel'"),
+    ):
+        path = written(tmp_path, (old, new))
+        with pytest.raises(UsageError, match=said):
+            rehearse(str(path), tmp_path / "out", device="cpu")
+        assert not (tmp_path / "out" / "store").exists()
 
 
 @pytest.mark.slow
