@@ -6,7 +6,8 @@ as ``strength`` says. It is what users do with "img2img", and where RECALL (Liu 
 
 A picture is handed over, and what remains of it is no doing of the edited model. So two things stand
 beside a success: what the control ``destroyed`` makes of the same pictures, a model that knows nothing; and
-``prompt: none``, the same pictures under the empty prompt.
+``prompt: none``, the same pictures under the empty prompt. That is an attack too: an edit that acts by the
+words of the concept is never asked.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ImageToImage(Attack):
         strength: Share of the sampler's steps that are left to the edited model, rounded down to whole steps, as
             in diffusers; at least one.
         images: Pictures per goal; each is a candidate.
-        prompt: What the edited model is told: the goal's prompt, or ``none``, a control of the picture.
+        prompt: What the edited model is told: the goal's prompt, or ``none``, to see what the picture does alone.
     """
 
     name: ClassVar[str] = "image_to_image"
