@@ -35,10 +35,11 @@ _FILES: Final[dict[str, dict[str, str]]] = {
     "kid": {"inception": "inception"},
     "precision_recall": {"inception": "inception"},
     "lpips": {"weights": "lpips"},
+    "task_vector": {"clip": "clip"},
 }
 """The fields of our plug-ins that name a network, and what stands in for it."""
 _ENDINGS: Final = {"inception": ".safetensors", "lpips": ".safetensors"}
-_KEYS: Final = ("judges", "metrics")
+_KEYS: Final = ("methods", "judges", "metrics")
 
 
 @dataclass(slots=True)
