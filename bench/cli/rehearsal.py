@@ -13,6 +13,7 @@ from bench.cli.output import err, out, print_json
 from bench.cli.request import code_of
 from bench.cli.words import AllowCode, Batch, Device, Json, Only, SuiteArg
 from bench.core.errors import UsageError
+from bench.model.families.family import Dtype
 
 if TYPE_CHECKING:
     from bench.rehearse.rehearsal import Rehearsal
@@ -27,6 +28,12 @@ RealSize = Annotated[
         help="Random weights in the real configuration, for memory and hours; for a GPU. Default: tiny networks.",
     ),
 ]
+Precision = Annotated[
+    Dtype | None,
+    Parameter(
+        name="--dtype", help="In place of the suite's: a CPU that mimics bfloat16 is slow in it."
+    ),
+]
 Folder = Annotated[
     Path | None,
     Parameter(
@@ -37,7 +44,7 @@ Folder = Annotated[
 
 
 def rehearse(suite: SuiteArg, *, real_size: RealSize = False, only: Only = (), out_: Folder = None,
-             device: Device = "auto", batch_size: Batch = "auto",
+             device: Device = "auto", batch_size: Batch = "auto", dtype: Precision = None,
              allow_code: AllowCode = False, json_: Json = False) -> int:  # fmt: skip
     """Tries every kind of cell of a suite with random weights, so that a long run fails now and not tomorrow."""
     from bench.cli.progress import watcher_for
@@ -52,7 +59,7 @@ def rehearse(suite: SuiteArg, *, real_size: RealSize = False, only: Only = (), o
         try:
             found = tried(
                 suite, folder, real_size=real_size, only=only, device=device, batch_size=batch_size,
-                code=code_of(allow_code), watcher=watcher,
+                dtype=dtype, code=code_of(allow_code), watcher=watcher,
             )  # fmt: skip
         finally:
             watcher.stop()

@@ -14,6 +14,7 @@ from bench.config.suite import Code, Suite, read_suite
 from bench.config.suite_file import SuiteFile
 from bench.core.errors import UsageError, in_one_line
 from bench.core.shipped import MINIATURES
+from bench.model.families.family import Dtype
 from bench.model.families.known import family_in
 from bench.model.pipeline.inspect import BaseFiles, inspect_base, local_folder
 from bench.publish import Asked, publish
@@ -142,6 +143,7 @@ def rehearse(
     only: Sequence[str] = (),
     device: str = "auto",
     batch_size: str = "auto",
+    dtype: Dtype | None = None,
     code: Code = "installed",
     watcher: Watcher | None = None,
 ) -> Rehearsal:
@@ -156,6 +158,7 @@ def rehearse(
         only: Glob patterns, as of a run.
         device: As the user named it.
         batch_size: Likewise.
+        dtype: In place of the suite's precision: many a CPU only mimics bfloat16, and takes several times as long.
         code: Whose code the suite may run.
         watcher: Told of progress.
 
@@ -166,6 +169,7 @@ def rehearse(
     check_base(file)
     kept = file.base in MINIATURES
     base, changes, absent = _staged(file, folder, real_size=real_size)
+    changes |= {} if dtype is None else {"dtype": dtype}
     whole = Suite.of(SuiteFile.of({**file.model_dump(), **changes, "protocol": None}))
     full = make_plan(whole, base.digest, folder=base.folder, only=only)
     small = cut(whole, only=only, tiny=not real_size and not kept)

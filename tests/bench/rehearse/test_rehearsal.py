@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 
 from bench.cli.main import main
-from bench.config.suite import SUITES, load_suite, suite_names
+from bench.config.suite import SUITES, load_suite, read_suite, suite_names
 from bench.core.errors import UsageError
 from bench.interfaces import Concept, Context, Erasure
 from bench.leaderboard.add import add_run
@@ -215,8 +215,39 @@ def test_a_wrong_suite_is_refused_before_anything_is_made(tmp_path: Path) -> Non
         assert not (tmp_path / "out" / "store").exists()
 
 
+REAL = [name for name in suite_names() if name.startswith("sd")]
+
+
+def new_in(name: str) -> list[tuple[str, ...]]:
+    """What to rehearse of a suite: methods and attacks that no suite before it names, and plain prompts on ``none``."""
+    before = [read_suite(other) for other in REAL[: REAL.index(name)]]
+    suite = read_suite(name)
+    kinds: tuple[Literal["methods", "attacks"], ...] = ("methods", "attacks")
+    methods, attacks = (
+        {plug_in(e) for e in getattr(suite, kind)}
+        - {plug_in(e) for one in before for e in getattr(one, kind)}
+        for kind in kinds
+    )
+    calls = [("prompts", *(f"{method}*" for method in sorted(methods | {"none"})))]
+    if attacks - {"prompts"}:
+        calls.append(("none", *(f"{attack}*" for attack in sorted(attacks))))
+    return calls
+
+
+def plug_in(entry: Any) -> str:
+    return entry if isinstance(entry, str) else str(next(iter(entry)))
+
+
+def test_what_is_rehearsed_of_all_suites_is_every_plug_in_that_they_name() -> None:
+    wanted = {plug_in(e) for n in REAL for e in (*read_suite(n).methods, *read_suite(n).attacks)}
+    asked = {pattern.rstrip("*") for n in REAL for call in new_in(n) for pattern in call}
+    assert asked == wanted
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in suite_names() if n.startswith("sd")])
-def test_every_shipped_suite_of_a_real_base_passes(name: str, tmp_path: Path) -> None:
-    found = rehearse(name, tmp_path, device="cpu")
-    assert found.failures == ()
+@pytest.mark.parametrize("name", REAL)
+def test_every_plug_in_of_a_shipped_suite_passes_once(name: str, tmp_path: Path) -> None:
+    # The fast tests have the suite's own precision, which this processor may only mimic.
+    for number, only in enumerate(new_in(name)):
+        found = rehearse(name, tmp_path / str(number), device="cpu", only=only, dtype="float32")
+        assert found.failures == ()
