@@ -158,7 +158,7 @@ class Standard(Attack):
         return identity
 
     def files(self) -> tuple[Path, ...]:
-        """What the stages read."""
+        """The files that the stages read."""
         return tuple(file for stage in self.stages for file in stage.files())
 
     def check_base(self, folder: Path | None) -> None:

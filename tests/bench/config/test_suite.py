@@ -108,7 +108,7 @@ together: 1
 """
 KNOWN = (
     "attacks, base, concepts, concepts_file, dtype, goals, images, judges, keep_images, methods, metrics, "
-    "name, repeats, revision, sampler, seed, seeds, surrogate, together, transfer, utility"
+    "name, protocol, repeats, revision, sampler, seed, seeds, surrogate, together, transfer, utility"
 )
 WORLD = {
     "star": {"text": "star", "neighbours": ["moon"], "prompts": {"name": ["a star"]}},

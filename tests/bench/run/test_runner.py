@@ -786,6 +786,9 @@ def test_the_search_of_each_goal_is_kept_and_reaches_the_rows(
     kept: Any = entry.read_json("candidates.json")
     for row in kept:
         looks = row["trace"].pop("looks")
+        images = row["trace"].pop("images")  # a prompt that was shown before costs none
+        assert (images[0], len(images), images[-1]) == (1, 6, row["queries"])
+        assert images == sorted(images)
         assert row["trace"] == {"changed": 0, "steps": 10, "budget": 10, "zero": 0, "bad": 0}
         assert len(looks) == 6
         assert looks == sorted(looks)
