@@ -130,7 +130,7 @@ class SPM(Erasure):
         "release": {},
         "paper": {"anchor_rows": "random", "transport": "paper"},
         "mini": {
-            "iterations": 150, "lr": 1e-2, "warmup": 10, "restarts": 1, "batch_size": 4, "anchoring": 10.0,
+            "iterations": 150, "lr": 1e-2, "warmup": 10, "restarts": 1, "batch_size": 4, "anchoring": 3.0,
             "sides": "whole", "sampling_steps": 10, "spacing": "trailing",
         },
     }  # fmt: skip
