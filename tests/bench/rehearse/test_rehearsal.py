@@ -219,7 +219,7 @@ REAL = [name for name in suite_names() if name.startswith("sd")]
 
 
 def new_in(name: str) -> list[tuple[str, ...]]:
-    """The patterns of what to rehearse of a suite: methods and attacks that no suite before it names, and plain prompts on ``none``."""
+    """The patterns of what a suite is the first to name: its methods under plain prompts, its attacks on ``none``."""
     before = [read_suite(other) for other in REAL[: REAL.index(name)]]
     suite = read_suite(name)
     kinds: tuple[Literal["methods", "attacks"], ...] = ("methods", "attacks")
