@@ -26,7 +26,7 @@ from pydantic import Field
 
 from attacks.shared.originals import step_of, target_latents
 from attacks.shared.prompt_search import predict
-from attacks.shared.search import best_of
+from attacks.shared.search import best_of, noises_found
 from bench.core.bounds import Count, Guidance, Solver
 from bench.core.lazy import no_grad, torch
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
@@ -94,21 +94,13 @@ class LatentInversion(Attack):
         found = torch.where(finite, found, target.model.noise(seeds, target.sampler))
         noise = found if self.within is None else ordinary(found, self.within)
         best = best_of(target, goals, prompts, seeds, ctx, latents_BChw=noise)
-        unlikely = unlikeliness(found[[at for at, _ in best]])
+        chosen = [at for at, _ in best]
+        unlikely = unlikeliness(found[chosen])
         ctx.note(
             unlikely_mean=round(float(unlikely.mean()), 2),
             unlikely_most=round(float(unlikely.abs().max()), 2),
         )
-        return [
-            Candidate(
-                goal=goal.id,
-                prompt=goal.prompt,
-                latents_Chw=noise[at].clone(),
-                own_score=score,
-                queries=self.images,
-            )
-            for goal, (at, score) in zip(goals, best, strict=True)
-        ]
+        return noises_found(goals, best, noise[chosen], self.images)
 
 
 @no_grad

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from attacks.shared.search import best_of
+from attacks.shared.search import best_of, noises_found
 from bench.core.bounds import Count
 from bench.core.lazy import torch
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
@@ -61,14 +61,4 @@ class NoiseProbe(Attack):
         size = torch.tensor([scale for _ in goals for _, scale in tried])
         noise = target.model.noise(seeds, target.sampler) * size[:, None, None, None]
         best = best_of(target, goals, prompts, seeds, ctx, latents_BChw=noise)
-        return [
-            Candidate(
-                goal=goal.id,
-                prompt=goal.prompt,
-                # A copy: a view would keep the noise of all tries.
-                latents_Chw=noise[at].clone(),
-                own_score=score,
-                queries=len(tried),
-            )
-            for goal, (at, score) in zip(goals, best, strict=True)
-        ]
+        return noises_found(goals, best, noise[[at for at, _ in best]], len(tried))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from attacks.shared.search import best_of
+from attacks.shared.search import best_of, noises_found
 from bench.core.bounds import Count
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
 
@@ -40,13 +40,4 @@ class SeedSearch(Attack):
         seeds = [ctx.rng.seed(goal.id, k, "search") for goal, k in jobs]
         best = best_of(target, goals, [goal.prompt for goal, _ in jobs], seeds, ctx)
         noise = target.model.noise([seeds[at] for at, _ in best], target.sampler)
-        return [
-            Candidate(
-                goal=goal.id,
-                prompt=goal.prompt,
-                latents_Chw=noise_Chw,
-                own_score=score,
-                queries=self.tries,
-            )
-            for goal, noise_Chw, (_, score) in zip(goals, noise, best, strict=True)
-        ]
+        return noises_found(goals, best, noise, self.tries)

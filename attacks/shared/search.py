@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.core.lazy import torch
-from bench.interfaces import Context, Goal, Target
+from bench.interfaces import Candidate, Context, Goal, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Best", "best_of", "score_images"]
+__all__ = ["Best", "best_of", "noises_found", "score_images"]
 
 
 class Best(NamedTuple):
@@ -57,6 +57,29 @@ def best_of(
         for i, (k, score) in enumerate(
             zip(best.indices.tolist(), best.values.tolist(), strict=True)
         )
+    ]
+
+
+def noises_found(
+    goals: Sequence[Goal], best: Sequence[Best], noise_GChw: Tensor, queries: int
+) -> list[Candidate]:
+    """A candidate per goal with the noise of its best try.
+
+    Args:
+        goals: G of them.
+        best: Of each goal.
+        noise_GChw: Of each goal's best try; not a view of the noise of all tries, which it would keep.
+        queries: Tries per goal.
+    """
+    return [
+        Candidate(
+            goal=goal.id,
+            prompt=goal.prompt,
+            latents_Chw=noise_Chw,
+            own_score=score,
+            queries=queries,
+        )
+        for goal, noise_Chw, (_, score) in zip(goals, noise_GChw, best, strict=True)
     ]
 
 
