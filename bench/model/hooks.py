@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.lazy import torch
 from bench.core.spec import Spec
-from bench.model.regions import is_compiled
+from bench.model.regions import was_compiled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -174,12 +174,12 @@ def hooked(hooks: Sequence[Fitted], network: nn.Module, told: Pass) -> Iterator[
 
 @contextmanager
 def _as_written(network: Any) -> Iterator[None]:
+    modules = list(network.modules())  # once: this is done at every call of a hooked network
     checkpointed = [
-        module for module in network.modules() if getattr(module, "gradient_checkpointing", False)
+        module for module in modules if getattr(module, "gradient_checkpointing", False)
     ]
-    compiled = is_compiled(
-        network
-    )  # asking torch's compiler itself imports it, which takes seconds
+    # To ask torch's compiler itself imports it, which takes seconds.
+    compiled = any(map(was_compiled, modules))
     for module in checkpointed:
         module.gradient_checkpointing = False
     try:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bench.core.lazy import torch
 
-__all__ = ["compile_regions", "is_compiled", "regions_of"]
+__all__ = ["compile_regions", "is_compiled", "regions_of", "was_compiled"]
 
 _REPEATED: Final = frozenset({"BasicTransformerBlock", "ResnetBlock2D", "Attention"})
 """Classes of diffusers; of those inside one another the outer one is a region."""
@@ -40,7 +40,12 @@ def compile_regions(network: Any) -> None:
 
 def is_compiled(network: Any) -> bool:
     """Whether any part of the network was asked to be compiled."""
-    return any(module._compiled_call_impl is not None for module in network.modules())
+    return any(map(was_compiled, network.modules()))
+
+
+def was_compiled(module: Any) -> bool:
+    """Whether this very module was asked to be compiled."""
+    return module._compiled_call_impl is not None
 
 
 def _repeats(module: Any) -> bool:
