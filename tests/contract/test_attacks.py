@@ -109,7 +109,7 @@ class Once:
 
 @pytest.fixture(scope="module")
 def once(
-    miniature: TextToImage,
+    base: TextToImage,
     goals: list[Goal],
     tiny_sampler: Sampler,
     fingerprint: Callable[[TextToImage], str],
@@ -122,10 +122,10 @@ def once(
         key = spec.model_dump_json() + spec.name
         if key not in done:
             sizes, cost, judge = [0], Meter(), Recording()
-            hook = miniature.backbone.unet.register_forward_pre_hook(
+            hook = base.backbone.unet.register_forward_pre_hook(
                 lambda module, args: sizes.append(len(args[0]))
             )
-            model = replace(miniature, micro=MicroBatch(64), meter=cost)
+            model = replace(base, micro=MicroBatch(64), meter=cost)
 
             def state() -> dict[str, object]:
                 return {**global_rng(), "networks": fingerprint(model), "edit": model.digest}

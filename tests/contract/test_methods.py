@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from bench.core.meter import Meter
 from bench.core.spec import Spec
 from bench.interfaces import Concept, Erasure, Rng, registry
+from bench.model.batching import MicroBatch
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from tests.contract.examples import specs
@@ -47,6 +48,9 @@ OTHERS: tuple[Any, ...] = (
 )
 
 
+DRAWN = ("task_vector",)
+"""Methods that refuse a base that does not draw the concept: theirs is the miniature."""
+
 SPECS = list(specs("method"))
 each = pytest.mark.parametrize("spec", SPECS)
 
@@ -69,14 +73,22 @@ def altered(spec: Spec, field: str) -> Spec:
     pytest.fail(f"no other valid value is known for {spec.name}.{field}; add one to OTHERS")
 
 
+@pytest.fixture
+def model(base: TextToImage, miniature: TextToImage, request: pytest.FixtureRequest) -> TextToImage:
+    """The base that suits the test's spec, with a micro-batch of the test's own."""
+    drawn = request.node.callspec.params["spec"].name in DRAWN
+    return replace(miniature if drawn else base, micro=MicroBatch(64))
+
+
 @pytest.fixture(scope="module")
-def erased(miniature: TextToImage, concepts: Mapping[str, Concept]) -> Erased:
+def erased(base: TextToImage, miniature: TextToImage, concepts: Mapping[str, Concept]) -> Erased:
     """Erases ``star`` with a spec, once a module."""
     done: dict[str, TextToImage] = {}
 
     def erase(spec: Erasure) -> TextToImage:
         if spec.digest not in done:
-            done[spec.digest] = spec(miniature, [concepts["star"]], rng=Rng(("c",)))
+            suits = miniature if spec.name in DRAWN else base
+            done[spec.digest] = spec(suits, [concepts["star"]], rng=Rng(("c",)))
         return done[spec.digest]
 
     return erase
@@ -184,7 +196,7 @@ def test_the_edited_model_samples_with_the_suites_sampler(
     schedule, solver = dict(model.backbone.scheduler_config), tiny_sampler.digest
     edited = erased(spec)
     out = edited.sample(["a red star in a meadow", ""], [1, 2], tiny_sampler)
-    assert out.images_B3HW.shape == (2, 3, 64, 64)
+    assert out.images_B3HW.shape == (2, 3, *[4 * model.latent_shape[-1]] * 2)
     assert torch.isfinite(out.images_B3HW).all()
     assert 0 <= out.images_B3HW.min() <= out.images_B3HW.max() <= 1
     assert dict(edited.backbone.scheduler_config) == schedule
