@@ -75,8 +75,8 @@ def _vae(scaling_factor: float, **fields: Any) -> Any:
 
 
 def _sd1() -> Any:
-    # The miniature but for its UNet, which has a level less and a twentieth of the weights: a call
-    # takes a third of the time, and half of the miniature's is not arithmetic.
+    # The miniature but for its UNet, which has a level less and a twentieth of the weights. A call
+    # takes a third of the time: half of the miniature's is not arithmetic.
     pipe = StableDiffusionPipeline.from_pretrained(model_folder(), local_files_only=True)
     fields = dict(
         block_out_channels=(16, 32),

@@ -18,7 +18,7 @@ from bench.cli.board import add, build
 from bench.cli.board import check as check_board
 from bench.cli.checkpoints import compare, convert
 from bench.cli.measured import paper, perf, validity
-from bench.cli.miniature import bases, check, train
+from bench.cli.miniature import bases, carriers, check, train
 from bench.cli.output import err, out
 from bench.cli.own import evaluate
 from bench.cli.rehearsal import protocols, rehearse
@@ -64,7 +64,7 @@ for _command in (
     ),
 ):
     app.command(_command)
-for _of_mini in (train, check, bases):
+for _of_mini in (train, check, bases, carriers):
     mini.command(_of_mini)
 leaderboard.command(add)
 leaderboard.command(build)

@@ -1,11 +1,11 @@
-"""Commands on the miniatures: train makes one, check measures it, bases tries every plug-in on each."""
+"""Commands on the miniatures: train, check, bases (tries every plug-in on each) and carriers."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
@@ -14,12 +14,15 @@ from bench.cli.request import device_of
 from bench.cli.words import Device, Json
 from bench.core.files import regular
 
-__all__ = ["bases", "check", "train"]
+__all__ = ["bases", "carriers", "check", "train"]
 
 Base = Annotated[
     Literal["miniature", "miniature-v", "miniature-xl"],
     Parameter(help="Which miniature: Stable Diffusion 1.x, 2.x or XL in small."),
 ]
+
+_MEASURED: Final = ("star", "zorbo", "watercolour", "heart", "brakk", "sketch")
+"""The concepts of mini-quick and mini-full, and those of mini-dev."""
 
 
 def train(*, work: Path = Path(".train"), out_: Annotated[Path | None, Parameter(name="--out")] = None, seed: int = 0,
@@ -92,4 +95,35 @@ def bases(*, page: Path = Path("docs/bases.md"), device: Device = "auto") -> int
             rows.append(row)
             out.print(f"{row.kind} {row.name} on {row.base}: {row.said}")
     page.write_text(kept_in(page, "mini bases", table(rows)), encoding="utf-8")
+    return 0
+
+
+def carriers(
+    *,
+    page: Path = Path("docs/validity.md"),
+    device: Device = "auto",
+    images: Annotated[int, Parameter(help="Images per concept and place.")] = 24,
+) -> int:
+    """Measures which words' text states carry a concept of the miniature, and keeps the table in a page."""
+    from bench.api import concepts
+    from bench.core.pages import kept_in
+    from bench.judges.mini import MiniJudge
+    from bench.mini.carriers import carried, table
+    from bench.model.text_to_image import load_model
+
+    kept_in(page, "mini carriers", "")  # not after the work
+    model = load_model("miniature", device=device_of(device))
+    known = concepts(model)
+    rows = []
+    for row in carried(
+        model,
+        [known[name] for name in _MEASURED],
+        MiniJudge(),
+        images=images,
+    ):
+        rows.append(row)
+        out.print(
+            f"{row.concept}: {100 * row.shown['own words']:.0f} % without its own words' states"
+        )
+    page.write_text(kept_in(page, "mini carriers", table(rows)), encoding="utf-8")
     return 0
