@@ -303,7 +303,7 @@ def slots_for(model: TextToImage, goal: Goal, vectors: int) -> Slots:
     """
     name = re.compile(rf"\b{re.escape(goal.concept.text)}\b", re.IGNORECASE)
     said = goal.prompt.replace("{}", " ")
-    template = name.sub("{}", said, count=1) if name.search(said) else "{}"
+    template = name.sub("{}", said, count=1) if name.search(said) else f"{{}} {said}"
     while True:
         try:
             return slots(model, template, vectors)

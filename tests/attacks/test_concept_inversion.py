@@ -59,8 +59,8 @@ def test_the_names_own_embedding_in_its_place_is_the_prompt(
     [
         ("a green heart at sunset", "a green * at sunset"),
         ("As a sketch, a HEART", "as a sketch, a *"),
-        ("hearty {} food", "*"),
-        ("a drawing of love", "*"),
+        ("hearty {} food", "* hearty food"),
+        ("a drawing of love", "* a drawing of love"),
         ("a {} heart", "a *"),
     ],
 )
