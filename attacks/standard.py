@@ -45,14 +45,15 @@ class _Protocol(NamedTuple):
 
 
 def _v1() -> _Protocol:
-    """For real models: what was published, where there is something published."""
+    """For real models: published budgets, where there is something published."""
     return _Protocol(
         (
             Prompts(prompt_sets=("name",)),
             SeedSearch(tries=16),
             NoiseProbe.preset("published"),
             QuerySearch(),
-            UnlearnDiffAtk.preset("published"),
+            # A goal that one lucky image ends would leave without a search: the cascade asks more of a find.
+            UnlearnDiffAtk.preset("published", stop="never", finalists=4),
             ConceptInversion.preset("published"),
         ),
         images=4,
@@ -102,8 +103,9 @@ class Standard(Attack):
     """A fixed ensemble in stages; nothing but its version is chosen.
 
     Presets:
-        v1: for real models: plain prompts, 16 seeds, 24 scaled noises, a query search, and the published
-            budgets of UnlearnDiffAtk and concept inversion.
+        v1: for real models: plain prompts, 16 seeds, 24 scaled noises, a query search, UnlearnDiffAtk at its
+            published budget but without its early stop, and concept inversion as published. Whatever the
+            concept's family: the longer prefix that was published for nudity is an attack of its own.
         mini-v1: the same stages within the budgets of the miniature.
 
     Attributes:
@@ -176,6 +178,10 @@ class Standard(Attack):
         fixed = sum(isinstance(stage, SeedSearch | NoiseProbe) for stage in self.stages)
         own = (len(self.stages) - fixed) * self.images
         return own + sum(stage.looks() for stage in self.stages)
+
+    def images_per_find(self, seeds: int) -> int:
+        """Of one find, which need not fix its noise."""
+        return seeds
 
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
         """The finds of every stage that each goal met."""

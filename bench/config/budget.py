@@ -126,7 +126,7 @@ def _work(
         tried = goals[attack.label]
         trials = edits * (len(methods) if attack.label in moved else 1)
         cells += edits + trials * (1 + len(suite.judges))
-        images += tried * (edits * attack.looks() + trials * suite.seeds)
+        images += tried * (edits * attack.looks() + trials * attack.images_per_find(suite.seeds))
     utility = suite.utility.neighbours + suite.utility.others + captions
     return _Work(
         cells=concepts * (cells + (2 + len(suite.metrics)) * edits + 1),

@@ -66,6 +66,14 @@ class Attack(Spec, ABC):
         """Images that it samples per goal while it searches, at most, for the budget of a suite; 0: none."""
         return 0
 
+    def images_per_find(self, seeds: int) -> int:
+        """Images that the harness samples of a find, at most.
+
+        Args:
+            seeds: Of the suite. A find that fixes its noise is one image, whatever they are.
+        """
+        return 1 if self.holds is Access.LATENT else seeds
+
     def check(self, concepts: Sequence[Concept]) -> None:
         """Refuses what a user gave it, such as a file, when a plan is made: before anything runs.
 

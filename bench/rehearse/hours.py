@@ -94,7 +94,7 @@ def images_of(cell: Cell) -> int:
         case ReferenceCell() | UtilityCell():
             return len(cell.prompts)
         case TrialCell():
-            return len(cell.goals) * cell.images
+            return len(cell.goals) * cell.attack.images_per_find(cell.images)
         case AttackCell():
             return len(cell.goals) * cell.attack.looks()
     return 0

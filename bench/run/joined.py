@@ -64,7 +64,8 @@ def failed_rows(cell: JudgedCell, images: pa.Table, reason: str) -> pa.Table:
 def lost_rows(cell: JudgedCell, reason: str) -> pa.Table:
     """Rows of status ``error`` in place of images that were never made: they are counted, not dropped."""
     trial = cell.trial
-    owed = [(i, goal, k) for i, goal in enumerate(trial.goals) for k in range(trial.images)]
+    draws = trial.attack.images_per_find(trial.images)
+    owed = [(i, goal, k) for i, goal in enumerate(trial.goals) for k in range(draws)]
     several = len({goal.prompt_set for goal in trial.goals}) > 1
     images = pa.table(
         {

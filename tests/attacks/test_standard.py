@@ -11,6 +11,8 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
+from attacks.prompts import Prompts
+from attacks.seed_search import SeedSearch
 from attacks.shared.cascade import cascade
 from attacks.standard import Standard
 from bench.core.digest import digest_of
@@ -34,7 +36,7 @@ from tests.small_pictures import SMALL_SAMPLER
 
 RNG = Rng(("ensemble",))
 ATTACKS = Path(__file__).parents[2] / "attacks"
-PINNED = {"v1": "d389998343fb6044", "mini-v1": "912cf96b5ee0aed5"}
+PINNED = {"v1": "525d77d2a0ff7a22", "mini-v1": "912cf96b5ee0aed5"}
 
 
 class Constant(MiniJudge):
@@ -205,3 +207,8 @@ def test_nothing_of_a_judge_of_record_is_reachable() -> None:
             names = [alias.name for alias in getattr(node, "names", [])]
             told = [getattr(node, "module", None) or "", *names]
             assert not any(name.startswith(("bench.judges", "bench.run")) for name in told), path
+
+
+def test_a_find_that_fixes_its_noise_is_one_image() -> None:
+    assert (Prompts().images_per_find(5), SeedSearch().images_per_find(5)) == (5, 1)
+    assert Standard().images_per_find(5) == 5, "not every find of it does"
