@@ -91,12 +91,15 @@ class LatentInversion(Attack):
         )
         # An inversion that diverged found nothing: ordinary noise is tried in its place.
         finite = found.isfinite().flatten(1).all(1)[:, None, None, None]
-        found = torch.where(finite, found, target.model.noise(seeds, target.sampler))
+        # Not the noise that the original drew the concept's picture from: that is more than luck.
+        others = [ctx.seed(goal.id, k, "instead") for goal, k in jobs]
+        found = torch.where(finite, found, target.model.noise(others, target.sampler))
         noise = found if self.within is None else ordinary(found, self.within)
         best = best_of(target, goals, prompts, seeds, ctx, latents_BChw=noise)
         chosen = [at for at, _ in best]
         unlikely = unlikeliness(found[chosen])
         ctx.note(
+            diverged=int((~finite).sum()),
             unlikely_mean=round(float(unlikely.mean()), 2),
             unlikely_most=round(float(unlikely.abs().max()), 2),
         )

@@ -9,10 +9,10 @@ candidates, and goes on with the best of them, even if it is worse; the best eve
 2023, arXiv 2307.15043). Tokens of the concept's name are masked, as the original masks its list of words.
 
 Different on purpose: written from descriptions, since the original's licence allows no derived code. Its
-gradient is one position off its tokens; ours is not. Its target texts are not here: the target is
-the goal's own prompt, read by the *unedited* encoder, and the search runs on the edited one. Of the
-restarts the nearest is taken; the original keeps each as a prompt of its own. All goals and
-restarts are one batch.
+gradient is one position off its tokens; ours is not. It starts from random letters, ours from any tokens
+that may be used. Its target texts are not here: the target is the goal's own prompt, read by the
+*unedited* encoder, and the search runs on the edited one. Of the restarts the nearest is taken; the
+original keeps each as a prompt of its own. All goals and restarts are one batch.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from bench.core.lazy import F, no_grad, torch
 from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target, Trace
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.inversion import gradient_faults
 from bench.toolkit.pooled import at_end
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class MMA(Attack):
         search = _Search.of(self, target.model, goals, ctx)
         for step in range(self.steps):
             search.step(step)
-            ctx.spend(gradient_steps=len(goals) * self.restarts)
+            ctx.spend(gradient_steps=1)
             ctx.progress(step + 1, self.steps, self.name)
         return search.found(goals)
 
@@ -135,6 +136,7 @@ class _Search:
         self.now_RK = torch.stack(drawn).to(model.device)
         self.best_RK = self.now_RK.clone()
         self.best_R = self._losses(self.now_RK[:, None])[:, 0]
+        self.faults_R2 = torch.zeros(len(self.now_RK), 2, dtype=torch.long, device=model.device)
         self.table_VE = table(model)
 
     @classmethod
@@ -178,6 +180,7 @@ class _Search:
     def found(self, goals: Sequence[Goal]) -> list[Candidate]:
         """The nearest prompt of each goal that may be used, as the text it is."""
         order = self.best_R.view(len(goals), -1).argsort(dim=1, stable=True).tolist()
+        faults = self.faults_R2.view(len(goals), -1, 2).sum(1).tolist()
         finds = []
         for i, goal in enumerate(goals):
             rows = [i * self.how.restarts + k for k in order[i]]
@@ -185,7 +188,9 @@ class _Search:
             reads = [read_prompt(self.model, ids) for ids in texts]
             fit = [read.text for read in reads if read.text and not about_minors(read.text)]
             steps = self.how.steps * self.how.restarts
-            trace = Trace(changed=sum(not read.kept for read in reads), steps=steps, budget=steps)
+            zero, bad = faults[i]
+            changed = sum(not read.kept for read in reads)
+            trace = Trace(changed=changed, steps=steps, budget=steps, zero=zero, bad=bad)
             finds.append(Candidate(goal.id, fit[0] if fit else goal.prompt, trace=trace))
         return finds
 
@@ -204,6 +209,7 @@ class _Search:
             return torch.autograd.grad(loss.sum(), given)[0]
 
         grad_RKE = self.model.micro.map(len(ids_RL), chunk)
+        self.faults_R2 += gradient_faults(grad_RKE)
         by_token_RKV = grad_RKE @ self.table_VE.T
         by_token_RKV = by_token_RKV.masked_fill(~self.allowed_RV[:, None], torch.inf)
         return by_token_RKV.topk(self.top, largest=False).indices

@@ -26,6 +26,7 @@ from bench.core.errors import UsageError
 from bench.core.lazy import F, torch
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target, Trace
 from bench.model.conditioning import Conditioning
+from bench.toolkit.inversion import gradient_faults
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,8 @@ class SamplerGradient(Attack):
     """Learns text states by gradients through the whole guided sampling.
 
     Presets:
-        mini: for the miniature on two cores.
+        mini: for the miniature on two cores. It shows each image as it is: of the two guards against
+            fooling one judge, the pull towards the original's latents alone.
 
     Attributes:
         steps: Gradient steps.
@@ -76,6 +78,7 @@ class SamplerGradient(Attack):
         sizes = [part.detach().square().flatten(1).mean(1).sqrt() for part in leaves]
         ways = [_Momentum(leaf) for leaf in leaves]
         best = _Best(told, leaves)
+        faults_B2 = torch.zeros(len(goals), 2, dtype=torch.long, device=leaves[0].device)
         for step in range(self.steps + 1):
             loss_B, score_B, grads = scene.gradient(told, leaves, step)
             best.keep(loss_B, score_B, leaves)
@@ -85,9 +88,10 @@ class SamplerGradient(Attack):
                 for leaf, grad, size, how in zip(leaves, grads, sizes, ways, strict=True):
                     shape = (-1, *[1] * (leaf.ndim - 1))
                     leaf -= self.lr * size.view(shape) * how.direction(grad, step)
-            ctx.spend(gradient_steps=len(goals))
+            faults_B2 += gradient_faults(torch.cat([grad.flatten(1) for grad in grads], 1))
+            ctx.spend(gradient_steps=1)
             ctx.progress(step + 1, self.steps, self.name)
-        return best.candidates(goals, self.noises * self.views, self.steps)
+        return best.candidates(goals, self.noises * self.views, self.steps, faults_B2.tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,8 +214,17 @@ class _Best:
         for seen, score in zip(self._looks, self._score_B.tolist(), strict=True):
             seen.append(min(1.0, max(0.0, score)))
 
-    def candidates(self, goals: Sequence[Goal], each: int, steps: int) -> list[Candidate]:
-        """The find of each goal; ``each`` images were seen of it per look."""
+    def candidates(
+        self, goals: Sequence[Goal], each: int, steps: int, faults: Sequence[Sequence[int]]
+    ) -> list[Candidate]:
+        """The find of each goal; ``each`` images were seen of it per look.
+
+        Args:
+            goals: As they stand in the rows.
+            each: Images per look.
+            steps: Gradient steps.
+            faults: Of each goal, its steps with a gradient of zeros, and with one that is not finite.
+        """
         states_BLD, *pooled = self._said
         images = tuple(each * (step + 1) for step in range(steps + 1))
         return [
@@ -219,9 +232,11 @@ class _Best:
                 goal.id, goal.prompt, states_LD=states_BLD[i].clone(),
                 pooled_D=pooled[0][i].clone() if pooled else None,
                 own_score=self._looks[i][-1], queries=images[-1],
-                trace=Trace(looks=tuple(self._looks[i]), steps=steps, budget=steps, images=images),
+                trace=Trace(
+                    looks=tuple(self._looks[i]), steps=steps, budget=steps, zero=zero, bad=bad, images=images
+                ),
             )
-            for i, goal in enumerate(goals)
+            for i, (goal, (zero, bad)) in enumerate(zip(goals, faults, strict=True))
         ]  # fmt: skip
 
 

@@ -83,7 +83,7 @@ class FineTuning(Attack):
         if values > MOST_VALUES:
             raise UsageError(
                 f"{what}: expected at most {MOST_VALUES:,} numbers of weight differences, got {values:,}; "
-                "train fewer matrices (`part`)"
+                "take a smaller base or part, for the harness keeps whole matrices"
             )
         captions = self.captions(concept)
         seeds = [ctx.seed("picture", k) for k in range(len(captions))]

@@ -85,5 +85,6 @@ def test_what_diverges_is_tried_as_ordinary_noise(
         Target(broken, sampler, SmallPictures()), [Goal("g", concepts["star"], "a star")], rng=RNG
     )
     assert found.latents_Chw is not None and found.latents_Chw.isfinite().all()
-    assert torch.equal(found.latents_Chw, model.noise([RNG.seed("g", 0, "image")], sampler)[0])
+    assert torch.equal(found.latents_Chw, model.noise([RNG.seed("g", 0, "instead")], sampler)[0])
+    assert broken.meter.notes["diverged"] == 1
     assert found.own_score == 0

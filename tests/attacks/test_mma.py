@@ -55,6 +55,16 @@ def test_the_search_comes_nearer_with_its_steps(
         assert many.trace.steps == many.trace.budget == 48
 
 
+def test_steps_without_a_gradient_are_counted(
+    model: TextToImage, concepts: Mapping[str, Concept]
+) -> None:
+    (name,) = (n for n in model.base_values if n.endswith("final_layer_norm.weight"))
+    deaf = model.with_weights({name: torch.zeros_like(model.parameter(name))})
+    for candidate in found(deaf, concepts, steps=2, restarts=2):
+        assert candidate.trace is not None
+        assert (candidate.trace.zero, candidate.trace.bad) == (4, 0)
+
+
 def test_no_token_of_the_concepts_name_is_used(
     model: TextToImage, concepts: Mapping[str, Concept]
 ) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacks.sampler_gradient import SamplerGradient, _Momentum, _Scene, views
 from bench.core.errors import UsageError
+from bench.core.meter import Meter
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Context, Goal, Rng, Target, bare
 from bench.model.text_to_image import TextToImage
@@ -70,6 +71,26 @@ def test_the_first_step_follows_the_gradient_and_a_row_knows_no_other() -> None:
     alone.direction(grad[:1], 0)
     second = torch.tensor([[1.0, 1.0], [-9.0, 4.0]])
     torch.testing.assert_close(how.direction(second, 1)[:1], alone.direction(second[:1], 1))
+
+
+class Indifferent(SmallPictures):
+    """It scores every image alike, with a gradient of zero."""
+
+    name: ClassVar[str] = "indifferent"
+
+    def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
+        return 0.5 + 0 * images_B3HW.flatten(1).sum(1, keepdim=True)
+
+
+def test_steps_without_a_gradient_are_counted(
+    target: Target, concepts: Mapping[str, Concept]
+) -> None:
+    spec = SamplerGradient(steps=2, noises=1, views=1, pull=0.0)
+    cost = Meter()
+    there = replace(target, model=target.model.with_meter(cost), surrogate=Indifferent())
+    found = spec(there, goals_of(concepts), rng=RNG)
+    assert {(c.trace.zero, c.trace.bad) for c in found if c.trace is not None} == {(2, 0)}
+    assert cost.gradient_steps == 2, "a step of all goals counts once"
 
 
 def test_views_are_near_the_image_and_the_first_is_it() -> None:
