@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,7 +13,7 @@ from bench.core.characters import plain
 from bench.core.digest import digest_of, file_sha256
 from bench.core.errors import unknown
 
-__all__ = ["Spec", "added", "applied", "content", "runtime"]
+__all__ = ["Spec", "added", "applied", "content", "runtime", "weights_digest"]
 
 
 def runtime(default: Any, **kwargs: Any) -> Any:
@@ -240,6 +240,17 @@ def content(path: Path) -> str:
     except OSError:
         return "absent"  # whoever reads it says so
     return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+def weights_digest(files: Iterable[Path], source: str) -> str:
+    """The digest of the weights among files: a network is the same one in any folder, beside any settings.
+
+    Args:
+        files: What a plug-in reads.
+        source: Where the user said that they are; it is hashed where there are none.
+    """
+    sums = {content(file) for file in files if file.suffix == ".safetensors"}
+    return digest_of(sorted(sums) if sums else source)
 
 
 @lru_cache(maxsize=64)

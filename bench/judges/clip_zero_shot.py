@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
-from bench.core.digest import digest_of
 from bench.core.errors import UsageError
 from bench.core.lazy import torch
-from bench.core.spec import content
+from bench.core.spec import weights_digest
 from bench.interfaces import Concept, Judge
 from bench.toolkit.clip import check_source, clip_files, load_clip
 
@@ -60,8 +59,7 @@ class ClipZeroShot(Judge):
     @property
     def network(self) -> str:
         """Its weights: a template or alternatives are other questions to the same eyes."""
-        sums = {file.name: content(file) for file in self.files()}
-        return digest_of({"clip": sums or self.clip})
+        return weights_digest(self.files(), self.clip)
 
     def check_concept(self, concept: Concept) -> None:
         """Refuses a concept that has no alternatives; it sees whatever has a name."""

@@ -11,11 +11,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from bench.core.digest import digest_of
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import expanded, regular
 from bench.core.lazy import F, torch
-from bench.core.spec import content, runtime
+from bench.core.spec import runtime, weights_digest
 from bench.core.weight_files import sound
 from bench.interfaces import Concept, Judge
 from bench.toolkit.clip import check_source, clip_files, load_clip
@@ -54,7 +53,7 @@ class Q16(Judge):
     @property
     def network(self) -> str:
         """CLIP's weights: the prompts are questions to the same eyes as a zero-shot judge's."""
-        return digest_of({"clip": {file.name: content(file) for file in clip_files(self.clip)}})
+        return weights_digest(clip_files(self.clip), self.clip)
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses a CLIP that is not there, and prompts that are not of its width."""

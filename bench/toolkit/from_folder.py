@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.core.digest import digest_of
 from bench.core.errors import UsageError
-from bench.core.spec import Spec, content, runtime
+from bench.core.spec import Spec, runtime, weights_digest
 from bench.toolkit.network_folder import check_folder, folder_of, load, used_files
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ class FromFolder(Spec):
 
     @property
     def network(self) -> str:
-        """Its files: other labels, questions or thresholds are asked of the same eyes."""
-        return digest_of({file.name: content(file) for file in FromFolder.files(self)})
+        """Its weights: other labels, questions or thresholds are asked of the same eyes."""
+        return weights_digest(FromFolder.files(self), self.weights)
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses a network that is missing or unfit; it is read, for only that tells."""

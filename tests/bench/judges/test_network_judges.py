@@ -125,6 +125,7 @@ def test_the_content_of_a_folder_is_the_identity(artists: str, tmp_path: Path) -
     assert ImageClassifier(weights=str(copy)).digest == ImageClassifier(weights=artists).digest
     (copy / "preprocessor_config.json").write_text("{}")
     assert ImageClassifier(weights=str(copy)).digest != ImageClassifier(weights=artists).digest
+    assert ImageClassifier(weights=str(copy)).network == ImageClassifier(weights=artists).network
 
 
 def test_imagenette_is_known_by_number(tmp_path: Path) -> None:
