@@ -26,6 +26,7 @@ from bench.model.guidance import ClassifierFree, Guidance, combine_as_sampled
 from bench.model.hooked_pipeline import attach_hooks
 from bench.model.hooks import Hook
 from bench.model.networks import Networks
+from bench.model.replacing import replacing
 from bench.model.sampler import Sampler
 from bench.model.samples import Samples
 from bench.model.schedule import whole_steps
@@ -58,30 +59,15 @@ class TextToImage(Networks):
     # -- editing -----------------------------------------------------------------------------------
 
     def with_weights(self, values: Mapping[str, Tensor]) -> TextToImage:
-        """The same model with more parameters replaced.
+        """The same model with more parameters replaced; the meter notes the share that its precision rounds away.
 
         Raises:
             ValueError: an unknown name, a wrong shape, or a value that is not finite.
         """
-        known = self.backbone.parameters
-        fixed = {}
-        for name, value in values.items():
-            if name not in known:
-                raise ValueError(
-                    f"no parameter {name!r} in the base model; expected component.name, e.g. unet.conv_in.weight"
-                )
-            if value.shape != known[name].shape:
-                raise ValueError(
-                    f"{name}: expected shape {tuple(known[name].shape)}, got {tuple(value.shape)}"
-                )
-            # A copy: the edit does not follow the caller's tensor. What overflows the base's
-            # precision is not finite.
-            fixed[name] = value.detach().to(known[name], copy=True)
-            if not bool(torch.isfinite(fixed[name]).all()):
-                raise ValueError(
-                    f"{name}: the edited values are not finite; the edit diverged (lower its strength)"
-                )
-        return replace(self, weights={**self.weights, **fixed})
+        held, lost = replacing(values, self)
+        if lost:
+            self.meter.note(rounded_away=round(lost, 4))
+        return replace(self, weights={**self.weights, **held})
 
     def with_added(self, differences: Mapping[str, Tensor]) -> TextToImage:
         """The same model with differences added to its parameters, in float32.
