@@ -225,7 +225,8 @@ class ESD(Erasure):
             "release": "2025", "iterations": 200, "lr": 5e-5, "sampled_from": "base",
         },
         "repo-2026-sdxl": {
-            "release": "2025", "iterations": 200, "lr": 2e-4, "sampled_from": "base",
+            "release": "2025", "iterations": 200, "lr": 2e-4, "sampled_from": "base", "eta": 0.0,
+            "start_guidance": 2.0,
         },
         "mini": {
             "iterations": 150, "lr": 2e-4, "batch_size": 4, "sampling_steps": 10,

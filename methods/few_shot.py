@@ -89,12 +89,13 @@ class FewShot(Erasure):
         return frozenset({Role.TEXT_FEED_FORWARD, Role.TEXT_SELF_ATTENTION})
 
     def parameters(self, model: TextToImage) -> list[str]:
-        """Those of its roles, of the self-attentions only the last."""
+        """Those of its roles, of the self-attentions only the last of each text encoder."""
         names = model.having(*self.roles())
-        last = max(model.text_layer(name) for name in names)
+        layers = {name: (name.partition(".")[0], model.text_layer(name)) for name in names}
+        last = set(dict(sorted(layers.values())).items())
         return [
             name for name in names
-            if Role.TEXT_FEED_FORWARD in model.roles_of(name) or model.text_layer(name) == last
+            if Role.TEXT_FEED_FORWARD in model.roles_of(name) or layers[name] in last
         ]  # fmt: skip
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:

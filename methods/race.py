@@ -127,8 +127,10 @@ class RACE(Erasure):
         return needs(self.variant)
 
     def parameters(self, model: TextToImage) -> list[str]:
-        """The variant's parameters."""
-        return trained(model, self.variant, "2023")
+        """The variant's parameters, and those of the ESD that it starts from."""
+        first = set(self._esd().parameters(model))
+        own = trained(model, self.variant, "2023")
+        return [*own, *sorted(first - set(own))]
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with trained weights in its UNet.
@@ -156,7 +158,7 @@ class RACE(Erasure):
                 return (wanted.float() - noise).square().sum()
 
             found = ascend(
-                said.states_BLD,
+                said.states_BLD.float(),  # a half precision has no room for a quarter of a small ball
                 loss_of,
                 epsilon=self.epsilon,
                 steps=self.attack_steps,
@@ -166,7 +168,7 @@ class RACE(Erasure):
 
         values = distil(
             model,
-            self.parameters(model),
+            trained(model, self.variant, "2023"),
             phrases,
             guided_away(model, phrases, self.eta),
             sampler=PartialSampler(self.sampling_steps, self.start_guidance, self.spacing),
@@ -179,7 +181,7 @@ class RACE(Erasure):
             progress=ctx.progress,
             what="race",
         )
-        return model.with_weights(values)
+        return first.with_weights(values)  # ESD may have changed more than is trained here
 
     def _esd(self) -> ESD:
         """The edit that this one starts from."""

@@ -75,7 +75,8 @@ class SalUn(Erasure):
     """Trains the most salient half of the UNet's weights to draw something else.
 
     Presets (methods-2.md 3):
-        release: nudity as the authors' script has it: 800 images each, 100 steps, alpha 0.1, mask 0.5.
+        release: nudity as the authors' script has it: 800 images each, 100 steps, alpha 0.1, mask 0.5, and
+            a person wearing clothes instead. Their forget prompt is a nude person; ours names the concept.
         paper: the same without the mask, as the code of the paper's time did.
         object: five epochs and alpha 0.5, as the README runs it.
         mini: for the miniature: fewer images, larger steps.
@@ -100,9 +101,9 @@ class SalUn(Erasure):
     name: ClassVar[str] = "salun"
     slots: ClassVar[frozenset[Slot]] = frozenset({"weights"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "release": {},
-        "paper": {"share": 1.0},
-        "object": {"epochs": 5, "alpha": 0.5, "remain": None},
+        "release": {"instead": "person wearing clothes"},
+        "paper": {"instead": "person wearing clothes", "share": 1.0},
+        "object": {"epochs": 5, "alpha": 0.5, "remain": None, "templates": ("an image of a {}",)},
         "mini": {
             "images": 32, "epochs": 12, "lr": 1e-4, "alpha": 0.5, "remain": None, "templates": ("{}", "a {}"),
             "sampling_steps": 6, "guidance_scale": 3.0,
@@ -136,7 +137,8 @@ class SalUn(Erasure):
         """
         forget = [about(c.text, self.templates, self.images) for c in concepts]
         instead = [about(self._instead(c), self.templates, self.images) for c in concepts]
-        remain = self._remaining(concepts) or instead[0]
+        others = [instead[k % len(instead)][k] for k in range(self.images)]
+        remain = self._remaining(concepts) or others
         shown = torch.stack(
             [
                 self._latents(model, said, ctx.rng.child("forget", k))
@@ -152,11 +154,11 @@ class SalUn(Erasure):
             masks = most_salient(slopes, self.share)
         steps = -(-len(every) // self.batch_size) * self.epochs
         order = in_turn(len(every), steps * self.batch_size, ctx.rng.generator("order"))
-        others = in_turn(self.images, steps * self.batch_size, ctx.rng.generator("others"))
+        turns = in_turn(self.images, steps * self.batch_size, ctx.rng.generator("others"))
 
         def loss_of(live: TextToImage, step: int) -> Tensor:
             at = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            rows, stay = [every[k] for k in order[at].tolist()], others[at].tolist()
+            rows, stay = [every[k] for k in order[at].tolist()], turns[at].tolist()
             generator = ctx.rng.generator("step", step)
             x = torch.cat([torch.stack([shown[c, k] for c, k in rows]), kept[stay]])
             noise = torch.randn(x.shape, generator=generator).to(x)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bench.core.errors import UsageError
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng, Role
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import Optimiser
+from methods import concept_ablation
 from methods.concept_ablation import (
     ConceptAblation,
     masked_loss,
@@ -18,6 +21,7 @@ from methods.concept_ablation import (
 
 RNG = Rng(("ablation",))
 STYLE = Concept(text="watercolour", family="style")
+STAR = Concept(text="star")
 
 
 def test_the_mask_is_summed_once_for_all_channels() -> None:
@@ -145,7 +149,32 @@ def test_presets_are_as_published() -> None:
     }
     assert found["style"] == (100, 8, 1.6e-5, "keys-and-values", "never", "none", 1000, 6.0)
     assert found["object"] == (100, 8, 1.6e-5, "keys-and-values", "if-named", "scale", 1000, 6.0)
-    assert found["nudity"] == (400, 4, 6.4e-5, "attention", "always", "none", 1000, 6.0)
+    assert found["nudity"] == (400, 8, 6.4e-5, "attention", "always", "none", 1000, 6.0)
+
+
+def test_captions_have_to_name_the_anchor(model: TextToImage) -> None:
+    for fields in ({"anchor": ""}, {"anchor": "cat", "captions": ("a dog",)}):
+        method = ConceptAblation(images=2, sampling_steps=2, **fields)
+        with pytest.raises(UsageError, match="expected captions that name the anchor"):
+            method._gallery(model, STAR, RNG)
+
+
+@pytest.mark.parametrize(("anchor", "times"), [("star", 2), ("heart", 1)])
+def test_the_rate_doubles_with_a_prior_that_is_named(
+    model: TextToImage, monkeypatch: pytest.MonkeyPatch, anchor: str, times: int
+) -> None:
+    rates = []
+
+    def tuned(
+        live: TextToImage, names: list[str], loss: object, how: Optimiser, **_: object
+    ) -> object:
+        rates.append(how.lr)
+        return {}
+
+    monkeypatch.setattr(concept_ablation, "tune", tuned)
+    method = ConceptAblation.preset("object", images=2, sampling_steps=2, anchor=anchor)
+    method(model, [STAR], rng=RNG)
+    assert rates == [times * 1.6e-5]
 
 
 def test_a_style_without_an_anchor_starts_from_plain_captions(model: TextToImage) -> None:

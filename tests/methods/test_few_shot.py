@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from bench.core.meter import Meter
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
 from bench.model.sampler import Sampler
-from bench.model.text_to_image import TextToImage
+from bench.model.text_to_image import TextToImage, load_model
 from bench.toolkit.wording import mentions
 from methods.few_shot import FewShot
+from tests.tiny_bases import make_base
 
 RNG = Rng(("few_shot",))
 HEART, BRAKK = Concept(text="heart"), Concept(text="brakk", family="character")
@@ -300,3 +302,12 @@ def test_progress_is_told_of_every_step(model: TextToImage) -> None:
 def test_fields_are_checked(fields: Mapping[str, object]) -> None:
     with pytest.raises(ValueError):
         FewShot.model_validate(fields)
+
+
+def test_each_text_encoder_has_a_last_self_attention(tmp_path: Path) -> None:
+    model = load_model(str(make_base("sdxl", tmp_path / "base")))
+    names = [n for n in FewShot().parameters(model) if "self_attn" in n]
+    assert {(n.partition(".")[0], model.text_layer(n)) for n in names} == {
+        ("text_encoder", 2),
+        ("text_encoder_2", 3),
+    }

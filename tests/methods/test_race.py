@@ -9,6 +9,7 @@ from torch import Tensor
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
 from bench.model.text_to_image import TextToImage
+from methods.esd import trained
 from methods.race import RACE, ascend
 
 RNG = Rng(("race",))
@@ -72,6 +73,15 @@ def test_without_a_ball_it_is_esd_that_goes_on(model: TextToImage) -> None:
     name = QUICK.parameters(model)[0]
     assert torch.equal(edits[0].parameter(name), edits[1].parameter(name))
     assert not torch.equal(edits[0].parameter(name), edits[2].parameter(name))
+
+
+def test_what_esd_changed_beside_stays_changed(model: TextToImage) -> None:
+    spec = RACE(**{**RACE.quick, "start": "repo-2025", "variant": "u"})
+    edited = spec(model, [STAR], rng=RNG)
+    assert set(edited.weights) == set(spec.parameters(model))
+    beside = set(edited.weights) - set(trained(model, "u", "2023"))
+    assert any("time_embedding" in name for name in beside)
+    assert any(not torch.equal(edited.weights[n], model.parameter(n)) for n in beside)
 
 
 def test_the_aims_differ(model: TextToImage) -> None:

@@ -100,6 +100,7 @@ def test_what_is_drawn_instead_and_what_remains() -> None:
     assert SalUn()._instead(Concept(text="star", guide="sky")) == "sky"
     assert SalUn(instead="a tree")._instead(STAR) == "a tree"
     assert SalUn()._remaining([STAR]) == []
+    assert SalUn.preset("release")._instead(STAR) == "person wearing clothes"
     found = SalUn(remain=None, images=60, templates=("{}", "a {}"))._remaining([STAR])
     assert found[0] == "triangle"
     assert not any("star" in prompt for prompt in found)
