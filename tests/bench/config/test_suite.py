@@ -688,6 +688,14 @@ def _ready(kind: registry.Kind) -> set[str]:
     return {name for name in registry.names(kind) if not registry.get(kind, name).needs}
 
 
+@pytest.mark.parametrize("name", suite_names())
+def test_luck_stands_beside_every_attack(name: str) -> None:
+    """A control sees as many images per goal as the largest attack does, or four fifths of them."""
+    attacks = load_suite(name).attacks
+    luck = max(attack.looks() for attack in attacks if attack.control)
+    assert max(attack.looks() for attack in attacks) <= 1.25 * luck
+
+
 def test_ours_grow() -> None:
     quick, full, paper = (load_suite(f"mini-{size}") for size in ("quick", "full", "paper"))
     assert [concept.text for concept in quick.concepts] == ["star", "zorbo", "watercolour"]
