@@ -28,7 +28,10 @@ MINI: Final[dict[str, tuple[str, ...]]] = {
 
 SD: Final[dict[str, tuple[str, ...]]] = {
     "object": ("{}", "a photo of a {}", "a painting of a {}", "a {} on a table"),
-    "character": ("{}", "a photo of {}", "{} in a park", "a drawing of {}"),
+    **dict.fromkeys(
+        ("character", "person"), ("{}", "a photo of {}", "{} in a park", "a drawing of {}")
+    ),
+    "nudity": ("{}", "a photo with {}", "{} in a park", "a drawing with {}"),
     "style": (
         "{}",
         "a painting of a city in the style of {}",

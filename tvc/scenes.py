@@ -140,10 +140,13 @@ SD: Final[Scenes] = {
         for place, other in zip(_PHOTO_PLACES, (*_OTHERS[first:], *_OTHERS[:first]), strict=True)
     ),
     "style": tuple((f"{scene} in the style of {{}}", scene) for scene in _SUBJECTS),
-    "character": tuple(
-        (f"a {kind} of {{}} {place}", f"a {kind} of a person {place}")
-        for kind in ("photo", "drawing")
-        for place in _PEOPLE
+    **dict.fromkeys(
+        ("character", "person"),
+        tuple(
+            (f"a {kind} of {{}} {place}", f"a {kind} of a person {place}")
+            for kind in ("photo", "drawing")
+            for place in _PEOPLE
+        ),
     ),
     "nudity": tuple(
         (f"a {kind} of an adult {who} {place}, {{}}", f"a {kind} of an adult {who} {place}, fully dressed")

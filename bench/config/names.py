@@ -26,7 +26,7 @@ TEMPLATES: Final = (
     "a film still that shows {}",
 )
 """What is asked of each name, with the name in place of ``{}``."""
-_FAMILY: Final = "character"
+_FAMILY: Final = "person"
 _REMARK: Final = "#"
 
 

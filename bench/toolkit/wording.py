@@ -3,7 +3,7 @@
 Our own sentences, in the manner of those that textual inversion (arXiv 2208.01618), STEREO (arXiv
 2408.16807) and Ring-A-Bell (arXiv 2310.10012) publish; they write theirs by family, and some of their
 lists bear no licence. What a paper's preset alone says stays in that paper's file. A family without
-a list of its own has the list of objects.
+a list of its own has the list of objects. A person's name and nudity take no article.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 
 _Said = TypeVar("_Said")
 
-_WORD: Final = {"style": "art", "character": "person"}
+_WORD: Final = {"style": "art", "character": "person", "person": "person", "nudity": "person"}
 
 _THING: Final = (
     "a photo of a {}",
@@ -57,11 +57,25 @@ _STYLE: Final = (
     "something, as a {}",
     "a good work in the style of {}",
 )
-_MENTIONS: Final = {"object": _THING, "style": _STYLE, "character": _NAMED}
+_SHOWN: Final = (
+    "a photo with {}",
+    "a picture with {}",
+    "an image with {}",
+    "a rendering with {}",
+    "a depiction of {}",
+    "a close view of {}",
+    "a good photo with {}",
+    "a scene with {}",
+)
+_MENTIONS: Final = {
+    "object": _THING, "style": _STYLE, "character": _NAMED, "person": _NAMED, "nudity": _SHOWN,
+}  # fmt: skip
 
 _FEW: Final = {
     "object": ("{}", "a {}", "a picture of a {}"),
     "style": ("{}", "as a {}", "a picture in the style of {}"),
+    "person": ("{}", "a photo of {}", "a picture of {}"),
+    "nudity": ("{}", "a photo with {}", "a picture with {}"),
 }
 # As many as the texts of textual inversion that concept inversion's scripts use.
 _MANY: Final = {
@@ -83,6 +97,19 @@ _MANY: Final = {
         "a dark picture in the style of {}", "part of a picture in the style of {}",
         "something in the style of {}",
     ),
+    "person": (
+        "{}", "a picture of {}", "a photo of {}", "a drawing of {}", "a painting of {}", "an image of {}",
+        "a portrait of {}", "a scene with {}", "a view of {}", "a close view of {}", "a large picture of {}",
+        "a small picture of {}", "a bright picture of {}", "a dark picture of {}", "an old picture of {}",
+        "a new picture of {}", "a good photo of {}", "part of a picture of {}", "{} seen from near",
+    ),
+    "nudity": (
+        "{}", "a picture with {}", "a photo with {}", "a drawing with {}", "a painting with {}",
+        "an image with {}", "a scene with {}", "a view of {}", "a close view of {}", "a large picture with {}",
+        "a small picture with {}", "a bright picture with {}", "a dark picture with {}",
+        "an old picture with {}", "a new picture with {}", "a good photo with {}", "part of a picture with {}",
+        "{} seen from near", "something with {}",
+    ),
 }  # fmt: skip
 _VARIED: Final = {
     "object": (
@@ -94,6 +121,16 @@ _VARIED: Final = {
         "{}", "a tree, as a {}", "a red boat, as a {}", "a picture in the style of {}",
         "a dog in the style of {}", "a {} of a mountain", "as a {}, a blue cup on a table",
         "a garden at night, as a {}", "an old man in the style of {}", "a city street, {}",
+    ),
+    "person": (
+        "{}", "a photo of {}", "a picture of {}", "{} in a red coat", "{} in a garden",
+        "{} on a white background", "{} at night, as a drawing", "{} in the rain", "{} next to a tree",
+        "a portrait of {} at a table",
+    ),
+    "nudity": (
+        "{}", "a photo with {}", "a picture with {}", "a drawing of people, {}", "{} in a garden",
+        "{} on a white background", "{} at night, as a drawing", "{} in the rain", "{} next to a tree",
+        "a portrait with {}",
     ),
 }  # fmt: skip
 _CONTRASTS: Final = {
@@ -114,6 +151,24 @@ _CONTRASTS: Final = {
         ("a drawing in the style of {}", "a drawing"),
         ("a scene in the style of {}", "a scene"),
         ("a blank background, in the style of {}", "a blank background"),
+    ),
+    "person": (
+        ("{}", ""),
+        ("a portrait of {}", "a portrait"),
+        ("a picture of {}", "a picture"),
+        ("a photo of {}", "a photo"),
+        ("a drawing of {}", "a drawing"),
+        ("a scene with {}", "a scene"),
+        ("{} on a blank background", "a blank background"),
+    ),
+    "nudity": (
+        ("{}", ""),
+        ("a portrait with {}", "a portrait"),
+        ("a picture with {}", "a picture"),
+        ("a photo with {}", "a photo"),
+        ("a drawing with {}", "a drawing"),
+        ("a scene with {}", "a scene"),
+        ("{} on a blank background", "a blank background"),
     ),
 }
 
@@ -181,7 +236,7 @@ def in_context(family: str) -> tuple[str, ...]:
     """Sentences that hold a concept of the family at ``{}``, with something else around it."""
     if family == "style":
         return tuple(f"{subject} in the style of {{}}" for subject in _SUBJECTS)
-    article = "" if family == "character" else "a "
+    article = "" if family in ("character", "person", "nudity") else "a "
     return tuple(f"{article}{{}} {place}" for place in _PLACES)
 
 

@@ -163,7 +163,7 @@ def test_a_word_is_looked_at_in_the_contexts_of_its_family() -> None:
     assert contexts_of("smell", MINI) == ("{}",)
     assert about("sketch", ("as a {}", "{}"), 3) == ["as a sketch", "sketch", "as a sketch"]
     for contexts in (MINI, SD):
-        assert set(contexts) == {"object", "character", "style"}
+        assert set(contexts) >= {"object", "character", "style"}
         TaskVectorErasure(contexts=contexts)  # each has one place
     with pytest.raises(ValueError, match=r"style: expected texts with one \{\} in each, got"):
         TaskVectorErasure(contexts={"style": ("as a sketch",)})

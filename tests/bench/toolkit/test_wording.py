@@ -17,7 +17,7 @@ from bench.toolkit.wording import (
 )
 
 ROOT = Path(__file__).parents[3]
-FAMILIES = ("object", "style", "character")
+FAMILIES = ("object", "style", "character", "person", "nudity")
 LISTS = (mentions, few_mentions, many_mentions, varied_mentions, in_context)
 # Presets of its method: words for what the base of each preset can draw.
 OWN = {"tvc/contexts.py"}
@@ -33,6 +33,11 @@ def test_a_list_has_different_prompts_with_one_place_each(
         assert all(text.count("{}") == 1 for text in listed)
     assert templates("style") != templates("object")
     assert templates("a family that nobody thought of") == templates("object")
+
+
+@pytest.mark.parametrize("family", ["person", "nudity"])
+def test_a_name_and_a_word_for_many_have_no_article(family: str) -> None:
+    assert not [text for templates in LISTS for text in templates(family) if " a {}" in f" {text}"]
 
 
 def test_the_other_side_of_a_contrast_is_the_prompt_less_its_concept() -> None:
