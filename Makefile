@@ -10,11 +10,12 @@ ARGS ?=
 unexport VIRTUAL_ENV PYTHONHOME
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help bench test lint types perf fuzz clean-venv
+.PHONY: help bench test processors lint types perf fuzz clean-venv
 
 help:
 	@echo "make bench       run the default suite, print its table, write results/runs/mini-quick"
 	@echo "make test        run the tests"
+	@echo "make processors  run the tests as other processors would, with one thread and with two; hours"
 	@echo "make lint        ruff check, ruff format --check, and the rooms of pyproject.toml"
 	@echo "make types       mypy"
 	@echo "make perf        run the benchmarks of tests/perf"
@@ -28,6 +29,14 @@ bench: $(BASE)
 # ARGS="-n0" runs them in one process.
 test: $(TEST)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+# No number may hang on the processor. A capability that this machine lacks would be an illegal instruction.
+WIDEST := $(shell grep -qsm1 avx512f /proc/cpuinfo && echo avx512)
+processors: $(TEST)
+	@set -e; for capability in default avx2 $(WIDEST); do for workers in auto 0; do \
+	    echo "ATEN_CPU_CAPABILITY=$$capability, workers: $$workers"; \
+	    ATEN_CPU_CAPABILITY=$$capability $(BIN)/python -m pytest -q -n $$workers --dist loadfile $(ARGS); \
+	done; done
 
 lint: $(TEST)
 	$(BIN)/python -m ruff check .
