@@ -696,6 +696,12 @@ def test_luck_stands_beside_every_attack(name: str) -> None:
     assert max(attack.looks() for attack in attacks) <= 1.25 * luck
 
 
+def test_the_page_has_every_key() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "suites.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(SuiteFile.model_fields)
+
+
 def test_ours_grow() -> None:
     quick, full, paper = (load_suite(f"mini-{size}") for size in ("quick", "full", "paper"))
     assert [concept.text for concept in quick.concepts] == ["star", "zorbo", "watercolour"]
