@@ -389,9 +389,12 @@ def load_model(
     device: str = "cpu",
     micro_batch: int = 64,
     compile: bool = False,
+    kernels: str = "auto",
 ) -> TextToImage:
     """The unedited model; see :func:`bench.model.backbone.load_backbone` for the arguments and errors."""
     from bench.model.backbone import load_backbone
 
-    backbone = load_backbone(source, revision=revision, dtype=dtype, device=device, compile=compile)
+    backbone = load_backbone(
+        source, revision=revision, dtype=dtype, device=device, compile=compile, kernels=kernels
+    )
     return TextToImage(backbone, micro=MicroBatch(micro_batch))
