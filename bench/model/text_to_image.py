@@ -285,7 +285,9 @@ class TextToImage(Networks):
             latents = self.clean_latents(told, first, mine, sampler, first=start)
             # A decoder may hide what went wrong in one latent: its normalisation spreads it thin.
             finite = latents.isfinite().flatten(1).all(1)[:, None, None, None]
-            out = self.decode(latents.to(self.dtype)).masked_fill(~finite, math.nan).cpu()
+            ready = latents.to(self.dtype)
+            drawn = self.micro.decoding.map(len(ready), lambda some: self.decode(ready[some]).cpu())
+            out = drawn.masked_fill(~finite.cpu(), math.nan)
             progress(rows.stop, len(kept), "sampling")
             return out
 
