@@ -11,7 +11,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from bench.core.errors import UsageError, in_one_line, shown
-from bench.model.choosing import choose, timer_on
+from bench.model.choosing import settle
 from bench.model.families.family import Dtype, Family
 from bench.model.kernels.choice import AUTO, asked_for
 from bench.model.pipeline.inspect import BaseFiles, inspect_base, nothing_else
@@ -81,13 +81,7 @@ def load_inspected(
             digest=files.digest,
             home=files.folder,
         )
-    backbone.settle(device)
-    if backbone.device.type == "cuda":
-        choose(backbone, asked, timer_on(backbone.device))
-    elif asked:
-        raise UsageError(
-            f"--kernels: expected a GPU to use {kernels!r} on, and the device is {device}; leave it out"
-        )
+    settle(backbone, device, asked)
     if compile:
         backbone.compile_networks()
     return backbone

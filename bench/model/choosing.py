@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.nn.attention import sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from bench.core.errors import UsageError
 from bench.core.rng import normal_rows, seed_for
 from bench.model.families.family import Family
 from bench.model.kernels.attention import BACKENDS
@@ -35,6 +36,7 @@ __all__ = [
     "attention_times",
     "choose",
     "gradient_step",
+    "settle",
     "timer_on",
 ]
 
@@ -65,6 +67,27 @@ def timer_on(device: torch.device) -> Timer:
         return best
 
     return timed
+
+
+def settle(base: Family, device: str, kernels: Mapping[str, str] | None = None) -> None:
+    """Moves a base to a device before it is used, and has its kernels chosen there if that is a GPU.
+
+    Args:
+        base: Just made.
+        device: A torch device.
+        kernels: Those that somebody named, by kind.
+
+    Raises:
+        UsageError: they do not run there.
+    """
+    base.settle(device)
+    if base.device.type == "cuda":
+        choose(base, kernels or {}, timer_on(base.device))
+    elif kernels:
+        words = " ".join(kernels.values())
+        raise UsageError(
+            f"--kernels: expected a GPU to use {words} on, and the device is {device}; leave it out"
+        )
 
 
 def choose(base: Family, asked: Mapping[str, str], timer: Timer, *, rows: int = _ROWS) -> Kernels:

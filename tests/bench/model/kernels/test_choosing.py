@@ -76,7 +76,7 @@ def test_wrong_words_are_usage_errors(text: str, said: str) -> None:
 def test_on_a_cpu_nothing_is_chosen_and_none_can_be_named(model: TextToImage) -> None:
     assert model.backbone.kernels == Kernels(layout="channels_last")
     assert provenance(model)["kernels"] == model.backbone.kernels.as_json()
-    with pytest.raises(UsageError, match="--kernels: expected a GPU to use 'flash' on"):
+    with pytest.raises(UsageError, match="--kernels: expected a GPU to use flash on"):
         load_backbone("miniature", kernels="flash")
     with pytest.raises(UsageError, match="--kernels: unknown word"):
         load_backbone("miniature", kernels="fast")
