@@ -5,6 +5,7 @@ Another kernel has to be faster than the usual one by more than noise, so that w
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import warnings
@@ -18,13 +19,13 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from bench.core.errors import UsageError
+from bench.core.errors import UsageError, in_one_line
 from bench.core.rng import normal_rows, seed_for
 from bench.model.families.family import Family
-from bench.model.kernels.attention import BACKENDS
+from bench.model.kernels.attention import BACKENDS, in_order
 from bench.model.kernels.blocks import can_fuse
 from bench.model.kernels.choice import KINDS, Kernels
 from bench.model.networks import Networks
@@ -39,6 +40,8 @@ __all__ = [
     "settle",
     "timer_on",
 ]
+
+log = logging.getLogger(__name__)
 
 Timer: TypeAlias = Callable[[Callable[[], object]], float]
 """Seconds that a piece of work takes once it is warm."""
@@ -111,7 +114,7 @@ def choose(base: Family, asked: Mapping[str, str], timer: Timer, *, rows: int = 
         return base.kernels
     model = Networks(base)
     if "attention" not in asked:
-        times = attention_times(attended(model, rows), base.device, timer)
+        times = attention_times(attended(model), rows, base.device, timer)
         given["attention"] = _quickest(times)
     layouts = [asked["layout"]] if "layout" in asked else KINDS["layout"]
     fusable = "norms" not in asked and can_fuse(base.device.type)
@@ -139,31 +142,30 @@ def gradient_step(model: Networks, rows: int) -> Tensor:
     return grad
 
 
-def attended(model: Networks, rows: int) -> Counter[Attended]:
-    """How often a call of the denoiser asks for attention of each shape."""
-    noisy_BChw = normal_rows(model.latent_shape, range(rows)).to(model.device, model.dtype)
+def attended(model: Networks) -> Counter[Attended]:
+    """How often a call of the denoiser on one row asks for attention of each shape."""
+    noisy_BChw = normal_rows(model.latent_shape, [0]).to(model.device, model.dtype)
     with torch.no_grad():
-        told = model.encode(["a picture"] * rows)
+        told = model.encode(["a picture"])
         with _Attended() as seen:
             model.denoise(noisy_BChw, 500, told)
     return seen.calls
 
 
 def attention_times(
-    calls: Mapping[Attended, int], device: torch.device, timer: Timer
+    calls: Mapping[Attended, int], rows: int, device: torch.device, timer: Timer
 ) -> dict[str, float]:
-    """Seconds of all attention of a gradient step, by kernel; infinite where one cannot do it, or lacks memory.
+    """Seconds of all attention of a gradient step, by kernel; infinite where one can do none of it, or lacks memory.
+
+    What a kernel cannot do, such as a wide head, is done by another, as it is in use.
 
     Args:
         calls: From :func:`attended`.
+        rows: So many of them.
         device: Where.
         timer: Seconds of a piece of work.
     """
-    found = {}
-    for name in KINDS["attention"]:
-        works = ((partial(_attend, name, _drawn(asked, device)), n) for asked, n in calls.items())
-        found[name] = _total(works, timer)
-    return found
+    return {name: _attention_time(name, calls, rows, device, timer) for name in KINDS["attention"]}
 
 
 class _Attended(TorchFunctionMode):
@@ -182,13 +184,38 @@ class _Attended(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _drawn(asked: Attended, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _attention_time(
+    name: str, calls: Mapping[Attended, int], rows: int, device: torch.device, timer: Timer
+) -> float:
+    total, able = 0.0, name == "torch"
+    with warnings.catch_warnings():  # a kernel that cannot do it says why at length
+        warnings.simplefilter("ignore")
+        for asked, times in calls.items():
+            try:
+                drawn = _drawn(asked, rows, device)
+                if name == "torch":
+                    total += times * timer(partial(_attend, None, drawn))
+                    continue
+                try:
+                    seconds = timer(partial(_attend, [BACKENDS[name]], drawn))
+                    able = True
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError:  # there is no such kernel for this shape
+                    seconds = timer(partial(_attend, in_order(name), drawn))
+                total += times * seconds
+            except torch.OutOfMemoryError:
+                return math.inf
+    return total if able else math.inf
+
+
+def _drawn(asked: Attended, rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of these shapes, which lie as a denoiser has them."""
     queries, keys, dtype = asked
     generator = torch.Generator(device).manual_seed(seed_for("attention"))
 
     def draw(shape: tuple[int, ...]) -> Tensor:
-        rows, heads, tokens, width = shape
+        _, heads, tokens, width = shape
         drawn = torch.randn(
             rows, tokens, heads, width, generator=generator, device=device, dtype=dtype
         )
@@ -197,25 +224,19 @@ def _drawn(asked: Attended, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     return draw(queries), draw(keys), draw(keys)
 
 
-def _attend(name: str, drawn: tuple[Tensor, Tensor, Tensor]) -> None:
-    with nullcontext() if name == "torch" else sdpa_kernel(BACKENDS[name]), torch.enable_grad():
+def _attend(order: list[SDPBackend] | None, drawn: tuple[Tensor, Tensor, Tensor]) -> None:
+    with nullcontext() if order is None else sdpa_kernel(order, set_priority=True):
         out = functional.scaled_dot_product_attention(*drawn)
         torch.autograd.grad(out, drawn, torch.ones_like(out))
-
-
-def _total(works: Iterable[tuple[Callable[[], object], int]], timer: Timer) -> float:
-    with warnings.catch_warnings():  # a kernel that cannot do it says why at length
-        warnings.simplefilter("ignore")
-        try:
-            return sum(timer(work) * times for work, times in works)
-        except RuntimeError:  # no such kernel here, or memory ran out
-            return math.inf
 
 
 def _steps_of(
     base: Family, model: Networks, ways: Iterable[Kernels], timer: Timer, rows: int
 ) -> dict[Kernels, float]:
-    """Seconds of a gradient step in each way; of fewer rows where the first way has no memory for so many."""
+    """Seconds of a gradient step in each way; of fewer rows where the first way has no memory for so many.
+
+    A way that fails, other than the first, takes for ever.
+    """
     found: dict[Kernels, float] = {}
     for way in ways:
         base.use(way)
@@ -226,6 +247,13 @@ def _steps_of(
                 if not found and rows > 1:
                     rows //= 2
                     continue
+                found[way] = math.inf
+            except (
+                Exception
+            ) as error:  # Triton lacks a compiler, a driver, ...: it promises no kind
+                if not found:
+                    raise
+                log.warning("%s cannot be used here: %s", way, in_one_line(error))
                 found[way] = math.inf
             break
     return found

@@ -53,10 +53,9 @@ def _of(model: TextToImage, size: Size) -> Iterator[dict[str, Any]]:
     else:
         chosen, took = base.kernels, {"skipped": _ON_A_CPU}
     yield {"what": "choosing at load", "kernels": chosen.as_json(), **took}
-    calls = attended(
-        model, size.goals
-    )  # none where products stand in for attention: bfloat16 on a CPU
-    for name, seconds in attention_times(calls, model.device, timer).items() if calls else ():
+    calls = attended(model)  # none where products stand in for attention: bfloat16 on a CPU
+    times = attention_times(calls, size.goals, model.device, timer) if calls else {}
+    for name, seconds in times.items():
         took = {"skipped": _NOT_HERE} if seconds == math.inf else {"seconds": seconds}
         yield {"what": "attention of a step", "kernels": {"attention": name}, **took}
     peak = matmul_peak(model.device, model.dtype, size.matrix, 10)

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.model.kernels.choice import Attention
 
-__all__ = ["BACKENDS", "ChosenAttention", "attention_of", "set_attention"]
+__all__ = ["BACKENDS", "ChosenAttention", "attention_of", "in_order", "set_attention"]
 
 BACKENDS: Final[Mapping[str, SDPBackend]] = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -29,6 +29,11 @@ _ALLOWED: Final[Mapping[str, Callable[[], bool]]] = {
 _ELSE: Final = ("flash", "efficient", "math")
 
 
+def in_order(chosen: str) -> list[SDPBackend]:
+    """The kernel, and those that do what it cannot."""
+    return [BACKENDS[name] for name in dict.fromkeys((chosen, *_ELSE))]
+
+
 class ChosenAttention:
     """A diffusers attention processor that has another one computed by a chosen kernel.
 
@@ -42,8 +47,7 @@ class ChosenAttention:
 
     def __init__(self, inner: Any, chosen: str) -> None:
         self.inner, self.chosen = inner, chosen
-        names = dict.fromkeys((chosen, *_ELSE))
-        self._order = [BACKENDS[name] for name in names]
+        self._order = in_order(chosen)
 
     def __call__(
         self,

@@ -53,7 +53,7 @@ def _start(inside, channels, pixels, last: tl.constexpr):  # type: ignore[no-unt
     return group, begin
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # triton is not typed
+@triton.jit(do_not_specialize=("inside",))  # type: ignore[untyped-decorator]  # triton is not typed
 def _forward(  # type: ignore[no-untyped-def]
     x, weight, bias, y, means, scales, inside, channels, pixels, eps,
     last: tl.constexpr, block: tl.constexpr,
@@ -103,7 +103,7 @@ def _slopes(  # type: ignore[no-untyped-def]
     return tl.where(there, normed, 0.0), tl.where(there, slope, 0.0), there, where
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # triton is not typed
+@triton.jit(do_not_specialize=("inside",))  # type: ignore[untyped-decorator]  # triton is not typed
 def _backward(  # type: ignore[no-untyped-def]
     x, grad, weight, bias, means, scales, out, inside, channels, pixels,
     last: tl.constexpr, block: tl.constexpr,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.core.errors import UsageError
 from bench.core.rng import normal_rows
+from bench.model import choosing
 from bench.model.backbone import load_backbone
 from bench.model.choosing import attended, attention_times, choose, gradient_step, timer_on
 from bench.model.families.family import Family
@@ -84,7 +86,7 @@ def test_on_a_cpu_nothing_is_chosen_and_none_can_be_named(model: TextToImage) ->
 
 def test_attention_is_timed_by_the_shapes_that_the_denoiser_asks_for(base: Family) -> None:
     model = TextToImage(base)
-    calls = attended(model, 2)
+    calls = attended(model)
     layers = [m for m in base.unet.modules() if type(m).__name__ == "Attention"]
     assert sum(calls.values()) == len(layers)
     length = model.encode(["a"]).states_BLD.shape[1]
@@ -96,7 +98,7 @@ def test_attention_is_timed_by_the_shapes_that_the_denoiser_asks_for(base: Famil
         asked.append(1)
         return 1.0
 
-    times = attention_times(calls, CPU, timed)
+    times = attention_times(calls, 2, CPU, timed)
     # These two a CPU has, and the others only a GPU.
     assert times["torch"] == times["math"] == sum(calls.values())
     assert times["cudnn"] == times["efficient"] == math.inf
@@ -104,12 +106,12 @@ def test_attention_is_timed_by_the_shapes_that_the_denoiser_asks_for(base: Famil
 
 
 def test_the_quickest_is_chosen_and_used(base: Family) -> None:
-    shapes = len(attended(TextToImage(base), 1))
-    # Torch's own attention takes a second a shape; what runs next here is the fused kernel or plain products.
-    quick = told([1.0] * shapes + [0.1] * shapes + [1.0] * shapes)
+    def quick(work: Any) -> float:
+        work()
+        return 0.1 if work.args[0] == [SDPBackend.MATH] else 1.0
+
     found = choose(base, {"layout": "channels_last"}, quick, rows=1)
-    assert found.attention in ("flash", "math")
-    assert found == base.kernels == Kernels(found.attention, "channels_last")
+    assert found == base.kernels == Kernels("math", "channels_last")
     by_layout = choose(base, {"attention": "torch", "norms": "eager"}, told([1.0, 0.9]), rows=1)
     assert by_layout == base.kernels == Kernels(layout="channels_last")
 
@@ -117,6 +119,46 @@ def test_the_quickest_is_chosen_and_used(base: Family) -> None:
 def test_what_is_faster_by_noise_only_is_not_chosen(base: Family) -> None:
     found = choose(base, {"attention": "math", "norms": "eager"}, told([1.0, 0.96]), rows=1)
     assert found == Kernels("math", "contiguous")
+
+
+def test_a_way_that_fails_is_not_chosen_unless_it_is_the_usual_one(
+    base: Family, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[int] = []
+
+    def fails_after(good: int) -> Callable[[Callable[[], object]], float]:
+        def timed(work: Callable[[], object]) -> float:
+            done.append(1)
+            if len(done) > good:
+                raise RuntimeError("no C compiler\nwas found")
+            return 1.0
+
+        return timed
+
+    asked = {"attention": "torch", "norms": "eager"}
+    assert choose(base, asked, fails_after(1), rows=1) == Kernels()
+    assert "channels_last" in caplog.text and "no C compiler" in caplog.text
+    with pytest.raises(RuntimeError, match="no C compiler"):
+        choose(base, asked, fails_after(0), rows=1)
+
+
+def test_what_a_kernel_cannot_do_is_done_by_another(
+    base: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As plain products were asked for, and the fused kernel can do only the rest."""
+    calls = attended(TextToImage(base))
+    narrow = min(queries[3] for queries, _, _ in calls)
+    attend = choosing._attend
+
+    def picky(order: list[SDPBackend] | None, drawn: tuple[torch.Tensor, ...]) -> None:
+        if order == [SDPBackend.FLASH_ATTENTION] and drawn[0].shape[3] > narrow:
+            raise RuntimeError("no available kernel")
+        attend(order, drawn)  # type: ignore[arg-type]  # three of them
+
+    monkeypatch.setattr(choosing, "_attend", picky)
+    times = attention_times(calls, 1, CPU, told([]))
+    assert times["flash"] == sum(calls.values())
+    assert any(queries[3] > narrow for queries, _, _ in calls)
 
 
 def test_all_that_is_named_is_used_and_nothing_measured(base: Family) -> None:
