@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.rng import generator_for
 
@@ -26,7 +26,10 @@ def random_values(
         dtype: Of its values.
     """
     values = torch.randn(_VALUES, generator=generator_for("rehearsal", *key)).to(device, dtype)
-    network.to(dtype=dtype).to_empty(device=device)
+    nn.Module.to(
+        network, dtype=dtype
+    )  # diffusers' own warns of a loss that values to come cannot have
+    network.to_empty(device=device)
     with torch.no_grad():
         for number, (name, weight) in enumerate(network.named_parameters()):
             if weight.ndim < 2:
