@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 import torch
 
+from bench.core.errors import in_one_line
 from bench.core.rng import normal_rows
 from bench.model.choosing import attended, attention_times, choose, gradient_step, timer_on
 from bench.model.kernels.blocks import can_fuse
@@ -90,6 +91,10 @@ def _took(
         return {"seconds": timer(work)}
     except torch.OutOfMemoryError:
         return {"skipped": _NO_MEMORY}
+    except (
+        Exception
+    ) as error:  # Triton lacks a compiler, a driver, ...: the row says so, and the next is measured
+        return {"skipped": in_one_line(error)[:200]}
 
 
 @torch.no_grad()

@@ -18,12 +18,13 @@ import torch
 
 from bench.core.errors import UsageError
 from bench.interfaces import Candidate
-from bench.model.choosing import gradient_step
+from bench.model.choosing import gradient_step, timer_on
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.perf import run
 from bench.perf.breakdown import SWITCHES, TwoCalls
 from bench.perf.flops import operations
+from bench.perf.kernels import _took
 from bench.perf.machine import folder_name, machine, matmul_peak
 from bench.perf.run import measure_speed
 from bench.perf.throughput import same_find, throughput
@@ -280,6 +281,15 @@ def test_a_measurement_with_a_limit_ends_with_a_row(
     for wrong in (0, -1.0, math.nan):
         with pytest.raises(UsageError, match="--minutes: expected more than 0, got"):
             measure_speed("cpu", out=tmp_path, minutes=wrong)
+
+
+def test_a_way_that_fails_says_why_and_the_next_is_measured(model: TextToImage) -> None:
+    def fail() -> None:
+        raise RuntimeError("no C compiler\nwas found")
+
+    took = partial(_took, model, model.backbone.kernels)
+    assert took(fail, timer_on(CPU)) == {"skipped": "no C compiler was found"}
+    assert took(lambda: None, lambda work: 1.5) == {"seconds": 1.5}
 
 
 def test_a_negative_limit_of_compilation_is_a_usage_error(tmp_path: Path) -> None:
