@@ -31,8 +31,8 @@ class FusedBlock(ResnetBlock2D):  # type: ignore[misc]  # diffusers is not typed
         self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """See diffusers: hidden states [B, C, H, W], and the embedded time [B, T] if the block has one."""
-        as_written = torch.compiler.is_compiling() or self._is_heard() or self._learns(input_tensor)
-        if as_written:
+        odd = self.time_emb_proj is None and temb is not None
+        if odd or torch.compiler.is_compiling() or self._is_heard() or self._learns(input_tensor):
             out: Tensor = super().forward(input_tensor, temb, *args, **kwargs)
             return out
         hidden = self.conv1(_fused(self.norm1, input_tensor))
