@@ -43,9 +43,12 @@ def paper(suite: str = "mini-claims", *,
 
 def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negative="", help="miniature or sd14; both by "
          "default, sd14 on a GPU only.")] = (), parts: Annotated[tuple[str, ...], Parameter(name="--part", negative="",
-         help="utilisation, throughput, breakdown or compilation; all by default. What the folder holds of the same "
-         "machine and commit is kept.")] = (), out_: Annotated[Path | None, Parameter(name="--out")] = None,
+         help="utilisation, kernels, throughput, compilation or breakdown; all by default, in this order. "
+         "What the folder holds of the same machine and commit is kept.")] = (),
+         out_: Annotated[Path | None, Parameter(name="--out")] = None,
          compile_seconds: Annotated[float | None, Parameter(help="Limit of all compilations; 0 tries none.")] = None,
+         minutes: Annotated[float | None, Parameter(help="No row begins later, and no part goes on for more than four "
+         "of them. Without it there is no limit.")] = None,
          quick: Annotated[bool, Parameter(help="Tiny: does everything run? The figures mean nothing.")] = False,
          device: Device = "auto", json_: Json = False) -> int:  # fmt: skip
     """Measures the speed and memory of attacks: batched, one by one, and where the difference comes from."""
@@ -53,7 +56,8 @@ def perf(*, models: Annotated[tuple[str, ...], Parameter(name="--model", negativ
 
     logging.getLogger("bench").setLevel(logging.INFO)
     folder, found = measure_speed(
-        device_of(device), out=out_, models=models, parts=parts, quick=quick, compile_seconds=compile_seconds
+        device_of(device), out=out_, models=models, parts=parts, quick=quick, compile_seconds=compile_seconds,
+        minutes=minutes,
     )  # fmt: skip
     if json_:
         print_json(found)

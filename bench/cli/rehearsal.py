@@ -118,7 +118,8 @@ def _show(found: Rehearsal, suite: str) -> None:
         )
     verdict = "passed" if found.passed else f"failed ({len(found.failures)})"
     out.print(
-        f"rehearsal of {suite}: {verdict} in {found.seconds:.0f} s; what it measured means nothing"
+        f"rehearsal of {suite}: {verdict} in {found.seconds:.0f} s; what it measured means nothing",
+        soft_wrap=True,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.cli.output import err
 from bench.core.errors import UsageError
+from bench.model.kernels.choice import asked_for
 from bench.run.loading import batch_of, device_of
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def computed(
     device: str,
     batch_size: str,
     compiled: bool = False,
+    kernels: str = "auto",
     spread: Spread = Spread(),
 ) -> tuple[Outcome, Published | None]:
     """Computes what the store lacks of a plan, and writes its report.
@@ -148,6 +150,7 @@ def computed(
         device: As the user named it.
         batch_size: Likewise.
         compiled: Whether the networks are compiled.
+        kernels: Of a GPU, as the user named them.
         spread: Over how many workers, and which share of the plan.
 
     Returns:
@@ -165,7 +168,9 @@ def computed(
 
     share = spread.share
     check_place(folder or place(plan, asked), plan.suite.name)  # not after hours of work
-    executor = _executor(files, plan, asked, spread, device, batch_size, compiled)
+    executor = _executor(
+        files, plan, asked, spread, device=device, batch_size=batch_size, compiled=compiled, kernels=kernels
+    )  # fmt: skip
     ledger = Store(store)
     ledger.clean_tmp()
     watcher = watcher_for(console)
@@ -181,9 +186,11 @@ def _executor(
     plan: Plan,
     asked: Asked,
     spread: Spread,
+    *,
     device: str,
     batch_size: str,
     compiled: bool,
+    kernels: str,
 ) -> Executor:
     """Who computes the cells: this process, or workers on Ray if any were asked for."""
     if not 1 <= spread.per_gpu <= 100:
@@ -193,14 +200,18 @@ def _executor(
 
         if spread.per_gpu != 1:
             raise UsageError("--per-gpu: expected --workers or --ray beside it, got neither")
-        return Inline(loaded(files, plan, device=device, batch_size=batch_size, compiled=compiled))
+        model = loaded(
+            files, plan, device=device, batch_size=batch_size, compiled=compiled, kernels=kernels
+        )
+        return Inline(model)
     from bench.run.on_ray import OnRay
 
     batch_of(batch_size, "cpu")  # a wrong word is told before anything starts
+    asked_for(kernels)
     return OnRay(
         workers=spread.number, address=spread.ray, per_gpu=spread.per_gpu,
         only=asked.only, limit=asked.limit,
-        device=device, batch_size=batch_size, compiled=compiled,
+        device=device, batch_size=batch_size, compiled=compiled, kernels=kernels,
     )  # fmt: skip
 
 
@@ -228,10 +239,12 @@ def _reported(
 
 
 def loaded(
-    files: BaseFiles, plan: Plan, *, device: str, batch_size: str, compiled: bool
+    files: BaseFiles, plan: Plan, *, device: str, batch_size: str, compiled: bool, kernels: str
 ) -> TextToImage:
     """The unedited model of a plan."""
     from bench.run.loading import load_base
 
     dtype = plan.suite.dtype
-    return load_base(files, dtype, device=device, batch_size=batch_size, compiled=compiled)
+    return load_base(
+        files, dtype, device=device, batch_size=batch_size, compiled=compiled, kernels=kernels
+    )

@@ -14,6 +14,7 @@ from bench.cli.words import (
     Device,
     Estimate,
     Json,
+    KernelWords,
     Limit,
     Only,
     Out,
@@ -82,6 +83,7 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
 
 def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
         device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False,
+        kernels: KernelWords = "auto",
         workers: Workers = None, ray: Ray = None, per_gpu: PerGpu = 1, shard: Shard = None,
         allow_code: AllowCode = False,
         store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
@@ -90,7 +92,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
     files, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
     outcome, done = computed(
         files, made, asked, store, published(made, asked, out_, publish_), console=err if json_ else out,
-        device=device, batch_size=batch_size, compiled=compile_,
+        device=device, batch_size=batch_size, compiled=compile_, kernels=kernels,
         spread=Spread(workers, ray, per_gpu, shard),
     )  # fmt: skip
     if done is None:

@@ -15,6 +15,7 @@ __all__ = [
     "Device",
     "Estimate",
     "Json",
+    "KernelWords",
     "Limit",
     "Only",
     "Out",
@@ -84,6 +85,14 @@ Compile = Annotated[
         negative="",
         help="Compile the networks: minutes at first, then faster, with results that differ by rounding. "
         "For long runs on a GPU.",
+    ),
+]
+KernelWords = Annotated[
+    str,
+    Parameter(
+        name="--kernels",
+        help="Of a GPU: auto measures at load, or words such as 'flash channels_last fused'; what they leave out is "
+        "measured. Results differ by rounding. docs/performance.md says more.",
     ),
 ]
 Workers = Annotated[

@@ -11,7 +11,9 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from bench.core.errors import UsageError, in_one_line, shown
+from bench.model.choosing import settle
 from bench.model.families.family import Dtype, Family
+from bench.model.kernels.choice import AUTO, asked_for
 from bench.model.pipeline.inspect import BaseFiles, inspect_base, nothing_else
 
 __all__ = ["load_backbone", "load_inspected"]
@@ -24,6 +26,7 @@ def load_backbone(
     dtype: Dtype = "float32",
     device: str = "cpu",
     compile: bool = False,
+    kernels: str = AUTO,
 ) -> Family:
     """Loads a pipeline: :func:`bench.model.pipeline.inspect.inspect_base`, then :func:`load_inspected`.
 
@@ -34,17 +37,23 @@ def load_backbone(
         dtype: Precision of all networks.
         device: A torch device.
         compile: See :meth:`bench.model.families.family.Family.compile_networks`.
+        kernels: See :func:`load_inspected`.
 
     Raises:
         UsageError: nothing usable there: no such folder, pickled weights only, damaged files,
             missing parts, another kind of model.
     """
     files = inspect_base(source, revision=revision)
-    return load_inspected(files, dtype=dtype, device=device, compile=compile)
+    return load_inspected(files, dtype=dtype, device=device, compile=compile, kernels=kernels)
 
 
 def load_inspected(
-    files: BaseFiles, *, dtype: Dtype = "float32", device: str = "cpu", compile: bool = False
+    files: BaseFiles,
+    *,
+    dtype: Dtype = "float32",
+    device: str = "cpu",
+    compile: bool = False,
+    kernels: str = AUTO,
 ) -> Family:
     """Loads the networks of a base that was inspected.
 
@@ -53,11 +62,14 @@ def load_inspected(
         dtype: Precision of all networks.
         device: A torch device.
         compile: See :meth:`bench.model.families.family.Family.compile_networks`.
+        kernels: Of a GPU, by name; see :func:`bench.model.kernels.choice.asked_for`. Those that are not named
+            are chosen by measurement. On a CPU nothing is measured, and none can be named.
 
     Raises:
-        UsageError: the libraries cannot load it, or its weights are not those that its
-            configurations ask for.
+        UsageError: the libraries cannot load it, its weights are not those that its
+            configurations ask for, or the kernels do not run on the device.
     """
+    asked = asked_for(kernels)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     with nothing_else(files) as view, _told(files, view):
@@ -69,7 +81,7 @@ def load_inspected(
             digest=files.digest,
             home=files.folder,
         )
-    backbone.settle(device)
+    settle(backbone, device, asked)
     if compile:
         backbone.compile_networks()
     return backbone

@@ -31,6 +31,8 @@ class MicroBatch:
     Work that keeps a graph for gradients takes several times the memory of work that does not, so
     each has a size of its own: a gradient step that did not fit does not slow sampling down.
 
+    So has decoding: a decoder takes more memory per row than the steps before it, which need not be done again.
+
     Attributes:
         size: Rows a chunk, without gradients.
         gradient_size: Rows a chunk, with gradients; at first as many.
@@ -41,6 +43,7 @@ class MicroBatch:
     gradient_size: int = 0
     halvings: int = 0
     _used: int | None = field(default=None, repr=False, compare=False)
+    _decoding: MicroBatch | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.gradient_size = self.gradient_size or self.size
@@ -53,6 +56,13 @@ class MicroBatch:
     def used(self) -> int:
         """The smallest size that work since :meth:`begin` ended with; where there was none, ``size``."""
         return self.size if self._used is None else self._used
+
+    @property
+    def decoding(self) -> MicroBatch:
+        """The number of latents decoded at once; at first as many as :attr:`size`."""
+        if self._decoding is None:
+            self._decoding = MicroBatch(self.size)
+        return self._decoding
 
     def map(self, n: int, work: Callable[[slice], Tensor]) -> Tensor:
         """Applies ``work`` to consecutive row slices and joins the results.

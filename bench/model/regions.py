@@ -49,4 +49,4 @@ def was_compiled(module: Any) -> bool:
 
 
 def _repeats(module: Any) -> bool:
-    return type(module).__name__ in _REPEATED
+    return any(kind.__name__ in _REPEATED for kind in type(module).__mro__)  # fused ones too

@@ -271,7 +271,9 @@ class TextToImage(Networks):
             latents = self.clean_latents(told, first, mine, sampler, first=start)
             # A decoder may hide what went wrong in one latent: its normalisation spreads it thin.
             finite = latents.isfinite().flatten(1).all(1)[:, None, None, None]
-            out = self.decode(latents.to(self.dtype)).masked_fill(~finite, math.nan).cpu()
+            ready = latents.to(self.dtype)
+            drawn = self.micro.decoding.map(len(ready), lambda some: self.decode(ready[some]).cpu())
+            out = drawn.masked_fill(~finite.cpu(), math.nan)
             progress(rows.stop, len(kept), "sampling")
             return out
 
@@ -375,9 +377,12 @@ def load_model(
     device: str = "cpu",
     micro_batch: int = 64,
     compile: bool = False,
+    kernels: str = "auto",
 ) -> TextToImage:
     """The unedited model; see :func:`bench.model.backbone.load_backbone` for the arguments and errors."""
     from bench.model.backbone import load_backbone
 
-    backbone = load_backbone(source, revision=revision, dtype=dtype, device=device, compile=compile)
+    backbone = load_backbone(
+        source, revision=revision, dtype=dtype, device=device, compile=compile, kernels=kernels
+    )
     return TextToImage(backbone, micro=MicroBatch(micro_batch))

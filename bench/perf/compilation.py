@@ -16,14 +16,13 @@ from statistics import median
 from typing import Any, Final, cast
 
 import torch
-from torch import Tensor
 
-from bench.core.rng import normal_rows
+from bench.model.choosing import gradient_step
 from bench.model.text_to_image import TextToImage
 from bench.perf.timing import synchronised
 from bench.perf.workload import Dtype, Size, edited
 
-__all__ = ["compilation", "gradient_step"]
+__all__ = ["compilation"]
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _TIMED: Final = 10
@@ -59,17 +58,6 @@ def _in_a_process(model: str, device: str, rows: int, dtype: Dtype, limit: float
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"skipped": f"failed: {said[-1][:200]}"}
     return cast("dict[str, Any]", json.loads(done.stdout.splitlines()[-1]))
-
-
-def gradient_step(model: TextToImage, rows: int) -> Tensor:
-    """The gradient [B, L, D] of the noise prediction's square by the text states."""
-    backbone = model.backbone
-    noisy_BChw = normal_rows(model.latent_shape, range(rows)).to(backbone.device, backbone.dtype)
-    told = model.encode(["a star"] * rows).detach()
-    states_BLD = told.states_BLD.requires_grad_()
-    eps = model.denoise(noisy_BChw, 500, told)
-    (grad,) = torch.autograd.grad(eps.float().square().mean((1, 2, 3)).sum(), states_BLD)
-    return grad
 
 
 def compared(model: TextToImage, rows: int) -> dict[str, Any]:

@@ -99,12 +99,23 @@ def _compilation(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _utilisation(rows: Iterable[Mapping[str, Any]]) -> str:
     return _table(
-        ("work", "dtype", "rows", "GFLOP", "seconds", "GFLOP/s", "matmul GFLOP/s", "share"),
+        (
+            "work",
+            "dtype",
+            "rows",
+            "kernels",
+            "GFLOP",
+            "seconds",
+            "GFLOP/s",
+            "matmul GFLOP/s",
+            "share",
+        ),
         (
             (
                 r["what"],
                 r["dtype"],
                 r["rows"],
+                _named(r),
                 f"{r['gflop']:.1f}",
                 f"{r['seconds']:.3f}",
                 f"{r['gflop_per_second']:.1f}",
@@ -114,6 +125,28 @@ def _utilisation(rows: Iterable[Mapping[str, Any]]) -> str:
             for r in rows
         ),
     )
+
+
+def _kernels(rows: Iterable[Mapping[str, Any]]) -> str:
+    return _table(
+        ("work", "dtype", "rows", "kernels", "ms", "share of the peak"),
+        (
+            (
+                r["what"],
+                r["dtype"],
+                r["rows"],
+                _named(r),
+                r.get("skipped") or f"{1e3 * r['seconds']:.1f}",
+                f"{100 * r['share_of_matmul']:.1f} %" if "share_of_matmul" in r else "",
+            )
+            for r in rows
+        ),
+    )
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """The kernels of a row; figures of an earlier version name none."""
+    return " ".join(row.get("kernels", {}).values())
 
 
 def _memory(figures: Mapping[str, Any]) -> str:
@@ -130,5 +163,6 @@ _SECTIONS: Final = {
     "throughput": ("Batched against one at a time", _throughput),
     "breakdown": ("Where the speed-up comes from", _breakdown),
     "compilation": ("Compilation", _compilation),
+    "kernels": ("Kernels", _kernels),
     "utilisation": ("Share of the measured matrix peak", _utilisation),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ from bench.core.errors import UsageError, unknown
 from bench.model.text_to_image import TextToImage
 from bench.perf.breakdown import breakdown
 from bench.perf.compilation import compilation
+from bench.perf.kernels import kernels
 from bench.perf.machine import folder_name, machine
 from bench.perf.page import page
 from bench.perf.throughput import throughput
@@ -29,8 +32,10 @@ __all__ = ["MODELS", "PARTS", "measure_speed"]
 log = logging.getLogger(__name__)
 
 MODELS: Final = ("miniature", "sd14")
-PARTS: Final = ("utilisation", "throughput", "breakdown", "compilation")
-"""The parts that are measured of a model, in this order."""
+PARTS: Final = ("utilisation", "kernels", "throughput", "compilation", "breakdown")
+"""The parts that are measured of a model, in this order: what is asked for most comes first."""
+PART_SECONDS: Final = 240.0
+"""The longest that a part goes on where the whole has a limit; it ends with the row that it is at."""
 
 _DTYPES: Final[tuple[Dtype, ...]] = ("float32", "bfloat16")
 _ONLY_ON_A_GPU: Final = (
@@ -46,6 +51,7 @@ def measure_speed(
     parts: Sequence[str] = (),
     quick: bool = False,
     compile_seconds: float | None = None,
+    minutes: float | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Measures speed and memory; writes ``perf.json`` and ``README.md``, again whenever there is more.
 
@@ -59,12 +65,13 @@ def measure_speed(
         parts: Of :data:`PARTS`; all by default.
         quick: Tiny: does everything run? The figures mean nothing, and go to ``results/drafts``.
         compile_seconds: So long may all compilations take, 0 tries none; by default as the size says.
+        minutes: No row begins later, and no part goes on for more than four of them; by default there is no limit.
 
     Returns:
         The folder and what is in ``perf.json``.
 
     Raises:
-        UsageError: an unknown model or part.
+        UsageError: an unknown model or part, or a limit that is none.
     """
     for what, asked, there in (("model", models, MODELS), ("part", parts, PARTS)):
         for name in asked:
@@ -73,6 +80,9 @@ def measure_speed(
     where = torch.device(device)
     if compile_seconds is not None and compile_seconds < 0:
         raise UsageError(f"--compile-seconds: expected 0 or more, got {compile_seconds:g}")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UsageError(f"--minutes: expected more than 0, got {minutes:g}")
+    ends = math.inf if minutes is None else time.perf_counter() + 60 * minutes
     results = Path("results/drafts/perf" if quick else "results/perf")
     folder = out or results / folder_name(where)
     found: dict[str, Any] = {
@@ -83,7 +93,7 @@ def measure_speed(
     }
     found["models"] = _kept(folder / "perf.json", found)
     for name in models or MODELS:
-        for new in _measured(name, device, quick, compile_seconds, parts or PARTS):
+        for new in _measured(name, device, quick, compile_seconds, parts or PARTS, ends):
             found["models"][name] = {**found["models"].get(name, {}), **new}
             _write(folder, found)
     return folder, found
@@ -112,9 +122,14 @@ def _measured_in(device: torch.device) -> tuple[Dtype, ...]:
 
 
 def _measured(
-    name: str, device: str, quick: bool, compile_seconds: float | None, parts: Sequence[str]
+    name: str,
+    device: str,
+    quick: bool,
+    compile_seconds: float | None,
+    parts: Sequence[str],
+    ends: float,
 ) -> Iterator[dict[str, Any]]:
-    """The parts of a model, one after the other, again with each row of theirs."""
+    """The parts of a model, one after the other, again with each row of theirs, until a time on the clock."""
     if name == "sd14" and torch.device(device).type == "cpu":
         yield {"skipped": _ONLY_ON_A_GPU}
         return
@@ -137,14 +152,22 @@ def _measured(
 
     measures: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "utilisation": lambda: utilisation(in_both(), size),
+        "kernels": lambda: kernels(in_both(), size),
         "throughput": lambda: throughput(fast(), size),
         "breakdown": lambda: breakdown(in_both(), size),
         "compilation": lambda: compilation(name, device, size),
     }
     for part in PARTS:
-        if part in parts:
-            log.info("%s: %s", name, part)
-            rows: list[dict[str, Any]] = []
-            for row in measures[part]():  # a measurement that is cut short leaves what it has
-                rows.append(row)
-                yield {"budget": budget, part: list(rows)}
+        if part not in parts:
+            continue
+        began = time.perf_counter()
+        until = min(ends, began + PART_SECONDS) if ends < math.inf else ends
+        rows: list[dict[str, Any]] = []
+        measured = iter(measures[part]())
+        # A measurement that is cut short leaves what it has.
+        while time.perf_counter() < until and (row := next(measured, None)) is not None:
+            rows.append(row)
+            yield {"budget": budget, part: list(rows)}
+        took = time.perf_counter() - began
+        over = " (its time was over)" if took >= until - began else ""
+        log.info("%s: %s: %d rows in %.0f s%s", name, part, len(rows), took, over)

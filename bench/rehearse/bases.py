@@ -15,19 +15,17 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
-from bench.core.rng import generator_for
 from bench.mini.tokenizer import train_tokenizer
-from bench.rehearse.shapes import NOISE, REAL, TINY, Kind, Shape
+from bench.model.published import LENGTH, NOISE, Shape
+from bench.model.random_values import random_values
+from bench.rehearse.shapes import REAL, TINY, Kind
 
-__all__ = ["kind_of", "random_values", "write_base", "write_words"]
+__all__ = ["kind_of", "write_base", "write_words"]
 
-_LENGTH: Final = 77
 _MERGES: Final = 3000
-_VALUES: Final = 1_000_003  # a prime number of them, so that rows differ
 
 
 def kind_of(base: str) -> Kind:
@@ -38,7 +36,7 @@ def kind_of(base: str) -> Kind:
 def write_words(folder: Path, lines: Sequence[str]) -> Any:
     """A tokenizer of CLIP's format whose tokens are the words of these lines: prompts are as long as real ones."""
     transformers_logging.disable_progress_bar()
-    return train_tokenizer(lines, folder, merges=_MERGES, length=_LENGTH)
+    return train_tokenizer(lines, folder, merges=_MERGES, length=LENGTH)
 
 
 def write_base(
@@ -75,36 +73,6 @@ def write_base(
     return folder
 
 
-def random_values(network: Any, *key: object) -> Any:
-    """The network, made on the meta device or not, with values that keep the size of what passes.
-
-    Args:
-        network: Its norms become the identity, its biases 0.
-        key: The same one gives the same values.
-    """
-    values = torch.randn(_VALUES, generator=generator_for("rehearsal", *key))
-    network.to_empty(device="cpu")
-    with torch.no_grad():
-        for number, (name, weight) in enumerate(network.named_parameters()):
-            if weight.ndim < 2:
-                weight.fill_(1.0 if name.endswith("weight") else 0.0)
-                continue
-            _fill(weight, values.roll(number))
-            weight.mul_((1 / weight[0].numel()) ** 0.5)
-        for name, buffer in network.named_buffers():
-            if name.endswith("position_ids"):
-                buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
-            else:  # of norms over batches
-                buffer.fill_(1 if name.endswith("var") else 0)
-    return network.eval()
-
-
-def _fill(weight: Tensor, values: Tensor) -> None:
-    flat = weight.view(-1)
-    for at in range(0, len(flat), len(values)):
-        flat[at : at + len(values)] = values[: len(flat) - at]
-
-
 def _made(cls: Any, fields: dict[str, Any]) -> Any:
     with torch.device("meta"):
         network = cls(**fields)
@@ -113,7 +81,7 @@ def _made(cls: Any, fields: dict[str, Any]) -> Any:
 
 def _text(cls: Any, shape: Shape, place: int, words: Any) -> Any:
     config = CLIPTextConfig(
-        **shape.texts[place], vocab_size=shape.rows, max_position_embeddings=_LENGTH,
+        **shape.texts[place], vocab_size=shape.rows, max_position_embeddings=LENGTH,
         bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
     )  # fmt: skip

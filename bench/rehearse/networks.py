@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.core.rng import generator_for
-from bench.rehearse.bases import random_values
+from bench.model.random_values import random_values
 
 __all__ = [
     "write_classifier", "write_clip", "write_embedder", "write_inception", "write_lpips",

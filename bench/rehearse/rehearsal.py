@@ -199,21 +199,23 @@ def _staged(
 ) -> tuple[BaseFiles, dict[str, Any], list[str]]:
     """The stand-ins on the disk: the base's files, the keys of the suite that name them, and what they replace."""
     words = write_words(folder / _NETWORKS / "words", _lines(file))
-    stand_ins = StandIns(folder / _NETWORKS, words, real_size)
-    changes = stand_ins.in_place(file)
-    absent = list(stand_ins.replaced)
-    if file.base in MINIATURES:
-        return inspect_base(file.base), changes, absent
     here = local_folder(file.base)
+    if file.base in MINIATURES:
+        base = inspect_base(file.base)
+        stand_ins = StandIns(folder / _NETWORKS, words, real_size, base.folder, tiny=False)
+        changes = stand_ins.in_place(file)
+        return base, changes, list(stand_ins.replaced)
     kind, prediction = kind_of(file.base), "epsilon"
     if here is not None and (family := family_in(here)) is not None:
         kind = "sdxl" if "XL" in family.about else "sd"
         prediction = inspect_base(file.base).prediction_type
     place = write_base(folder / _BASE, kind, words, real_size=real_size, prediction=prediction)
+    stand_ins = StandIns(folder / _NETWORKS, words, real_size, place, tiny=not real_size)
+    changes = stand_ins.in_place(file)
     if file.concepts_file is None and here is not None and (here / _CONCEPTS).is_file():
         changes["concepts_file"] = str(here / _CONCEPTS)
     changes |= {"base": str(place), "revision": None}
-    return inspect_base(str(place)), changes, absent
+    return inspect_base(str(place)), changes, list(stand_ins.replaced)
 
 
 def _lines(file: SuiteFile) -> list[str]:

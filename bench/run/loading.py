@@ -53,7 +53,8 @@ def load_base(
     *,
     device: str,
     batch_size: str,
-    compiled: bool,
+    compiled: bool = False,
+    kernels: str = "auto",
 ) -> TextToImage:
     """The unedited model of files that were found fit.
 
@@ -63,9 +64,10 @@ def load_base(
         device: As the user named it.
         batch_size: Likewise.
         compiled: Whether the networks are compiled.
+        kernels: Of a GPU, as the user named them; ``auto`` measures.
 
     Raises:
-        UsageError: the device cannot be used, or the batch is no number.
+        UsageError: the device or the kernels cannot be used, or the batch is no number.
     """
     from bench.model.backbone import load_inspected
     from bench.model.batching import MicroBatch
@@ -73,5 +75,5 @@ def load_base(
 
     where = device_of(device)
     micro = MicroBatch(batch_of(batch_size, where))
-    backbone = load_inspected(files, dtype=dtype, device=where, compile=compiled)
+    backbone = load_inspected(files, dtype=dtype, device=where, compile=compiled, kernels=kernels)
     return TextToImage(backbone, micro=micro)

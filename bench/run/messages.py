@@ -24,6 +24,7 @@ class Job:
         device: As the user named it.
         batch_size: Likewise.
         compiled: Whether the networks are compiled.
+        kernels: Of a GPU, as the user named them.
         threads: Of the processor; 0: as many as there are.
     """
 
@@ -36,6 +37,7 @@ class Job:
     device: str = "auto"
     batch_size: str = "auto"
     compiled: bool = False
+    kernels: str = "auto"
     threads: int = 1
 
     def as_json(self) -> str:

@@ -93,6 +93,7 @@ class OnRay(Executor):
         device: str = "auto",
         batch_size: str = "auto",
         compiled: bool = False,
+        kernels: str = "auto",
         bench: str = "bench.run.workbench:Workbench",
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
@@ -107,6 +108,7 @@ class OnRay(Executor):
         self._workers, self._address, self._per_gpu = workers, address, per_gpu
         self._only, self._limit, self._bench = only, limit, bench
         self._device, self._batch_size, self._compiled = device, batch_size, compiled
+        self._kernels = kernels
 
     def run(
         self, plan: Plan, store: Store, watcher: Watcher, *, share: Share | None = None
@@ -143,7 +145,8 @@ class OnRay(Executor):
                 suite=plan.suite.file.model_dump(mode="json"), only=self._only, limit=self._limit,
                 cells=same_plan(plan.cells), store=str(store.root), token=str(token.path),
                 device="cuda" if gpus else "cpu" if self._device == "auto" else self._device,
-                batch_size=self._batch_size, compiled=self._compiled, threads=0 if gpus else 1,
+                batch_size=self._batch_size, compiled=self._compiled,
+                kernels=self._kernels, threads=0 if gpus else 1,
             )  # fmt: skip
             options = {
                 "num_cpus": 0 if gpus else 1,  # few cores are no reason to leave a GPU idle

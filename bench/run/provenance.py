@@ -62,7 +62,7 @@ def _versions() -> dict[str, str]:
 
 
 def provenance(base: TextToImage) -> dict[str, Any]:
-    """JSON: commit, versions, device, precision, threads."""
+    """JSON: commit, versions, device, precision, threads, kernels."""
     device = base.backbone.device
     name = (
         torch.cuda.get_device_name(device)
@@ -74,6 +74,7 @@ def provenance(base: TextToImage) -> dict[str, Any]:
         "versions": _versions(),
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
         "compiled": base.backbone.compiled,
+        "kernels": base.backbone.kernels.as_json(),
         "dtype": str(base.backbone.dtype).removeprefix("torch."),
         "base": base.backbone.digest,
     }

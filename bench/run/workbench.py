@@ -151,6 +151,7 @@ class Workbench(Bench):
         self._base = load_base(
             files, plan.suite.dtype,
             device=job.device, batch_size=job.batch_size, compiled=job.compiled,
+            kernels=job.kernels,
         )  # fmt: skip
         check_model(plan, self._base)
         self._check = self_check(self._base, plan.sampler).as_json()

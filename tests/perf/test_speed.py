@@ -14,10 +14,10 @@ from bench.config.suite import load_suite
 from bench.core.digest import digest_of
 from bench.core.rng import generator_for
 from bench.interfaces import Rng, bare
+from bench.model.choosing import gradient_step
 from bench.model.on_cpu import unsuit
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
-from bench.perf.compilation import gradient_step
 from bench.run.plan import make_plan
 from bench.run.store import Store
 from methods.uce import UCE, solve

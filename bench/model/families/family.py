@@ -19,6 +19,8 @@ from bench.model.words import Words
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from bench.model.kernels.choice import Kernels
+
 __all__ = ["Call", "Dtype", "Family"]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -109,6 +111,19 @@ class Family(ABC):
     @abstractmethod
     def settle(self, device: str) -> None:
         """Moves the networks to a device, laid out and computed as suits it; before they are used."""
+
+    @abstractmethod
+    def use(self, kernels: Kernels) -> None:
+        """Has the denoiser and the VAE computed by other kernels: the results differ by rounding.
+
+        Raises:
+            UsageError: they do not run on the device.
+        """
+
+    @property
+    @abstractmethod
+    def kernels(self) -> Kernels:
+        """The kernels that the denoiser is computed by."""
 
     # -- parameters --------------------------------------------------------------------------------
 

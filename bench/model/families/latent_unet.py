@@ -17,6 +17,8 @@ from bench.model.families.roles import Role
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.model.kernels.choice import Kernels
+
 __all__ = ["SCHEDULERS", "TOKENIZERS", "LatentUNet", "embeddings_replaced", "load_network"]
 
 TOKENIZERS: Final = frozenset(
@@ -42,10 +44,9 @@ class LatentUNet(Family):
     def settle(self, device: str) -> None:
         """See the base class.
 
-        The layout follows the kind of device, and no timing: that would give each worker a rounding of its
-        own. Channels come last on a CPU. On an H100 a gradient step reached 28.5 % of the peak with channels
-        first, and 26.5 % with channels last; a forward pass 33 and 30 % (SD-1.4's size, bfloat16;
-        measured once, November 2026).
+        Channels come last on a CPU. On a GPU they come first until :meth:`use` is told otherwise: on an H100 a
+        gradient step reached 28.5 % of the peak so, and 26.5 % with channels last; a forward pass 33 and 30 %
+        (SD-1.4's size, bfloat16; measured once, November 2026).
         """
         from bench.model.on_cpu import suit_cpu
 
@@ -57,6 +58,19 @@ class LatentUNet(Family):
         for text in texts:
             text.to(device)
         suit_cpu(self.unet, self.vae, *texts)
+
+    def use(self, kernels: Kernels) -> None:
+        """See the base class."""
+        from bench.model.kernels.in_use import use_kernels
+
+        use_kernels(kernels, self.unet, self.vae)
+
+    @property
+    def kernels(self) -> Kernels:
+        """See the base class."""
+        from bench.model.kernels.in_use import kernels_of
+
+        return kernels_of(self.unet)
 
     @classmethod
     def roles_of(cls, parameter: str) -> frozenset[Role]:
@@ -115,9 +129,11 @@ class LatentUNet(Family):
 
     def copies(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         """Copies of the networks by name, with replaced values, computed as their libraries do."""
+        from bench.model.kernels.in_use import as_written
         from bench.model.on_cpu import unsuit
 
         parts = {name: deepcopy(getattr(self, name)) for name in self.stems}
+        as_written(parts["unet"], parts["vae"])
         unsuit(parts["unet"], parts["vae"], *(parts[name] for name in self.encoders))
         with torch.no_grad():
             for name, value in weights.items():

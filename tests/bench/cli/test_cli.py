@@ -290,6 +290,20 @@ def test_a_shipped_suite_is_compared_with_the_committed_one_and_leaves_it(tmp_pa
             committed_place(plan, asked)
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--kernels", "flash"), "error: --kernels: expected a GPU to use flash on, and the device is cpu"),
+        (("--kernels", "flahs"), "error: --kernels: unknown word 'flahs'; did you mean 'flash'?"),
+    ],
+)  # fmt: skip
+def test_kernels_are_a_gpus_and_named(words: Sequence[str], line: str, fresh: Path) -> None:
+    said = call("run", "tiny.yaml", "--device", "cpu", *words, at=fresh)
+    assert said.code == 2
+    assert said.err.splitlines()[-1].startswith(line)
+    assert not (fresh / "results").exists()
+
+
 def test_publish_is_for_shipped_suites_and_not_beside_out(copy: Path) -> None:
     said = call("report", "tiny.yaml", "--publish", at=copy)
     assert said.code == 2

@@ -295,6 +295,24 @@ def test_gradients_that_do_not_fit_leave_sampling_as_it_was() -> None:
     assert micro.used == 8  # of a cell that only samples
 
 
+def test_a_decoder_that_lacks_memory_has_no_step_taken_again(
+    exact: TextToImage,
+    tiny_sampler: Sampler,
+    little_memory: Callable[[torch.nn.Module, int], AbstractContextManager[list[int]]],
+) -> None:
+    prompts, seeds = ["a star", "a fish", "a house"], [1, 2, 3]
+    wanted = exact.sample(prompts, seeds, tiny_sampler).images_B3HW
+    short = replace(exact, micro=MicroBatch(3))
+    steps: list[int] = []
+    counted = exact.backbone.unet.register_forward_pre_hook(lambda *_: steps.append(1))
+    with counted, little_memory(exact.backbone.vae.decoder, 1) as refused:
+        found = short.sample(prompts, seeds, tiny_sampler).images_B3HW
+    assert refused == [3]
+    assert len(steps) == tiny_sampler.steps
+    assert (short.micro.size, short.micro.decoding.size, short.micro.halvings) == (3, 1, 0)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("spared", [0, 1], ids=["at the first step", "at the second step"])
 def test_images_are_the_same_when_memory_runs_out(
     exact: TextToImage, monkeypatch: pytest.MonkeyPatch, spared: int

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -15,12 +18,13 @@ import torch
 
 from bench.core.errors import UsageError
 from bench.interfaces import Candidate
+from bench.model.choosing import gradient_step, timer_on
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.perf import run
 from bench.perf.breakdown import SWITCHES, TwoCalls
-from bench.perf.compilation import gradient_step
 from bench.perf.flops import operations
+from bench.perf.kernels import _took
 from bench.perf.machine import folder_name, machine, matmul_peak
 from bench.perf.run import measure_speed
 from bench.perf.throughput import same_find, throughput
@@ -62,6 +66,20 @@ def test_a_quick_measurement_answers_every_question(tmp_path: Path) -> None:
     assert set(variants[1:]) == {f"{how}: {name}" for how in ("alone", "up to") for name in names}
     assert all(name in page for name in names)
     assert [row["skipped"] for row in mini["compilation"]] == ["not tried: no time for it"] * 3
+    assert mini.keys() == {"budget", *run.PARTS}
+    for dtype in both:
+        rows = [row for row in mini["kernels"] if row["dtype"] == dtype]
+        # On a CPU in bfloat16 products stand in for attention.
+        attention = ["attention of a step"] if dtype == "float32" else []
+        assert list(dict.fromkeys(row["what"] for row in rows)) == [
+            "choosing at load", *attention, "gradient step", "forward pass",
+        ]  # fmt: skip
+        steps = [row for row in rows if row["what"] == "gradient step"]
+        assert {row["kernels"]["layout"] for row in steps if "seconds" in row} == {
+            "contiguous", "channels_last",
+        }  # fmt: skip
+        assert all("seconds" in row for row in steps if row["kernels"]["norms"] == "eager")
+    assert "| torch contiguous fused | needs a GPU and the package triton |" in page
     for row in mini["utilisation"]:
         assert row["gflop"] > 0.1
         # No bound from above: the peak is timed, and a busy machine may time it badly.
@@ -234,6 +252,44 @@ def test_a_gradient_step_goes_through_the_unet(model: TextToImage) -> None:
 def test_an_unknown_model_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'sd14'"):
         measure_speed("cpu", out=tmp_path, models=["sd15"])
+
+
+def test_a_measurement_with_a_limit_ends_with_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that has had its time ends with the row that it is at, and the next begins; then all time is over."""
+    asked: list[str] = []
+
+    def rows(part: str) -> Iterator[dict[str, Any]]:
+        for k in range(3):
+            asked.append(f"{part} {k}")
+            time.sleep(0.05)
+            yield {"skipped": "no", "rows": k, "dtype": "float32", "what": part}
+
+    monkeypatch.setattr(run, "PART_SECONDS", 0.06)
+    monkeypatch.setattr(run, "kernels", lambda models, size: rows("kernels"))
+    monkeypatch.setattr(run, "compilation", lambda name, device, size: rows("compilation"))
+    monkeypatch.setattr(run, "edited", lambda *_: None)
+    both = {"models": ["miniature"], "parts": ["kernels", "compilation"], "quick": True}
+    _, found = measure_speed("cpu", out=tmp_path, minutes=1, **both)  # type: ignore[arg-type]  # of several kinds
+    assert asked[0] == "kernels 0"
+    assert "compilation 0" in asked
+    assert "kernels 2" not in asked
+    assert found == json.loads((tmp_path / "perf.json").read_text())
+    _, none = measure_speed("cpu", out=tmp_path / "none", minutes=1e-9, **both)  # type: ignore[arg-type]  # of several kinds
+    assert none["models"] == {}
+    for wrong in (0, -1.0, math.nan):
+        with pytest.raises(UsageError, match="--minutes: expected more than 0, got"):
+            measure_speed("cpu", out=tmp_path, minutes=wrong)
+
+
+def test_a_way_that_fails_says_why_and_the_next_is_measured(model: TextToImage) -> None:
+    def fail() -> None:
+        raise RuntimeError("no C compiler\nwas found")
+
+    took = partial(_took, model, model.backbone.kernels)
+    assert took(fail, timer_on(CPU)) == {"skipped": "no C compiler was found"}
+    assert took(lambda: None, lambda work: 1.5) == {"seconds": 1.5}
 
 
 def test_a_negative_limit_of_compilation_is_a_usage_error(tmp_path: Path) -> None:

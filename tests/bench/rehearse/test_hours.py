@@ -13,6 +13,7 @@ from bench.config.suite import load_suite
 from bench.interfaces import Attack, Concept, Goal, Rng, Target, registry
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.rehearse import hours
 from bench.rehearse.hours import GROUND, Speed, counted, gradient_rows, images_of, measured
 from bench.rehearse.protocols import H200
 from bench.run.cells import AttackCell, ReferenceCell, TrialCell
@@ -79,6 +80,21 @@ def test_a_speed_is_measured(model: TextToImage) -> None:
     speed = measured(model, Sampler(steps=2))
     assert speed.image_step > 0 < speed.gradient_row
     assert speed.device
+
+
+@pytest.mark.parametrize(
+    ("large", "long", "rows"), [(1, 0.0, [2, 2, 1]), (999, 1e9, [4, 4] * 2 + [2, 2])]
+)
+def test_a_large_base_is_measured_by_one_row_on_a_cpu_and_a_slow_one_once(
+    model: TextToImage, monkeypatch: pytest.MonkeyPatch, large: int, long: float, rows: list[int]
+) -> None:
+    monkeypatch.setattr(hours, "_LARGE", large)
+    monkeypatch.setattr(hours, "_LONG", long)
+    seen: list[int] = []
+    unet = model.backbone.unet
+    with unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0]))):
+        measured(model, Sampler(steps=2))
+    assert seen == rows  # two guided steps, and a gradient step
 
 
 def test_the_speed_of_the_table_is_the_one_that_was_measured() -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from bench.config.suite import Suite, read_suite
 from bench.config.suite_file import SuiteFile
+from bench.core.errors import UsageError
 from bench.core.rng import generator_for
 from bench.core.shipped import clip_folder
-from bench.interfaces import Concept, Judge, registry
+from bench.interfaces import Concept, Judge, Rng, UtilityBatch, registry
+from bench.model.text_to_image import load_model
 from bench.rehearse import networks
-from bench.rehearse.bases import kind_of, write_words
+from bench.rehearse.bases import kind_of, write_base, write_words
 from bench.rehearse.stand_ins import StandIns
 from bench.toolkit.inception import InceptionFeatures
 
@@ -51,7 +53,8 @@ def test_the_family_of_a_hub_id_is_in_its_name(base: str, kind: str) -> None:
 def placed(name: str, folder: Path, words: Any, **changes: Any) -> tuple[StandIns, dict[str, Any]]:
     file = read_suite(name)
     file = SuiteFile.of({**file.model_dump(), **changes})
-    stand_ins = StandIns(folder, words, real_size=False)
+    base = write_base(folder / "base", "sd", words, real_size=False)
+    stand_ins = StandIns(folder, words, real_size=False, base=base, tiny=True)
     return stand_ins, stand_ins.in_place(file)
 
 
@@ -133,6 +136,79 @@ def test_questions_are_answered(tmp_path: Path) -> None:
     judge: Any = registry.build("judge", {"vqa": {"weights": str(tmp_path)}})
     judge.check_base(None)
     assert judge.scores(images(32), Concept(text="star")).shape == (2, 1)
+
+
+def test_inappropriate_images_are_judged_by_prompts_of_the_clips_width(
+    tmp_path: Path, words: Any
+) -> None:
+    judges = [{"q16": {"clip": "./nowhere/clip", "prompts": "./nowhere/q16.safetensors"}}]
+    stand_ins, changes = placed("sd14-nudity-quick", tmp_path, words, judges=judges)
+    assert "./nowhere/q16.safetensors" in stand_ins.replaced
+    judge: Any = registry.build("judge", changes["judges"][0])
+    judge.check_base(None)
+    scores = judge.scores(images(32), Concept(text="nudity"))
+    assert scores.shape == (2, 1)
+    assert bool(scores.isfinite().all())
+
+
+def test_people_who_rate_images_are_a_network_too(tmp_path: Path, words: Any) -> None:
+    metrics = [{"image_reward": {"weights": "./nowhere/ImageReward"}}]
+    _, changes = placed("sd14-objects-quick", tmp_path, words, metrics=metrics)
+    metric: Any = registry.build("metric", changes["metrics"][0])
+    metric.check_base(None)
+    seen = images(32)
+    values = metric.values(UtilityBatch(WORDS, [None, None], seen, seen))
+    assert values.shape == (2,)
+    assert bool(values.isfinite().all())
+
+
+def test_an_output_filter_gets_its_checker(tmp_path: Path, words: Any) -> None:
+    methods = [
+        {"output_filter": {"checker": "safety_checker", "source": "./nowhere/checker"}},
+        {"output_filter": {"source": "./nowhere/clip", "alternatives": ["tench"]}},
+        {"output_filter": {"checker": "safety_checker"}},
+    ]
+    stand_ins, changes = placed("sd14-objects-quick", tmp_path, words, methods=methods)
+    assert {"./nowhere/checker", "./nowhere/clip"} <= set(stand_ins.replaced)
+    checker, clip, none = (cast("Any", registry.build("method", m)) for m in changes["methods"])
+    checker.check_base(None)
+    clip.check_base(None)
+    model = load_model(str(stand_ins.base))
+    filtered = checker(model, [Concept(text="church")], rng=Rng(("t",)))
+    assert filtered.filters[0].blanks(images(32)).shape == (2,)
+    # A base of the hub brings no checker, and the run will say so: the rehearsal must say it too.
+    with pytest.raises(UsageError, match="give its folder as `source`"):
+        none.check_base(stand_ins.base)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"path": "./nowhere/esd.safetensors", "sha256": "0" * 64, "names": "all", "scale": 0.5},
+        {"hub": "somebody/edit", "revision": "0" * 40, "subfolder": "unet", "values": "difference"},
+    ],
+)
+def test_an_edited_model_fits_the_tiny_base(
+    tmp_path: Path, words: Any, fields: dict[str, Any]
+) -> None:
+    methods = [{"checkpoint": fields}]
+    stand_ins, changes = placed("sd14-objects-quick", tmp_path, words, methods=methods)
+    method: Any = registry.build("method", changes["methods"][0])
+    method.check_base(stand_ins.base)
+    model = load_model(str(stand_ins.base))
+    edited = method(model, [Concept(text="church")], rng=Rng(("t",)))
+    assert edited.weights
+    assert all(name.endswith("attn2.to_v.weight") for name in edited.weights)
+
+
+def test_an_edit_that_is_here_is_used_unless_the_base_is_tiny(tmp_path: Path, words: Any) -> None:
+    here = tmp_path / "mine.safetensors"
+    here.write_bytes(b"")
+    fields = {"path": str(here), "sha256": "0" * 64}
+    for tiny in (True, False):
+        base = write_base(tmp_path / f"base-{tiny}", "sd", words, real_size=False)
+        stand_ins = StandIns(tmp_path / str(tiny), words, real_size=False, base=base, tiny=tiny)
+        assert (stand_ins._edited(fields) == fields) is not tiny
 
 
 @pytest.mark.slow
