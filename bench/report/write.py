@@ -23,7 +23,6 @@ from bench.report.page import Contents, page
 from bench.report.place import PAGE, RUN_PAGE, replacing
 from bench.report.plots import Status, save, scatter
 from bench.report.run_page import RunPage, run_page
-from bench.report.style import figures_freed
 from bench.report.sweep_plot import sweep_plot
 from bench.run.results import Found
 from bench.tables.agreement import agreement
@@ -224,26 +223,21 @@ def _grids(
 ) -> list[tuple[str, str]]:
     """Writes a grid per concept; returns each concept with the name of its file."""
     grids: list[tuple[str, str]] = []
-    with figures_freed() as free:
-        for concept, shown in pictures.items():
-            drawn = grid(
-                shown,
-                scores.get(concept, {}),
-                prompts.get(concept, {}),
-                concept=concept,
-                methods=_methods([m for m, _ in shown]),
-                attacks=list(dict.fromkeys(a for _, a in shown)),
-                threshold=threshold,
-            )
-            name = f"grid-{slug(concept)}.png"
-            if name in [
-                taken for _, taken in grids
-            ]:  # two concepts that differ in punctuation only
-                name = f"grid-{slug(concept)}_{len(grids)}.png"
-            save(drawn, folder / name)
-            grids.append((concept, name))
-            del drawn
-            free()
+    for concept, shown in pictures.items():
+        name = f"grid-{slug(concept)}.png"
+        if name in [taken for _, taken in grids]:  # two concepts that differ in punctuation only
+            name = f"grid-{slug(concept)}_{len(grids)}.png"
+        sheet = grid(
+            shown,
+            scores.get(concept, {}),
+            prompts.get(concept, {}),
+            concept=concept,
+            methods=_methods([m for m, _ in shown]),
+            attacks=list(dict.fromkeys(a for _, a in shown)),
+            threshold=threshold,
+        )
+        write_atomic(folder / name, sheet.png())
+        grids.append((concept, name))
     return grids
 
 
