@@ -54,8 +54,9 @@ _SETTINGS: Any = {
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib's default settings with the report's own; the caller's come back afterwards."""
+    current: Any = mpl.rcParams
     with mpl.rc_context():
-        dict.update(mpl.rcParams, _settings())  # they were checked when they were made
+        dict.update(current, _settings())  # they were checked when they were made
         yield
 
 
@@ -65,7 +66,8 @@ def _settings() -> dict[str, Any]:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
-        return dict(mpl.rcParams)
+        current: Any = mpl.rcParams
+        return dict(current)
 
 
 def save(figure: Figure, path: Path) -> None:
