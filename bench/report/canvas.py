@@ -47,8 +47,10 @@ class Sheet:
         """
         high, wide = ink.shape
         left, right = max(x, 0), min(x + wide, self.pixels.shape[1])
-        there = self._rows(y, high)[:, left:right]
-        np.minimum(there, ink[:, left - x : right - x, None], out=there)
+        # As one long row of bytes: three at a time, numpy takes ten times as long.
+        flat = self._rows(y, high).reshape(high, -1)[:, _DEPTH * left : _DEPTH * right]
+        seen = ink[:, left - x : right - x].repeat(_DEPTH, axis=1)
+        np.minimum(flat, seen, out=flat)
 
     def png(self) -> bytes:
         """The sheet as a file."""

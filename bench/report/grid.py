@@ -80,7 +80,7 @@ def grid(
                 else:
                     _picture(sheet, at, picture, shown=value >= threshold)
             for k, prompt in enumerate(prompts.get((method, attack), ())[:_PER_CELL]):
-                ink = written(tuple(caption(prompt)))
+                ink = _below(prompt)
                 middle = x + k * (_SIDE + _GAP) + _SIDE // 2
                 sheet.darken(middle - ink.shape[1] // 2, y - len(ink), ink)
             if not len(found[0]):
@@ -145,6 +145,11 @@ def _picture(sheet: Sheet, at: tuple[int, int], picture: Picture, *, shown: bool
 
 
 @lru_cache(maxsize=4096)
+def _below(prompt: str) -> Picture:
+    """A prompt as it stands below its picture."""
+    return written(tuple(caption(prompt)))
+
+
 def written(lines: tuple[str, ...]) -> Picture:
     """Lines as they stand below a picture, its middle in theirs, on white: uint8 [H, W].
 
