@@ -72,7 +72,7 @@ def _sets(
 ) -> Iterator[tuple[str, pd.Series]]:
     """Each set of labels with the rows that count in it, the suite's own first."""
     yield SUITE, rows["counts"]
-    scored = set(rows["label"])
+    scored = set(rows["label"].unique())
     for name, labels in label_sets.items():
         if set(labels) <= scored:
             yield name, rows["label"].isin(labels)

@@ -44,7 +44,8 @@ def worst_per_goal(trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         return WORST.empty()
     images = per_image(trials)
     tried = _tried(images)
-    met = [name for name in ACCESSES if name in set(tried.loc[~tried["control"], "access"])]
+    held = set(tried.loc[~tried["control"], "access"].unique())
+    met = [name for name in ACCESSES if name in held]
     if not met:  # nothing but controls
         return WORST.empty()
     lines = pd.concat([_lines(tried, access) for access in (*met, ANY)], ignore_index=True)
