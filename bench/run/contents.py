@@ -121,15 +121,15 @@ def read_rows(entry: Entry) -> pa.Table:
     path = _file(entry, name)
     try:
         # One small file: its bytes at once, and no threads, which cost more than they save.
-        with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
-            rows = file.read(use_threads=False)
+        rows = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (ValueError, OSError, OverflowError, TypeError) as error:
         raise damaged(name, error) from error
+    types = dict(zip(rows.schema.names, rows.schema.types, strict=True))
     for column, kind in _COLUMNS[entry.kind].items():
-        if column not in rows.column_names:
+        if column not in types:
             raise DamagedError(f"{name}: expected a column {column!r}, got none")
-        if len(rows) and not _KINDS[kind](found := rows.schema.field(column).type):
-            raise DamagedError(f"{name}: expected {column!r} of {kind}, got {found}")
+        if len(rows) and not _KINDS[kind](types[column]):
+            raise DamagedError(f"{name}: expected {column!r} of {kind}, got {types[column]}")
     return rows
 
 
