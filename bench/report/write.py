@@ -30,6 +30,7 @@ from bench.tables.budget import budget
 from bench.tables.flags import flag
 from bench.tables.headline import worst_to_markdown
 from bench.tables.measures import measures
+from bench.tables.own import without_transfers
 from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.tables.spreadsheet import as_csv
 from bench.tables.stages import stages
@@ -39,7 +40,7 @@ from bench.tables.text import slug, to_latex, to_markdown
 from bench.tables.transfer import matrix
 from bench.tables.worst import worst_per_goal
 
-__all__ = ["Report", "write_report"]
+__all__ = ["Report", "in_row_order", "write_report"]
 
 
 class Report(NamedTuple):
@@ -111,11 +112,11 @@ def write_report(
     """
     distances = DISTANCES.empty() if distances is None else distances
     trials, utility, edits, distances = (
-        _sorted(frame) for frame in (trials, utility, edits, distances)
+        in_row_order(frame) for frame in (trials, utility, edits, distances)
     )
     table = summarise(trials, utility, edits=edits, suite=suite)
     worst = worst_per_goal(trials, table)
-    flags = flag(table, trials[trials["source"] == trials["method"]], edits)  # not of transfers
+    flags = flag(table, without_transfers(trials), edits)
     report = Report(table, flags, worst)
     with replacing(folder, suite) as place:
         _write(
@@ -246,8 +247,8 @@ def _methods(names: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(names), key=lambda n: rank.get(n, 1))
 
 
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows in an order of their own; the judge of record stays first."""
+def in_row_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in an order of their own, in which the judge of record stays first; the frame itself if they are."""
     keys = [name for name in _KEYS if name in frame]
     if "candidate" in keys:  # its index says more than the prompt
         keys = [name for name in keys if name not in ("prompt", "image_seed")]
@@ -255,7 +256,8 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     if "judge" in order:
         ranks = {name: rank for rank, name in enumerate(frame["judge"].unique())}
         order = order.assign(judge=order["judge"].map(ranks))
-    return frame.loc[order.sort_values(keys, kind="stable").index].reset_index(drop=True)
+    sorted_ = order.sort_values(keys, kind="stable").index
+    return frame if sorted_.equals(frame.index) else frame.loc[sorted_].reset_index(drop=True)
 
 
 def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:

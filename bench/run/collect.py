@@ -133,8 +133,9 @@ class _Reading:
         elif content.rows is not None:
             shown = isinstance(cell, TrialCell) and self._is_shown(cell)
             places = _places(entry, len(content.rows)) if shown else None
-            asked = isinstance(cell, (ReferenceCell, UtilityCell))
-            rows = with_prompts(cell, content.rows) if asked else content.rows
+            rows = content.rows
+            if isinstance(cell, ReferenceCell | UtilityCell):
+                rows = with_prompts(cell, rows)
             self._sample = _Sample(cell.digest, entry, rows, places)
             _note_errors(content.rows, cell, out)
         if content.candidates is not None and cell.digest not in self._attacks:

@@ -97,12 +97,12 @@ class Gathered:
         self._waiting, self._images = [], None
 
     def frame(self) -> pd.DataFrame:
-        """Returns all rows in the order they were added in, with the columns of the schema."""
+        """Returns all rows in the order they were added in, with the columns of the schema, and forgets them."""
         if self._waiting:
             self._join()
         if not self._tables:
             return self._schema.empty()
-        rows = pa.concat_tables(self._tables)
+        rows, self._tables = pa.concat_tables(self._tables), []
         columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
         for name in self._about[0]:
             columns[name] = _repeated([about[name] for about in self._about], self._sizes)

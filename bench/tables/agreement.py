@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.tables.own import without_transfers
 from bench.tables.schema import AGREEMENT, conform
 from bench.tables.tables import ALL, in_method_order, per_image
 from bench.tables.text import NONE, fixed, markdown_text
@@ -52,7 +53,7 @@ def both_judged(trials: pd.DataFrame) -> Iterator[pd.DataFrame]:
         Frames with a row per image: ``judge``, ``other``, what names the image, ``line``, ``goal``,
         ``sees`` and ``other_sees``.
     """
-    trials = trials[trials["source"] == trials["method"]]
+    trials = without_transfers(trials)
     judges = list(trials["judge"].unique())
     if len(judges) < 2:
         return

@@ -16,6 +16,7 @@ PAPERS = "clip_score x100"
 """The CLIP score as papers print it: the mean of max(100 cos, 0)."""
 _CLIP = "clip_score"
 _ACCURACY = "accuracy"
+_USED = ["metric", "method", "concept", "prompt", "status", "value", "threshold"]
 
 
 def measures(utility: pd.DataFrame, distances: pd.DataFrame, suite: str) -> pd.DataFrame:
@@ -66,7 +67,7 @@ def measures_to_markdown(lines: pd.DataFrame) -> str:
 
 
 def _per_image(utility: pd.DataFrame) -> list[dict[str, object]]:
-    rows = utility[utility["status"].isin(COUNTED)]
+    rows = utility.loc[utility["status"].isin(COUNTED), _USED]
     wrong = (rows["metric"] == _ACCURACY) & (rows["status"] != "ok")
     rows = rows.assign(value=rows["value"].astype(float).mask(wrong, 0.0))
     told = rows["threshold"].notna()

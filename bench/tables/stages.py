@@ -9,6 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.core.stages import Stage
+from bench.tables.own import without_transfers
 from bench.tables.schema import STAGES, conform
 from bench.tables.stats import proportion
 from bench.tables.tables import ALL, COUNTED, in_method_order, per_image
@@ -33,7 +34,7 @@ def stages(trials: pd.DataFrame, suite: str) -> pd.DataFrame:
     Raises:
         ValueError: the rows contradict each other.
     """
-    trials = trials[trials["source"] == trials["method"]]
+    trials = without_transfers(trials)
     told = {variant: Stage.read(variant) for variant in trials["variant"].unique()}
     ensembles = trials[trials["variant"].isin([v for v, stage in told.items() if stage])]
     images = per_image(ensembles) if len(ensembles) else ensembles
