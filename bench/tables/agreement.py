@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.tables.own import without_transfers
 from bench.tables.schema import AGREEMENT, conform
 from bench.tables.tables import ALL, in_method_order, per_image
-from bench.tables.text import NONE, fixed, markdown_text
+from bench.tables.text import NONE, fixed, markdown_table, markdown_text
 
 __all__ = ["agreement", "agreement_cells", "agreement_to_markdown", "both_judged", "kappa"]
 
@@ -111,12 +111,7 @@ def agreement_to_markdown(lines: pd.DataFrame) -> str:
     cells = agreement_cells(lines).map(markdown_text)
     if not len(cells):
         return ""
-    rows = [
-        [*cells],
-        [*["---"] * 3, *["--:"] * (len(cells.columns) - 3)],
-        *cells.to_numpy().tolist(),
-    ]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(cells, cells.to_numpy().tolist(), left=3)
 
 
 def _lines(pairs: pd.DataFrame) -> Iterator[dict[str, object]]:

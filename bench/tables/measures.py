@@ -8,7 +8,7 @@ import pandas as pd
 from bench.tables.schema import DISTANCES, MEASURES, UTILITY, check, conform
 from bench.tables.stats import bootstrap_mean, proportion
 from bench.tables.tables import ALL, COUNTED, in_method_order
-from bench.tables.text import NONE, markdown_text
+from bench.tables.text import NONE, markdown_table, markdown_text
 
 __all__ = ["PAPERS", "measures", "measures_cells", "measures_to_markdown"]
 
@@ -61,9 +61,8 @@ def measures_to_markdown(lines: pd.DataFrame) -> str:
     cells = measures_cells(lines)
     if not len(cells):
         return ""
-    rows = [[*cells], ["---", *["--:"] * (len(cells.columns) - 1)], *cells.to_numpy().tolist()]
-    told = [row if place == 1 else list(map(markdown_text, row)) for place, row in enumerate(rows)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in told)
+    rows = [[*map(markdown_text, row)] for row in cells.to_numpy().tolist()]
+    return markdown_table(map(markdown_text, cells), rows, left=1)
 
 
 def _per_image(utility: pd.DataFrame) -> list[dict[str, object]]:

@@ -13,7 +13,7 @@ from bench.tables.own import without_transfers
 from bench.tables.schema import STAGES, conform
 from bench.tables.stats import proportion
 from bench.tables.tables import ALL, COUNTED, in_method_order, per_image
-from bench.tables.text import fixed, markdown_text
+from bench.tables.text import fixed, markdown_table, markdown_text
 
 __all__ = ["stages", "stages_to_markdown"]
 
@@ -101,8 +101,7 @@ def stages_to_markdown(lines: pd.DataFrame) -> str:
         ]
     )
     heads = list(dict.fromkeys(shown.sort_values("stage", kind="stable")["head"]))
-    rows = [["ensemble", "method", *heads, "goals", "false leaves"]]
-    rows.append(["---", "---", *["--:"] * (len(heads) + 2)])
+    rows: list[list[str]] = []
     for (attack, method), mine in shown.groupby(["attack", "method"], sort=False):
         # A stage that no goal met adds nothing.
         shares = 100 * mine.set_index("head")["share"].reindex(heads).ffill()
@@ -112,4 +111,4 @@ def stages_to_markdown(lines: pd.DataFrame) -> str:
                 *(str(mine["goals"].max()), str(mine["false_leaves"].sum())),
             ]
         )
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(["ensemble", "method", *heads, "goals", "false leaves"], rows, left=2)
