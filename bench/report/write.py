@@ -207,7 +207,7 @@ def _write(
     write_atomic(folder / PAGE, page(contents).encode())
     shown = RunPage(
         suite=suite, worst=worst, table=table, flags=flags, provenance=provenance, status=status,
-        cards=gallery(pictures, images, prompts, trials), measures=cost, agreement=alike,
+        cards=gallery(pictures, images, prompts, trials), measures=cost, agreement=alike, stages=staged,
         apart=disagreements(pictures, images, prompts, trials), sweep=(folder / "sweep.png").read_bytes(),
         budget=(folder / "budget.png").read_bytes() if len(spent) else b"",
     )  # fmt: skip
