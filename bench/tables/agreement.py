@@ -111,7 +111,7 @@ def agreement_to_markdown(lines: pd.DataFrame) -> str:
     cells = agreement_cells(lines).map(markdown_text)
     if not len(cells):
         return ""
-    return markdown_table(cells, cells.to_numpy().tolist(), left=3)
+    return markdown_table(map(str, cells), cells.to_numpy().tolist(), left=3)
 
 
 def _lines(pairs: pd.DataFrame) -> Iterator[dict[str, object]]:

@@ -128,4 +128,4 @@ def stages_to_markdown(lines: pd.DataFrame) -> str:
         [markdown_text(attack), markdown_text(method), *rest]
         for attack, method, *rest in cells.to_numpy().tolist()
     ]
-    return markdown_table(cells, rows, left=2)
+    return markdown_table(map(str, cells), rows, left=2)
