@@ -115,10 +115,12 @@ def publish(
         UsageError: the folder holds something else.
     """
     # Tables and plots load pandas and matplotlib; a plan says how it was asked for without them.
-    from bench.report.write import write_report
+    from bench.report.write import in_row_order, write_report
     from bench.run.collect import collect
 
     found = collect(plan, store)
+    # Once, and in place of the others: a report would hold its rows twice.
+    found.trials, found.utility = in_row_order(found.trials), in_row_order(found.utility)
     origin = commit()
     status: Status = (
         "partial"

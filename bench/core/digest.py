@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -215,16 +216,16 @@ def unseal(folder: Path, trusted: Stamp, **about: str) -> tuple[dict[str, FileIn
             raise DamagedError(f"{name}: expected {info.size} bytes, got {size}")
     if stamp != trusted:
         for name, info in files.items():
-            if (sha256 := _seen_sha256(folder / name, info.size)) != info.sha256:
+            if (sha256 := _seen_sha256(f"{folder}/{name}", info.size)) != info.sha256:
                 raise DamagedError(f"{name}: expected sha256 {info.sha256}, got {sha256}")
     return files, stamp
 
 
-def _seen_sha256(path: Path, size: int) -> str:
+def _seen_sha256(path: str, size: int) -> str:
     """As `file_sha256`, of a file that was just seen to be a regular one of this size."""
-    with path.open("rb", buffering=0) as file:
+    with io.FileIO(path) as file:
         if size <= _SMALL:  # one read: a store has tens of thousands of these
-            return hashlib.sha256(file.read()).hexdigest()
+            return hashlib.sha256(file.readall()).hexdigest()
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench.report.panels import panelled, settled
 from bench.report.plots import looks
-from bench.report.style import DPI, MUTED, Status, stamp, style
+from bench.report.style import MUTED, Status, style
 from bench.tables.text import wrapped
 
 __all__ = ["budget_plot"]
 
-_ACROSS = 3
 _RECORD, _OWN = "record", "own"
 
 
@@ -36,26 +33,11 @@ def budget_plot(lines: pd.DataFrame, *, suite: str, status: Status = "final") ->
     shown = lines[(lines["view"] == _OWN) | (lines["judge"] == judge)]
     panels = list(dict.fromkeys(zip(shown["attack"], shown["view"], strict=True)))
     seen = looks(list(dict.fromkeys(shown["method"])))
-    across = min(_ACROSS, max(len(panels), 1))
-    down = math.ceil(len(panels) / across) or 1
     with style():
-        figure = Figure(
-            figsize=(max(2.9 * across, 5.2) + 2.6, 2.5 * down + 0.9), dpi=DPI, layout="constrained"
-        )
-        FigureCanvasAgg(figure)
-        figure.suptitle(
-            f"Success against budget, suite {suite}",
-            x=0.01,
-            ha="left",
-            fontsize=11.5,
-            parse_math=False,
-        )
-        grid = figure.subplots(down, across, squeeze=False, sharey=True)
-        for axes, panel in zip(grid.flat, [*panels, *[None] * (across * down)], strict=False):
-            if panel is None:
-                axes.set_axis_off()
-                continue
-            attack, view = panel
+        figure, places = panelled(
+            f"Success against budget, suite {suite}", len(panels), across=3, size=(2.9, 2.5), one_x=False
+        )  # fmt: skip
+        for axes, (attack, view) in zip(places, panels, strict=True):
             mine = shown[(shown["attack"] == attack) & (shown["view"] == view)]
             _panel(axes, mine, seen)
             said = f"judge {judge}" if view == _RECORD else "own view"
@@ -63,11 +45,7 @@ def budget_plot(lines: pd.DataFrame, *, suite: str, status: Status = "final") ->
                 f"{wrapped(attack, 34)}\n{said}", loc="left", fontsize=9, parse_math=False
             )
         figure.supylabel("success (%)", fontsize=9.5)
-        _key(figure, seen, set(shown["method"]))
-        stamp(figure, status)
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)  # "none" is an engine, for which each save draws twice
-    return figure
+        return settled(figure, _key(seen, set(shown["method"])), status)
 
 
 def _panel(axes: Axes, lines: pd.DataFrame, seen: dict[str, tuple[str, str]]) -> None:
@@ -90,16 +68,14 @@ def _panel(axes: Axes, lines: pd.DataFrame, seen: dict[str, tuple[str, str]]) ->
     axes.set_xlim(left=0)
 
 
-def _key(figure: Figure, seen: dict[str, tuple[str, str]], shown: set[str]) -> None:
+def _key(seen: dict[str, tuple[str, str]], shown: set[str]) -> list[Line2D]:
     handles = [
         Line2D([], [], color=colour, marker=shape, ms=4, label=wrapped(name, 26))
         for name, (colour, shape) in seen.items()
         if name in shown
     ]
-    handles += [
+    return [
+        *handles,
         Line2D([], [], color=MUTED, ls="-", label="lines of the suite, 95 %"),
         Line2D([], [], color=MUTED, ls="--", label="one search, own view"),
     ]
-    legend = figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8.5)
-    for entry in legend.get_texts():
-        entry.set_parse_math(False)

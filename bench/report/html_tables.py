@@ -13,6 +13,7 @@ from bench.core.characters import visible
 from bench.tables.agreement import agreement_cells
 from bench.tables.headline import by_access, headline_cells
 from bench.tables.measures import measures_cells
+from bench.tables.stages import stages_cells
 from bench.tables.summaries import ACCESSES, ANY
 from bench.tables.tables import ALL, BASE, FLOOR
 from bench.tables.text import fixed, interval
@@ -26,6 +27,7 @@ __all__ = [
     "headline_table",
     "measures_table",
     "options",
+    "stages_table",
 ]
 
 
@@ -159,6 +161,11 @@ def measures_table(lines: pd.DataFrame) -> HtmlTable:
 def agreement_table(lines: pd.DataFrame) -> HtmlTable:
     """How far judges decide alike, all concepts pooled."""
     return _plain("agreement", agreement_cells(lines))
+
+
+def stages_table(lines: pd.DataFrame) -> HtmlTable:
+    """The success of ensembles by stage, all concepts pooled."""
+    return _plain("stages", stages_cells(lines))
 
 
 def _plain(name: str, texts: pd.DataFrame) -> HtmlTable:

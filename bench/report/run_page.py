@@ -26,6 +26,7 @@ from bench.report.html_tables import (
     headline_table,
     measures_table,
     options,
+    stages_table,
 )
 from bench.report.style import Status
 from bench.report.template import html_template
@@ -54,6 +55,7 @@ class RunPage:
         budget: The success against budget, likewise.
         measures: Lines of :data:`~bench.tables.schema.MEASURES`; ``None``: the section is left out.
         agreement: Lines of :data:`~bench.tables.schema.AGREEMENT`; ``None``: likewise.
+        stages: Lines of :data:`~bench.tables.schema.STAGES`; ``None``: likewise.
         apart: Pictures on which two judges differ.
     """
 
@@ -68,6 +70,7 @@ class RunPage:
     budget: bytes = b""
     measures: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
+    stages: pd.DataFrame | None = None
     apart: Sequence[Apart] = ()
 
 
@@ -96,6 +99,7 @@ def run_page(shown: RunPage) -> str:
         cards=shown.cards,
         measures=None if shown.measures is None else measures_table(shown.measures),
         agreement=None if shown.agreement is None else agreement_table(shown.agreement),
+        stages=None if shown.stages is None else stages_table(shown.stages),
         apart=shown.apart,
         sweep=base64.b64encode(shown.sweep).decode(),
         budget=base64.b64encode(shown.budget).decode(),

@@ -6,10 +6,10 @@ configured, and saved without dates or versions.
 
 from __future__ import annotations
 
-import gc
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from unittest.mock import patch
@@ -25,7 +25,7 @@ from PIL import Image
 from bench.core.digest import write_atomic
 from bench.report.png import png
 
-__all__ = ["DPI", "INK", "MUTED", "Status", "figures_freed", "save", "stamp", "style"]
+__all__ = ["DPI", "INK", "MUTED", "Status", "save", "stamp", "style"]
 
 Status: TypeAlias = Literal["final", "draft", "partial"]
 
@@ -54,10 +54,20 @@ _SETTINGS: Any = {
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib's default settings with the report's own; the caller's come back afterwards."""
+    current: Any = mpl.rcParams
+    with mpl.rc_context():
+        dict.update(current, _settings())  # they were checked when they were made
+        yield
+
+
+@cache
+def _settings() -> dict[str, Any]:
+    """All settings of a figure, checked once: to check them anew for every figure takes longer than to draw some."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
-        yield
+        current: Any = mpl.rcParams
+        return dict(current)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -100,29 +110,6 @@ def _glyphs_alone(*args: Any, **kwargs: Any) -> Any:
         if table in font:
             del font[table]
     return font
-
-
-@contextmanager
-def figures_freed() -> Iterator[Callable[[], None]]:
-    """Gives a function that frees the figures that were drawn inside and are needed no more.
-
-    A figure, its texts and its renderer refer to each other. So a report of many concepts would hold
-    all of its grids, 50 MB each, until Python looks through everything for circles. This looks
-    through what was made inside alone, which takes milliseconds. A process that set its own objects
-    apart keeps them so: Python knows one such place, and whoever empties it empties it whole.
-    """
-    if gc.get_freeze_count():
-        yield _collect
-        return
-    gc.freeze()
-    try:
-        yield _collect
-    finally:
-        gc.unfreeze()
-
-
-def _collect() -> None:
-    gc.collect()
 
 
 def stamp(figure: Figure, status: Status) -> None:

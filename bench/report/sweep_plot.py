@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench.report.panels import panelled, settled
 from bench.report.plots import looks
-from bench.report.style import DPI, INK, MUTED, Status, stamp, style
+from bench.report.style import INK, MUTED, Status, style
 from bench.tables.sweep import SUITE
 from bench.tables.text import wrapped
 
 __all__ = ["sweep_plot"]
 
-_ACROSS = 4
 _DASHES = ("-", "--", ":", "-.")
 """Of the suite's own labels, then of each other set."""
 
@@ -41,22 +38,10 @@ def sweep_plot(
     dashes = {
         name: _DASHES[i % len(_DASHES)] for i, name in enumerate(dict.fromkeys(shown["labels"]))
     }
-    across = min(_ACROSS, max(len(methods), 1))
-    down = math.ceil(len(methods) / across) or 1
     with style():
-        figure = Figure(
-            figsize=(max(2.6 * across, 5.2) + 2.6, 2.3 * down + 0.9), dpi=DPI, layout="constrained"
-        )
-        FigureCanvasAgg(figure)
-        figure.suptitle(
-            f"Success over the judge's threshold, suite {suite}, judge {judge}",
-            x=0.01, ha="left", fontsize=11.5, parse_math=False,
-        )  # fmt: skip
-        panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
-        for axes, method in zip(panels.flat, [*methods, *[""] * (across * down)], strict=False):
-            if not method:
-                axes.set_axis_off()
-                continue
+        title = f"Success over the judge's threshold, suite {suite}, judge {judge}"
+        figure, places = panelled(title, len(methods), across=4, size=(2.6, 2.3), one_x=True)
+        for axes, method in zip(places, methods, strict=True):
             axes.tick_params(labelbottom=True)
             _panel(axes, shown[shown["method"] == method], seen, dashes)
             axes.set_title(wrapped(method, 28), loc="left", fontsize=9, parse_math=False)
@@ -71,16 +56,7 @@ def sweep_plot(
             handles += [
                 Line2D([], [], color=MUTED, ls=ls, label=_said(name)) for name, ls in dashes.items()
             ]
-        if handles:
-            legend = figure.legend(
-                handles=handles, loc="outside right upper", frameon=False, fontsize=8.5
-            )
-            for entry in legend.get_texts():
-                entry.set_parse_math(False)
-        stamp(figure, status)
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)  # "none" is an engine, for which each save draws twice
-    return figure
+        return settled(figure, handles, status)
 
 
 def _said(name: str) -> str:

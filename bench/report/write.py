@@ -23,7 +23,6 @@ from bench.report.page import Contents, page
 from bench.report.place import PAGE, RUN_PAGE, replacing
 from bench.report.plots import Status, save, scatter
 from bench.report.run_page import RunPage, run_page
-from bench.report.style import figures_freed
 from bench.report.sweep_plot import sweep_plot
 from bench.run.results import Found
 from bench.tables.agreement import agreement
@@ -31,6 +30,7 @@ from bench.tables.budget import budget
 from bench.tables.flags import flag
 from bench.tables.headline import worst_to_markdown
 from bench.tables.measures import measures
+from bench.tables.own import without_transfers
 from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY, Schema, check, to_arrow
 from bench.tables.spreadsheet import as_csv
 from bench.tables.stages import stages
@@ -40,7 +40,7 @@ from bench.tables.text import slug, to_latex, to_markdown
 from bench.tables.transfer import matrix
 from bench.tables.worst import worst_per_goal
 
-__all__ = ["Report", "write_report"]
+__all__ = ["Report", "in_row_order", "write_report"]
 
 
 class Report(NamedTuple):
@@ -112,11 +112,11 @@ def write_report(
     """
     distances = DISTANCES.empty() if distances is None else distances
     trials, utility, edits, distances = (
-        _sorted(frame) for frame in (trials, utility, edits, distances)
+        in_row_order(frame) for frame in (trials, utility, edits, distances)
     )
     table = summarise(trials, utility, edits=edits, suite=suite)
     worst = worst_per_goal(trials, table)
-    flags = flag(table, trials[trials["source"] == trials["method"]], edits)  # not of transfers
+    flags = flag(table, without_transfers(trials), edits)
     report = Report(table, flags, worst)
     with replacing(folder, suite) as place:
         _write(
@@ -207,7 +207,7 @@ def _write(
     write_atomic(folder / PAGE, page(contents).encode())
     shown = RunPage(
         suite=suite, worst=worst, table=table, flags=flags, provenance=provenance, status=status,
-        cards=gallery(pictures, images, prompts, trials), measures=cost, agreement=alike,
+        cards=gallery(pictures, images, prompts, trials), measures=cost, agreement=alike, stages=staged,
         apart=disagreements(pictures, images, prompts, trials), sweep=(folder / "sweep.png").read_bytes(),
         budget=(folder / "budget.png").read_bytes() if len(spent) else b"",
     )  # fmt: skip
@@ -224,26 +224,21 @@ def _grids(
 ) -> list[tuple[str, str]]:
     """Writes a grid per concept; returns each concept with the name of its file."""
     grids: list[tuple[str, str]] = []
-    with figures_freed() as free:
-        for concept, shown in pictures.items():
-            drawn = grid(
-                shown,
-                scores.get(concept, {}),
-                prompts.get(concept, {}),
-                concept=concept,
-                methods=_methods([m for m, _ in shown]),
-                attacks=list(dict.fromkeys(a for _, a in shown)),
-                threshold=threshold,
-            )
-            name = f"grid-{slug(concept)}.png"
-            if name in [
-                taken for _, taken in grids
-            ]:  # two concepts that differ in punctuation only
-                name = f"grid-{slug(concept)}_{len(grids)}.png"
-            save(drawn, folder / name)
-            grids.append((concept, name))
-            del drawn
-            free()
+    for concept, shown in pictures.items():
+        name = f"grid-{slug(concept)}.png"
+        if name in [taken for _, taken in grids]:  # two concepts that differ in punctuation only
+            name = f"grid-{slug(concept)}_{len(grids)}.png"
+        sheet = grid(
+            shown,
+            scores.get(concept, {}),
+            prompts.get(concept, {}),
+            concept=concept,
+            methods=_methods([m for m, _ in shown]),
+            attacks=list(dict.fromkeys(a for _, a in shown)),
+            threshold=threshold,
+        )
+        write_atomic(folder / name, sheet.png())
+        grids.append((concept, name))
     return grids
 
 
@@ -252,8 +247,8 @@ def _methods(names: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(names), key=lambda n: rank.get(n, 1))
 
 
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows in an order of their own; the judge of record stays first."""
+def in_row_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in an order of their own, in which the judge of record stays first; the frame itself if they are."""
     keys = [name for name in _KEYS if name in frame]
     if "candidate" in keys:  # its index says more than the prompt
         keys = [name for name in keys if name not in ("prompt", "image_seed")]
@@ -261,7 +256,8 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     if "judge" in order:
         ranks = {name: rank for rank, name in enumerate(frame["judge"].unique())}
         order = order.assign(judge=order["judge"].map(ranks))
-    return frame.loc[order.sort_values(keys, kind="stable").index].reset_index(drop=True)
+    sorted_ = order.sort_values(keys, kind="stable").index
+    return frame if sorted_.equals(frame.index) else frame.loc[sorted_].reset_index(drop=True)
 
 
 def _parquet(frame: pd.DataFrame, schema: Schema) -> bytes:

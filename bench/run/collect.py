@@ -25,13 +25,15 @@ from bench.run.cells import (
     JudgedCell,
     MeasuredCell,
     OfAttack,
+    ReferenceCell,
     ScoreCell,
     TrialCell,
+    UtilityCell,
 )
 from bench.run.contents import Content, read, read_pictures
 from bench.run.distances import distance_rows
 from bench.run.gather import Gathered
-from bench.run.joined import failed_rows, lost_rows, scored_rows
+from bench.run.joined import Scored, failed, lost, with_prompts
 from bench.run.plan import Plan
 from bench.run.results import Found, Results
 from bench.run.store import Entry, Store
@@ -70,8 +72,8 @@ class _Reading:
         self._plan, self._store = plan, store
         self._out = Results()
         self._names: dict[int, str] = {}
-        self._trials = Gathered(TRIALS, elsewhere=TRACE)
-        self._utility = Gathered(UTILITY)
+        self._trials = Gathered(TRIALS, "score", elsewhere=TRACE)
+        self._utility = Gathered(UTILITY, "value")
         self._traces: list[tuple[Any, ...]] = []
         self._edits: list[dict[str, Any]] = []
         self._distances: list[dict[str, Any]] = []
@@ -118,9 +120,9 @@ class _Reading:
         if isinstance(cell, JudgedCell) and (cause := self._lost.get(cell.digest)):
             sampled = self._of_sample(cell)
             rows = (
-                lost_rows(cell, f"the {cause} failed")
+                lost(cell, f"the {cause} failed")
                 if sampled is None
-                else failed_rows(cell, sampled.rows, f"the {cause} failed")
+                else failed(cell, sampled.rows, f"the {cause} failed")
             )
             self._trials.add(rows, self._trial(cell))
 
@@ -131,7 +133,10 @@ class _Reading:
         elif content.rows is not None:
             shown = isinstance(cell, TrialCell) and self._is_shown(cell)
             places = _places(entry, len(content.rows)) if shown else None
-            self._sample = _Sample(cell.digest, entry, content.rows, places)
+            rows = content.rows
+            if isinstance(cell, ReferenceCell | UtilityCell):
+                rows = with_prompts(cell, rows)
+            self._sample = _Sample(cell.digest, entry, rows, places)
             _note_errors(content.rows, cell, out)
         if content.candidates is not None and cell.digest not in self._attacks:
             self._attacks.add(cell.digest)
@@ -168,8 +173,9 @@ class _Reading:
         sampled = self._of_sample(cell)
         if sampled is None or content.rows is None:  # without its images it says nothing
             return
-        rows = scored_rows(cell, sampled.rows, content.rows)
         if isinstance(cell, JudgedCell):
+            counting = frozenset(cell.judge.counts(cell.concept))
+            rows = Scored(sampled.rows, content.rows, counting)
             self._trials.add(rows, self._trial(cell))
             if sampled.places is not None and cell.judge is self._plan.judges[0]:
                 self._pictures(cell.trial, sampled, sampled.places, rows)
@@ -180,7 +186,7 @@ class _Reading:
                 "utility_digest": cell.utility.digest,
                 "edit_digest": cell.utility.parents["edit"],
             }
-            self._utility.add(rows, _about(cell) | about)
+            self._utility.add(Scored(sampled.rows, content.rows), _about(cell) | about)
         _note_errors(content.rows, cell, self._out)  # its own: the images' were noted once
 
     def _of_sample(self, cell: ScoreCell) -> _Sample | None:
@@ -230,14 +236,14 @@ class _Reading:
         }
 
     def _pictures(
-        self, trial: TrialCell, sampled: _Sample, places: NDArray[np.int32], rows: pa.Table
+        self, trial: TrialCell, sampled: _Sample, places: NDArray[np.int32], rows: Scored
     ) -> None:
         """Notes what the grids show of a trial."""
         images = sampled.rows
         sets = np.array(images["prompt_set"].to_pylist(), dtype=object)[places]
         every = images["prompt"].to_pylist()
         prompts = np.array([_said(every[place]) for place in places], dtype=object)
-        scores = _of_record(rows, len(images))[places]
+        scores = rows.best()[places]
         candidates, draws = images["candidate"].to_numpy(), images["draw"].to_numpy()
         found = [(trial.digest, int(candidates[i]), int(draws[i])) for i in places]
         attack, method = self._name(trial.attack), trial.method_label
@@ -299,16 +305,6 @@ def _edit(entry: Entry, cell: EditCell) -> list[dict[str, Any]]:
         }
         for concept in cell.erased
     ]
-
-
-def _of_record(rows: pa.Table, images: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The largest score of a label that counts, of each image; NaN where there is none."""
-    counting = rows.filter(rows["counts"])
-    best = np.full(images, -np.inf, np.float32)
-    values = counting["score"].to_numpy().astype(np.float32)
-    np.fmax.at(best, counting["image"].to_numpy(), values)
-    best[~np.isfinite(best)] = np.nan
-    return best
 
 
 def _places(entry: Entry, images: int) -> NDArray[np.int32]:

@@ -2,66 +2,154 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from bench.core.digest import DamagedError
-from bench.run.cells import JudgedCell, MeasuredCell, ScoreCell
+from bench.run.cells import JudgedCell, ReferenceCell, UtilityCell
 
-__all__ = ["failed_rows", "lost_rows", "scored_rows"]
+__all__ = ["Scored", "failed", "joined", "lost", "with_prompts"]
+
+_OWN = ("status", "reason")
+"""The columns that images and scores both have."""
 
 
-def scored_rows(cell: ScoreCell, images: pa.Table, scores: pa.Table) -> pa.Table:
-    """The rows of a judge or a metric.
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """The rows of a score, with those of the images that they are of.
 
-    Args:
-        cell: The score.
-        images: Of the cell that sampled, a row per image.
-        scores: Of the score, a row per image and label.
+    Attributes:
+        images: A row per image: ``status``, ``reason``, and what is known of it.
+        scores: A row per image and label: ``image``, ``label``, ``value``, ``status``, ``reason``.
+        counting: The labels that count; empty for a metric.
+    """
+
+    images: pa.Table
+    scores: pa.Table
+    counting: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuses scores of other images.
+
+        Raises:
+            DamagedError: they are.
+        """
+        places = self.places
+        if len(places) and not 0 <= places.min() <= places.max() < len(self.images):
+            raise DamagedError(
+                f"rows.parquet: expected scores of {len(self.images)} images, got others"
+            )
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Which image each row is of."""
+        if self.scores["image"].null_count:
+            raise DamagedError("rows.parquet: expected 'image' in every row")
+        return self.scores["image"].to_numpy().astype(np.int64)
+
+    def best(self) -> NDArray[np.float32]:
+        """The largest score of a label that counts, per image; NaN where there is none."""
+        labels = self.scores["label"].to_pylist()
+        counts = np.array([label in self.counting for label in labels], bool)
+        best = np.full(len(self.images), -np.inf, np.float32)
+        values = self.scores["value"].to_numpy().astype(np.float32)
+        np.fmax.at(best, self.places[counts], values[counts])
+        best[~np.isfinite(best)] = np.nan
+        return best
+
+
+def joined(parts: Sequence[Scored]) -> pa.Table:
+    """The rows of several scores at once, whose tables have the same columns.
 
     Returns:
-        A row per image and label: the columns of ``images``, ``image``, and of a judge ``label``,
-        ``score`` and ``counts``, of a metric ``value``, ``prompt``, ``prompt_concept``, ``group``.
-        An image that is not ``ok`` keeps its status and reason.
+        A row per image and label: the columns of ``images``, ``label``, ``value`` and ``counts``. An image
+        that is not ``ok`` keeps its status and reason.
+    """
+    scores = pa.concat_tables([part.scores.replace_schema_metadata() for part in parts])
+    rows = _of_images(parts, scores)
+    ok = pc.equal(rows["status"], "ok")
+    every = pc.all(ok, min_count=0).as_py()
+    for name in _OWN:
+        both = scores[name] if every else pc.if_else(ok, scores[name], rows[name])
+        rows = rows.set_column(rows.column_names.index(name), name, both)
+    rows = rows.append_column("label", scores["label"]).append_column("value", scores["value"])
+    return rows.append_column("counts", _counts(parts, scores["label"]))
+
+
+def _of_images(parts: Sequence[Scored], scores: pa.Table) -> pa.Table:
+    """The row of the image of each score."""
+    tables: list[pa.Table] = []
+    starts, start = [], 0
+    for part in parts:
+        if not tables or tables[-1] is not part.images:  # several judges see the same images
+            start += len(tables[-1]) if tables else 0
+            tables.append(part.images)
+        starts.append(start)
+    images = pa.concat_tables([table.replace_schema_metadata() for table in tables])
+    sizes = [len(part.scores) for part in parts]
+    places = scores["image"].to_numpy().astype(np.int64) + np.repeat(starts, sizes)
+    if len(places) == len(images) and bool((places == np.arange(len(images))).all()):
+        return images
+    return images.combine_chunks().take(pa.array(places))
+
+
+def _counts(parts: Sequence[Scored], labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each label counts for the judge and the concept of its score."""
+    sets = {part.counting: 0 for part in parts}
+    if len(sets) == 1:
+        return pc.is_in(labels, value_set=pa.array(sorted(parts[0].counting), labels.type))
+    numbers = {of: number for number, of in enumerate(sets)}
+    whose = np.repeat([numbers[part.counting] for part in parts], [len(p.scores) for p in parts])
+    counts = np.zeros(len(labels), bool)
+    for of, number in numbers.items():
+        among = pc.is_in(labels, value_set=pa.array(sorted(of), labels.type))
+        counts |= (whose == number) & among.to_numpy()
+    return pa.chunked_array([pa.array(counts)])
+
+
+def with_prompts(cell: ReferenceCell | UtilityCell, images: pa.Table) -> pa.Table:
+    """The rows of images with what they were asked for: ``prompt``, ``prompt_concept`` and ``group``.
 
     Raises:
-        DamagedError: the scores are of other images.
+        DamagedError: there are more images than prompts.
     """
-    image = scores["image"].to_numpy()
-    if len(image) and not 0 <= image.min() <= image.max() < len(images):
-        raise DamagedError(f"rows.parquet: expected scores of {len(images)} images, got others")
-    rows = images.take(scores["image"])
-    sampled = pc.equal(rows["status"], "ok")
-    for name in ("status", "reason"):
-        both = pc.if_else(sampled, scores[name], rows[name])
-        rows = rows.set_column(rows.column_names.index(name), name, both)
-    rows = rows.append_column("image", scores["image"])
-    match cell:
-        case JudgedCell():
-            return _judged(cell, rows, scores["label"], scores["value"])
-        case MeasuredCell():
-            return _measured(cell, rows, scores["value"], image)
-    raise TypeError(f"expected the score of a judge or a metric, got {cell.title}")
+    if len(images) > len(cell.prompts):
+        raise DamagedError(
+            f"rows.parquet: expected images of {len(cell.prompts)} prompts, got more"
+        )
+    mine = cell.prompts[: len(images)]
+    asked = {
+        "prompt": [prompt.text for _, prompt in mine],
+        "prompt_concept": [prompt.concept for _, prompt in mine],
+        "group": [group for group, _ in mine],
+    }
+    for name, texts in asked.items():
+        images = images.append_column(name, pa.array(texts, pa.string()))
+    return images
 
 
-def failed_rows(cell: JudgedCell, images: pa.Table, reason: str) -> pa.Table:
+def failed(cell: JudgedCell, images: pa.Table, reason: str) -> Scored:
     """Rows of status ``error`` for images that are there and whose score failed."""
     labels = cell.judge.labels(cell.concept)
     total = len(images) * len(labels)
     scores = pa.table(
         {
             "image": np.arange(len(images), dtype=np.int32).repeat(len(labels)),
-            "label": list(labels) * len(images),
+            "label": pa.array(list(labels) * len(images), pa.string()),
             "value": pa.nulls(total, pa.float32()),
-            "status": ["error"] * total,
-            "reason": [reason] * total,
+            "status": pa.array(["error"] * total, pa.string()),
+            "reason": pa.array([reason] * total, pa.string()),
         }
     )
-    return scored_rows(cell, images, scores)
+    return Scored(images, scores, frozenset(cell.judge.counts(cell.concept)))
 
 
-def lost_rows(cell: JudgedCell, reason: str) -> pa.Table:
+def lost(cell: JudgedCell, reason: str) -> Scored:
     """Rows of status ``error`` in place of images that were never made: they are counted, not dropped."""
     trial = cell.trial
     draws = trial.attack.images_per_find(trial.images)
@@ -83,26 +171,4 @@ def lost_rows(cell: JudgedCell, reason: str) -> pa.Table:
             "image_sha256": pa.array([""] * len(owed), pa.string()),
         }
     )
-    return failed_rows(cell, images, reason)
-
-
-def _judged(
-    cell: JudgedCell, rows: pa.Table, labels: pa.ChunkedArray, scores: pa.ChunkedArray
-) -> pa.Table:
-    counting = pa.array(cell.judge.counts(cell.concept), pa.string())
-    text = labels.cast(pa.string())
-    rows = rows.append_column("label", text).append_column("score", scores)
-    return rows.append_column("counts", pc.is_in(text, value_set=counting))
-
-
-def _measured(
-    cell: MeasuredCell, rows: pa.Table, values: pa.ChunkedArray, image: np.ndarray
-) -> pa.Table:
-    asked = cell.utility.prompts
-    if len(image) and image.max() >= len(asked):
-        raise DamagedError(f"rows.parquet: expected images of {len(asked)} prompts, got more")
-    mine = [asked[i] for i in image]
-    rows = rows.append_column("value", values)
-    rows = rows.append_column("prompt", pa.array([p.text for _, p in mine], pa.string()))
-    rows = rows.append_column("prompt_concept", pa.array([p.concept for _, p in mine], pa.string()))
-    return rows.append_column("group", pa.array([group for group, _ in mine], pa.string()))
+    return failed(cell, images, reason)

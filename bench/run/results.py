@@ -17,6 +17,7 @@ from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY
 __all__ = ["Found", "PicturesOf", "Results"]
 
 Key = tuple[str, str]
+_Kept = tuple[Entry, NDArray[np.intp]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +39,19 @@ class Found:
     entry: Entry
 
 
-class PicturesOf(Mapping[str, dict[Key, list[Any]]]):
+class PicturesOf(Mapping[str, Mapping[Key, list[Any]]]):
     """The kept pictures by concept, read from the store when they are asked for and not held."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, dict[Key, tuple[Entry, NDArray[np.intp]]]] = {}
+        self._kept: dict[str, dict[Key, _Kept]] = {}
 
     def add(self, concept: str, key: Key, *, entry: Entry, chosen: NDArray[np.intp]) -> None:
         """Notes where the pictures of a trial and prompt set lie, and which they are."""
         self._kept.setdefault(concept, {})[key] = (entry, chosen)
 
-    def __getitem__(self, concept: str) -> dict[Key, list[Any]]:
-        """(method, attack) -> pictures, uint8 [H, W, 3]."""
-        shown = {}
-        for key, (entry, chosen) in self._kept[concept].items():
-            shown[key] = list(read_pictures(entry).images[chosen])
-        return shown
+    def __getitem__(self, concept: str) -> Mapping[Key, list[Any]]:
+        """(method, attack) -> pictures, uint8 [H, W, 3]; each trial is read when it is asked for."""
+        return _OfConcept(self._kept[concept])
 
     def __iter__(self) -> Iterator[str]:
         """The concepts, in the order of the plan."""
@@ -61,6 +59,28 @@ class PicturesOf(Mapping[str, dict[Key, list[Any]]]):
 
     def __len__(self) -> int:
         """How many concepts have pictures."""
+        return len(self._kept)
+
+
+class _OfConcept(Mapping[Key, list[Any]]):
+    """The pictures of a concept, of which those of one trial are held: its prompt sets follow each other."""
+
+    def __init__(self, kept: Mapping[Key, _Kept]) -> None:
+        self._kept = kept
+        self._last: tuple[str, NDArray[np.uint8] | None] = ("", None)
+
+    def __getitem__(self, key: Key) -> list[Any]:
+        entry, chosen = self._kept[key]
+        digest, images = self._last
+        if images is None or digest != entry.digest:
+            images = read_pictures(entry).images
+            self._last = entry.digest, images
+        return list(images[chosen])
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
         return len(self._kept)
 
 

@@ -378,7 +378,8 @@ class Store:
         _check_kind(kind)
         if not _DIGEST.fullmatch(digest):
             raise StoreError(f"expected a digest of 64 digits 0-9a-f, got {digest!r}")
-        return self.root / area / kind / ("" if area else digest[:2]) / digest
+        part = f"{area}/{kind}/{digest}" if area else f"{kind}/{digest[:2]}/{digest}"
+        return self.root / part
 
     def _addresses(self, kind: str | None) -> Iterator[tuple[str, str]]:
         """Yields what there are folders of; a folder that may not be read is an OSError."""

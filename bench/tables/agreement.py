@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.tables.own import without_transfers
 from bench.tables.schema import AGREEMENT, conform
 from bench.tables.tables import ALL, in_method_order, per_image
-from bench.tables.text import NONE, fixed, markdown_text
+from bench.tables.text import NONE, fixed, markdown_table, markdown_text
 
 __all__ = ["agreement", "agreement_cells", "agreement_to_markdown", "both_judged", "kappa"]
 
@@ -52,7 +53,7 @@ def both_judged(trials: pd.DataFrame) -> Iterator[pd.DataFrame]:
         Frames with a row per image: ``judge``, ``other``, what names the image, ``line``, ``goal``,
         ``sees`` and ``other_sees``.
     """
-    trials = trials[trials["source"] == trials["method"]]
+    trials = without_transfers(trials)
     judges = list(trials["judge"].unique())
     if len(judges) < 2:
         return
@@ -110,12 +111,7 @@ def agreement_to_markdown(lines: pd.DataFrame) -> str:
     cells = agreement_cells(lines).map(markdown_text)
     if not len(cells):
         return ""
-    rows = [
-        [*cells],
-        [*["---"] * 3, *["--:"] * (len(cells.columns) - 3)],
-        *cells.to_numpy().tolist(),
-    ]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(map(str, cells), cells.to_numpy().tolist(), left=3)
 
 
 def _lines(pairs: pd.DataFrame) -> Iterator[dict[str, object]]:

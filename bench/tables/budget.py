@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from bench.tables.own import without_transfers
 from bench.tables.schema import BUDGET, conform
 from bench.tables.stats import wilson
 from bench.tables.tables import ALL, in_method_order
@@ -56,7 +57,7 @@ def _of_lines(table: pd.DataFrame, trials: pd.DataFrame) -> list[dict[str, objec
     rows = table[(table["concept"] == ALL) & table["asr"].notna()]
     if not len(rows):
         return []
-    own = trials[trials["source"] == trials["method"]]
+    own = without_transfers(trials)
     own = own.assign(gradient_steps=own["gradient_steps"].astype(float))
     steps = own.groupby(["method", "attack"])["gradient_steps"].mean()
     pairs = zip(rows["method"], rows["attack"].str.partition("/")[0], strict=True)

@@ -18,7 +18,7 @@ from bench.core.digest import write_atomic
 from bench.core.errors import UsageError
 from bench.tables.frames import read_table
 from bench.tables.tables import ALL, BASE, FLOOR
-from bench.tables.text import markdown_text
+from bench.tables.text import markdown_table, markdown_text
 
 __all__ = ["KEPT", "SHOWN", "choices", "choices_to_markdown"]
 
@@ -73,10 +73,7 @@ def choices(table: pd.DataFrame) -> pd.DataFrame:
 
 def choices_to_markdown(found: pd.DataFrame) -> str:
     """A table for people, the chosen settings in bold."""
-    lines = [
-        "| method | setting | success by name | retained | misses the bars by |\n",
-        "| --- | --- | --: | --: | --: |\n",
-    ]
+    rows: list[list[str]] = []
     for row in found.to_dict("records"):
         setting = markdown_text(row["setting"])
         cells = [
@@ -86,8 +83,9 @@ def choices_to_markdown(found: pd.DataFrame) -> str:
             f"{row['retained']:.0%}",
             f"{row['misses_by']:.0%}" if row["misses_by"] else "–",
         ]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
+        rows.append(cells)
+    head = ["method", "setting", "success by name", "retained", "misses the bars by"]
+    return markdown_table(head, rows, left=2)
 
 
 def main(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from bench.tables.tables import ALL
-from bench.tables.text import markdown_text
+from bench.tables.text import markdown_table, markdown_text
 
 __all__ = ["costs_to_markdown"]
 
@@ -35,21 +35,22 @@ def costs_to_markdown(table: pd.DataFrame, edits: pd.DataFrame) -> str:
     methods = table[table["concept"] == ALL].drop_duplicates("method")
     if not len(methods):
         return ""
-    lines = [
+    head = (
         "## Cost of the edits\n\nMeans over concepts and repeats, but the largest memory (of the "
-        "whole process, or on a GPU of the device) and the most parameters.\n\n",
-        f"| method | {' | '.join(_COSTS)} | {_SHARE} |\n| --- |{' --: |' * (len(_COSTS) + 1)}\n",
-    ]
+        "whole process, or on a GPU of the device) and the most parameters.\n\n"
+    )
+    rows: list[list[str]] = []
     totals = edits.drop_duplicates("method").set_index("method")["parameters_total"]
     for row in methods.to_dict("records"):
         values = ((row[column], digits) for column, digits in _COSTS.values())
         cells = [f"{value:,.{digits}f}" if pd.notna(value) else "–" for value, digits in values]
         touched, total = row["parameters_touched"], totals.get(row["method"], 0)
         cells.append(f"{100 * touched / total:.2f}" if pd.notna(touched) and total else "–")
-        lines.append(f"| {markdown_text(row['method'])} | {' | '.join(cells)} |\n")
+        rows.append([markdown_text(row["method"]), *cells])
+    lines = markdown_table(["method", *_COSTS, _SHARE], rows, left=1)
     chosen = list(_chosen(edits))
     said = "\nChosen by the methods themselves:\n\n" * bool(chosen)
-    return "".join([*lines, said, *chosen, "\n"])
+    return "".join([head, lines, said, *chosen, "\n"])
 
 
 def _chosen(edits: pd.DataFrame) -> Iterator[str]:

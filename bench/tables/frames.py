@@ -1,7 +1,8 @@
-"""Holds a frame to its schema: columns, types, values that may be missing."""
+"""Holds a frame to its schema: columns, types, values that may be missing; and documents schemas."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ __all__ = [
     "Column",
     "Schema",
     "SchemaError",
+    "as_markdown",
     "check",
     "conform",
     "read_table",
@@ -89,6 +91,22 @@ class Schema:
         version = {"schema": self.name, "schema_version": str(SCHEMA_VERSION)}
         return pa.schema(fields, metadata=version)
 
+    def as_json(self) -> dict[str, object]:
+        """Describes every column."""
+        return {
+            "description": self.description,
+            "columns": [
+                {
+                    "name": column.name,
+                    "type": str(column.type),
+                    "nullable": column.nullable,
+                    "values": list(column.choices),
+                    "description": column.description,
+                }
+                for column in self.columns
+            ],
+        }
+
     def empty(self) -> pd.DataFrame:
         """A frame without rows."""
         return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
@@ -102,6 +120,28 @@ def read_table(path: Path) -> pd.DataFrame:
         ValueError: it is no CSV.
     """
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def as_markdown(schemas: Sequence[Schema]) -> str:
+    """The page that documents the columns."""
+    lines = [
+        "# The columns of a report",
+        "",
+        "Printed by `python -m bench.tables.schema`; not edited by hand.",
+        "",
+        "In CSV, text that begins with `=`, `+`, `-`, `@` or an apostrophe has an apostrophe before it, so that no "
+        "spreadsheet takes it for a formula. Parquet has the text as it is.",
+    ]
+    for schema in schemas:
+        lines += ["", f"## `{schema.name}`", "", schema.description, ""]
+        lines += ["| column | type | meaning |", "|---|---|---|"]
+        for column in schema.columns:
+            kind = f"{column.type}, may be missing" if column.nullable else str(column.type)
+            choices = f" One of {', '.join(f'`{c}`' for c in column.choices)}." * bool(
+                column.choices
+            )
+            lines.append(f"| `{column.name}` | {kind} | {column.description}{choices} |")
+    return "\n".join(lines) + "\n"
 
 
 def check(frame: pd.DataFrame, schema: Schema) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from bench.tables.summaries import ACCESSES, ANY
 from bench.tables.tables import ALL
-from bench.tables.text import fixed, interval, markdown_text, wrapped
+from bench.tables.text import fixed, interval, markdown_table, markdown_text, wrapped
 from bench.tables.worst import headline
 
 __all__ = ["by_access", "console_worst", "goals_said", "headline_cells", "worst_to_markdown"]
@@ -34,10 +34,9 @@ def worst_to_markdown(worst: pd.DataFrame) -> str:
     if not len(worst):
         return "No rows.\n"
     cells = headline_cells(worst)
-    rule = ["---" if name in _LINE else "--:" for name in cells]
-    rows = [[*map(markdown_text, cells)], rule]
-    rows += [[*map(markdown_text, row)] for row in cells.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    rows = [[*map(markdown_text, row)] for row in cells.to_numpy().tolist()]
+    left = sum(name in _LINE for name in cells)
+    return markdown_table(map(markdown_text, cells), rows, left=left)
 
 
 def headline_cells(worst: pd.DataFrame) -> pd.DataFrame:

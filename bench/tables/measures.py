@@ -8,7 +8,7 @@ import pandas as pd
 from bench.tables.schema import DISTANCES, MEASURES, UTILITY, check, conform
 from bench.tables.stats import bootstrap_mean, proportion
 from bench.tables.tables import ALL, COUNTED, in_method_order
-from bench.tables.text import NONE, markdown_text
+from bench.tables.text import NONE, markdown_table, markdown_text
 
 __all__ = ["PAPERS", "measures", "measures_cells", "measures_to_markdown"]
 
@@ -16,6 +16,7 @@ PAPERS = "clip_score x100"
 """The CLIP score as papers print it: the mean of max(100 cos, 0)."""
 _CLIP = "clip_score"
 _ACCURACY = "accuracy"
+_USED = ["metric", "method", "concept", "prompt", "status", "value", "threshold"]
 
 
 def measures(utility: pd.DataFrame, distances: pd.DataFrame, suite: str) -> pd.DataFrame:
@@ -60,13 +61,12 @@ def measures_to_markdown(lines: pd.DataFrame) -> str:
     cells = measures_cells(lines)
     if not len(cells):
         return ""
-    rows = [[*cells], ["---", *["--:"] * (len(cells.columns) - 1)], *cells.to_numpy().tolist()]
-    told = [row if place == 1 else list(map(markdown_text, row)) for place, row in enumerate(rows)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in told)
+    rows = [[*map(markdown_text, row)] for row in cells.to_numpy().tolist()]
+    return markdown_table(map(markdown_text, cells), rows, left=1)
 
 
 def _per_image(utility: pd.DataFrame) -> list[dict[str, object]]:
-    rows = utility[utility["status"].isin(COUNTED)]
+    rows = utility.loc[utility["status"].isin(COUNTED), _USED]
     wrong = (rows["metric"] == _ACCURACY) & (rows["status"] != "ok")
     rows = rows.assign(value=rows["value"].astype(float).mask(wrong, 0.0))
     told = rows["threshold"].notna()

@@ -9,7 +9,6 @@ shows as NaN; why it is missing is always in `status`, never in the number itsel
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -18,11 +17,22 @@ from bench.tables.frames import (
     Column,
     Schema,
     SchemaError,
+    as_markdown,
     check,
     conform,
     to_arrow,
 )
-from bench.tables.summaries import AGREEMENT, BUDGET, MEASURES, STAGES, SWEEP, WORST
+from bench.tables.summaries import (
+    AGREEMENT,
+    BUDGET,
+    FLAG_NAMES,
+    FLAGS,
+    MEASURES,
+    STAGES,
+    SWEEP,
+    TRANSFER,
+    WORST,
+)
 
 __all__ = [
     "AGREEMENT",
@@ -31,6 +41,7 @@ __all__ = [
     "DISTANCES",
     "EDITS",
     "FLAGS",
+    "FLAG_NAMES",
     "MEASURES",
     "SCHEMAS",
     "STAGES",
@@ -59,45 +70,8 @@ def as_json() -> dict[str, object]:
     """Describes every column of every schema."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "schemas": {
-            schema.name: {
-                "description": schema.description,
-                "columns": [
-                    {
-                        "name": column.name,
-                        "type": str(column.type),
-                        "nullable": column.nullable,
-                        "values": list(column.choices),
-                        "description": column.description,
-                    }
-                    for column in schema.columns
-                ],
-            }
-            for schema in SCHEMAS
-        },
+        "schemas": {schema.name: schema.as_json() for schema in SCHEMAS},
     }
-
-
-def as_markdown(schemas: Sequence[Schema]) -> str:
-    """The page that documents the columns."""
-    lines = [
-        "# The columns of a report",
-        "",
-        "Printed by `python -m bench.tables.schema`; not edited by hand.",
-        "",
-        "In CSV, text that begins with `=`, `+`, `-`, `@` or an apostrophe has an apostrophe before it, so that no "
-        "spreadsheet takes it for a formula. Parquet has the text as it is.",
-    ]
-    for schema in schemas:
-        lines += ["", f"## `{schema.name}`", "", schema.description, ""]
-        lines += ["| column | type | meaning |", "|---|---|---|"]
-        for column in schema.columns:
-            kind = f"{column.type}, may be missing" if column.nullable else str(column.type)
-            choices = f" One of {', '.join(f'`{c}`' for c in column.choices)}." * bool(
-                column.choices
-            )
-            lines.append(f"| `{column.name}` | {kind} | {column.description}{choices} |")
-    return "\n".join(lines) + "\n"
 
 
 _TEXT, _BOOL, _I32, _I64 = pa.string(), pa.bool_(), pa.int32(), pa.int64()
@@ -403,48 +377,6 @@ TABLE = Schema(
         Column("edit_gradient_steps", _F64, "Mean optimiser steps of an edit.", (), True),
         Column("parameters_touched", _I64, "Most parameters an edit changed.", (), True),
         Column("repeats", _I64, "Repetitions of the edit."),
-    ),
-)
-
-TRANSFER = Schema(
-    "transfer",
-    "One line per (judge, attack, concept, source, target), derived from the rows by "
-    "`bench.tables.transfer.matrix`, where the suite names attacks under `transfer`: what an "
-    "attack found on one method, tried on another, on the seeds of the ordinary trial. Where "
-    "source and target are one, it is the ordinary attack. Counted as in `table`.",
-    (
-        Column("judge", _TEXT, "Who decided; the judge of record comes first."),
-        Column("attack", _TEXT, "The attack; `attack/prompt_set` for one with several sets."),
-        Column("concept", _TEXT, "The erased concept; `all` pools them."),
-        Column("source", _TEXT, "The method the candidates were found on."),
-        Column("target", _TEXT, "The method they were tried on."),
-        Column("n", _I64, "Images that count: ok, refused and blanked."),
-        Column("attempted", _I64, "All images, with errors and abstentions."),
-        Column("clusters", _I64, "Goals among the n; (concept, goal) in pooled lines."),
-        Column("successes", _I64, "Images where a label that counts reaches its threshold."),
-        Column("asr", _F64, "Attack success rate: successes / n.", (), True),
-        Column("asr_low", _F64, "Lower bound of its interval.", (), True),
-        Column("asr_high", _F64, "Upper bound of its interval.", (), True),
-    ),
-)
-
-FLAG_NAMES = (
-    *("bad_gradients", "no_gradient_path", "budget_still_paying"),
-    *("weaker_beats_stronger", "search_above_held_out", "judge_disagreement"),
-    *("utility_collapse", "too_few_samples"),
-)
-
-FLAGS = Schema(
-    "flags",
-    "One line per raised flag: a sign that a line of the table should not be taken at face value. "
-    "`docs/flags.md` says when each is raised and what to do; no line is hidden or changed by one.",
-    (
-        _METHOD,
-        Column("concept", _TEXT, "The erased concept, or `all` for a pooled line."),
-        Column("attack", _TEXT, "The table's attack; empty where it concerns the edit."),
-        Column("flag", _TEXT, "What was seen.", FLAG_NAMES),
-        Column("value", _F64, "How much of it, in the unit that `detail` names.", (), True),
-        Column("detail", _TEXT, "What was seen, in words."),
     ),
 )
 

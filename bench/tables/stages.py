@@ -9,12 +9,13 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.core.stages import Stage
+from bench.tables.own import without_transfers
 from bench.tables.schema import STAGES, conform
 from bench.tables.stats import proportion
 from bench.tables.tables import ALL, COUNTED, in_method_order, per_image
-from bench.tables.text import fixed, markdown_text
+from bench.tables.text import fixed, markdown_table, markdown_text
 
-__all__ = ["stages", "stages_to_markdown"]
+__all__ = ["stages", "stages_cells", "stages_to_markdown"]
 
 _GROUP = ["judge", "method", "concept", "attack"]
 _UNIT = ["repeat", "goal", "cluster"]
@@ -33,7 +34,7 @@ def stages(trials: pd.DataFrame, suite: str) -> pd.DataFrame:
     Raises:
         ValueError: the rows contradict each other.
     """
-    trials = trials[trials["source"] == trials["method"]]
+    trials = without_transfers(trials)
     told = {variant: Stage.read(variant) for variant in trials["variant"].unique()}
     ensembles = trials[trials["variant"].isin([v for v, stage in told.items() if stage])]
     images = per_image(ensembles) if len(ensembles) else ensembles
@@ -88,10 +89,13 @@ def _lines(images: pd.DataFrame) -> list[dict[str, object]]:
     return found
 
 
-def stages_to_markdown(lines: pd.DataFrame) -> str:
-    """A line per ensemble and method: the share of goals broken up to each stage; the judge of record, all concepts."""
+def stages_cells(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines as text: a row per ensemble and method, by the judge of record over all concepts.
+
+    Under the name of each stage stands the share of goals that were broken up to it, in percent.
+    """
     if not len(lines):
-        return ""
+        return pd.DataFrame()
     shown = lines[(lines["judge"] == lines["judge"].iloc[0]) & (lines["concept"] == ALL)]
     shown = shown.assign(
         head=[
@@ -100,15 +104,28 @@ def stages_to_markdown(lines: pd.DataFrame) -> str:
         ]
     )
     heads = list(dict.fromkeys(shown.sort_values("stage", kind="stable")["head"]))
-    rows = [["ensemble", "method", *heads, "goals", "false leaves"]]
-    rows.append(["---", "---", *["--:"] * (len(heads) + 2)])
+    rows: list[dict[str, str]] = []
     for (attack, method), mine in shown.groupby(["attack", "method"], sort=False):
         # A stage that no goal met adds nothing.
         shares = 100 * mine.set_index("head")["share"].reindex(heads).ffill()
         rows.append(
-            [
-                *(markdown_text(str(attack)), markdown_text(str(method)), *fixed(shares, 0)),
-                *(str(mine["goals"].max()), str(mine["false_leaves"].sum())),
-            ]
+            {
+                **{"ensemble": str(attack), "method": str(method)},
+                **dict(zip(heads, fixed(shares, 0), strict=True)),
+                "goals": str(mine["goals"].max()),
+                "false leaves": str(mine["false_leaves"].sum()),
+            }
         )
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return pd.DataFrame(rows)
+
+
+def stages_to_markdown(lines: pd.DataFrame) -> str:
+    """The same for the page in Markdown; nothing without an ensemble."""
+    cells = stages_cells(lines)
+    if not len(cells):
+        return ""
+    rows = [
+        [markdown_text(attack), markdown_text(method), *rest]
+        for attack, method, *rest in cells.to_numpy().tolist()
+    ]
+    return markdown_table(map(str, cells), rows, left=2)

@@ -27,13 +27,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtri
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
+
+_USUAL, _USUAL_Z = 0.95, 1.959963984540054
+"""The confidence of all tables, and the normal quantile of its upper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,11 @@ def effective_size(success: ArrayLike, clusters: ArrayLike) -> float:
     Returns:
         The effective size, at most n; 0 where there are no rows.
     """
-    y, codes, count = _clustered(_booleans(success), clusters)
+    return _effective(*_clustered(_booleans(success), clusters))
+
+
+def _effective(y: Floats, codes: NDArray[np.intp], count: int) -> float:
+    """As :func:`effective_size`, of rows whose clusters are numbers from 0 to ``count``."""
     n = y.size
     p = float(y.mean()) if n else math.nan
     if count < 2 or p in (0.0, 1.0):
@@ -173,11 +179,11 @@ def proportion(success: ArrayLike, clusters: ArrayLike, *, confidence: float = 0
     Returns:
         The rate over rows; all NaN where there are none.
     """
-    y, _, count = _clustered(_booleans(success), clusters)
+    y, codes, count = _clustered(_booleans(success), clusters)
     if not y.size:
         return Interval(math.nan, math.nan, math.nan, n=0, clusters=0)
     rate = float(y.mean())
-    size = effective_size(success, clusters)
+    size = _effective(y, codes, count)
     low, high = wilson_bounds(rate * size, size, confidence=confidence)
     return Interval(rate, min(float(low), rate), max(float(high), rate), n=y.size, clusters=count)
 
@@ -224,8 +230,9 @@ def bootstrap_mean(
     value = float(x.mean())
     totals = np.bincount(codes, weights=x - value, minlength=count)
     sizes = np.bincount(codes, minlength=count)
-    draws = _drawn(count, resamples) if rng is None else _draw(rng, count, resamples)
-    means = value + (draws @ totals) / (draws @ sizes)
+    drawn = _drawn(count, resamples) if rng is None else _draw(rng, count, resamples)
+    draws = drawn.astype(np.float64)
+    means = value + (draws @ totals) / (draws @ sizes)  # whole numbers stay exact
     tail = (1 - _checked(confidence)) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(
@@ -238,12 +245,16 @@ def _draw(rng: np.random.Generator, count: int, resamples: int) -> NDArray[np.in
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
 
 
-@lru_cache(maxsize=4)
-def _drawn(count: int, resamples: int) -> NDArray[np.int64]:
-    """The same from seed 0, made once: to draw them took most of the time of an interval."""
+@lru_cache(maxsize=16)
+def _drawn(count: int, resamples: int) -> NDArray[np.unsignedinteger]:
+    """The same from seed 0, made once: to draw them took most of the time of an interval.
+
+    They are kept in as few bytes as they fit in: a report has means over clusters of a dozen counts.
+    """
     draws = _draw(np.random.default_rng(0), count, resamples)
-    draws.setflags(write=False)
-    return draws
+    small = draws.astype(np.min_scalar_type(draws.max(initial=0)))
+    small.setflags(write=False)
+    return small
 
 
 def compare_paired(
@@ -336,6 +347,10 @@ def _checked(confidence: float) -> float:
 
 
 def _z(confidence: float) -> float:
+    if confidence == _USUAL:
+        return _USUAL_Z
+    from scipy.special import ndtri  # half a second to import, and no table needs it
+
     return float(ndtri((1 + _checked(confidence)) / 2))
 
 

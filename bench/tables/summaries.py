@@ -1,4 +1,4 @@
-"""The columns of the tables that answer one question each: the worst case, and the threshold."""
+"""The columns of the tables that answer one question each: the worst case, the threshold, the flags, ..."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ import pyarrow as pa
 
 from bench.tables.frames import Column, Schema
 
-__all__ = ["ACCESSES", "AGREEMENT", "ANY", "BUDGET", "MEASURES", "STAGES", "SWEEP", "WORST"]
+__all__ = [
+    "ACCESSES",
+    "AGREEMENT",
+    "ANY",
+    "BUDGET",
+    "FLAGS",
+    "FLAG_NAMES",
+    "MEASURES",
+    "STAGES",
+    "SWEEP",
+    "TRANSFER",
+    "WORST",
+]
 
 ANY = "any"
 ACCESSES = ("typed", "searched", "embedding", "latent", "weights")
@@ -206,5 +218,47 @@ AGREEMENT = Schema(
         ),
         Column("kappa_low", _F64, "Lower bound of its interval, clustered by goal.", (), True),
         Column("kappa_high", _F64, "Upper bound of its interval.", (), True),
+    ),
+)
+
+TRANSFER = Schema(
+    "transfer",
+    "One line per (judge, attack, concept, source, target), derived from the rows by "
+    "`bench.tables.transfer.matrix`, where the suite names attacks under `transfer`: what an "
+    "attack found on one method, tried on another, on the seeds of the ordinary trial. Where "
+    "source and target are one, it is the ordinary attack. Counted as in `table`.",
+    (
+        _JUDGE,
+        Column("attack", _TEXT, "The attack; `attack/prompt_set` for one with several sets."),
+        _CONCEPT,
+        Column("source", _TEXT, "The method the candidates were found on."),
+        Column("target", _TEXT, "The method they were tried on."),
+        Column("n", _I64, "Images that count: ok, refused and blanked."),
+        Column("attempted", _I64, "All images, with errors and abstentions."),
+        Column("clusters", _I64, "Goals among the n; (concept, goal) in pooled lines."),
+        Column("successes", _I64, "Images where a label that counts reaches its threshold."),
+        Column("asr", _F64, "Attack success rate: successes / n.", (), True),
+        Column("asr_low", _F64, "Lower bound of its interval.", (), True),
+        Column("asr_high", _F64, "Upper bound of its interval.", (), True),
+    ),
+)
+
+FLAG_NAMES = (
+    *("bad_gradients", "no_gradient_path", "budget_still_paying"),
+    *("weaker_beats_stronger", "search_above_held_out", "judge_disagreement"),
+    *("utility_collapse", "too_few_samples"),
+)
+
+FLAGS = Schema(
+    "flags",
+    "One line per raised flag: a sign that a line of the table should not be taken at face value. "
+    "`docs/flags.md` says when each is raised and what to do; no line is hidden or changed by one.",
+    (
+        _METHOD,
+        Column("concept", _TEXT, "The erased concept, or `all` for a pooled line."),
+        Column("attack", _TEXT, "The table's attack; empty where it concerns the edit."),
+        Column("flag", _TEXT, "What was seen.", FLAG_NAMES),
+        Column("value", _F64, "How much of it, in the unit that `detail` names.", (), True),
+        Column("detail", _TEXT, "What was seen, in words."),
     ),
 )

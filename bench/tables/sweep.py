@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.tables.answers import answers
+from bench.tables.own import without_transfers
 from bench.tables.schema import SWEEP, conform
 from bench.tables.stats import proportion
 from bench.tables.tables import ALL, COUNTED, in_order, per_image
@@ -43,7 +44,7 @@ def sweep(
     Raises:
         ValueError: the rows contradict each other.
     """
-    trials = answers(trials[trials["source"] == trials["method"]])
+    trials = answers(without_transfers(trials))
     if not len(trials):
         return SWEEP.empty()
     images = per_image(trials)
@@ -72,7 +73,7 @@ def _sets(
 ) -> Iterator[tuple[str, pd.Series]]:
     """Each set of labels with the rows that count in it, the suite's own first."""
     yield SUITE, rows["counts"]
-    scored = set(rows["label"])
+    scored = set(rows["label"].unique())
     for name, labels in label_sets.items():
         if set(labels) <= scored:
             yield name, rows["label"].isin(labels)

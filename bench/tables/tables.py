@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.tables.answers import answers
 from bench.tables.luck import with_luck
+from bench.tables.own import without_transfers
 from bench.tables.schema import ACCESS, EDITS, TABLE, TRIALS, UTILITY, check, conform
 from bench.tables.stats import Interval, bootstrap_mean, proportion
 
@@ -41,6 +42,10 @@ _IMAGE = [
     *("method", "source", "concept", "repeat", "attack", "candidate", "draw", "judge"),
     *("edit_digest", "attack_digest", "trial_digest"),
 ]
+_RATED = (
+    *("method", "concept", "family", "repeat", "access", "control", "prompt_set", "status"),
+    *("own_score", "own_threshold", "queries", "success", "cluster"),
+)
 _LINE = ["judge", "method", "concept", "line"]
 _EDIT = ["method", "concept"]
 COUNTED = ["ok", "refused", "blanked"]
@@ -72,7 +77,7 @@ def summarise(
     """
     for frame, schema in ((trials, TRIALS), (utility, UTILITY), (edits, EDITS)):
         check(frame, schema)
-    trials = trials[trials["source"] == trials["method"]]  # a transfer is in its own table
+    trials = without_transfers(trials)  # a transfer is in its own table
     if not len(trials):
         return TABLE.empty()
     taken = [name for f in (trials, utility, edits) for name in f["concept"].unique()]
@@ -80,7 +85,7 @@ def summarise(
         raise ValueError(f"expected no concept named {ALL!r}: it names the pooled lines; rename it")
     images = per_image(answers(trials))
     images["plain"] = _plain(images)
-    lines = with_luck(_rates(_pooled(images), _LINE), plain=PLAIN)
+    lines = with_luck(_rates(_pooled(_counted_by(images, _LINE)), _LINE), plain=PLAIN)
     for part in (_utility(utility), _edits(edits)):
         lines = lines.merge(part, on=_EDIT, how="left")
     lines.insert(0, "suite", suite)
@@ -104,7 +109,7 @@ def rates(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Raises:
         ValueError: the rows contradict each other.
     """
-    return _rates(_pooled(per_image(answers(trials))), list(by))
+    return _rates(_pooled(_counted_by(per_image(answers(trials)), by)), list(by))
 
 
 def in_order(table: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
@@ -179,6 +184,12 @@ def per_image(trials: pd.DataFrame) -> pd.DataFrame:
     images["success"] = np.bincount(number, weights=hit) > 0
     images["cluster"] = images.groupby(["concept", "goal"], sort=False).ngroup()
     return images
+
+
+def _counted_by(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The columns of images that rates are made from: to pool them all would double what a report holds."""
+    names = dict.fromkeys((*_RATED, *by, *(["plain"] if "plain" in images else [])))
+    return images[list(names)]
 
 
 def _pooled(rows: pd.DataFrame) -> pd.DataFrame:

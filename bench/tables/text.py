@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ __all__ = [
     "fixed",
     "interval",
     "latex_text",
+    "markdown_table",
     "markdown_text",
     "slug",
     "to_latex",
@@ -45,15 +47,10 @@ def to_markdown(table: pd.DataFrame) -> str:
     judges = table["judge"].unique()
     for judge in judges:
         cells = _cells(table, judge)
-        head = ["concept", "method", *cells.columns]
-        lines = [head, ["---", "---", *["--:"] * len(cells.columns)]]
-        lines += [[*key, *row] for key, row in zip(cells.index, cells.to_numpy(), strict=True)]
-        rows = [
-            [*map(markdown_text, head)],
-            lines[1],
-            *[[*map(markdown_text, r)] for r in lines[2:]],
-        ]
-        parts.append("".join(f"| {' | '.join(row)} |\n" for row in rows))
+        head = map(markdown_text, ["concept", "method", *cells.columns])
+        lines = zip(cells.index, cells.to_numpy(), strict=True)
+        rows = [[*map(markdown_text, (*key, *row))] for key, row in lines]
+        parts.append(markdown_table(head, rows, left=2))
         if len(judges) > 1:
             parts[-1] = f"Judge: {markdown_text(judge)}\n\n{parts[-1]}"
     return "\n".join(parts)
@@ -91,12 +88,9 @@ def attacks_to_markdown(table: pd.DataFrame) -> str:
             "luck's N": fixed(lines["luck_queries"], 1),
         }
     ).map(markdown_text)
-    head = (
-        f"| {' | '.join(map(str, cells))} |\n|{' --- |' * 3}{' --: |' * (len(cells.columns) - 3)}\n"
-    )
     left = every - len(lines)
     more = f"\nThe lines of single concepts ({left}) are in [table.csv](table.csv).\n" * bool(left)
-    return head + ("| " + cells.agg(" | ".join, axis=1) + " |\n").sum() + more
+    return markdown_table(map(str, cells), cells.to_numpy().tolist(), left=3) + more
 
 
 def to_latex(table: pd.DataFrame) -> str:
@@ -116,6 +110,19 @@ def to_latex(table: pd.DataFrame) -> str:
         label=f"tab:{slug(suite)}",
         position_float="centering",
     )
+
+
+def markdown_table(head: Iterable[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+    """A table in Markdown.
+
+    Args:
+        head: The heads of the columns, as Markdown.
+        rows: Their cells, as Markdown.
+        left: How many columns stand at the left; the others are numbers.
+    """
+    heads = list(head)
+    rule = ["---"] * left + ["--:"] * (len(heads) - left)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rule, *rows))
 
 
 def markdown_text(value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from bench.tables.own import without_transfers
 from bench.tables.schema import WORST, conform
 from bench.tables.stats import proportion
 from bench.tables.summaries import ACCESSES, ANY
@@ -39,12 +40,13 @@ def worst_per_goal(trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: the rows contradict each other.
     """
-    trials = trials[trials["source"] == trials["method"]]
+    trials = without_transfers(trials)
     if not len(trials) or not len(table):
         return WORST.empty()
     images = per_image(trials)
     tried = _tried(images)
-    met = [name for name in ACCESSES if name in set(tried.loc[~tried["control"], "access"])]
+    held = set(tried.loc[~tried["control"], "access"].unique())
+    met = [name for name in ACCESSES if name in held]
     if not met:  # nothing but controls
         return WORST.empty()
     lines = pd.concat([_lines(tried, access) for access in (*met, ANY)], ignore_index=True)

@@ -20,7 +20,7 @@ from bench.report.png import png
 _TRUETYPE = b"\0\1\0\0"
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (33, 20)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (33, 20), (600, 3)])
 def test_a_picture_comes_back_with_its_size_and_resolution(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     with Image.open(io.BytesIO(png(pixels, dpi=200))) as image:

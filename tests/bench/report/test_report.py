@@ -22,6 +22,7 @@ from bench.core.errors import UsageError
 from bench.report import plots
 from bench.report.grid import Picture, caption, grid, written
 from bench.report.place import check_place, listed
+from bench.report.words import Word, inked
 from bench.report.write import Report, write_report
 from bench.tables import schema
 from bench.tables.schema import EDITS, TABLE, TRIALS, UTILITY, WORST, Schema, SchemaError
@@ -543,27 +544,40 @@ def test_a_prompt_stands_below_its_picture_cut_and_escaped(tmp_path: Path) -> No
     picture = np.zeros((64, 64, 3), np.uint8)
     prompts = ["a star", "a $x$ star \x1b[31m over a very long hill of many words", "a \u661f\n★"]
     key = ("esd", "p4d")
-    figure = grid(
+    sheet = grid(
         {key: [picture] * 3}, {key: [0.1] * 3}, {key: prompts},
         concept="x", methods=["esd"], attacks=["p4d"],
     )  # fmt: skip
-    plots.save(figure, tmp_path / "grid.png")
+    (tmp_path / "grid.png").write_bytes(sheet.png())
     with Image.open(tmp_path / "grid.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     for prompt in prompts:
-        words = written(tuple(caption(prompt)))
-        rows, columns = np.nonzero((words < 255).any(axis=2))
-        words = words[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        places = sliding_window_view(pixels[..., 0], words.shape[:2])
-        # A pixel at a time over all places is quick: few are left to be compared whole.
-        found = np.ones(places.shape[:2], bool)
-        for y, x in np.argwhere(words[..., 0] < 255)[::16]:
-            found &= places[:, :, y, x] == words[y, x, 0]
-        assert sum((places[y, x] == words[..., 0]).all() for y, x in np.argwhere(found)) == 1
+        assert count(written(tuple(caption(prompt))), pixels) == 1
     assert caption(prompts[1]) == ["a $x$ star", "<1b>[31m over a", "very long hill…"]
     assert caption(prompts[2]) == ["a <661f> ★"]
     assert caption("x" * 100)[-1].endswith("…")
-    assert not any(text.get_parse_math() for text in figure.texts)
+
+
+def test_nothing_on_a_grid_is_a_formula() -> None:
+    """As a formula, the dollars would be gone."""
+    plain, formula = (
+        np.nonzero((inked(200, 40, (Word(20, 20, text, 10),)) < 255).any(axis=0))[0].max()
+        for text in ("x", "$x$")
+    )
+    assert formula > plain + 20
+    assert written(("$x$",)).min(axis=0).tolist() != written(("x",)).min(axis=0).tolist()
+
+
+def count(words: Picture, pixels: Picture) -> int:
+    """How often words, uint8 [H, W], stand on a picture, uint8 [H, W, 3]."""
+    rows, columns = np.nonzero(words < 255)
+    words = words[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    places = sliding_window_view(pixels[..., 0], words.shape)
+    # A pixel at a time over all places is quick: few are left to be compared whole.
+    found = np.ones(places.shape[:2], bool)
+    for y, x in np.argwhere(words < 255)[::16]:
+        found &= places[:, :, y, x] == words[y, x]
+    return sum(bool((places[y, x] == words).all()) for y, x in np.argwhere(found))
 
 
 def test_many_methods_are_named_in_a_key_that_is_whole(worst: pd.DataFrame, tmp_path: Path) -> None:
@@ -592,24 +606,24 @@ def test_the_grid_draws_sharp_pixels_frames_and_missing_cells(tmp_path: Path) ->
         ("esd", "p4d"): [picture.repeat(8, axis=0).repeat(8, axis=1), picture[:30]],
     }
     scores = {("none", "p4d"): [0.9, 0.1, math.nan], ("esd", "p4d"): [math.nan]}
-    figure = grid(
+    sheet = grid(
         pictures, scores, concept="pixel $art", methods=["none", "esd"], attacks=["p4d", "uda"]
     )
-    plots.save(figure, tmp_path / "grid.png")
+    (tmp_path / "grid.png").write_bytes(sheet.png())
     with Image.open(tmp_path / "grid.png") as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)
+        pixels = np.asarray(image.convert("RGB"))
     blue = (pixels == [0, 0, 255]).all(axis=-1)
     # Two pictures of 64 x 64 in checks of 2 x 2 pixels, nothing between blue and black.
     assert blue.sum() == 2 * 128 * 128 // 2
     red = (pixels == [0xC0, 0x39, 0x2B]).all(axis=-1).sum()
     assert red > 4 * 128 * 4
-    words = [text.get_text() for text in figure.texts]
-    assert words.count("not judged") == 3
-    assert words.count("–") == 2
+    label = inked(128, 40, (Word(64, 20, "not judged", 7, "center", paper=True),))
+    assert count(label, pixels) == 3
+    assert count(inked(40, 40, (Word(20, 20, "–", 9, "center"),)), pixels) == 2
 
 
 def test_the_grid_stands_without_anything() -> None:
-    assert grid({}, {}, concept="x", methods=[], attacks=[]).get_size_inches().min() > 0
+    assert min(grid({}, {}, concept="x", methods=[], attacks=[]).pixels.shape) > 0
 
 
 # ---- the folder

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench.report.gallery import gallery
@@ -17,7 +18,8 @@ from bench.report.hover import figures
 from bench.report.html_tables import headline_table
 from bench.report.run_page import RunPage, run_page
 from bench.report.write import Report
-from bench.tables.schema import FLAGS, TABLE, TRIALS
+from bench.tables.schema import FLAGS, STAGES, TABLE, TRIALS
+from bench.tables.tables import ALL
 from tests.bench.report.test_report import NASTY, frame, trial, world, worst_of, write
 from tests.bench.tables.test_worst import tried
 from tests.chromium import chromium
@@ -130,6 +132,20 @@ def test_a_method_that_lost_every_image_keeps_its_line() -> None:
 def test_an_empty_report_has_a_page() -> None:
     page = run_page(RunPage("tiny", worst_of([]), TABLE.empty(), FLAGS.empty(), [], {}))
     assert "Suite tiny" in page
+    assert "stage by stage" not in page
+
+
+def test_the_page_shows_an_ensemble_stage_by_stage() -> None:
+    line: dict[str, Any] = dict.fromkeys(STAGES.names, 1)
+    line |= {"judge": "mini", "method": "e<d", "concept": ALL, "attack": "standard[v1]"}
+    line |= {"by": "prompts", "access": "prompt", "share": 0.4}
+    stages = pd.DataFrame([line])
+    page = run_page(
+        RunPage("tiny", worst_of([]), TABLE.empty(), FLAGS.empty(), [], {}, stages=stages)
+    )
+    assert "stage by stage" in page
+    assert "1 prompts (prompt)" in page
+    assert "e&lt;d" in page
 
 
 # ---- in a browser

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from bench.core.stages import Stage
+from bench.report.html_tables import stages_table
 from bench.tables.answers import answers
 from bench.tables.schema import STAGES, TRIALS
 from bench.tables.stages import stages, stages_to_markdown
@@ -118,6 +119,10 @@ def test_the_page_has_a_line_per_method() -> None:
     assert one.split(" | ")[1:] == ["esd", "40", "40", "60", "5", "1 |"]
     assert other.split(" | ")[1] == "uce"
     assert stages_to_markdown(STAGES.empty()) == ""
+    table = stages_table(derived([*rows(), *rows(method="uce")]))
+    assert "2 seed_search (latent)" in table.head, "the run's page has the same"
+    assert [cell.text for cell in table.rows[0]][1:] == ["esd", "40", "40", "60", "5", "1"]
+    assert not stages_table(STAGES.empty()).rows
 
 
 @pytest.mark.parametrize(
