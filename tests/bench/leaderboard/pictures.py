@@ -1,4 +1,4 @@
-"""Pictures of the committed board: ``python -m tests.bench.leaderboard.pictures results/leaderboard/pictures``."""
+"""Pictures of the committed board: ``python -m tests.bench.leaderboard.pictures FOLDER [SUITE]``."""
 
 from __future__ import annotations
 
@@ -49,4 +49,4 @@ def seen(browser: Any, page: Path, width: int, height: int) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])
