@@ -117,12 +117,12 @@ def _names(names: tuple[str, ...], width: int, height: int, each: int) -> Pictur
 
 @cache
 def _dash() -> Picture:
-    """What stands in a cell without pictures."""
+    """Text for a cell without pictures."""
     return inked(40, 40, (Word(20, 20, "–", 9, "center"),))
 
 
 def _not_judged(at: tuple[int, int], height: int) -> Picture:
-    """What stands in place of a picture, on a figure of this height."""
+    """Text in place of a picture, on a figure of this height."""
     label = Word(_SIDE / 2, _SIDE / 2, "not judged", 7, "center", paper=True)
     x, y = at
     # The hatching hangs on where the box is from the upper left corner, and on nothing else.

@@ -122,7 +122,7 @@ def test_a_change_that_the_harness_cannot_keep_is_refused_before_any_training(
     model: TextToImage, concepts: Mapping[str, Concept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetuning, "MOST_VALUES", 10)
-    with pytest.raises(UsageError, match="train fewer matrices"):
+    with pytest.raises(UsageError, match="take a smaller base or part"):
         finds(Relearn(), model, concepts, "heart")
 
 

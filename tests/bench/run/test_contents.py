@@ -1,4 +1,4 @@
-"""What a cell has stored is read as the libraries read it, though quicker."""
+"""A cell's files are read as the libraries read them, though quicker."""
 
 from __future__ import annotations
 

@@ -367,7 +367,7 @@ def test_captions_alone_are_measured_and_reported(
     utility = done.found.utility
     assert set(utility["group"]) == {"caption"} and set(utility["prompt_concept"]) == {""}
     mine = utility[(utility["method"] == "none") & (utility["metric"] == "drift")]
-    assert list(mine["image_seed"]) == [21, 24, 25]
+    assert sorted(mine["image_seed"]) == [21, 24, 25]
     assert (mine["value"] == 0).all()  # the unedited model draws what the reference has
     line = done.table[
         (done.table["method"] == "destroyed") & (done.table["concept"] == "star")

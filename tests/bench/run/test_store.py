@@ -462,9 +462,9 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
     publish(store)
     hashed: list[str] = []
 
-    def counting(path: Path, size: int) -> str:
-        hashed.append(path.name)
-        return file_sha256(path)
+    def counting(path: str, size: int) -> str:
+        hashed.append(Path(path).name)
+        return file_sha256(Path(path))
 
     monkeypatch.setattr("bench.core.digest._seen_sha256", counting)
     fresh = Store(store.root)
