@@ -92,10 +92,12 @@ class FewShot(Erasure):
         """Those of its roles, of the self-attentions only the last of each text encoder."""
         names = model.having(*self.roles())
         layers = {name: (name.partition(".")[0], model.text_layer(name)) for name in names}
-        last = set(dict(sorted(layers.values())).items())
+        last: dict[str, int] = {}
+        for encoder, layer in layers.values():
+            last[encoder] = max(layer, last.get(encoder, layer))
         return [
             name for name in names
-            if Role.TEXT_FEED_FORWARD in model.roles_of(name) or layers[name] in last
+            if Role.TEXT_FEED_FORWARD in model.roles_of(name) or layers[name] in last.items()
         ]  # fmt: skip
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:

@@ -248,9 +248,8 @@ def _steps_of(
                     rows //= 2
                     continue
                 found[way] = math.inf
-            except (
-                Exception
-            ) as error:  # Triton lacks a compiler, a driver, ...: it promises no kind
+            except Exception as error:
+                # Triton lacks a compiler, a driver, ...: it promises no kind.
                 if not found:
                     raise
                 log.warning("%s cannot be used here: %s", way, in_one_line(error))

@@ -26,9 +26,8 @@ def random_values(
         dtype: Of its values.
     """
     values = torch.randn(_VALUES, generator=generator_for("rehearsal", *key)).to(device, dtype)
-    nn.Module.to(
-        network, dtype=dtype
-    )  # diffusers' own warns of a loss that values to come cannot have
+    # diffusers' own `to` warns of a loss that values to come cannot have.
+    nn.Module.to(network, dtype=dtype)
     network.to_empty(device=device)
     with torch.no_grad():
         for number, (name, weight) in enumerate(network.named_parameters()):

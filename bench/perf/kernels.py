@@ -91,9 +91,8 @@ def _took(
         return {"seconds": timer(work)}
     except torch.OutOfMemoryError:
         return {"skipped": _NO_MEMORY}
-    except (
-        Exception
-    ) as error:  # Triton lacks a compiler, a driver, ...: the row says so, and the next is measured
+    except Exception as error:
+        # Triton lacks a compiler, a driver, ...: the row says so, and the next is measured.
         return {"skipped": in_one_line(error)[:200]}
 
 

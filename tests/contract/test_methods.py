@@ -73,22 +73,28 @@ def altered(spec: Spec, field: str) -> Spec:
     pytest.fail(f"no other valid value is known for {spec.name}.{field}; add one to OTHERS")
 
 
+@pytest.fixture(scope="module")
+def base_for(base: TextToImage, miniature: TextToImage) -> Callable[[Erasure], TextToImage]:
+    """A function that tells the base that suits a spec."""
+    return lambda spec: miniature if spec.name in DRAWN else base
+
+
 @pytest.fixture
-def model(base: TextToImage, miniature: TextToImage, request: pytest.FixtureRequest) -> TextToImage:
+def model(
+    base_for: Callable[[Erasure], TextToImage], request: pytest.FixtureRequest
+) -> TextToImage:
     """The base that suits the test's spec, with a micro-batch of the test's own."""
-    drawn = request.node.callspec.params["spec"].name in DRAWN
-    return replace(miniature if drawn else base, micro=MicroBatch(64))
+    return replace(base_for(request.node.callspec.params["spec"]), micro=MicroBatch(64))
 
 
 @pytest.fixture(scope="module")
-def erased(base: TextToImage, miniature: TextToImage, concepts: Mapping[str, Concept]) -> Erased:
+def erased(base_for: Callable[[Erasure], TextToImage], concepts: Mapping[str, Concept]) -> Erased:
     """Erases ``star`` with a spec, once a module."""
     done: dict[str, TextToImage] = {}
 
     def erase(spec: Erasure) -> TextToImage:
         if spec.digest not in done:
-            suits = miniature if spec.name in DRAWN else base
-            done[spec.digest] = spec(suits, [concepts["star"]], rng=Rng(("c",)))
+            done[spec.digest] = spec(base_for(spec), [concepts["star"]], rng=Rng(("c",)))
         return done[spec.digest]
 
     return erase
