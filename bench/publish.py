@@ -18,6 +18,7 @@ from bench.run.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.extend.extension import Extension
     from bench.report.plots import Status
     from bench.run.results import Results
     from bench.run.runner import Outcome
@@ -101,6 +102,7 @@ def publish(
     *,
     folder: Path | None = None,
     outcome: Outcome | None = None,
+    extended: Extension | None = None,
 ) -> Published:
     """Writes the report of a plan from the store; computes nothing.
 
@@ -110,6 +112,7 @@ def publish(
         asked: How it was asked for; the page names the command.
         folder: Where the report goes; by default where :func:`place` says.
         outcome: Of the run that filled the store, if there was one just now.
+        extended: The lines of the plan that are taken from an earlier report; the store has the rest.
 
     Raises:
         UsageError: the folder holds something else.
@@ -118,7 +121,9 @@ def publish(
     from bench.report.write import in_row_order, write_report
     from bench.run.collect import collect
 
-    found = collect(plan, store)
+    found = collect(plan if extended is None else extended.rest, store)
+    if extended is not None:
+        extended.joined(found)
     # Once, and in place of the others: a report would hold its rows twice.
     found.trials, found.utility = in_row_order(found.trials), in_row_order(found.utility)
     origin = commit()
@@ -137,7 +142,7 @@ def publish(
         "command": command,
         "seed": plan.suite.seed,
         "suite_digest": plan.suite_digest,
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.warnings, *(() if extended is None else extended.remarks)],
         "base": plan.base,
         "failed": found.failed,
         "blocked": found.blocked,
@@ -146,6 +151,8 @@ def publish(
         "cell_seconds": round(total, 1),
         "share_outside_models": round(1 - inside / total, 4) if total else 0.0,
     }
+    if extended is not None:
+        provenance["parts"] = extended.parts
     if status != "partial" and (protocol := followed(plan.suite.file)) is not None:
         provenance["protocol"] = protocol
     if outcome is not None:
@@ -156,7 +163,7 @@ def publish(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
         pictures=found.pictures, scores=found.scores, prompts=found.prompts, images=found.images,
         distances=found.distances, provenance=provenance, cells=found.cells, candidates=found.candidates,
-        curves=found.curves, status=status,
+        curves=found.curves, status=status, taken=None if extended is None else extended.taken,
         label_sets={n: s for judge in plan.judges for n, s in judge.label_sets().items()},
     )  # fmt: skip
     compared = None if status == "partial" else _compared(plan, asked, folder, written.table)

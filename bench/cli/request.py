@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bench.config.suite import Code, Suite
     from bench.core.terminal import Terminal
+    from bench.extend.extension import Extension
     from bench.model.pipeline.inspect import BaseFiles
     from bench.model.text_to_image import TextToImage
     from bench.publish import Asked, Published
@@ -30,6 +31,7 @@ __all__ = [
     "code_of",
     "computed",
     "device_of",
+    "extended_by",
     "loaded",
     "planned",
     "published",
@@ -66,6 +68,19 @@ def planned(
     for warning in plan.warnings:
         err.print(f"warning: {warning}", soft_wrap=True)
     return base, plan, Asked(source, only, limit, other, code)
+
+
+def extended_by(folder: Path | None, plan: Plan) -> Extension | None:
+    """The lines of a plan that a published report has; ``None`` where none was named.
+
+    Raises:
+        UsageError: it is no final report, or has no line of the plan.
+    """
+    if folder is None:
+        return None
+    from bench.extend.extension import extension
+
+    return extension(plan, folder)
 
 
 def published(plan: Plan, asked: Asked, folder: Path | None, committed: bool) -> Path | None:
@@ -137,6 +152,7 @@ def computed(
     compiled: bool = False,
     kernels: str = "auto",
     spread: Spread = Spread(),
+    extended: Extension | None = None,
 ) -> tuple[Outcome, Published | None]:
     """Computes what the store lacks of a plan, and writes its report.
 
@@ -152,6 +168,7 @@ def computed(
         compiled: Whether the networks are compiled.
         kernels: Of a GPU, as the user named them.
         spread: Over how many workers, and which share of the plan.
+        extended: The lines that are taken from a published report, and the rest, which is computed.
 
     Returns:
         What was done, and the report; ``None`` for a share, while others are not done or where another
@@ -175,10 +192,11 @@ def computed(
     ledger.clean_tmp()
     watcher = watcher_for(console)
     try:
-        outcome = executor.run(plan, ledger, watcher, share=share)
+        rest = plan if extended is None else extended.rest
+        outcome = executor.run(rest, ledger, watcher, share=share)
     finally:
         watcher.stop()
-    return outcome, _reported(plan, ledger, asked, folder, outcome, share)
+    return outcome, _reported(plan, ledger, asked, folder, outcome, share, extended)
 
 
 def _executor(
@@ -222,20 +240,22 @@ def _reported(
     folder: Path | None,
     outcome: Outcome,
     share: Share | None,
+    extended: Extension | None,
 ) -> Published | None:
     """Writes the report; of a share, if nothing is left to others and nobody else is writing it."""
     from bench.publish import publish
     from bench.run.survey import left, survey
 
     if share is None:
-        return publish(plan, ledger, asked, folder=folder, outcome=outcome)
-    outcome.elsewhere = len(left(plan, ledger))
+        return publish(plan, ledger, asked, folder=folder, outcome=outcome, extended=extended)
+    rest = plan if extended is None else extended.rest
+    outcome.elsewhere = len(left(rest, ledger))
     claim = None if outcome.elsewhere else ledger.claim("report", plan.suite_digest)
     if claim is None:
         return None
     with claim:
-        survey(plan, ledger).retention(plan, ledger)  # drops what no share needs any more
-        return publish(plan, ledger, asked, folder=folder, outcome=outcome)
+        survey(rest, ledger).retention(rest, ledger)  # drops what no share needs any more
+        return publish(plan, ledger, asked, folder=folder, outcome=outcome, extended=extended)
 
 
 def loaded(

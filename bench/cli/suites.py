@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.cli.output import compared_of, err, out, print_json, rows_of, show
-from bench.cli.request import Spread, code_of, computed, planned, published
+from bench.cli.request import Spread, code_of, computed, extended_by, planned, published
 from bench.cli.words import (
     STORE,
     AllowCode,
@@ -13,6 +13,7 @@ from bench.cli.words import (
     Compile,
     Device,
     Estimate,
+    Extend,
     Json,
     KernelWords,
     Limit,
@@ -36,7 +37,7 @@ __all__ = ["plan", "report", "run"]
 
 
 def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-         estimate: Estimate = False, workers: Workers = None,
+         extend: Extend = None, estimate: Estimate = False, workers: Workers = None,
          allow_code: AllowCode = False, store: StoreArg = STORE, json_: Json = False) -> int:  # fmt: skip
     """Shows what a run would compute, and what the store already holds."""
     from bench.run.store import Store
@@ -46,16 +47,19 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
         raise UsageError("plan --workers: expected --estimate beside it, got none")
     _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
     ledger = Store(store)
+    extended = extended_by(extend, made)
+    rest = made if extended is None else extended.rest
     if estimate:
         from bench.cli.hours import told
 
-        return told(made, ledger, asked, workers=number, json_=json_)
+        return told(rest, ledger, asked, workers=number, json_=json_)
+    left = {c.digest for c in rest.cells}
     cells = [
         {
             "kind": c.kind,
             "digest": c.digest,
             "title": c.title,
-            "done": ledger.find(c.kind, c.digest) is not None,
+            "done": c.digest not in left or ledger.find(c.kind, c.digest) is not None,
         }
         for c in made.cells
     ]
@@ -76,14 +80,15 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
             for c in cells
         ]
         # Printed in one go: a call per cell takes seconds for ten thousand.
-        text = "\n".join([*lines, f"{len(cells)} cells, {done} in the store"])
+        there = "in the store" if extended is None else f"in the store or in {extend}"
+        text = "\n".join([*lines, f"{len(cells)} cells, {done} {there}"])
         out.print(text, soft_wrap=True)
     return 0
 
 
 def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
         device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False,
-        kernels: KernelWords = "auto",
+        kernels: KernelWords = "auto", extend: Extend = None,
         workers: Workers = None, ray: Ray = None, per_gpu: PerGpu = 1, shard: Shard = None,
         allow_code: AllowCode = False,
         store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
@@ -93,7 +98,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
     outcome, done = computed(
         files, made, asked, store, published(made, asked, out_, publish_), console=err if json_ else out,
         device=device, batch_size=batch_size, compiled=compile_, kernels=kernels,
-        spread=Spread(workers, ray, per_gpu, shard),
+        spread=Spread(workers, ray, per_gpu, shard), extended=extended_by(extend, made),
     )  # fmt: skip
     if done is None:
         return _share_told(made.suite.name, str(shard), outcome, json_=json_)
@@ -149,7 +154,7 @@ def _outcome_told(outcome: Outcome) -> None:
 
 
 def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-           allow_code: AllowCode = False,
+           extend: Extend = None, allow_code: AllowCode = False,
         store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
         json_: Json = False) -> int:  # fmt: skip
     """Writes the report again from the store; computes nothing."""
@@ -157,7 +162,10 @@ def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = No
     from bench.run.store import Store
 
     _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
-    done = publish(made, Store(store), asked, folder=published(made, asked, out_, publish_))
+    done = publish(
+        made, Store(store), asked, folder=published(made, asked, out_, publish_),
+        extended=extended_by(extend, made),
+    )  # fmt: skip
     if json_:
         print_json(
             {

@@ -14,6 +14,7 @@ __all__ = [
     "Compile",
     "Device",
     "Estimate",
+    "Extend",
     "Json",
     "KernelWords",
     "Limit",
@@ -63,6 +64,13 @@ Publish = Annotated[
         name="--publish",
         negative="",
         help="Write the committed report, results/<suite>: for maintainers, of a whole shipped suite.",
+    ),
+]
+Extend = Annotated[
+    Path | None,
+    Parameter(
+        name="--extend",
+        help="The folder of a published report: its lines are taken from there, and only the others are computed.",
     ),
 ]
 AllowCode = Annotated[

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
@@ -71,6 +72,7 @@ def check_final(run: PublishedRun) -> None:
         raise UsageError(
             f"{where}: expected a commit of 40 hex digits, got {got}; run it from a clone"
         )
+    _check_parts(about, where)
     for name in ("base", "suite_digest"):
         if not _SHA.fullmatch(str(about.get(name))):
             got = shown(about.get(name))
@@ -85,6 +87,22 @@ def check_final(run: PublishedRun) -> None:
     for word in ("DRAFT", "PARTIAL"):
         if f"> **{word}**" in head:
             raise UsageError(f"{run.folder / PAGE}: expected a final report, got a {word} one")
+
+
+def _check_parts(about: Mapping[str, Any], where: Path) -> None:
+    """Refuses lines that were taken from an earlier report without the commit that computed them."""
+    parts = about.get("parts", [])
+    said = isinstance(parts, list) and all(
+        isinstance(part, Mapping)
+        and _COMMIT.fullmatch(str(part.get("commit")))
+        and isinstance(methods := part.get("methods"), list)
+        and all(isinstance(method, str) for method in methods)
+        for part in parts
+    )
+    if not said:
+        raise UsageError(
+            f"{where}: expected parts, each with a commit and its methods, got {shown(parts)}; make the report again"
+        )
 
 
 def check_tables(run: PublishedRun) -> None:

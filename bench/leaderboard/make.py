@@ -61,7 +61,7 @@ def entry_of(run: PublishedRun, method: str, *, suite: str, spelled: Any, board:
             ),
             run=Run(
                 folder=run.folder.name, suite=run.suite, suite_digest=about["suite_digest"],
-                commit=about["commit"], seed=about["seed"], files=dict(sorted(run.files.items())),
+                commit=run.commit_of(method), seed=about["seed"], files=dict(sorted(run.files.items())),
                 rows={"trials": len(rows.trials), "utility": len(rows.utility), "edits": len(rows.edits)},
             ),
             measured=numbers,

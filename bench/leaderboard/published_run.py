@@ -20,9 +20,9 @@ from bench.core.files import bounded, regular
 from bench.core.json_files import read_object
 from bench.report.place import PAGE
 from bench.tables.frames import Schema, SchemaError, conform
-from bench.tables.schema import CELLS, EDITS, TRIALS, UTILITY
+from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY
 
-__all__ = ["PublishedRun", "files_of", "read_run"]
+__all__ = ["PublishedRun", "files_of", "read_distances", "read_run"]
 
 _ROWS: Final = {"trials": TRIALS, "utility": UTILITY, "edits": EDITS}
 _TABLES: Final = ("table.csv", "worst.csv", "flags.csv")
@@ -68,6 +68,13 @@ class PublishedRun:
             provenance=self.provenance, candidates=self.candidates, files=self.files,
         )  # fmt: skip
 
+    def commit_of(self, method: str) -> str:
+        """The commit that computed a method's rows: the report's, unless it took them from an earlier one."""
+        for part in self.provenance.get("parts", ()):
+            if method in part["methods"]:
+                return str(part["commit"])
+        return str(self.provenance["commit"])
+
     @staticmethod
     def _own(rows: pd.DataFrame, methods: frozenset[str]) -> pd.DataFrame:
         mine = rows["method"].isin(methods)
@@ -83,6 +90,15 @@ def read_run(folder: Path) -> PublishedRun:
         UsageError: a file is missing, too large, or not what a report writes.
     """
     return _read(folder, tuple(files_of(folder).items()))
+
+
+def read_distances(folder: Path) -> pd.DataFrame:
+    """Reads what metrics of sets say in a run: rows of :data:`~bench.tables.schema.DISTANCES`.
+
+    Raises:
+        UsageError: there is no such file, or it is not what a report writes.
+    """
+    return _rows(regular(folder / "distances.parquet"), DISTANCES)
 
 
 def files_of(folder: Path) -> dict[str, str]:

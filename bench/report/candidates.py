@@ -28,6 +28,7 @@ from bench.core.digest import write_atomic
 from bench.interfaces.minors import about_minors
 from bench.run.results import Found
 from bench.run.store import Entry
+from bench.run.taken import Taken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,37 +38,46 @@ __all__ = ["LIMIT", "write_candidates"]
 LIMIT = 4 * 2**20  # bytes of tensors: a report is committed
 _TENSORS = "candidates.safetensors"
 _KINDS = ("states", "latents")
+_STAYED = "; their text states and noise stay in the store, as those of the earlier report do"
 _STAY = (
     " {} more candidates change the model's weights: they are no prompts, and stay in the store "
     "(`attack/<first two digits>/<attack_digest>`)."
 )
 
 
-def write_candidates(folder: Path, found: Sequence[Found]) -> str:
+def write_candidates(folder: Path, found: Sequence[Found], taken: Taken | None = None) -> str:
     """Writes the candidates into a folder; the same ones in any order give the same bytes.
 
     What an earlier report has left there goes, as tensors of another report must not be found.
 
+    Args:
+        folder: Of the report.
+        found: What the attacks of this run found.
+        taken: What an earlier report published, of lines that were not computed again.
+
     Returns:
         What the page says of it; nothing where there is nothing.
     """
-    ordered = sorted(found, key=lambda f: (f.attack, f.concept, f.method, f.repeat))
-    lines: list[bytes] = []
+    lines: list[dict[str, Any]] = []
     having: list[tuple[Entry, set[int]]] = []
     changing = 0
-    for one in ordered:
+    for one in sorted(found, key=lambda f: (f.attack, f.concept, f.method, f.repeat)):
         rows: Any = one.entry.read_json("candidates.json")
         unsaid = _unpublished(rows)
         lines += _lines(one, rows, unsaid)
         changing += sum("weights" in row for row in rows)
         if any(row[kind] for row in rows for kind in _KINDS):
             having.append((one.entry, unsaid))
-    said = _write_tensors(folder, having)
+    if taken is not None:
+        lines += [dict(line) for line in taken.candidates]
+        lines.sort(key=lambda line: [line[n] for n in ("attack", "concept", "method", "repeat")])
+    said = _write_tensors(folder, having, taken)
     stay = _STAY.format(changing) if changing else ""
     if not lines:
         (folder / "candidates.jsonl").unlink(missing_ok=True)
         return f"\n## Candidates\n\n{stay.strip()}\n" if stay else ""
-    write_atomic(folder / "candidates.jsonl", b"".join(lines))
+    texts = (f"{json.dumps(line, ensure_ascii=False)}\n".encode() for line in lines)
+    write_atomic(folder / "candidates.jsonl", b"".join(texts))
     return (
         "\n## Candidates\n\n"
         f"[candidates.jsonl](candidates.jsonl) has the {len(lines)} prompts that the attacks found, "
@@ -77,11 +87,11 @@ def write_candidates(folder: Path, found: Sequence[Found]) -> str:
     )
 
 
-def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> list[bytes]:
+def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> list[dict[str, Any]]:
     """The lines of one attack, in its order; those of ``unsaid`` are left out."""
     about = {name: getattr(found, name) for name in ("attack", "method", "concept", "repeat")}
     kept = ("goal", "prompt", "variant", "own_score", "queries")
-    lines = (
+    return [
         {
             **about,
             **{name: row[name] for name in kept},
@@ -91,8 +101,7 @@ def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> li
         }
         for i, row in enumerate(rows)
         if i not in unsaid
-    )
-    return [f"{json.dumps(line, ensure_ascii=False)}\n".encode() for line in lines]
+    ]
 
 
 def _unpublished(rows: Sequence[dict[str, Any]]) -> set[int]:
@@ -105,18 +114,29 @@ def _key(kind: str, entry: Entry, number: int) -> str:
     return f"{kind}/{entry.digest}/{number}"
 
 
-def _write_tensors(folder: Path, having: Sequence[tuple[Entry, set[int]]]) -> str:
-    """Writes the tensors of the candidates where they are small enough.
+def _write_tensors(
+    folder: Path, having: Sequence[tuple[Entry, set[int]]], taken: Taken | None
+) -> str:
+    """Writes the tensors of the candidates where they are small enough, and all of them are there.
 
     Args:
         folder: The report's.
         having: The entries with tensors to publish, and which candidates' are not.
+        taken: What an earlier report published.
 
     Returns:
         What the page says of them; nothing where there are none.
     """
     size = sum(entry.files[_TENSORS].size for entry, _ in having)
+    named = [] if taken is None else [line for line in taken.candidates if _has_tensors(line)]
+    if taken is not None and named:
+        if taken.tensors is None:
+            (folder / _TENSORS).unlink(missing_ok=True)
+            return _STAYED
+        size += taken.tensors.stat().st_size
     tensors = _tensors(having) if 0 < size <= 2 * LIMIT else {}  # larger ones are not even read
+    if taken is not None and taken.tensors is not None and named and size <= 2 * LIMIT:
+        tensors |= _tensors_of(taken.tensors, named)
     kept = tensors if _bytes(tensors) <= LIMIT else {name: t.half() for name, t in tensors.items()}
     if not kept or _bytes(kept) > LIMIT:
         (folder / _TENSORS).unlink(missing_ok=True)
@@ -139,6 +159,18 @@ def _tensors(having: Sequence[tuple[Entry, set[int]]]) -> dict[str, Tensor]:
         for kind, _, number in (name.partition("/"),)
         if kind in _KINDS and int(number) not in unsaid
     }
+
+
+def _has_tensors(line: Mapping[str, Any]) -> bool:
+    return any(line.get(kind) for kind in _KINDS)
+
+
+def _tensors_of(path: Path, lines: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """The tensors that the lines of an earlier report name."""
+    from safetensors.torch import load_file
+
+    names = {line[kind] for line in lines for kind in _KINDS if line.get(kind)}
+    return {name: value for name, value in load_file(path).items() if name in names}
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

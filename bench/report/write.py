@@ -25,6 +25,7 @@ from bench.report.plots import Status, save, scatter
 from bench.report.run_page import RunPage, run_page
 from bench.report.sweep_plot import sweep_plot
 from bench.run.results import Found
+from bench.run.taken import Taken
 from bench.tables.agreement import agreement
 from bench.tables.budget import budget
 from bench.tables.flags import flag
@@ -81,6 +82,7 @@ def write_report(
     candidates: Sequence[Found] = (),
     curves: Sequence[Mapping[str, object]] = (),
     label_sets: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    taken: Taken | None = None,
     status: Status = "final",
 ) -> Report:
     """Writes everything under ``folder``, once it is whole; the same rows give the same bytes.
@@ -102,6 +104,7 @@ def write_report(
         candidates: What attacks found, to be published.
         curves: How far each search was after each look, with the columns :data:`bench.tables.budget.CURVES`.
         label_sets: Published sets of the judges' labels, for the threshold sweep.
+        taken: Finds, curves and grids of lines whose rows are those of an earlier report.
         status: Anything but ``final`` is stamped on the page and the plot.
 
     Returns:
@@ -122,7 +125,7 @@ def write_report(
         _write(
             place, suite, report, trials=trials, utility=utility, edits=edits, pictures=pictures,
             distances=distances, scores=scores, prompts=prompts, images=images, provenance=provenance, cells=cells,
-            candidates=candidates, curves=curves, label_sets=label_sets, status=status,
+            candidates=candidates, curves=curves, label_sets=label_sets, taken=taken, status=status,
         )  # fmt: skip
     return report
 
@@ -145,6 +148,7 @@ def _write(
     candidates: Sequence[Found],
     curves: Sequence[Mapping[str, object]],
     label_sets: Mapping[str, Sequence[str]],
+    taken: Taken | None,
     status: Status,
 ) -> None:
     """Writes the files of a report into an empty folder."""
@@ -182,7 +186,7 @@ def _write(
     write_atomic(folder / "sweep.csv", as_csv(swept))
     figure = sweep_plot(swept, threshold=threshold, suite=suite, status=status)
     save(figure, folder / "sweep.png")
-    spent = budget(table, trials, curves, suite)
+    spent = budget(table, trials, curves, suite, None if taken is None else taken.looks)
     if len(spent):
         write_atomic(folder / "budget.csv", as_csv(spent))
         figure = budget_plot(spent, suite=suite, status=status)
@@ -191,7 +195,8 @@ def _write(
     staged = stages(trials, suite)
     if len(staged):
         write_atomic(folder / "stages.csv", as_csv(staged))
-    grids = _grids(folder, pictures, scores, prompts, threshold=threshold)
+    grids = [] if taken is None else _copied(folder, taken)
+    grids += _grids(folder, pictures, scores, prompts, threshold=threshold)
     write_atomic(
         folder / "provenance.json",
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
@@ -201,7 +206,7 @@ def _write(
         write_atomic(folder / "cells.csv", as_csv(cells))
     contents = Contents(
         suite=suite, worst=worst, table=table, flags=flags, edits=edits, grids=grids, provenance=provenance,
-        status=status, transfer=bool(len(moved)), candidates=write_candidates(folder, candidates),
+        status=status, transfer=bool(len(moved)), candidates=write_candidates(folder, candidates, taken),
         cells=cells, measures=cost, agreement=alike, stages=staged, budget=bool(len(spent)),
     )  # fmt: skip
     write_atomic(folder / PAGE, page(contents).encode())
@@ -222,12 +227,16 @@ def _grids(
     *,
     threshold: float,
 ) -> list[tuple[str, str]]:
-    """Writes a grid per concept; returns each concept with the name of its file."""
+    """Writes a grid per concept, beside those that are there; returns each concept with the name of its file."""
     grids: list[tuple[str, str]] = []
     for concept, shown in pictures.items():
         name = f"grid-{slug(concept)}.png"
-        if name in [taken for _, taken in grids]:  # two concepts that differ in punctuation only
+        if name in [other for _, other in grids]:  # two concepts that differ in punctuation only
             name = f"grid-{slug(concept)}_{len(grids)}.png"
+        part = 2
+        while (folder / name).exists():  # of lines that were taken over
+            name = f"{name.split('.')[0]}.{part}.png"
+            part += 1
         sheet = grid(
             shown,
             scores.get(concept, {}),
@@ -240,6 +249,13 @@ def _grids(
         write_atomic(folder / name, sheet.png())
         grids.append((concept, name))
     return grids
+
+
+def _copied(folder: Path, taken: Taken) -> list[tuple[str, str]]:
+    """Copies the grids of an earlier report; returns each concept with the name of its file."""
+    for _, path in taken.grids:
+        write_atomic(folder / path.name, path.read_bytes())
+    return [(concept, path.name) for concept, path in taken.grids]
 
 
 def _methods(names: Sequence[str]) -> list[str]:

@@ -24,7 +24,11 @@ _CONSTANTS = re.compile(r"\(.*\)$")
 
 
 def budget(
-    table: pd.DataFrame, trials: pd.DataFrame, curves: Sequence[Mapping[str, object]], suite: str
+    table: pd.DataFrame,
+    trials: pd.DataFrame,
+    curves: Sequence[Mapping[str, object]],
+    suite: str,
+    looks: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Derives the success against budget.
 
@@ -33,11 +37,17 @@ def budget(
         trials: Rows of :data:`~bench.tables.schema.TRIALS`, for the gradient steps; transfers are left out.
         curves: A row per search and look, with the columns :data:`CURVES`.
         suite: Name of the suite.
+        looks: Lines of the searches' own account that another report derived, of other methods.
 
     Returns:
         Lines of :data:`~bench.tables.schema.BUDGET`: of attacks that stand there with at least two budgets.
     """
     found = [*_of_lines(table, trials), *_of_looks(curves)]
+    found += (
+        []
+        if looks is None
+        else [{str(k): v for k, v in row.items()} for row in looks.to_dict("records")]
+    )
     if not found:
         return BUDGET.empty()
     lines = pd.DataFrame(found).assign(suite=suite, concept=ALL)

@@ -1,0 +1,29 @@
+"""The part of a published report that another takes over beside its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["Taken"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """Finds, curves and grids of lines that were computed for an earlier report.
+
+    Attributes:
+        candidates: Lines of ``candidates.jsonl``, in their order.
+        tensors: The file with their text states and noise; ``None``: the report published none.
+        looks: Rows of :data:`~bench.tables.schema.BUDGET`: the searches' own account of their looks.
+        grids: (concept, file) of each grid.
+    """
+
+    candidates: tuple[Mapping[str, Any], ...]
+    tensors: Path | None
+    looks: pd.DataFrame
+    grids: tuple[tuple[str, Path], ...]
