@@ -1,7 +1,7 @@
 """Takes lines of a plan from a published report, so that a run computes the others alone.
 
-A line is a method on a concept in one repeat. It is taken where the report has every cell of it: a cell's digest
-covers all that its numbers depend on, so the numbers are those that a run would compute. Its rows are held to the
+A line is a method on a concept in one repeat. It is taken where the report has every cell of it. A cell's digest
+covers all that its numbers depend on, so they are those that a run would compute. Its rows are held to the
 plan as a leaderboard holds them. A report has no images but those of its grids, which are taken as they are.
 """
 
