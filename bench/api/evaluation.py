@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from bench.api.given import GivenModel, is_pipeline
 from bench.config.suite import Code, Suite, load_suite
 from bench.core.errors import UsageError
+from bench.extend.extension import extension
 from bench.interfaces import Erasure, registry
 from bench.model.backbone import load_inspected
 from bench.model.batching import MicroBatch
@@ -62,6 +63,7 @@ def evaluate(
     limit: int | None = None,
     device: str = "cpu",
     micro_batch: int = 64,
+    extend: str | Path | None = None,
     code: Code = "installed",
 ) -> pd.DataFrame:
     """Runs a suite and returns its table.
@@ -79,6 +81,8 @@ def evaluate(
         limit: See ``tvc-bench run --limit``.
         device: A torch device.
         micro_batch: Images worked on at once.
+        extend: The folder of a published report, such as ``results/mini-full``: its lines are taken from
+            there, and only the others are computed.
         code: ``named`` lets a YAML file of yours run the code that it names by ``module:Class``; it is
             refused otherwise. ``methods`` are yours, and may name it in any case.
 
@@ -95,13 +99,17 @@ def evaluate(
     backbone = load_inspected(files, dtype=loaded.dtype, device=device)
     base = TextToImage(backbone, micro=MicroBatch(micro_batch))
     ledger = Store(Path(store))
-    outcome = run_plan(plan, ledger, base, Watcher())
+    extended = None if extend is None else extension(plan, Path(extend))
+    rest = plan if extended is None else extended.rest
+    outcome = run_plan(rest, ledger, base, Watcher())
     if outcome.failed:
         raise RuntimeError(
             f"cells failed: {len(outcome.failed)}, blocked: {len(outcome.blocked)}; "
             f"the first: {': '.join(outcome.failed[0])}"
         )
-    found = collect(plan, ledger)
+    found = collect(rest, ledger)
+    if extended is not None:
+        extended.joined(found)
     return summarise(found.trials, found.utility, edits=found.edits, suite=loaded.name)
 
 

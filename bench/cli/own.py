@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from bench.cli.output import err, out, print_json, rows_of
-from bench.cli.words import STORE, Batch, Device, Json, Out, StoreArg
+from bench.cli.words import STORE, Batch, Device, Extend, Json, Out, StoreArg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,11 +24,12 @@ def evaluate(
     suite: Annotated[str | None, Parameter(help="Whose protocol; by default the quick suite of the base.")] = None,
     base: Annotated[str | None, Parameter(help="What it was made from, where that is not the suite's base.")] = None,
     revision: Annotated[str | None, Parameter(help="The commit of a base from the hub.")] = None,
-    device: Device = "auto", batch_size: Batch = "auto", store: StoreArg = STORE, out_: Out = None, json_: Json = False,
+    device: Device = "auto", batch_size: Batch = "auto", extend: Extend = None,
+    store: StoreArg = STORE, out_: Out = None, json_: Json = False,
 ) -> int:  # fmt: skip
     """Attacks one model of yours, its base and the controls, and prints a card: does the concept come back?"""
     from bench.api.own import own_suite
-    from bench.cli.request import computed
+    from bench.cli.request import computed, extended_by
     from bench.model.pipeline.inspect import inspect_base
     from bench.publish import Asked
     from bench.run.plan import make_plan
@@ -45,8 +46,9 @@ def evaluate(
         words += [option, value] if value is not None else []
     asked = Asked(own.suite.name, said=shlex.join(words))
     outcome, done = computed(
-        files, plan, asked, store, out_, console=err, device=device, batch_size=batch_size
-    )
+        files, plan, asked, store, out_, console=err, device=device, batch_size=batch_size,
+        extended=extended_by(extend, plan),
+    )  # fmt: skip
     if done is None:
         raise RuntimeError("expected a report: no share was asked for")
     published, source = committed(own.of)

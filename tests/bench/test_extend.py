@@ -12,12 +12,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bench.api import erase, evaluate
 from bench.cli.main import main
 from bench.config.suite import load_suite
 from bench.core.errors import UsageError
 from bench.extend.extension import extension
 from bench.leaderboard.published_run import read_run
 from bench.model.pipeline.inspect import inspect_base
+from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
 from bench.run.plan import Plan, make_plan
 from bench.run.store import Store
@@ -269,3 +271,13 @@ def test_the_command_line_says_what_is_there(
     said = " ".join(capsys.readouterr().out.split())
     assert f"40 cells, 26 in the store or in {report}" in said
     assert done(*words, str(tmp_path / "nowhere")) == 2
+
+
+def test_a_model_of_ones_own_is_computed_alone(
+    tmp_path: Path, suites: list[Path], report: Path, miniature: TextToImage
+) -> None:
+    edited = erase(miniature, "star", "uce")
+    table = evaluate(suites[0], methods=[("mine", edited)], store=tmp_path / "other", extend=report)
+    assert set(table["method"]) == {"none", "destroyed", "mine"}
+    kept = [path.name for path in (tmp_path / "other" / "edit").rglob("edit.json")]
+    assert len(kept) == 1
