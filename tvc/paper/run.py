@@ -272,9 +272,14 @@ def costs(labs: Sequence[tuple[str, Lab]]) -> pd.DataFrame:
 
 def study_text(study: Study) -> str:
     """A sentence on what was studied, for the page."""
-    sizes = study.sizes
+    sizes, concepts = study.sizes, study.concepts
     return (
-        f"{len(study.concepts)} concepts ({', '.join(study.concepts)}), {study.seeds} training seeds each; a "
-        f"concept and seed has {sizes.prompts} prompts a set, {sizes.utility} prompts for other concepts, and attacks "
-        f"of {sizes.attack_rows} embeddings with {sizes.seeds} images each."
+        f"{_counted(len(concepts), 'concept')} ({', '.join(concepts)}), "
+        f"{_counted(study.seeds, 'training seed')} each; a concept and seed has {sizes.prompts} prompts a set, "
+        f"{sizes.utility} prompts for other concepts, and attacks of {sizes.attack_rows} embeddings with {sizes.seeds} "
+        "images each."
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -80,7 +80,8 @@ def strip_figure(table: pd.DataFrame) -> Figure:
         axes = figure.subplots(len(lines), wide, squeeze=False)
         for line, (label, of) in zip(axes, lines, strict=True):
             for ax, row in zip(line, of.sort_values("column").to_dict("records"), strict=True):
-                ax.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(row[PIXELS])))))
+                pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(row[PIXELS]))))
+                ax.imshow(pixels, interpolation="nearest")
                 ax.set(xticks=[], yticks=[])
                 for side in ax.spines.values():
                     side.set_visible(row["asks_for"] == row["concept"])
