@@ -42,6 +42,7 @@ def beside(run: PublishedRun, rest: Plan) -> Taken:
     _check_names(run, tensors)
     return Taken(
         candidates=run.candidates,
+        changing=_changing(run.trials),
         tensors=tensors if tensors.name in run.files else None,
         looks=_looks(looks, run, rest) if looks.exists() else BUDGET.empty(),
         grids=tuple(_grids(run)),
@@ -74,6 +75,11 @@ def distances_of(run: PublishedRun, cells: Sequence[Cell]) -> pd.DataFrame:
                 f"{run.folder / 'distances.parquet'}: expected rows of {cell.title}, got none; make the report again"
             )
     return rows[[key in wanted for key in keys]].reset_index(drop=True)
+
+
+def _changing(trials: pd.DataFrame) -> int:
+    mine = trials[(trials["access"] == "weights") & ~trials["control"]]
+    return len(mine.drop_duplicates(["attack_digest", "candidate"]))
 
 
 def _looks(path: Path, run: PublishedRun, rest: Plan) -> pd.DataFrame:

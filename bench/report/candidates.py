@@ -69,6 +69,7 @@ def write_candidates(folder: Path, found: Sequence[Found], taken: Taken | None =
         if any(row[kind] for row in rows for kind in _KINDS):
             having.append((one.entry, unsaid))
     if taken is not None:
+        changing += taken.changing
         lines += [dict(line) for line in taken.candidates]
         lines.sort(key=lambda line: [line[n] for n in ("attack", "concept", "method", "repeat")])
     said = _write_tensors(folder, having, taken)

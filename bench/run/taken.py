@@ -18,12 +18,14 @@ class Taken:
 
     Attributes:
         candidates: Lines of ``candidates.jsonl``, in their order.
+        changing: How many candidates more change the model's weights: they have no line.
         tensors: The file with their text states and noise; ``None``: the report published none.
         looks: Rows of :data:`~bench.tables.schema.BUDGET`: the searches' own account of their looks.
         grids: (concept, file) of each grid.
     """
 
     candidates: tuple[Mapping[str, Any], ...]
+    changing: int
     tensors: Path | None
     looks: pd.DataFrame
     grids: tuple[tuple[str, Path], ...]

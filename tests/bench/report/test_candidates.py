@@ -15,6 +15,8 @@ from attacks.shared.prompt_file import read_prompts, read_tensors
 from bench.report.candidates import LIMIT, write_candidates
 from bench.run.results import Found
 from bench.run.store import Store
+from bench.run.taken import Taken
+from bench.tables.schema import BUDGET
 
 NASTY = "a%b_c&d{e}$f#|*g\\h"
 
@@ -107,6 +109,54 @@ def test_what_speaks_of_minors_has_neither_line_nor_tensors(
     assert set(load_file(kept)) == {row["states"], row["latents"]} == {
         f"{kind}/{1:064d}/0" for kind in there
     }  # fmt: skip
+
+
+def taken_of(folder: Path, lines: list[dict[str, Any]], **changes: Any) -> Taken:
+    tensors = folder / "candidates.safetensors"
+    about: dict[str, Any] = {
+        "changing": 0, "looks": BUDGET.empty(), "grids": (),
+        "tensors": tensors if tensors.exists() else None,
+    }  # fmt: skip
+    return Taken(candidates=tuple(lines), **about | changes)
+
+
+def test_finds_of_an_earlier_report_stand_beside_new_ones(
+    entry: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The same bytes as if all had been found in one run."""
+
+    def found(number: int, method: str) -> Found:
+        tensors = {"states/0": torch.full((1, 2), number)}
+        return Found("ci", method, "star", 0, entry(number, tensors, states=True))
+
+    one, whole, more = (tmp_path / name for name in ("one", "whole", "more"))
+    for folder in (one, whole, more):
+        folder.mkdir()
+    old, new = [found(1, "esd"), found(3, "sld")], [found(2, "mace")]
+    write_candidates(one, old)
+    lines = [json.loads(line) for line in (one / "candidates.jsonl").open()]
+    said = write_candidates(whole, [*old, *new])
+    assert write_candidates(more, new, taken_of(one, lines)) == said
+    assert (whole / "candidates.jsonl").read_bytes() == (more / "candidates.jsonl").read_bytes()
+    left, right = (load_file(f / "candidates.safetensors") for f in (whole, more))
+    assert left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+    half = write_candidates(more, new, taken_of(one, lines[:1]))
+    assert "2 prompts" in half and len(load_file(more / "candidates.safetensors")) == 2
+
+
+def test_tensors_are_published_whole_or_not_at_all(
+    entry: Callable[..., Any], tmp_path: Path
+) -> None:
+    lines = [
+        {"attack": "ci", "concept": "star", "method": "esd", "repeat": 0, "states": "states/a/0"}
+    ]
+    kept = tmp_path / "candidates.safetensors"
+    kept.write_bytes(b"of an earlier report")
+    new = [Found("ci", "uce", "star", 0, entry(0, {"states/0": torch.ones(1, 2)}, states=True))]
+    said = write_candidates(tmp_path, new, taken_of(tmp_path, lines, tensors=None, changing=3))
+    assert "stay in the store, as those of the earlier report do" in said
+    assert "3 more candidates change the model's weights" in said
+    assert not kept.exists()
 
 
 def test_nothing_found_leaves_nothing(tmp_path: Path) -> None:
