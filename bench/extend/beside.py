@@ -1,4 +1,4 @@
-"""Reads what a published report has beside the rows of a leaderboard: times, distances, curves, tensors and grids.
+"""Reads what a published report has beside the rows of a leaderboard: times, distances, curves and pictures.
 
 A file may be anybody's. What is not as a report writes it is refused before anything is computed.
 """
@@ -14,10 +14,13 @@ import pandas as pd
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import regular
 from bench.core.weight_files import sound
+from bench.extend.cards import cards_in
 from bench.leaderboard.published_run import PublishedRun, read_distances
+from bench.report.gallery import Card
+from bench.report.place import RUN_PAGE
+from bench.report.taken import Taken
 from bench.run.cells import Cell, ComparedCell
 from bench.run.plan import Plan
-from bench.run.taken import Taken
 from bench.tables.frames import Schema, SchemaError, conform, read_table
 from bench.tables.schema import BUDGET, CELLS, DISTANCES
 from bench.tables.spreadsheet import from_cell
@@ -46,6 +49,7 @@ def beside(run: PublishedRun, rest: Plan) -> Taken:
         tensors=tensors if tensors.name in run.files else None,
         looks=_looks(looks, run, rest) if looks.exists() else BUDGET.empty(),
         grids=tuple(_grids(run)),
+        cards=tuple(_cards(run)),
     )
 
 
@@ -122,6 +126,14 @@ def _check_names(run: PublishedRun, tensors: Path) -> None:
                     f"{run.folder / 'candidates.jsonl'}: expected {kind} of {tensors.name}, {begins}<number>, "
                     f"got {shown(name)}; make the report again"
                 )
+
+
+def _cards(run: PublishedRun) -> Iterator[Card]:
+    page = run.folder / RUN_PAGE
+    lines = set(zip(run.trials["method"], run.trials["concept"], strict=True))
+    for card in cards_in(page) if page.exists() else ():
+        if (card.method, card.concept) in lines:
+            yield card
 
 
 def _grids(run: PublishedRun) -> Iterator[tuple[str, Path]]:

@@ -2,7 +2,8 @@
 
 A line is a method on a concept in one repeat. It is taken where the report has every cell of it. A cell's digest
 covers all that its numbers depend on, so they are those that a run would compute. Its rows are held to the
-plan as a leaderboard holds them. A report has no images but those of its grids, which are taken as they are.
+plan as a leaderboard holds them. A report has no images but those of its grids and its page, which are taken as
+they are.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from bench.leaderboard.final import check_final
 from bench.leaderboard.found import check_candidates
 from bench.leaderboard.held import check_rows
 from bench.leaderboard.published_run import PublishedRun, read_run
+from bench.report.taken import Taken
 from bench.run.cells import Cell, JudgedCell, ScoreCell
 from bench.run.plan import Plan
 from bench.run.results import Results
-from bench.run.taken import Taken
 from bench.tables.spreadsheet import from_cell
 
 __all__ = ["Extension", "extension"]

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.digest import write_atomic
 from bench.interfaces.minors import about_minors
+from bench.report.taken import Taken
 from bench.run.results import Found
 from bench.run.store import Entry
-from bench.run.taken import Taken
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +63,10 @@ def gallery(
     prompts: Mapping[str, Mapping[Key, Sequence[str]]],
     trials: pd.DataFrame,
     *,
+    taken: Sequence[Card] = (),
     limit: int = LIMIT,
 ) -> list[Card]:
-    """The cards of a page, by concept, method and attack in the order of the pictures.
+    """The cards of a page, by concept, method and attack in the order of the pictures, those that are taken first.
 
     Args:
         pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3]; the first few are shown, and
@@ -73,23 +74,33 @@ def gallery(
         images: The same for the trial, candidate and draw of each picture.
         prompts: The same for their prompts.
         trials: Rows of :data:`~bench.tables.schema.TRIALS`; the judge that comes first is the judge of record.
+        taken: Cards of an earlier report, of lines that were not computed again.
         limit: Bytes of all pictures.
     """
     known = _known(trials, images)
+    earlier = _by_cell(taken)
+
+    def card_at(concept: str, key: Key, layer: int) -> Card | None:
+        if there := earlier.get((concept, key)):
+            return there[layer] if layer < len(there) else None
+        shown, of = pictures[concept][key], images.get(concept, {}).get(key, ())
+        row = known.get(of[layer]) if layer < min(len(shown), len(of)) else None
+        if row is None:
+            return None
+        uri = picture_uri(shown[layer]) if row["status"] == "ok" else ""
+        said = prompts.get(concept, {}).get(key, ())
+        return _card(row, uri, concept, key, prompt=said[layer] if layer < len(said) else "")
+
     chosen: list[tuple[int, int, Card]] = []
+    cells = _cells(pictures, earlier)
     spent = 0
     for layer in range(_PER_CELL):
-        for place, (concept, key, shown) in enumerate(_cells(pictures)):
-            of = images.get(concept, {}).get(key, ())
-            row = known.get(of[layer]) if layer < min(len(shown), len(of)) else None
-            if row is None:
+        for place, (concept, key) in enumerate(cells):
+            if (card := card_at(concept, key, layer)) is None:
                 continue
-            uri = picture_uri(shown[layer]) if row["status"] == "ok" else ""
-            spent += len(uri)
+            spent += len(card.picture)
             if spent > limit:
                 return _in_order(chosen)
-            said = prompts.get(concept, {}).get(key, ())
-            card = _card(row, uri, concept, key, prompt=said[layer] if layer < len(said) else "")
             chosen.append((place, layer, card))
     return _in_order(chosen)
 
@@ -98,12 +109,21 @@ def _in_order(chosen: Sequence[tuple[int, int, Card]]) -> list[Card]:
     return [card for _, _, card in sorted(chosen, key=lambda one: one[:2])]
 
 
+def _by_cell(cards: Sequence[Card]) -> dict[tuple[str, Key], list[Card]]:
+    found: dict[tuple[str, Key], list[Card]] = {}
+    for card in cards:
+        found.setdefault((card.concept, (card.method, card.attack)), []).append(card)
+    return found
+
+
 def _cells(
     pictures: Mapping[str, Mapping[Key, Sequence[Picture | None]]],
-) -> Iterator[tuple[str, Key, Sequence[Picture | None]]]:
-    for concept in pictures:
-        for key, shown in pictures[concept].items():
-            yield concept, key, shown
+    earlier: Mapping[tuple[str, Key], Sequence[Card]],
+) -> list[tuple[str, Key]]:
+    """The cells that have pictures, by concept."""
+    cells = [*earlier, *((concept, key) for concept in pictures for key in pictures[concept])]
+    places = {concept: place for place, (concept, _) in reversed([*enumerate(cells)])}
+    return sorted(dict.fromkeys(cells), key=lambda cell: places[cell[0]])
 
 
 def _known(

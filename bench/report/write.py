@@ -24,8 +24,8 @@ from bench.report.place import PAGE, RUN_PAGE, replacing
 from bench.report.plots import Status, save, scatter
 from bench.report.run_page import RunPage, run_page
 from bench.report.sweep_plot import sweep_plot
+from bench.report.taken import Taken
 from bench.run.results import Found
-from bench.run.taken import Taken
 from bench.tables.agreement import agreement
 from bench.tables.budget import budget
 from bench.tables.flags import flag
@@ -210,11 +210,12 @@ def _write(
         cells=cells, measures=cost, agreement=alike, stages=staged, budget=bool(len(spent)),
     )  # fmt: skip
     write_atomic(folder / PAGE, page(contents).encode())
+    earlier = () if taken is None else taken.cards
     shown = RunPage(
         suite=suite, worst=worst, table=table, flags=flags, provenance=provenance, status=status,
-        cards=gallery(pictures, images, prompts, trials), measures=cost, agreement=alike, stages=staged,
+        cards=gallery(pictures, images, prompts, trials, taken=earlier), measures=cost, agreement=alike,
         apart=disagreements(pictures, images, prompts, trials), sweep=(folder / "sweep.png").read_bytes(),
-        budget=(folder / "budget.png").read_bytes() if len(spent) else b"",
+        budget=(folder / "budget.png").read_bytes() if len(spent) else b"", stages=staged,
     )  # fmt: skip
     write_atomic(folder / RUN_PAGE, run_page(shown).encode())
 

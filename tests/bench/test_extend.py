@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bench.api import erase, evaluate
 from bench.cli.main import main
 from bench.config.suite import load_suite
 from bench.core.errors import UsageError
+from bench.extend.cards import cards_in
 from bench.extend.extension import extension
 from bench.leaderboard.published_run import read_run
 from bench.model.pipeline.inspect import inspect_base
@@ -31,6 +33,7 @@ DERIVED = ("table.csv", "worst.csv", "flags.csv", "sweep.csv")
 Commit = Callable[[str], None]
 
 
+@cache
 def planned(source: str | Path) -> Plan:
     suite = load_suite(str(source))
     base = inspect_base(suite.base, revision=suite.revision)
@@ -145,6 +148,9 @@ def test_a_run_computes_the_new_lines_alone_and_says_where_the_others_are_from(
     grids = [f"grid-star{n}.png" for n in ("", ".2", ".3")]
     assert sorted(path.name for path in two.glob("grid-*")) == sorted(grids)
     assert (two / grids[0]).read_bytes() == (first / grids[0]).read_bytes()
+    seen = cards_in(two / "index.html")
+    assert {card.method for card in seen} == {"none", "destroyed", "negative_prompt", "uce"}
+    assert sorted(map(str, seen)) == sorted(map(str, cards_in(whole / "index.html")))
     page = (two / "README.md").read_text(encoding="utf-8")
     assert f"made at commit {SECOND[:12]}" in page
     assert all(f"]({name})" in page for name in grids)
@@ -203,10 +209,14 @@ def test_rows_that_are_not_the_plans_are_refused(
         ("candidates.jsonl", '"states": "states/', '"states": "states/x'),
         ("candidates.jsonl", '"states": "states/', '"states": ["'),
         ("candidates.safetensors", "", "no tensors"),
+        ("index.html", "data:image/webp;base64,", "https://example.org/"),
+        ("index.html", '<td class="seed" data-label="seed">', "<td>none"),
+        ("index.html", '<td class="prompt">', '<td></td><td class="prompt">'),
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, old: str, new: str) -> None:
     report = planted(tmp_path / "results").run
+    shutil.copyfile(RESULTS / "mini-quick" / "index.html", report / "index.html")
     path = report / name
     data = path.read_bytes()
     changed = data.replace(old.encode(), new.encode(), 1) if old else new.encode()

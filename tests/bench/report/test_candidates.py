@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from attacks.shared.prompt_file import read_prompts, read_tensors
 from bench.report.candidates import LIMIT, write_candidates
+from bench.report.taken import Taken
 from bench.run.results import Found
 from bench.run.store import Store
-from bench.run.taken import Taken
 from bench.tables.schema import BUDGET
 
 NASTY = "a%b_c&d{e}$f#|*g\\h"
@@ -114,7 +114,7 @@ def test_what_speaks_of_minors_has_neither_line_nor_tensors(
 def taken_of(folder: Path, lines: list[dict[str, Any]], **changes: Any) -> Taken:
     tensors = folder / "candidates.safetensors"
     about: dict[str, Any] = {
-        "changing": 0, "looks": BUDGET.empty(), "grids": (),
+        "changing": 0, "looks": BUDGET.empty(), "grids": (), "cards": (),
         "tensors": tensors if tensors.exists() else None,
     }  # fmt: skip
     return Taken(candidates=tuple(lines), **about | changes)

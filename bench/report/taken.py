@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from bench.report.gallery import Card
+
 __all__ = ["Taken"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taken:
-    """Finds, curves and grids of lines that were computed for an earlier report.
+    """Finds, curves, grids and pictures of lines that were computed for an earlier report.
 
     Attributes:
         candidates: Lines of ``candidates.jsonl``, in their order.
@@ -22,6 +24,7 @@ class Taken:
         tensors: The file with their text states and noise; ``None``: the report published none.
         looks: Rows of :data:`~bench.tables.schema.BUDGET`: the searches' own account of their looks.
         grids: (concept, file) of each grid.
+        cards: The pictures of its page.
     """
 
     candidates: tuple[Mapping[str, Any], ...]
@@ -29,3 +32,4 @@ class Taken:
     tensors: Path | None
     looks: pd.DataFrame
     grids: tuple[tuple[str, Path], ...]
+    cards: tuple[Card, ...]
