@@ -24,6 +24,7 @@ from bench.model.families.family import Family
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from tests.order import longest_first
+from tests.places import roomy_memory
 
 _CORES = 2
 _GARBAGE = 50_000, 20, 20
@@ -36,6 +37,8 @@ def pytest_configure() -> None:
     # A million objects of torch and of pytest's own are there to stay. To look through them for
     # garbage again and again took a tenth of the time.
     gc.set_threshold(*_GARBAGE)
+    if (memory := roomy_memory()) is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))  # pytest's name for the place
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
