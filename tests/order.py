@@ -28,7 +28,8 @@ LONGEST: Final = (
 
 
 class _HasPath(Protocol):
-    path: Path
+    @property
+    def path(self) -> Path: ...
 
 
 _Test = TypeVar("_Test", bound=_HasPath)
