@@ -25,17 +25,19 @@ help:
 bench: $(BASE)
 	$(BIN)/tvc-bench run $(ARGS)
 
-# A worker per core, one thread each. A file's tests stay together: they share what they prepared.
+# A worker per core, one thread each. A file's tests stay together: they share what they prepared. The files
+# come in the order of tests/order.py; else those with few tests, which take longest, would come last.
 # ARGS="-n0" runs them in one process.
+SHARED := --dist loadfile --no-loadscope-reorder
 test: $(TEST)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto $(SHARED) $(ARGS)
 
 # No number may hang on the processor. A capability that this machine lacks would be an illegal instruction.
 WIDEST := $(shell grep -qsm1 avx512f /proc/cpuinfo && echo avx512)
 processors: $(TEST)
 	@set -e; for capability in default avx2 $(WIDEST); do for workers in auto 0; do \
 	    echo "ATEN_CPU_CAPABILITY=$$capability, workers: $$workers"; \
-	    ATEN_CPU_CAPABILITY=$$capability $(BIN)/python -m pytest -q -n $$workers --dist loadfile $(ARGS); \
+	    ATEN_CPU_CAPABILITY=$$capability $(BIN)/python -m pytest -q -n $$workers $(SHARED) $(ARGS); \
 	done; done
 
 lint: $(TEST)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from bench.model.batching import MicroBatch
 from bench.model.families.family import Family
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
+from tests.order import longest_first
+from tests.places import roomy_memory
 
 _CORES = 2
 _GARBAGE = 50_000, 20, 20
@@ -34,6 +37,14 @@ def pytest_configure() -> None:
     # A million objects of torch and of pytest's own are there to stay. To look through them for
     # garbage again and again took a tenth of the time.
     gc.set_threshold(*_GARBAGE)
+    if (memory := roomy_memory()) is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))  # pytest's name for the place
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers share files out in the order of collection."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = longest_first(items, Path(__file__).parent)
 
 
 def pytest_collection_finish() -> None:

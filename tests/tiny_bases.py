@@ -25,7 +25,7 @@ from transformers import (
 from bench.core.rng import initial_values
 from bench.core.shipped import clip_folder, model_folder
 
-__all__ = ["BASES", "make_base"]
+__all__ = ["BASES", "make_base", "narrowed"]
 
 BASES: Final = ("sd2", "sdxl")
 """The families that the miniature is not of."""
@@ -42,6 +42,22 @@ def make_base(kind: str, folder: Path) -> Path:
     pipe.save_pretrained(folder)
     if kind == "sd1":
         shutil.copytree(clip_folder(), folder / "clip")  # whose defaults are the miniature's
+    return folder
+
+
+def narrowed(folder: Path) -> Path:
+    """The folder, its UNet another one of random weights: narrow, with blocks of the same kinds."""
+    there = UNet2DConditionModel.load_config(folder / "unet")
+    levels = len(there["down_block_types"])
+    fields = dict(
+        block_out_channels=(16, *[32] * (levels - 1)),
+        attention_head_dim=[2, *[4] * (levels - 1)],
+        norm_num_groups=8,
+    )
+    (folder / "SHA256SUMS").unlink(missing_ok=True)  # they were of the wide one
+    shutil.rmtree(folder / "unet")
+    with initial_values(18):
+        UNet2DConditionModel.from_config({**there, **fields}).save_pretrained(folder / "unet")
     return folder
 
 
