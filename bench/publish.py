@@ -115,7 +115,8 @@ def publish(
         extended: The lines of the plan that are taken from an earlier report; the store has the rest.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder holds something else, or the report that was extended, which the new one
+            must be final to replace.
     """
     # Tables and plots load pandas and matplotlib; a plan says how it was asked for without them.
     from bench.report.write import in_row_order, write_report
@@ -135,7 +136,11 @@ def publish(
         else "final"
     )
     name, command = plan.suite.name, asked.command_to(folder)
+    if extended is not None:
+        command = f"{command} --extend {shlex.quote(str(extended.run.folder))}"
     folder = folder or (_DRAFTS / name if status == "partial" else place(plan, asked))
+    if extended is not None and status != "final":
+        extended.keep_apart(folder)
     inside, total = found.seconds
     provenance = {
         **origin,

@@ -80,7 +80,9 @@ def extended_by(folder: Path | None, plan: Plan) -> Extension | None:
         return None
     from bench.extend.extension import extension
 
-    return extension(plan, folder)
+    found = extension(plan, folder)
+    err.print(found.told, soft_wrap=True)
+    return found
 
 
 def published(plan: Plan, asked: Asked, folder: Path | None, committed: bool) -> Path | None:

@@ -60,6 +60,7 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
             "digest": c.digest,
             "title": c.title,
             "done": c.digest not in left or ledger.find(c.kind, c.digest) is not None,
+            "taken": c.digest not in left,
         }
         for c in made.cells
     ]

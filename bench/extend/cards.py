@@ -1,93 +1,136 @@
-"""Reads the pictures of a report's page, which has them small: a report has no others but its grids."""
+"""Takes the small pictures of a report's page, each with what the rows say of it."""
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import pandas as pd
+
+from bench.core.characters import visible
 from bench.core.errors import UsageError, shown
 from bench.core.files import bounded
-from bench.report.gallery import Card
-from bench.tables.text import NONE
+from bench.report.gallery import IMAGE, PER_CELL, Card, best_of, card_of
 
 __all__ = ["cards_in"]
 
-_MOST: Final = 2**27
+_MOST: Final = 2**24
 """Bytes of a page, at most."""
 _TABLE: Final = "pictures"
 _COLUMNS: Final = 9
 _PICTURE: Final = re.compile(r"(data:image/webp;base64,[A-Za-z0-9+/]+={0,2})?")
 """Nothing else is taken over as a picture: a page asks nothing of any server."""
-_LOOKS: Final = re.compile(r"(\S+) in ([0-9]+)")
 
-_Row = tuple[str, list[str]]
+_Key = tuple[str, str, str, str, str]
 
 
-def cards_in(page: Path) -> list[Card]:
-    """Returns the cards of a report's page, in its order, with the numbers as far as it shows them.
+def cards_in(page: Path, trials: pd.DataFrame) -> Iterator[Card]:
+    """Yields the pictures of a page whose image is among the rows, with what the rows say.
+
+    Args:
+        page: Of a report. Nothing but the pictures and their places is taken from it.
+        trials: Rows of :data:`~bench.tables.schema.TRIALS` by the judge of record.
 
     Raises:
-        UsageError: the page's table of pictures is not as a report writes it.
+        UsageError: the page has no table of pictures, or not as a report writes it.
     """
+    known = _by_key(trials)
+    seen: dict[_Key, int] = {}
+    for row in _read(page):
+        if len(row.cells) != _COLUMNS or not _PICTURE.fullmatch(row.picture):
+            got = f"{len(row.cells)} cells and the picture {shown(row.picture[:40])}"
+            raise UsageError(
+                f"{page}: expected pictures as a report writes them, got {got}; make the report again"
+            )
+        _, method, concept, attack, *_, seed, prompt = row.cells
+        key = (method, concept, attack.partition("/")[0], seed, prompt)
+        number = seen[key] = seen.get(key, -1) + 1
+        mine = known.get(key, ())
+        if number < min(len(mine), PER_CELL):
+            yield card_of(mine[number], row.picture, concept, (method, attack), prompt=prompt)
+
+
+def _by_key(trials: pd.DataFrame) -> dict[_Key, list[dict[str, Any]]]:
+    """The rows' account of each image, by what a page says of it."""
+    images = best_of(trials)
+    about = trials.drop_duplicates(IMAGE)
+    columns = (about[name] for name in ("method", "concept", "attack", "image_seed", "prompt"))
+    found: dict[_Key, list[dict[str, Any]]] = {}
+    for said, place in zip(
+        zip(*columns, strict=True), about[IMAGE].itertuples(index=False, name=None), strict=True
+    ):
+        method, concept, attack, seed, prompt = (visible(str(value)) for value in said)
+        found.setdefault((method, concept, attack, seed, prompt), []).append(images[place])
+    return found
+
+
+class _Row:
+    """A row of the table: the picture, and the text of each cell."""
+
+    def __init__(self) -> None:
+        self.picture = ""
+        self._texts: list[list[str]] = []
+
+    @property
+    def cells(self) -> list[str]:
+        """The text of each cell."""
+        return ["".join(parts) for parts in self._texts]
+
+    def cell(self) -> list[str]:
+        """Begins a cell; returns where its text goes."""
+        self._texts.append([])
+        return self._texts[-1]
+
+
+def _read(page: Path) -> list[_Row]:
     reader = _Reader()
-    reader.feed(bounded(page, _MOST).decode("utf-8", "replace"))
-    return [_card(row, page) for row in reader.rows]
+    try:
+        reader.feed(bounded(page, _MOST).decode("utf-8", "replace"))
+    except AssertionError as error:  # of the library, for a declaration that it does not know
+        raise UsageError(f"{page}: expected HTML: {error}") from error
+    if not reader.whole:
+        raise UsageError(
+            f"{page}: expected a table of pictures, got none that ends; make the report again"
+        )
+    return reader.rows
 
 
 class _Reader(HTMLParser):
-    """Collects the rows of the table of pictures: the picture, and the text of each cell."""
+    """Collects the rows of the body of the table of pictures."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[_Row] = []
-        self._inside = self._in_cell = False
+        self.whole = False
+        self._inside = False
+        self._cell: list[str] | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         about = dict(attrs)
         if tag == "table":
             self._inside = about.get("id") == _TABLE
-        elif self._inside and tag == "tr":
-            self.rows.append(("", []))
-        elif self._inside and tag == "td" and self.rows:
-            self.rows[-1][1].append("")
-            self._in_cell = True
-        elif self._inside and tag == "img" and self.rows:
-            self.rows[-1] = (about.get("src") or "", self.rows[-1][1])
+        if not self._inside or tag in ("table", "thead", "tbody"):
+            self._cell = None
+        elif tag == "tr":
+            self.rows.append(_Row())
+            self._cell = None
+        elif tag == "td" and self.rows:
+            self._cell = self.rows[-1].cell()
+        elif tag == "img" and self.rows:
+            self.rows[-1].picture = about.get("src") or ""
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "table":
-            self._inside = False
-        elif tag == "td":
-            self._in_cell = False
+        if tag == "td":
+            self._cell = None
         elif tag == "thead" and self._inside:
-            self.rows.clear()
+            self.rows, self._cell = [], None
+        elif tag == "table":
+            self.whole |= self._inside
+            self._inside, self._cell = False, None
 
     def handle_data(self, data: str) -> None:
-        if self._inside and self._in_cell:
-            self.rows[-1][1][-1] += data
-
-
-def _card(row: _Row, page: Path) -> Card:
-    picture, cells = row
-    if len(cells) != _COLUMNS or not _PICTURE.fullmatch(picture):
-        got = f"{len(cells)} cells and the picture {shown(picture[:40])}"
-        raise UsageError(
-            f"{page}: expected pictures as a report writes them, got {got}; make the report again"
-        )
-    _, method, concept, attack, verdict, score, saw, seed, prompt = cells
-    looked = _LOOKS.fullmatch(saw)
-    try:
-        return Card(
-            picture=picture, method=method, concept=concept, attack=attack, verdict=verdict,
-            score=_number(score), own_score=_number(looked[1]) if looked else math.nan,
-            queries=int(looked[2]) if looked else 0, seed=int(seed), prompt=prompt,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UsageError(f"{page}: expected numbers in its table of pictures: {error}") from error
-
-
-def _number(text: str) -> float:
-    return math.nan if text == NONE else float(text)
+        if self._cell is not None:
+            self._cell.append(data)

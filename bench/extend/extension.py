@@ -8,29 +8,26 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.core.errors import UsageError
+from bench.core.errors import UsageError, shown
 from bench.extend.beside import beside, cells_of, distances_of
 from bench.leaderboard.final import check_final
-from bench.leaderboard.found import check_candidates
+from bench.leaderboard.found import check_candidates, is_published
 from bench.leaderboard.held import check_rows
-from bench.leaderboard.published_run import PublishedRun, read_run
+from bench.leaderboard.published_run import Line, PublishedRun, read_run
 from bench.report.taken import Taken
-from bench.run.cells import Cell, JudgedCell, ScoreCell
+from bench.run.cells import Cell, JudgedCell, OfAttack, ScoreCell
 from bench.run.plan import Plan
 from bench.run.results import Results
 from bench.tables.spreadsheet import from_cell
 
 __all__ = ["Extension", "extension"]
-
-_Line = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
@@ -53,28 +50,45 @@ class Extension:
     taken: Taken
     rest: Plan
 
-    @cached_property
+    @property
     def parts(self) -> list[dict[str, Any]]:
-        """The commits that computed the lines, each with its methods, for ``provenance.json``.
-
-        A method that is computed on other concepts now is named as one that is taken in part.
-        """
-        mixed = {cell.method_label for cell in self.rest.cells}
-        by: dict[str, dict[str, Any]] = {}
-        for method in sorted(self.run.trials["method"].unique().tolist()):
-            commit = self.run.commit_of(method)
-            part = by.setdefault(commit, {"commit": commit, "methods": [], "in_part": []})
-            part["in_part" if method in mixed else "methods"].append(method)
-        return list(by.values())
+        """The commits that computed the lines, each with its lines, for ``provenance.json``."""
+        by: dict[str, list[Line]] = {}
+        for line, commit in sorted(self.run.commits().items()):
+            by.setdefault(commit, []).append(line)
+        rows = self.run.files["trials.parquet"]
+        return [{"commit": commit, "lines": by[commit], "taken_from": rows} for commit in by]
 
     @property
     def remarks(self) -> list[str]:
         """A line per commit for the reader of the new report."""
-        return [
-            f"taken from a report made at commit {part['commit'][:12]}, with its sample grids: "
-            f"{', '.join([*part['methods'], *(f'{name} (in part)' for name in part['in_part'])])}"
-            for part in self.parts
-        ]
+        computed = {cell.method_label for cell in self.rest.cells}
+        found = []
+        for part in self.parts:
+            methods = dict.fromkeys(method for method, _, _ in part["lines"])
+            said = [f"{m} (in part)" if m in computed else m for m in methods]
+            found.append(
+                f"computed at commit {part['commit'][:12]}, and taken over: {', '.join(said)}"
+            )
+        return found
+
+    @property
+    def told(self) -> str:
+        """How much is taken, for the terminal."""
+        lines, cells = len(self.run.commits()), len(self.rest.cells)
+        return f"{lines} lines taken from {self.run.folder}; {cells} cells are asked of this run"
+
+    def keep_apart(self, folder: Path) -> None:
+        """Refuses that a draft or a part takes the place of the report: its lines are in no store.
+
+        Raises:
+            UsageError: it would.
+        """
+        if folder.resolve() == self.run.folder.resolve():
+            raise UsageError(
+                f"{folder}: expected a whole and final result in place of the report that it extends, and it is none; "
+                "name another folder with --out"
+            )
 
     def joined(self, found: Results) -> Results:
         """The results of the rest together with the lines that are taken.
@@ -117,32 +131,28 @@ def extension(plan: Plan, folder: Path) -> Extension:
     run = read_run(folder)
     check_final(run)
     lines = _lines(plan)
-    listed = {
-        row["digest"]: (row["kind"], from_cell(row["method"]), from_cell(row["concept"]))
-        for row in run.cells.to_dict("records")
-    }
-    there = {line for line, cells in lines.items() if all(_is_listed(c, listed) for c in cells)}
+    listed = {row["digest"]: _said(row) for row in run.cells.to_dict("records")}
+    there = {line for line, cells in lines.items() if not _lacking(cells, listed, plan)}
     if not there:
-        raise UsageError(
-            f"--extend: expected a report with a line of {plan.suite.name}, got {folder}, which has none with the "
-            "same base, sampler, attacks, goals and judges; leave it out"
-        )
+        raise UsageError(f"--extend: {folder}: {_nearest(lines, listed, plan)}")
     taken = [cell for line in there for cell in lines[line]]
     digests = {cell.digest for cell in taken}
     needed = {digest for cell in taken for digest in cell.parents.values()}
-    cells = tuple(c for c in plan.cells if c.digest in digests or c.digest in needed)
+    cells = [c for c in plan.cells if c.digest in digests or c.digest in needed]
     cut = _cut(run, cells)
-    held = replace(plan, cells=cells)
+    held = plan.cut_to(cells)
     check_rows(cut, held)
     check_candidates(cut, held)
-    rest = replace(plan, cells=tuple(_rest(plan, digests)))
-    return Extension(plan, cut, cells_of(cut), distances_of(cut, cells), beside(cut, rest), rest)
+    rest = plan.cut_to([*_rest(plan, digests)])
+    return Extension(
+        plan, cut, cells_of(cut), distances_of(cut, cells), beside(run, cut, plan, rest), rest
+    )
 
 
-def _lines(plan: Plan) -> dict[_Line, list[Cell]]:
+def _lines(plan: Plan) -> dict[Line, list[Cell]]:
     """The cells of each line; a line with transfers is none, as they need the finds of others."""
-    lines: dict[_Line, list[Cell]] = {}
-    moved: set[_Line] = set()
+    lines: dict[Line, list[Cell]] = {}
+    moved: set[Line] = set()
     for cell in plan.cells:
         if not cell.method_label:  # a reference
             continue
@@ -153,8 +163,39 @@ def _lines(plan: Plan) -> dict[_Line, list[Cell]]:
     return {line: cells for line, cells in lines.items() if line not in moved}
 
 
-def _is_listed(cell: Cell, listed: dict[str, tuple[str, str, str]]) -> bool:
-    return listed.get(cell.digest) == (cell.kind, cell.method_label, cell.concept.text)
+def _said(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    names = ("kind", "method", "concept", "attack", "scored_by")
+    return tuple(from_cell(str(row[name])) for name in names)
+
+
+def _lacking(
+    cells: Sequence[Cell], listed: Mapping[str, tuple[str, ...]], plan: Plan
+) -> list[Cell]:
+    """The cells that a report does not list, or under other names."""
+    found = []
+    for cell in cells:
+        of = cell.trial if isinstance(cell, JudgedCell) else cell
+        attack = plan.attack_name(of.attack) if isinstance(of, OfAttack) else ""
+        by = cell.by if isinstance(cell, ScoreCell) else ""
+        said = (cell.kind, cell.method_label, cell.concept.text, attack, by)
+        if listed.get(cell.digest) != said:
+            found.append(cell)
+    return found
+
+
+def _nearest(
+    lines: Mapping[Line, list[Cell]], listed: Mapping[str, tuple[str, ...]], plan: Plan
+) -> str:
+    """Says that a report has no line of a plan, and what the line lacks that is nearest to one."""
+    lacking = [missing for cells in lines.values() if (missing := _lacking(cells, listed, plan))]
+    if not lacking:
+        return f"expected lines of {plan.suite.name}, and all of them need the finds of others; leave it out"
+    first = min(lacking, key=len)[0]
+    how = "has it under another name" if first.digest in listed else "does not have it"
+    return (
+        f"expected a line of {plan.suite.name} with all its cells, such as {shown(first.title)}, and the report {how}; "
+        "leave it out"
+    )
 
 
 def _rest(plan: Plan, taken: set[str]) -> Iterator[Cell]:
@@ -169,17 +210,26 @@ def _rest(plan: Plan, taken: set[str]) -> Iterator[Cell]:
 
 
 def _cut(run: PublishedRun, cells: Sequence[Cell]) -> PublishedRun:
-    """The report without the rows of other cells."""
+    """The report without the rows of other cells, its thresholds and labels that count those of the plan."""
     scored = {(_sampled(c), c.by) for c in cells if isinstance(c, ScoreCell)}
     digests = {cell.digest for cell in cells}
-    attacks = {c.trial.parents["attack"] for c in cells if isinstance(c, JudgedCell)}
+    judged = [c for c in cells if isinstance(c, JudgedCell)]
+    attacks = {c.trial.parents["attack"] for c in judged if is_published(c.trial.attack)}
     return replace(
         run,
-        trials=_of(run.trials, ["trial_digest", "judge"], scored),
+        trials=_judged_again(_of(run.trials, ["trial_digest", "judge"], scored), judged),
         utility=_of(run.utility, ["utility_digest", "metric"], scored),
         edits=run.edits[run.edits["edit_digest"].isin(digests)].reset_index(drop=True),
         cells=run.cells[run.cells["digest"].isin(digests)].reset_index(drop=True),
-        candidates=tuple(line for line in run.candidates if line.get("attack_digest") in attacks),
+        candidates=tuple(c for c in run.candidates if str(c.get("attack_digest")) in attacks),
+    )
+
+
+def _judged_again(trials: pd.DataFrame, judged: Sequence[JudgedCell]) -> pd.DataFrame:
+    """The rows under the thresholds of a plan, which no digest knows."""
+    thresholds = {cell.by: cell.judge.threshold for cell in judged}
+    return trials.assign(
+        threshold=trials["judge"].map(thresholds).astype(trials["threshold"].dtype)
     )
 
 

@@ -95,14 +95,22 @@ def _check_parts(about: Mapping[str, Any], where: Path) -> None:
     said = isinstance(parts, list) and all(
         isinstance(part, Mapping)
         and _COMMIT.fullmatch(str(part.get("commit")))
-        and isinstance(methods := part.get("methods"), list)
-        and all(isinstance(method, str) for method in methods)
+        and isinstance(lines := part.get("lines"), list)
+        and all(_is_line(line) for line in lines)
         for part in parts
     )
     if not said:
         raise UsageError(
-            f"{where}: expected parts, each with a commit and its methods, got {shown(parts)}; make the report again"
+            f"{where}: expected parts, each with a commit and its lines, got {shown(parts)}; make the report again"
         )
+
+
+def _is_line(line: Any) -> bool:
+    """Whether it is a method, a concept and a repeat."""
+    if not isinstance(line, list) or len(line) != 3:
+        return False
+    method, concept, repeat = line
+    return isinstance(method, str) and isinstance(concept, str) and type(repeat) is int
 
 
 def check_tables(run: PublishedRun) -> None:

@@ -75,7 +75,10 @@ def _is_same(said: Any, stored: float) -> bool:
     """Whether a number is the one that was stored with 32 bits."""
     if isinstance(said, bool) or not isinstance(said, int | float):
         return False
-    return math.isclose(struct.unpack("f", struct.pack("f", said))[0], stored, rel_tol=1e-6)
+    try:
+        return math.isclose(struct.unpack("f", struct.pack("f", said))[0], stored, rel_tol=1e-6)
+    except (OverflowError, struct.error):
+        return False
 
 
 def _check_start(line: Mapping[str, Any], steps: int, where: str) -> None:

@@ -15,8 +15,8 @@ from bench.core.digest import file_sha256
 from bench.core.errors import UsageError
 from bench.core.files import regular
 from bench.leaderboard.entry import Entry
+from bench.report.grid_names import grid_names
 from bench.tables.tables import ALL
-from bench.tables.text import slug
 
 __all__ = ["Grid", "grids_of"]
 
@@ -59,8 +59,7 @@ def grids_of(entries: Sequence[Entry], runs: Path) -> list[Grid]:
     for folder, entry in {entry.run.folder: entry for entry in reversed(entries)}.items():
         concepts = dict.fromkeys(cost.concept for cost in entry.measured.costs)
         for concept in (name for name in concepts if name != ALL):
-            name = f"grid-{slug(concept)}.png"
-            if name in entry.run.files:
+            for name in grid_names(entry.run.files, concept):
                 found.append(_grid(runs / folder / name, entry, concept))
     return found
 

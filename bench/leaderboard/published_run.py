@@ -22,7 +22,10 @@ from bench.report.place import PAGE
 from bench.tables.frames import Schema, SchemaError, conform
 from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY
 
-__all__ = ["PublishedRun", "files_of", "read_distances", "read_run"]
+__all__ = ["Line", "PublishedRun", "files_of", "read_distances", "read_run"]
+
+Line = tuple[str, str, int]
+"""A method, a concept and a repeat: what tables have a line of."""
 
 _ROWS: Final = {"trials": TRIALS, "utility": UTILITY, "edits": EDITS}
 _TABLES: Final = ("table.csv", "worst.csv", "flags.csv")
@@ -68,12 +71,33 @@ class PublishedRun:
             provenance=self.provenance, candidates=self.candidates, files=self.files,
         )  # fmt: skip
 
+    def commits(self) -> dict[Line, str]:
+        """The commit that computed each line: the report's, unless it took the line from an earlier one."""
+        taken = {
+            (method, concept, repeat): str(part["commit"])
+            for part in self.provenance.get("parts", ())
+            for method, concept, repeat in part["lines"]
+        }
+        own = str(self.provenance["commit"])
+        lines = self.trials[["method", "concept", "repeat"]].drop_duplicates()
+        return {
+            (method, concept, int(repeat)): taken.get((method, concept, int(repeat)), own)
+            for method, concept, repeat in lines.itertuples(index=False)
+        }
+
     def commit_of(self, method: str) -> str:
-        """The commit that computed a method's rows: the report's, unless it took them from an earlier one."""
-        for part in self.provenance.get("parts", ()):
-            if method in part["methods"]:
-                return str(part["commit"])
-        return str(self.provenance["commit"])
+        """The commit that computed a method's rows.
+
+        Raises:
+            UsageError: several did.
+        """
+        commits = sorted({commit for line, commit in self.commits().items() if line[0] == method})
+        if len(commits) != 1:
+            raise UsageError(
+                f"{self.folder}: expected {shown(method)} computed at one commit, got {len(commits)}; "
+                "run it again without --extend"
+            )
+        return commits[0]
 
     @staticmethod
     def _own(rows: pd.DataFrame, methods: frozenset[str]) -> pd.DataFrame:

@@ -134,7 +134,7 @@ def _write_tensors(
         if taken.tensors is None:
             (folder / _TENSORS).unlink(missing_ok=True)
             return _STAYED
-        size += taken.tensors.stat().st_size
+        size += len(taken.tensors)
     tensors = _tensors(having) if 0 < size <= 2 * LIMIT else {}  # larger ones are not even read
     if taken is not None and taken.tensors is not None and named and size <= 2 * LIMIT:
         tensors |= _tensors_of(taken.tensors, named)
@@ -145,7 +145,8 @@ def _write_tensors(
     from safetensors.torch import save  # torch takes seconds, and most reports have no tensors
 
     write_atomic(folder / _TENSORS, save(kept))
-    precision = "" if kept is tensors else ", at half precision"
+    half = kept is not tensors or any(t.element_size() == 2 for t in kept.values())
+    precision = ", at half precision" if half else ""
     return f"; [{_TENSORS}]({_TENSORS}) their text states and noise{precision}"
 
 
@@ -166,12 +167,12 @@ def _has_tensors(line: Mapping[str, Any]) -> bool:
     return any(line.get(kind) for kind in _KINDS)
 
 
-def _tensors_of(path: Path, lines: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+def _tensors_of(data: bytes, lines: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     """The tensors that the lines of an earlier report name."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     names = {line[kind] for line in lines for kind in _KINDS if line.get(kind)}
-    return {name: value for name, value in load_file(path).items() if name in names}
+    return {name: value for name, value in load(data).items() if name in names}
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -14,11 +14,21 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["IMAGE", "LIMIT", "Card", "ImageKey", "gallery", "picture_uri"]
+__all__ = [
+    "IMAGE",
+    "LIMIT",
+    "PER_CELL",
+    "Card",
+    "ImageKey",
+    "best_of",
+    "card_of",
+    "gallery",
+    "picture_uri",
+]
 
 LIMIT = 5 * 2**19
 """Bytes of all pictures of a page, as text."""
-_PER_CELL = 3
+PER_CELL = 3
 _SIDE = 96
 """The longest side of a picture, in pixels; a smaller one stays as it is."""
 IMAGE = ["trial_digest", "candidate", "draw"]
@@ -89,12 +99,12 @@ def gallery(
             return None
         uri = picture_uri(shown[layer]) if row["status"] == "ok" else ""
         said = prompts.get(concept, {}).get(key, ())
-        return _card(row, uri, concept, key, prompt=said[layer] if layer < len(said) else "")
+        return card_of(row, uri, concept, key, prompt=said[layer] if layer < len(said) else "")
 
     chosen: list[tuple[int, int, Card]] = []
     cells = _cells(pictures, earlier)
     spent = 0
-    for layer in range(_PER_CELL):
+    for layer in range(PER_CELL):
         for place, (concept, key) in enumerate(cells):
             if (card := card_at(concept, key, layer)) is None:
                 continue
@@ -134,7 +144,11 @@ def _known(
         return {}
     asked = {one[0] for of in images.values() for some in of.values() for one in some}
     mine = trials["judge"] == trials["judge"].iloc[0]
-    rows = trials[mine & trials["trial_digest"].isin(asked)]
+    return best_of(trials[mine & trials["trial_digest"].isin(asked)])
+
+
+def best_of(rows: pd.DataFrame) -> dict[ImageKey, dict[str, Any]]:
+    """One judge's account of each image: its best score of a label that counts, and what all labels share."""
     rows = rows.assign(best=rows["score"].where(rows["counts"]))
     best = rows.groupby(IMAGE, sort=False)["best"].max()
     first = rows.drop_duplicates(IMAGE).set_index(IMAGE)
@@ -143,7 +157,8 @@ def _known(
     return dict(zip(first.index.to_list(), records, strict=True))
 
 
-def _card(row: Mapping[str, Any], uri: str, concept: str, key: Key, *, prompt: str) -> Card:
+def card_of(row: Mapping[str, Any], uri: str, concept: str, key: Key, *, prompt: str) -> Card:
+    """The card of an image, from the account of :func:`best_of`."""
     score = float(row["best"]) if pd.notna(row["best"]) else math.nan
     shown = "shown" if score >= row["threshold"] else "not shown"
     return Card(

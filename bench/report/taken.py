@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.report.gallery import Card
 
-__all__ = ["Taken"]
+__all__ = ["EarlierGrid", "Taken"]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierGrid:
+    """A grid of an earlier report.
+
+    Attributes:
+        concept: What was erased.
+        commit: Of the report.
+        name: Of the file in the new report.
+        png: Its bytes.
+    """
+
+    concept: str
+    commit: str
+    name: str
+    png: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,15 +37,17 @@ class Taken:
     Attributes:
         candidates: Lines of ``candidates.jsonl``, in their order.
         changing: How many candidates more change the model's weights: they have no line.
-        tensors: The file with their text states and noise; ``None``: the report published none.
+        tensors: The safetensors file with their text states and noise; ``None``: the report published none.
         looks: Rows of :data:`~bench.tables.schema.BUDGET`: the searches' own account of their looks.
-        grids: (concept, file) of each grid.
+        unpooled: Methods that are computed in part: no curve could pool all of their lines.
+        grids: Those of the report, and those that it took over itself.
         cards: The pictures of its page.
     """
 
     candidates: tuple[Mapping[str, Any], ...]
     changing: int
-    tensors: Path | None
+    tensors: bytes | None
     looks: pd.DataFrame
-    grids: tuple[tuple[str, Path], ...]
+    unpooled: frozenset[str]
+    grids: tuple[EarlierGrid, ...]
     cards: tuple[Card, ...]

@@ -18,6 +18,7 @@ from bench.report.candidates import write_candidates
 from bench.report.disagreements import disagreements
 from bench.report.gallery import ImageKey, gallery
 from bench.report.grid import Key, Picture, grid
+from bench.report.grid_names import own_name
 from bench.report.heat_map import heat_map
 from bench.report.page import Contents, page
 from bench.report.place import PAGE, RUN_PAGE, replacing
@@ -186,6 +187,8 @@ def _write(
     write_atomic(folder / "sweep.csv", as_csv(swept))
     figure = sweep_plot(swept, threshold=threshold, suite=suite, status=status)
     save(figure, folder / "sweep.png")
+    if taken is not None:
+        curves = [row for row in curves if row["method"] not in taken.unpooled]
     spent = budget(table, trials, curves, suite, None if taken is None else taken.looks)
     if len(spent):
         write_atomic(folder / "budget.csv", as_csv(spent))
@@ -195,8 +198,8 @@ def _write(
     staged = stages(trials, suite)
     if len(staged):
         write_atomic(folder / "stages.csv", as_csv(staged))
-    grids = [] if taken is None else _copied(folder, taken)
-    grids += _grids(folder, pictures, scores, prompts, threshold=threshold)
+    grids = _grids(folder, pictures, scores, prompts, threshold=threshold)
+    grids += [] if taken is None else _copied(folder, taken)
     write_atomic(
         folder / "provenance.json",
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
@@ -228,16 +231,12 @@ def _grids(
     *,
     threshold: float,
 ) -> list[tuple[str, str]]:
-    """Writes a grid per concept, beside those that are there; returns each concept with the name of its file."""
+    """Writes a grid per concept; returns each concept with the name of its file."""
     grids: list[tuple[str, str]] = []
     for concept, shown in pictures.items():
-        name = f"grid-{slug(concept)}.png"
+        name = own_name(concept)
         if name in [other for _, other in grids]:  # two concepts that differ in punctuation only
             name = f"grid-{slug(concept)}_{len(grids)}.png"
-        part = 2
-        while (folder / name).exists():  # of lines that were taken over
-            name = f"{name.split('.')[0]}.{part}.png"
-            part += 1
         sheet = grid(
             shown,
             scores.get(concept, {}),
@@ -253,10 +252,12 @@ def _grids(
 
 
 def _copied(folder: Path, taken: Taken) -> list[tuple[str, str]]:
-    """Copies the grids of an earlier report; returns each concept with the name of its file."""
-    for _, path in taken.grids:
-        write_atomic(folder / path.name, path.read_bytes())
-    return [(concept, path.name) for concept, path in taken.grids]
+    """Writes the grids of earlier reports; returns what each shows with the name of its file."""
+    for one in taken.grids:
+        write_atomic(folder / one.name, one.png)
+    return [
+        (f"{one.concept}, from the report at {one.commit[:12]}", one.name) for one in taken.grids
+    ]
 
 
 def _methods(names: Sequence[str]) -> list[str]:

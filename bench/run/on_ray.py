@@ -143,7 +143,7 @@ class OnRay(Executor):
             gpus = self._device != "cpu" and self._ray.cluster_resources().get("GPU", 0) > 0
             job = Job(
                 suite=plan.suite.file.model_dump(mode="json"), only=self._only, limit=self._limit,
-                cells=same_plan(plan.cells), store=str(store.root), token=str(token.path),
+                cells=same_plan(plan.laid_out), store=str(store.root), token=str(token.path),
                 device="cuda" if gpus else "cpu" if self._device == "auto" else self._device,
                 batch_size=self._batch_size, compiled=self._compiled,
                 kernels=self._kernels, threads=0 if gpus else 1,

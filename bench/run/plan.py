@@ -38,6 +38,7 @@ class Plan:
         warnings: What a reader of the results must know and nobody asked for, a line each.
         folder: The base's pipeline folder, which the plug-ins were found to suit; ``None``: they were
             not asked yet, and a run asks them.
+        whole: The cells of the plan that this one is cut from; empty: it is whole.
     """
 
     suite: Suite
@@ -53,10 +54,20 @@ class Plan:
     suite_digest: str
     warnings: tuple[str, ...] = ()
     folder: Path | None = None
+    whole: tuple[Cell, ...] = ()
 
     def attack_name(self, attack: Attack) -> str:
         """An attack's name in tables; see :func:`bench.run.planning.naming.table_name`."""
         return table_name(attack, self.attacks)
+
+    def cut_to(self, cells: Sequence[Cell]) -> Plan:
+        """The plan with some of its cells, which knows what it is cut from."""
+        return replace(self, cells=tuple(cells), whole=self.laid_out)
+
+    @property
+    def laid_out(self) -> tuple[Cell, ...]:
+        """The cells that its suite lays out, whatever of them is computed."""
+        return self.whole or self.cells
 
     @property
     def specs(self) -> tuple[Spec, ...]:

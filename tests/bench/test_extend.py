@@ -15,7 +15,7 @@ import pytest
 
 from bench.api import erase, evaluate
 from bench.cli.main import main
-from bench.config.suite import load_suite
+from bench.config.suite import SUITES, load_suite
 from bench.core.errors import UsageError
 from bench.extend.cards import cards_in
 from bench.extend.extension import extension
@@ -23,8 +23,12 @@ from bench.leaderboard.published_run import read_run
 from bench.model.pipeline.inspect import inspect_base
 from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, publish
+from bench.report.grid_names import earlier_name
+from bench.run.messages import Job
 from bench.run.plan import Plan, make_plan
 from bench.run.store import Store
+from bench.run.workbench import plan_of, same_plan
+from bench.tables.schema import BUDGET
 from tests.bench.leaderboard.boards import RESULTS, planted, write
 from tests.tiny import SUITE
 
@@ -105,8 +109,16 @@ def test_a_report_of_what_is_taken_whole_has_the_same_bytes(tmp_path: Path) -> N
     stamped = {"README.md", "index.html", "provenance.json"}
     drawn = {path.name for path in there.iterdir() if path.suffix in (".png", ".pdf")}
     names = {path.name for path in there.iterdir()}
-    assert names | {"measures.csv"} == {path.name for path in out.iterdir()}  # it is older
-    exact = (names - stamped - drawn) | {n for n in drawn if n.startswith("grid-")}
+    commit = found.run.provenance["commit"]
+    grids = {name: earlier_name(name, commit) for name in names if name.startswith("grid-")}
+    kept = names - grids.keys()
+    written = kept | set(grids.values()) | {"measures.csv"}  # the report is older than that
+    assert written == {path.name for path in out.iterdir()}
+    for name, new in grids.items():
+        assert (there / name).read_bytes() == (out / new).read_bytes()
+    seen = set(pictures_of(there))
+    assert set(pictures_of(out)) == seen and len(seen) > 200
+    exact = kept - stamped - drawn
     assert {"trials.parquet", "candidates.jsonl", "candidates.safetensors", "cells.csv"} <= exact
     for name in exact:
         if name.endswith(".parquet"):  # another version of the library writes other bytes
@@ -139,28 +151,31 @@ def test_a_run_computes_the_new_lines_alone_and_says_where_the_others_are_from(
         left, right = (pd.read_parquet(f / f"{name}.parquet") for f in (whole, two))
         pd.testing.assert_frame_equal(left, right)
     about = json.loads((two / "provenance.json").read_text())
-    assert about["parts"] == [
-        {"commit": FIRST, "methods": ["destroyed", "none"], "in_part": []},
-        {"commit": SECOND, "methods": ["negative_prompt"], "in_part": []},
+    assert [(part["commit"], part["lines"]) for part in about["parts"]] == [
+        (FIRST, [["destroyed", "star", 0], ["none", "star", 0]]),
+        (SECOND, [["negative_prompt", "star", 0]]),
     ]
+    assert "--extend" in about["command"]
     run = read_run(two)
     assert [run.commit_of(m) for m in ("none", "negative_prompt", "uce")] == [FIRST, SECOND, THIRD]
-    grids = [f"grid-star{n}.png" for n in ("", ".2", ".3")]
+    grids = ["grid-star.png", *(f"grid-star.{one[:12]}.png" for one in (FIRST, SECOND))]
     assert sorted(path.name for path in two.glob("grid-*")) == sorted(grids)
-    assert (two / grids[0]).read_bytes() == (first / grids[0]).read_bytes()
-    seen = cards_in(two / "index.html")
-    assert {card.method for card in seen} == {"none", "destroyed", "negative_prompt", "uce"}
-    assert sorted(map(str, seen)) == sorted(map(str, cards_in(whole / "index.html")))
+    assert (two / grids[1]).read_bytes() == (first / "grid-star.png").read_bytes()
+    assert sorted(pictures_of(two)) == sorted(pictures_of(whole))
     page = (two / "README.md").read_text(encoding="utf-8")
-    assert f"made at commit {SECOND[:12]}" in page
+    assert f"computed at commit {SECOND[:12]}, and taken over: negative" in page
     assert all(f"]({name})" in page for name in grids)
+
+
+def pictures_of(folder: Path) -> list[str]:
+    """The pictures of a report's page with all that it says of them, a text each."""
+    rows = pd.read_parquet(folder / "trials.parquet")
+    found = cards_in(folder / "index.html", rows[rows["judge"] == rows["judge"].iloc[0]])
+    return [str(card) for card in found]
 
 
 def _but_costs(path: Path) -> bytes:
     """A file's bytes without the seconds of edits, which no two runs share."""
-    data = path.read_bytes()
-    if path.suffix != ".csv":
-        return data
     frame = pd.read_csv(path)
     kept = [c for c in frame.columns if "seconds" not in c and "memory" not in c]
     return frame[kept].to_csv(index=False).encode()
@@ -168,7 +183,7 @@ def _but_costs(path: Path) -> bytes:
 
 def test_a_report_of_something_else_is_refused(suites: list[Path], report: Path) -> None:
     plan = planned(suites[1])
-    with pytest.raises(UsageError, match="has none with the same base"):
+    with pytest.raises(UsageError, match="and the report does not have it"):
         extension(planned("mini-quick"), report)
     about = json.loads((report / "provenance.json").read_text())
 
@@ -179,15 +194,17 @@ def test_a_report_of_something_else_is_refused(suites: list[Path], report: Path)
 
     refused("got a draft", dirty=True)
     refused("1 cells failed", failed=["attack none"])
-    refused("expected parts, each with a commit", parts=[{"commit": "f00", "methods": ["none"]}])
-    refused("expected parts, each with a commit", parts=["none"])
+    line = ["none", "star", 0]
+    for parts in ("none", ["none"], [{"commit": "f00", "lines": [line]}], [{"commit": FIRST}],
+                  [{"commit": FIRST, "lines": [["none", "star"]]}]):  # fmt: skip
+        refused("expected parts, each with a commit", parts=parts)
     refused("expected the seed", seed=3)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("trials", lambda rows: rows.iloc[1:], "goals|rows per image|expected candidates"),
+        ("trials", lambda rows: rows.iloc[1:], "candidates from 0 on"),
         ("trials", lambda rows: rows.assign(image_seed=7), "held-out seed"),
         ("utility", lambda rows: rows.iloc[1:], "prompts and seeds"),
         ("edits", lambda rows: rows.iloc[1:], "no such edit"),
@@ -210,7 +227,11 @@ def test_rows_that_are_not_the_plans_are_refused(
         ("candidates.jsonl", '"states": "states/', '"states": ["'),
         ("candidates.safetensors", "", "no tensors"),
         ("index.html", "data:image/webp;base64,", "https://example.org/"),
-        ("index.html", '<td class="seed" data-label="seed">', "<td>none"),
+        ("index.html", "</body>", "<![0 ]></body>"),
+        ("index.html", '<table id="pictures"', "<!-- <table"),
+        ("cells.csv", ",none,none,star,0,prompts,,0.", ",none,none,star,0,prompts,,inf"),
+        ("grid-star.png", "", "no picture"),
+        ("candidates.jsonl", '"own_score": ', '"own_score": 1' + 400 * "0"),
         ("index.html", '<td class="prompt">', '<td></td><td class="prompt">'),
     ],
 )
@@ -228,7 +249,11 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, old: str, new: st
 
 
 def test_curves_that_are_none_are_one_line(suites: list[Path], report: Path) -> None:
-    for text in ("", "view\nown\n", "\x00\xff"):
+    head = ",".join(BUDGET.names)
+    line = ",".join("0" if column.dtype != "str" else "own" for column in BUDGET.columns)
+    more = line.replace("own,0,0,0,0,0,", "own,0,0,0,1,2,")
+    assert more != line
+    for text in ("", "view\nown\n", "\x00\xff", f"{head}\n{line}\n{more}\n"):
         (report / "budget.csv").write_text(text)
         with pytest.raises(UsageError, match=r"budget\.csv"):
             extension(planned(suites[0]), report)
@@ -241,8 +266,9 @@ def test_a_concept_more_is_computed_of_every_method(
     wider.write_text(suites[0].read_text().replace("[star]", "[star, zorbo]"))
     found = extension(planned(wider), report)
     assert {cell.concept.text for cell in found.rest.cells} == {"zorbo"}
-    assert found.parts == [{"commit": FIRST, "methods": [], "in_part": ["destroyed", "none"]}]
     assert "none (in part)" in found.remarks[0]
+    assert found.taken.unpooled == {"none", "destroyed"}
+    assert set(found.run.commits()) == {("none", "star", 0), ("destroyed", "star", 0)}
 
 
 def test_a_line_that_lacks_a_cell_is_computed(
@@ -257,7 +283,7 @@ def test_a_line_that_lacks_a_cell_is_computed(
     assert set(found.run.trials["method"]) == {"none"}
     wider = tmp_path / "wider.yaml"
     wider.write_text(suites[0].read_text().replace("tries: 1}}]", "tries: 1}}, noise_probe]"))
-    with pytest.raises(UsageError, match="leave it out"):
+    with pytest.raises(UsageError, match="'attack none / star / noise_probe', and the report does"):
         extension(planned(wider), report)
 
 
@@ -291,3 +317,74 @@ def test_a_model_of_ones_own_is_computed_alone(
     assert set(table["method"]) == {"none", "destroyed", "mine"}
     kept = [path.name for path in (tmp_path / "other" / "edit").rglob("edit.json")]
     assert len(kept) == 1
+
+
+def test_workers_know_the_plan_that_a_rest_is_cut_from(suites: list[Path], report: Path) -> None:
+    found = extension(planned(suites[1]), report)
+    about = found.plan.suite.file.model_dump(mode="json")
+    job = Job(suite=about, cells=same_plan(found.rest.laid_out))
+    there, _ = plan_of(job)
+    assert {cell.digest for cell in found.rest.cells} < {cell.digest for cell in there.cells}
+
+
+def test_curves_are_taken_only_where_they_pool_what_is_taken(tmp_path: Path) -> None:
+    """They pool all concepts and attacks of a method; a suite may ask for less."""
+    whole = RESULTS / "mini-full"
+    every = extension(planned(whole_suite(tmp_path)), whole).taken.looks
+    assert {"p4d", "unlearn_diff_atk"} == set(every["line"]) and set(every["n"]) == {36}
+    fewer = whole_suite(tmp_path, ("[star, zorbo, watercolour]", "[star]"))
+    assert not len(extension(planned(fewer), whole).taken.looks)
+    less = whole_suite(tmp_path, ("  - p4d:", "  # - p4d:"))
+    assert set(extension(planned(less), whole).taken.looks["line"]) == set(every["line"]) - {"p4d"}
+
+
+def whole_suite(folder: Path, *changes: tuple[str, str]) -> Path:
+    """A file of mini-full with two of its methods, after changes to its text."""
+    text = (SUITES / "mini-full.yaml").read_text(encoding="utf-8")
+    head, rest = text.split("methods:")
+    attacks = rest[rest.index("attacks:") :]
+    text = f"{head}methods: [none, destroyed]\n{attacks}"
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / f"whole-{len(list(folder.iterdir()))}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_grid_is_left_out_where_one_of_its_rows_is_computed_anew(
+    tmp_path: Path, suites: list[Path], first: Path, store: Path, commit: Commit
+) -> None:
+    """It would show the method as it was before, under the same name."""
+    named = [tmp_path / f"{preset}.yaml" for preset in ("repo-2023", "repo-2025")]
+    for path in named:
+        entry = f"destroyed, uce: {{preset: {path.stem}, as: mine}}]".replace("uce:", "{uce:") + "}"
+        text = suites[0].read_text().replace("destroyed]", entry.replace("]}", "}]"))
+        path.write_text(text, encoding="utf-8")
+    commit(SECOND)
+    assert ran(named[0], store, tmp_path / "mine") == 0
+    same, other = (extension(planned(path), tmp_path / "mine") for path in named)
+    assert [grid.name for grid in same.taken.grids] == [f"grid-star.{SECOND[:12]}.png"]
+    assert {cell.method_label for cell in other.rest.cells} == {"mine", ""}
+    assert not other.taken.grids and {card.method for card in other.taken.cards} == {
+        "none",
+        "destroyed",
+    }
+
+
+def test_a_link_is_no_grid(tmp_path: Path, suites: list[Path], report: Path) -> None:
+    grid = report / "grid-star.png"
+    secret = tmp_path / "secret.png"
+    grid.rename(secret)
+    grid.symlink_to(secret)
+    with pytest.raises(UsageError, match="got a link"):
+        extension(planned(suites[0]), report)
+
+
+def test_a_draft_does_not_take_the_place_of_what_it_extends(
+    tmp_path: Path, suites: list[Path], report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.publish.commit", lambda: {"commit": SECOND, "dirty": True})
+    before = (report / "provenance.json").read_bytes()
+    assert ran(suites[1], tmp_path / "other", report, "--extend", str(report)) == 2
+    assert (report / "provenance.json").read_bytes() == before

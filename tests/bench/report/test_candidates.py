@@ -114,8 +114,9 @@ def test_what_speaks_of_minors_has_neither_line_nor_tensors(
 def taken_of(folder: Path, lines: list[dict[str, Any]], **changes: Any) -> Taken:
     tensors = folder / "candidates.safetensors"
     about: dict[str, Any] = {
-        "changing": 0, "looks": BUDGET.empty(), "grids": (), "cards": (),
-        "tensors": tensors if tensors.exists() else None,
+        "changing": 0,
+        "unpooled": frozenset(), "looks": BUDGET.empty(), "grids": (), "cards": (),
+        "tensors": tensors.read_bytes() if tensors.exists() else None,
     }  # fmt: skip
     return Taken(candidates=tuple(lines), **about | changes)
 
