@@ -210,7 +210,7 @@ def _rest(plan: Plan, taken: set[str]) -> Iterator[Cell]:
 
 
 def _cut(run: PublishedRun, cells: Sequence[Cell]) -> PublishedRun:
-    """The report without the rows of other cells, its thresholds and labels that count those of the plan."""
+    """The report without the rows of other cells, under the thresholds of the plan."""
     scored = {(_sampled(c), c.by) for c in cells if isinstance(c, ScoreCell)}
     digests = {cell.digest for cell in cells}
     judged = [c for c in cells if isinstance(c, JudgedCell)]
