@@ -412,7 +412,8 @@ def test_plan_lists_the_cells(copy: Path) -> None:
     data = call("plan", "tiny.yaml", "--json", at=copy).data
     assert set(data) == {"suite", "partial", "cells", "done", "warnings"}
     assert (data["suite"], data["partial"], data["done"]) == ("tiny", False, CELLS - 9)
-    assert all(set(cell) == {"kind", "digest", "title", "done"} for cell in data["cells"])
+    assert all(set(c) == {"kind", "digest", "title", "done", "taken"} for c in data["cells"])
+    assert not any(cell["taken"] for cell in data["cells"])  # nothing was extended
     assert {cell["kind"] for cell in data["cells"] if not cell["done"]} == {"trial"}
 
 
