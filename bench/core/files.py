@@ -8,6 +8,7 @@ answer of their own to a file that is not there.
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 
@@ -31,11 +32,21 @@ def expanded(path: str | Path) -> Path:
         UsageError: there is no such user, or no path has such a name.
     """
     try:
-        return Path(path).expanduser()
+        where = Path(path).expanduser()
     except RuntimeError as error:
         raise UsageError(
             f"expected a path, got {shown(str(path))}: no user has that home folder"
         ) from error
+    try:
+        where.lstat()
+    except ValueError as error:  # a null byte
+        raise UsageError(f"expected a path, got {shown(str(path))}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(
+                f"expected a path, got {shown(str(path))}, which is too long; choose a shorter one"
+            ) from error
+    return where
 
 
 def is_folder(path: str | Path) -> bool:

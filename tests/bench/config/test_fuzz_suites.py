@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -26,6 +26,7 @@ PARTS = {"method": "methods", "attack": "attacks", "judge": "judges", "metric": 
 
 @FUZZ
 @given(st.integers(0, 2**32))
+@example(6772)  # a folder's name of more than 4,096 bytes
 def test_a_mutated_suite_is_planned_or_refused_in_a_line(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "suite.yaml"
     path.write_bytes(mutated_suite(random.Random(seed)))

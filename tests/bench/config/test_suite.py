@@ -540,8 +540,7 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
     said = f"expected a regular file, got a FIFO at {folder}/pipe.yaml; {itself}"
     assert message_of(folder / "pipe.yaml") == said
     long = f"{'a' * 300}.yaml"
-    said = f"expected a file, got {long}, which cannot be read (File name too long)"
-    assert message_of(long) == said
+    assert message_of(long).endswith("which is too long; choose a shorter one")
     (folder / "big.yaml").write_text("#" * (suite.MAX_SUITE_BYTES + 1))
     assert message_of(folder / "big.yaml") == (
         f"{folder}/big.yaml: expected at most 1000000 bytes, got more; give a smaller file"

@@ -82,3 +82,10 @@ def test_names_that_cannot_be_are_said_in_one_line(tmp_path: Path, name: str) ->
 def test_an_unknown_user_has_no_home() -> None:
     with pytest.raises(UsageError, match="got '~nosuchuser/a': no user has that home folder"):
         expanded("~nosuchuser/a")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "a\0b"])
+def test_a_name_that_no_path_can_have_is_one_line(name: str) -> None:
+    with pytest.raises(UsageError, match="expected a path") as error:
+        expanded(name)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
