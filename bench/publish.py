@@ -119,6 +119,7 @@ def publish(
             must be final to replace.
     """
     # Tables and plots load pandas and matplotlib; a plan says how it was asked for without them.
+    from bench.report.taken import NOTHING
     from bench.report.write import in_row_order, write_report
     from bench.run.collect import collect
 
@@ -168,7 +169,7 @@ def publish(
         folder, name, trials=found.trials, utility=found.utility, edits=found.edits,
         pictures=found.pictures, scores=found.scores, prompts=found.prompts, images=found.images,
         distances=found.distances, provenance=provenance, cells=found.cells, candidates=found.candidates,
-        curves=found.curves, status=status, taken=None if extended is None else extended.taken,
+        curves=found.curves, status=status, taken=NOTHING if extended is None else extended.taken,
         label_sets={n: s for judge in plan.judges for n, s in judge.label_sets().items()},
     )  # fmt: skip
     compared = None if status == "partial" else _compared(plan, asked, folder, written.table)

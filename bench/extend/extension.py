@@ -8,7 +8,7 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,10 +132,10 @@ def extension(plan: Plan, folder: Path) -> Extension:
     check_final(run)
     lines = _lines(plan)
     listed = {row["digest"]: _said(row) for row in run.cells.to_dict("records")}
-    there = {line for line, cells in lines.items() if not _lacking(cells, listed, plan)}
-    if not there:
-        raise UsageError(f"--extend: {folder}: {_nearest(lines, listed, plan)}")
-    taken = [cell for line in there for cell in lines[line]]
+    lacking = {line: _lacking(cells, listed, plan) for line, cells in lines.items()}
+    taken = [cell for line, cells in lines.items() if not lacking[line] for cell in cells]
+    if not taken:
+        raise UsageError(f"--extend: {folder}: {_nearest(lacking.values(), listed, plan)}")
     digests = {cell.digest for cell in taken}
     needed = {digest for cell in taken for digest in cell.parents.values()}
     cells = [c for c in plan.cells if c.digest in digests or c.digest in needed]
@@ -184,10 +184,9 @@ def _lacking(
 
 
 def _nearest(
-    lines: Mapping[Line, list[Cell]], listed: Mapping[str, tuple[str, ...]], plan: Plan
+    lacking: Collection[list[Cell]], listed: Mapping[str, tuple[str, ...]], plan: Plan
 ) -> str:
     """Says that a report has no line of a plan, and what the line lacks that is nearest to one."""
-    lacking = [missing for cells in lines.values() if (missing := _lacking(cells, listed, plan))]
     if not lacking:
         return f"expected lines of {plan.suite.name}, and all of them need the finds of others; leave it out"
     first = min(lacking, key=len)[0]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.digest import write_atomic
 from bench.interfaces.minors import about_minors
-from bench.report.taken import Taken
+from bench.report.taken import NOTHING, Taken
 from bench.run.results import Found
 from bench.run.store import Entry
 
@@ -45,7 +45,7 @@ _STAY = (
 )
 
 
-def write_candidates(folder: Path, found: Sequence[Found], taken: Taken | None = None) -> str:
+def write_candidates(folder: Path, found: Sequence[Found], taken: Taken = NOTHING) -> str:
     """Writes the candidates into a folder; the same ones in any order give the same bytes.
 
     What an earlier report has left there goes, as tensors of another report must not be found.
@@ -68,10 +68,9 @@ def write_candidates(folder: Path, found: Sequence[Found], taken: Taken | None =
         changing += sum("weights" in row for row in rows)
         if any(row[kind] for row in rows for kind in _KINDS):
             having.append((one.entry, unsaid))
-    if taken is not None:
-        changing += taken.changing
-        lines += [dict(line) for line in taken.candidates]
-        lines.sort(key=lambda line: [line[n] for n in ("attack", "concept", "method", "repeat")])
+    changing += taken.changing
+    lines += [dict(line) for line in taken.candidates]
+    lines.sort(key=lambda line: [line[n] for n in ("attack", "concept", "method", "repeat")])
     said = _write_tensors(folder, having, taken)
     stay = _STAY.format(changing) if changing else ""
     if not lines:
@@ -115,9 +114,7 @@ def _key(kind: str, entry: Entry, number: int) -> str:
     return f"{kind}/{entry.digest}/{number}"
 
 
-def _write_tensors(
-    folder: Path, having: Sequence[tuple[Entry, set[int]]], taken: Taken | None
-) -> str:
+def _write_tensors(folder: Path, having: Sequence[tuple[Entry, set[int]]], taken: Taken) -> str:
     """Writes the tensors of the candidates where they are small enough, and all of them are there.
 
     Args:
@@ -129,14 +126,14 @@ def _write_tensors(
         What the page says of them; nothing where there are none.
     """
     size = sum(entry.files[_TENSORS].size for entry, _ in having)
-    named = [] if taken is None else [line for line in taken.candidates if _has_tensors(line)]
-    if taken is not None and named:
+    named = {line[kind] for line in taken.candidates for kind in _KINDS if line.get(kind)}
+    if named:
         if taken.tensors is None:
             (folder / _TENSORS).unlink(missing_ok=True)
             return _STAYED
         size += len(taken.tensors)
     tensors = _tensors(having) if 0 < size <= 2 * LIMIT else {}  # larger ones are not even read
-    if taken is not None and taken.tensors is not None and named and size <= 2 * LIMIT:
+    if taken.tensors is not None and named and size <= 2 * LIMIT:
         tensors |= _tensors_of(taken.tensors, named)
     kept = tensors if _bytes(tensors) <= LIMIT else {name: t.half() for name, t in tensors.items()}
     if not kept or _bytes(kept) > LIMIT:
@@ -163,15 +160,10 @@ def _tensors(having: Sequence[tuple[Entry, set[int]]]) -> dict[str, Tensor]:
     }
 
 
-def _has_tensors(line: Mapping[str, Any]) -> bool:
-    return any(line.get(kind) for kind in _KINDS)
-
-
-def _tensors_of(data: bytes, lines: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """The tensors that the lines of an earlier report name."""
+def _tensors_of(data: bytes, names: set[str]) -> dict[str, Tensor]:
+    """The tensors of an earlier report that its lines name."""
     from safetensors.torch import load
 
-    names = {line[kind] for line in lines for kind in _KINDS if line.get(kind)}
     return {name: value for name, value in load(data).items() if name in names}
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import pandas as pd
 
 from bench.report.gallery import Card
+from bench.tables.schema import BUDGET
 
-__all__ = ["EarlierGrid", "Taken"]
+__all__ = ["NOTHING", "EarlierGrid", "Taken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class EarlierGrid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taken:
-    """Finds, curves, grids and pictures of lines that were computed for an earlier report.
+    """Finds, curves, grids and pictures of lines that were computed for an earlier report; by default of none.
 
     Attributes:
         candidates: Lines of ``candidates.jsonl``, in their order.
@@ -44,10 +45,14 @@ class Taken:
         cards: The pictures of its page.
     """
 
-    candidates: tuple[Mapping[str, Any], ...]
-    changing: int
-    tensors: bytes | None
-    looks: pd.DataFrame
-    unpooled: frozenset[str]
-    grids: tuple[EarlierGrid, ...]
-    cards: tuple[Card, ...]
+    candidates: tuple[Mapping[str, Any], ...] = ()
+    changing: int = 0
+    tensors: bytes | None = None
+    looks: pd.DataFrame = field(default_factory=BUDGET.empty)
+    unpooled: frozenset[str] = frozenset()
+    grids: tuple[EarlierGrid, ...] = ()
+    cards: tuple[Card, ...] = ()
+
+
+NOTHING: Final = Taken()
+"""No line is taken: the report is of one run alone."""

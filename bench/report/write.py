@@ -25,7 +25,7 @@ from bench.report.place import PAGE, RUN_PAGE, replacing
 from bench.report.plots import Status, save, scatter
 from bench.report.run_page import RunPage, run_page
 from bench.report.sweep_plot import sweep_plot
-from bench.report.taken import Taken
+from bench.report.taken import NOTHING, Taken
 from bench.run.results import Found
 from bench.tables.agreement import agreement
 from bench.tables.budget import budget
@@ -83,7 +83,7 @@ def write_report(
     candidates: Sequence[Found] = (),
     curves: Sequence[Mapping[str, object]] = (),
     label_sets: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    taken: Taken | None = None,
+    taken: Taken = NOTHING,
     status: Status = "final",
 ) -> Report:
     """Writes everything under ``folder``, once it is whole; the same rows give the same bytes.
@@ -149,7 +149,7 @@ def _write(
     candidates: Sequence[Found],
     curves: Sequence[Mapping[str, object]],
     label_sets: Mapping[str, Sequence[str]],
-    taken: Taken | None,
+    taken: Taken,
     status: Status,
 ) -> None:
     """Writes the files of a report into an empty folder."""
@@ -187,9 +187,8 @@ def _write(
     write_atomic(folder / "sweep.csv", as_csv(swept))
     figure = sweep_plot(swept, threshold=threshold, suite=suite, status=status)
     save(figure, folder / "sweep.png")
-    if taken is not None:
-        curves = [row for row in curves if row["method"] not in taken.unpooled]
-    spent = budget(table, trials, curves, suite, None if taken is None else taken.looks)
+    curves = [row for row in curves if row["method"] not in taken.unpooled]
+    spent = budget(table, trials, curves, suite, taken.looks)
     if len(spent):
         write_atomic(folder / "budget.csv", as_csv(spent))
         figure = budget_plot(spent, suite=suite, status=status)
@@ -199,7 +198,7 @@ def _write(
     if len(staged):
         write_atomic(folder / "stages.csv", as_csv(staged))
     grids = _grids(folder, pictures, scores, prompts, threshold=threshold)
-    grids += [] if taken is None else _copied(folder, taken)
+    grids += _copied(folder, taken)
     write_atomic(
         folder / "provenance.json",
         (json.dumps(provenance, indent=1, sort_keys=True) + "\n").encode(),
@@ -213,10 +212,9 @@ def _write(
         cells=cells, measures=cost, agreement=alike, stages=staged, budget=bool(len(spent)),
     )  # fmt: skip
     write_atomic(folder / PAGE, page(contents).encode())
-    earlier = () if taken is None else taken.cards
     shown = RunPage(
         suite=suite, worst=worst, table=table, flags=flags, provenance=provenance, status=status,
-        cards=gallery(pictures, images, prompts, trials, taken=earlier), measures=cost, agreement=alike,
+        cards=gallery(pictures, images, prompts, trials, taken=taken.cards), measures=cost, agreement=alike,
         apart=disagreements(pictures, images, prompts, trials), sweep=(folder / "sweep.png").read_bytes(),
         budget=(folder / "budget.png").read_bytes() if len(spent) else b"", stages=staged,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -112,14 +113,14 @@ class Schema:
         return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(source: Path | BinaryIO) -> pd.DataFrame:
     """A committed CSV, in which nothing but an empty cell is missing: a method may be called "None".
 
     Raises:
         OSError: there is no such file.
         ValueError: it is no CSV.
     """
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return pd.read_csv(source, keep_default_na=False, na_values=[""])
 
 
 def as_markdown(schemas: Sequence[Schema]) -> str:

@@ -19,7 +19,7 @@ from attacks.concept_inversion import ConceptInversion
 from attacks.random_tokens import RandomTokens
 from bench.config import concepts, suite
 from bench.config.suite import SuiteFile, load_suite, suite_names
-from bench.core.errors import MOST_MESSAGE, UsageError
+from bench.core.errors import MOST_MESSAGE, UsageError, shown
 from bench.core.spec import Spec
 from bench.interfaces import Concept, registry
 from bench.publish import Asked, place
@@ -540,7 +540,8 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
     said = f"expected a regular file, got a FIFO at {folder}/pipe.yaml; {itself}"
     assert message_of(folder / "pipe.yaml") == said
     long = f"{'a' * 300}.yaml"
-    assert message_of(long).endswith("which is too long; choose a shorter one")
+    said = f"expected a path, got {shown(long)}, which is too long; choose a shorter one"
+    assert message_of(long) == said
     (folder / "big.yaml").write_text("#" * (suite.MAX_SUITE_BYTES + 1))
     assert message_of(folder / "big.yaml") == (
         f"{folder}/big.yaml: expected at most 1000000 bytes, got more; give a smaller file"

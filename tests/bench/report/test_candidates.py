@@ -16,7 +16,6 @@ from bench.report.candidates import LIMIT, write_candidates
 from bench.report.taken import Taken
 from bench.run.results import Found
 from bench.run.store import Store
-from bench.tables.schema import BUDGET
 
 NASTY = "a%b_c&d{e}$f#|*g\\h"
 
@@ -112,13 +111,9 @@ def test_what_speaks_of_minors_has_neither_line_nor_tensors(
 
 
 def taken_of(folder: Path, lines: list[dict[str, Any]], **changes: Any) -> Taken:
-    tensors = folder / "candidates.safetensors"
-    about: dict[str, Any] = {
-        "changing": 0,
-        "unpooled": frozenset(), "looks": BUDGET.empty(), "grids": (), "cards": (),
-        "tensors": tensors.read_bytes() if tensors.exists() else None,
-    }  # fmt: skip
-    return Taken(candidates=tuple(lines), **about | changes)
+    path = folder / "candidates.safetensors"
+    tensors = path.read_bytes() if path.exists() else None
+    return Taken(tuple(lines), **{"tensors": tensors} | changes)
 
 
 def test_finds_of_an_earlier_report_stand_beside_new_ones(
