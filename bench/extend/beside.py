@@ -27,7 +27,7 @@ from bench.report.place import RUN_PAGE
 from bench.report.taken import EarlierGrid, Taken
 from bench.run.cells import Cell, ComparedCell, JudgedCell
 from bench.run.plan import Plan
-from bench.tables.frames import Schema, SchemaError, conform
+from bench.tables.frames import Schema, SchemaError, conform, read_table
 from bench.tables.schema import BUDGET, CELLS, DISTANCES
 from bench.tables.spreadsheet import from_cell
 
@@ -108,7 +108,7 @@ def distances_of(run: PublishedRun, cells: Sequence[Cell]) -> pd.DataFrame:
 def _looks(path: Path, whole: PublishedRun, run: PublishedRun, plan: Plan) -> pd.DataFrame:
     """The curves that pool just the lines that are taken: of a method, all that the report has, and no more."""
     try:
-        rows = pd.read_csv(io.BytesIO(bounded(path, _MOST)), keep_default_na=False, na_values=[""])
+        rows = read_table(io.BytesIO(bounded(path, _MOST)))
         rows = rows[rows["view"] == "own"]
     except (ValueError, KeyError) as error:
         raise UsageError(f"{path}: expected a table: {in_one_line(error)}") from error
@@ -119,15 +119,10 @@ def _looks(path: Path, whole: PublishedRun, run: PublishedRun, plan: Plan) -> pd
     sane = (rates >= 0) & (rates <= 1)
     if not (counts.all() and sane.all() and not np.isinf(spent).any()):
         raise UsageError(f"{path}: expected shares of goals, got others; make the report again")
-    lines, taken = ({line[:2] for line in one.commits()} for one in (whole, run))
-    every = {cell.concept.text for cell in plan.cells}
-    asked = {(cell.method_label, cell.concept.text) for cell in plan.cells}
-    methods = {
-        method
-        for method in {line[0] for line in taken}
-        if {c for m, c in lines if m == method} == {c for m, c in taken if m == method}
-        and all((method, c) in taken for c in every if (method, c) in asked)
-    }
+    taken = set(run.commits())
+    asked = {(cell.method_label, cell.concept.text, cell.repeat) for cell in plan.cells}
+    apart = (set(whole.commits()) | asked) - taken
+    methods = {line[0] for line in taken} - {line[0] for line in apart}
     names = {plan.attack_name(c.trial.attack) for c in plan.cells if isinstance(c, JudgedCell)}
     mine = typed["method"].isin(methods) & typed["line"].isin(names)
     return typed[mine].reset_index(drop=True)
