@@ -324,7 +324,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         UsageError, match=r"expected a regular file, got a folder at .*folder\.jsonl"
     ):
         read_prompts(tmp_path / "folder.jsonl")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"expected a path, got 'a\\x00b\.csv'"):
         read_prompts("a\0b.csv")
 
 
