@@ -87,11 +87,8 @@ def regular(path: str | Path) -> Path:
                 f"expected a file, got {path}, a link to nothing; restore what it points to"
             ) from error
         raise UsageError(f"expected a file, got {path}, which is not there") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte; UsageErrors are ValueErrors
-        if isinstance(error, UsageError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _unreadable(path, reason) from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
 
 
 def all_regular(folder: Path) -> Path:
