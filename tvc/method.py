@@ -284,11 +284,12 @@ class TaskVectorErasure(Erasure):
                 slots(model, context)  # one that does not fit, too
             if self.pairs == "scenes":
                 scene_pairs(concept, self.scenes, 1)  # likewise
-        total: TaskVector | None = None
-        for concept in concepts:
-            alpha, vector = self._one(model, concept, ctx.child(concept.text))
-            total = alpha * vector if total is None else total + alpha * vector
-        assert total is not None  # noqa: S101 (there is a concept)
+        total, *others = (
+            alpha * vector
+            for alpha, vector in (self._one(model, c, ctx.child(c.text)) for c in concepts)
+        )
+        for vector in others:
+            total = total + vector
         return total.subtracted(model, 1.0)
 
     def _one(self, model: TextToImage, concept: Concept, ctx: Context) -> tuple[float, TaskVector]:

@@ -152,12 +152,13 @@ class Retained:
             images = images_of(model, prompts, self._seeds, self._sampler)
             scores = self._checker.scores(images.to(self._device), neighbour).amax(1)
             seen = (scores >= self._checker.threshold).cpu()
-            shows.append(seen & self._reads(images, prompts) if self._reader else seen)
+            if self._reader:
+                seen = seen & self._reads(self._reader, images, prompts)
+            shows.append(seen)
         return torch.cat(shows)
 
-    def _reads(self, images_B3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+    def _reads(self, reader: Judge, images_B3HW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Bool [B]: the reader prefers an image's own prompt to any other of the neighbours' prompts."""
-        assert self._reader is not None  # noqa: S101 (asked only then)
         n = len(self._contexts)
         known = [t for name in self._concept.neighbours for t in about(name, self._contexts, n)]
         right = torch.zeros(len(prompts), dtype=torch.bool)
@@ -165,8 +166,8 @@ class Retained:
             rows = [i for i, prompt in enumerate(prompts) if prompt == text]
             others = tuple(t for t in known if t != text)
             whole = Concept(text=text, family="prompt", neighbours=others)
-            scores = self._reader.scores(images_B3HW[rows].to(self._device), whole).amax(1)
-            right[rows] = (scores >= self._reader.threshold).cpu()
+            scores = reader.scores(images_B3HW[rows].to(self._device), whole).amax(1)
+            right[rows] = (scores >= reader.threshold).cpu()
         return right
 
 

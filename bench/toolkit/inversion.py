@@ -8,7 +8,7 @@ depend on the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -199,15 +199,10 @@ def invert(
     latents = latents_NChw.to(device)
     tail, tailing = torch.zeros(rows, device=device), 0
     faults = torch.zeros(rows, 2, dtype=torch.long, device=device)
-    drawn: tuple[Tensor, Tensor, Tensor] | None = None
-    for step in range(steps):
-        if step % _CHUNK == 0:
-            drawn = _draw(
-                generators, min(_CHUNK, steps - step), draws, len(latents), times, per_row
-            )
-        assert drawn is not None  # noqa: S101 (the first step draws)
-        which, t, noise = (x[step % _CHUNK].to(device) for x in drawn)
-        nearest = _nearest(sampled_at, drawn[1][step % _CHUNK].flatten())
+    every_step = _drawn(generators, steps, draws, len(latents), times, per_row)
+    for step, drawn in enumerate(every_step):
+        which, t, noise = (x.to(device) for x in drawn)
+        nearest = _nearest(sampled_at, drawn[1].flatten())
         at = step % len(texts)
         text = texts[at]
         with model_time():
@@ -302,6 +297,21 @@ def _nearest(sampled_at: Sequence[float], t_B: Tensor) -> list[int]:
     apart = torch.tensor(sampled_at, dtype=torch.float64)[None] - t_B[:, None]
     nearest: list[int] = apart.abs().argmin(1).tolist()
     return nearest
+
+
+def _drawn(
+    generators: Sequence[torch.Generator],
+    steps: int,
+    draws: int,
+    images: int,
+    times: tuple[int, int],
+    shape: Sequence[int],
+) -> Iterator[tuple[Tensor, ...]]:
+    """The draws of each step, made in chunks: images and timesteps [R, draws], noise [R, draws, C, h, w]."""
+    for first in range(0, steps, _CHUNK):
+        yield from zip(
+            *_draw(generators, min(_CHUNK, steps - first), draws, images, times, shape), strict=True
+        )
 
 
 def _draw(

@@ -7,7 +7,7 @@ ones. The base was trained with zeros in place of the text, so no prompt at all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -137,18 +137,6 @@ class StableDiffusionXL(LatentUNet):
         """The parameters that hold input embeddings, of each encoder."""
         return self.embeddings, self.table_of("text_encoder_2")
 
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """See the base class: the first tokenizer's ids."""
-        words = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.length,
-            return_tensors="pt",
-        )
-        ids: Tensor = words["input_ids"]
-        return ids.to(self.device)
-
     def embed(self, parameter: Callable[[str], Tensor], ids_BL: Tensor) -> Tensor:
         """See the base class: of both tables, side by side."""
         ids = (ids_BL, self._for_the_second(ids_BL))
@@ -173,12 +161,8 @@ class StableDiffusionXL(LatentUNet):
 
     def of_no_prompt(self, told: Conditioning) -> Conditioning:
         """See the base class: zeros, whose token ids are still those of the empty prompt."""
-        assert told.pooled_BD is not None  # noqa: S101 (this family always encodes one)
-        return replace(
-            told,
-            states_BLD=torch.zeros_like(told.states_BLD),
-            pooled_BD=torch.zeros_like(told.pooled_BD),
-        )
+        pooled = None if told.pooled_BD is None else torch.zeros_like(told.pooled_BD)
+        return replace(told, states_BLD=torch.zeros_like(told.states_BLD), pooled_BD=pooled)
 
     def _for_the_second(self, ids_BL: Tensor) -> Tensor:
         """The ids with the second tokenizer's padding behind the end of each text; other rows of tokens as they are."""

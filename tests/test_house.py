@@ -1,0 +1,88 @@
+"""The house: how large its parts may be, and that every room has its floor."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+SOURCES: Final = ("bench", "methods", "attacks", "tvc")
+
+LINES: Final = 400
+"""Of a file at most. The store is one thing, and longer."""
+
+_LONGER: Final = {"bench/run/store.py"}
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """Every source file, by its path from the root."""
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def test_files_are_small() -> None:
+    longer = {name for name, text in sources() if text.count("\n") > LINES}
+    assert longer <= _LONGER, "give a part of it a file of its own"
+
+
+def test_few_files_lie_in_the_hall() -> None:
+    assert len(list((ROOT / "bench").glob("*.py"))) <= 6
+
+
+def test_a_plan_is_made_by_small_planners() -> None:
+    folder = ROOT / "bench" / "run"
+    found = {}
+    for path in (folder / "plan.py", *(folder / "planning").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[0]
+                told = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                body = node.body[1:] if told else node.body
+                found[f"{path.name}:{node.name}"] = (node.end_lineno or 0) - body[0].lineno + 1
+    assert found
+    assert {name: lines for name, lines in found.items() if lines >= 40} == {}
+
+
+@pytest.mark.parametrize("folder", SOURCES)
+def test_nothing_is_asserted_to_be_there(folder: str) -> None:
+    """What may be missing has a type that says so, and code that does not ask twice."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not isinstance(node, ast.Assert), (
+                f"{path}:{node.lineno}: raise an error, or do without"
+            )
+
+
+def test_every_room_has_a_floor() -> None:
+    """The layers are not exhaustive by themselves: a room that none names could import any other."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (layers,) = (
+        c["layers"] for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers"
+    )
+    named = {room.strip() for floor in layers for room in floor.split("|")}
+    rooms = {f"bench.{path.stem}" for path in (ROOT / "bench").iterdir() if _is_room(path)}
+    assert named == {*rooms, "methods", "attacks", "tvc"}
+
+
+def test_the_page_draws_the_floors_that_are_held() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (layers,) = (
+        c["layers"] for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers"
+    )
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = page.partition("cli > ")[2].partition("```")[0]
+    floors = ["cli", *(floor.strip(" {}\n") for floor in drawn.split(">"))]
+    held = [sorted(room.strip().removeprefix("bench.") for room in f.split("|")) for f in layers]
+    assert [sorted(f.replace("/", "").split()) for f in floors] == held[
+        1:
+    ]  # under `python -m bench`
+
+
+def _is_room(path: Path) -> bool:
+    return path.name != "__init__.py" and (path.suffix == ".py" or (path / "__init__.py").is_file())
