@@ -20,7 +20,7 @@ from bench.core.files import bounded, regular
 from bench.core.weight_files import sound
 from bench.extend.cards import cards_in
 from bench.leaderboard.published_run import PublishedRun, read_distances
-from bench.leaderboard.same import check_same, said_of
+from bench.leaderboard.same import check_same
 from bench.report.gallery import Card
 from bench.report.grid_names import earlier_name, grid_names
 from bench.report.place import RUN_PAGE
@@ -99,7 +99,7 @@ def distances_of(run: PublishedRun, cells: Sequence[Cell]) -> pd.DataFrame:
                 f"{path}: expected a row per value of {cell.title}, got {len(mine)}; make the report again"
             )
         edit = cell.utility.parents["edit"]
-        said = {name: value for name, value in said_of(cell).items() if name in rows}
+        said = {name: value for name, value in cell.said.items() if name in rows}
         check_same(mine, said | {"edit_digest": edit}, f"{path}: {cell.title}")
         found.append(mine)
     return pd.concat(found, ignore_index=True)

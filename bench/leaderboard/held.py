@@ -14,7 +14,7 @@ import pandas as pd
 from bench.core.errors import UsageError, shown
 from bench.leaderboard.held_costs import check_edits, check_utility
 from bench.leaderboard.published_run import PublishedRun
-from bench.leaderboard.same import check_same, check_statuses, said_of
+from bench.leaderboard.same import check_same, check_statuses
 from bench.run.cells import JudgedCell, TrialCell
 from bench.run.plan import Plan
 from bench.tables.spreadsheet import from_cell
@@ -99,7 +99,7 @@ def _check_trial(rows: pd.DataFrame, cell: JudgedCell, plan: Plan, where: str) -
     check_same(
         rows,
         {
-            **said_of(cell), "source": cell.source_label, "attack": plan.attack_name(trial.attack), "access": access,
+            **cell.said, "source": cell.source_label, "attack": plan.attack_name(trial.attack), "access": access,
             "control": trial.attack.control, "gradients": trial.attack.gradients,
             "edit_digest": trial.parents["edit"], "attack_digest": trial.parents["attack"],
             "own_threshold": plan.surrogate.threshold, "threshold": cell.judge.threshold,

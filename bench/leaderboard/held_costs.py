@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.core.errors import UsageError, shown
 from bench.leaderboard.published_run import PublishedRun
-from bench.leaderboard.same import check_same, check_statuses, said_of
+from bench.leaderboard.same import check_same, check_statuses
 from bench.run.cells import EditCell, MeasuredCell, UtilityCell
 from bench.run.plan import Plan
 
@@ -32,7 +32,7 @@ def check_utility(run: PublishedRun, plan: Plan) -> None:
         at = f"{where}: {cell.title}"
         threshold = cell.metric.threshold(plan.judges[0])
         edit = cell.utility.parents["edit"]
-        check_same(mine, {**said_of(cell), "threshold": threshold, "edit_digest": edit}, at)
+        check_same(mine, {**cell.said, "threshold": threshold, "edit_digest": edit}, at)
         check_statuses(mine, cell, at)
         columns = ["group", "prompt", "prompt_concept", "image_seed"]
         got = sorted(mine[columns].itertuples(index=False, name=None))

@@ -9,19 +9,9 @@ import pandas as pd
 
 from bench.core.errors import UsageError, shown
 from bench.interfaces.minors import about_minors
-from bench.run.cells import Cell, ScoreCell
+from bench.run.cells import ScoreCell
 
-__all__ = ["check_same", "check_statuses", "said_of"]
-
-
-def said_of(cell: Cell) -> dict[str, Any]:
-    """The columns that the rows of all kinds of cells share."""
-    return {
-        "method": cell.method_label,
-        "concept": cell.concept.text,
-        "family": cell.concept.family,
-        "repeat": cell.repeat,
-    }
+__all__ = ["check_same", "check_statuses"]
 
 
 def check_same(rows: pd.DataFrame, expected: Mapping[str, Any], where: str) -> None:

@@ -83,6 +83,16 @@ class Cell:
         return ()
 
     @property
+    def said(self) -> dict[str, Any]:
+        """The columns that the rows of all kinds of cells share."""
+        return {
+            "method": self.method_label,
+            "concept": self.concept.text,
+            "family": self.concept.family,
+            "repeat": self.repeat,
+        }
+
+    @property
     def title(self) -> str:
         """For people."""
         return f"{self.kind} {self.method_label or 'unedited'} / {self.concept.text}"

@@ -167,7 +167,7 @@ class _Reading:
     def _take_score(self, cell: ScoreCell, content: Content) -> None:
         if isinstance(cell, ComparedCell) and content.rows is not None:
             found = distance_rows(cell, content.rows)
-            self._distances += [_about(cell) | row for row in found]
+            self._distances += [cell.said | row for row in found]
             _note_errors(content.rows, cell, self._out)
             return
         sampled = self._of_sample(cell)
@@ -186,7 +186,7 @@ class _Reading:
                 "utility_digest": cell.utility.digest,
                 "edit_digest": cell.utility.parents["edit"],
             }
-            self._utility.add(Scored(sampled.rows, content.rows), _about(cell) | about)
+            self._utility.add(Scored(sampled.rows, content.rows), cell.said | about)
         _note_errors(content.rows, cell, self._out)  # its own: the images' were noted once
 
     def _of_sample(self, cell: ScoreCell) -> _Sample | None:
@@ -206,7 +206,7 @@ class _Reading:
 
     def _trial(self, cell: JudgedCell) -> dict[str, Any]:
         trial = cell.trial
-        return _about(cell) | {
+        return cell.said | {
             "edit_digest": trial.parents["edit"],
             "source": cell.source_label,
             "own_threshold": self._plan.surrogate.threshold,
@@ -257,16 +257,6 @@ class _Reading:
             self._out.images.setdefault(concept, {})[key] = [found[i] for i in np.flatnonzero(mine)]
 
 
-def _about(cell: Cell) -> dict[str, Any]:
-    """The columns that the rows of all kinds of cells share."""
-    return {
-        "method": cell.method_label,
-        "concept": cell.concept.text,
-        "family": cell.concept.family,
-        "repeat": cell.repeat,
-    }
-
-
 def _lean(entry: Entry) -> Entry:
     """The entry without its record, which a report of thousands of cells need not hold."""
     return replace(entry, record={})
@@ -290,7 +280,7 @@ def _edit(entry: Entry, cell: EditCell) -> list[dict[str, Any]]:
     about: Any = entry.record["cell"]
     return [
         {
-            **{name: value for name, value in _about(cell).items() if name in EDITS.names},
+            **{name: value for name, value in cell.said.items() if name in EDITS.names},
             "concept": concept.text,
             "seconds": about["seconds"],
             "peak_memory_mb": about["peak_memory_mb"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -71,6 +71,18 @@ class LatentUNet(Family):
         from bench.model.kernels.in_use import kernels_of
 
         return kernels_of(self.unet)
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """See the base class: ids of the tokenizer that plug-ins use first."""
+        words = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        )
+        ids: Tensor = words["input_ids"]
+        return ids.to(self.device)
 
     @classmethod
     def roles_of(cls, parameter: str) -> frozenset[Role]:

@@ -6,7 +6,7 @@ are the penultimate ones of the whole encoder; its tokenizer pads with the token
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -106,18 +106,6 @@ class StableDiffusion(LatentUNet):
     def embeddings(self) -> str:
         """See the base class."""
         return self.table_of("text_encoder")
-
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """See the base class."""
-        words = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.length,
-            return_tensors="pt",
-        )
-        ids: Tensor = words["input_ids"]
-        return ids.to(self.device)
 
     def encode_ids(self, call: Call, ids_BL: Tensor, embeds_BLE: Tensor | None) -> Conditioning:
         """See the base class; the encoder still finds the end of the text by the ids."""
