@@ -179,8 +179,8 @@ def publish(
 def place(plan: Plan, asked: Asked) -> Path:
     """Where the report goes by itself if nothing is missing.
 
-    ``results/runs/<suite>``, or ``results/drafts/<suite>`` if the plan is partial, or where the first
-    is the place of other results: those of another seed, or those of the shipped suite of that name.
+    ``results/runs/<suite>``, or ``results/drafts/<suite>`` if the plan is partial or the first is
+    the place of other results. These are of another seed, or of the shipped suite of that name.
     """
     name = plan.suite.name
     at_home = _is_shipped(plan, asked) if name in suite_names() else asked.seed is None

@@ -1,8 +1,9 @@
 """The command line: plan, run, report, rehearse, ls, verify, convert, compare, perf, ...; ``mini`` is the miniature's.
 
-Exit codes: 0 all is well, 1 some cells failed or something is damaged, 2 the request was wrong or the
-place is unfit (a full disk, missing rights), 130 interrupted. A closed pipe changes neither the work nor
-the code: `tvc-bench run | head -1` computes everything and writes the report.
+The exit code is 0 where all is well, 1 where some cells failed or something is damaged, and 130
+where it was interrupted. It is 2 where the request was wrong or the place is unfit (a full disk,
+missing rights). A closed pipe changes neither the work nor the code: `tvc-bench run | head -1`
+computes everything and writes the report.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Suite:
 
         Raises:
             UsageError: a name is not known, a value does not suit its spec, or the parts do not go
-                together; :attr:`~bench.core.errors.UsageError.at` is the place in the file.
+                together. :attr:`~bench.core.errors.UsageError.at` is the place in the file.
         """
         check_base(file)
         methods = cast("tuple[Erasure, ...]", listed("method", "methods", file.methods))

@@ -1,8 +1,9 @@
 """Plain YAML, read strictly: mappings, lists, text, numbers; what two versions of YAML read differently is refused.
 
-Scalars follow the core schema of YAML 1.2. What YAML 1.1 makes of ``1:30:00`` (5400), ``010`` (8), ``1_000``,
-``yes`` or ``2026-01-01`` is no surprise that a suite may hold, so these are refused in one line. No anchors,
-aliases, tags or merges: a value is written where it stands. Time and memory are linear in the text.
+Scalars follow the core schema of YAML 1.2. YAML 1.1 makes something else of ``1:30:00`` (5400),
+``010`` (8), ``1_000``, ``yes`` or ``2026-01-01``. No suite may hold such a surprise, so these are
+refused in one line. No anchors, aliases, tags or merges: a value is written where it stands. Time
+and memory are linear in the text.
 """
 
 from __future__ import annotations

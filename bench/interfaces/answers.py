@@ -39,9 +39,9 @@ def check_answers(
         steps: Of the suite's sampler.
 
     Raises:
-        ValueError: a goal has no candidate, a candidate has no goal, or carries more than the
-            attacker holds; it starts at no step, or without latents; a weight difference does not
-            suit the model, or they are too large.
+        ValueError: a goal has no candidate, or a candidate has no goal. Or one carries more than
+            the attacker holds, or starts at no step or without latents. Or a weight difference does
+            not suit the model, or they are too large.
     """
     asked = {goal.id for goal in goals}
     answered = {candidate.goal for candidate in found}

@@ -23,9 +23,9 @@ __all__ = ["Access", "Candidate", "Goal", "Target", "Trace"]
 class Access(IntEnum):
     """The access that an attacker has, weakest first; each holds what those before it do.
 
-    A candidate carries no more: any has a prompt, ``EMBEDDING`` may replace its text states,
-    ``LATENT`` may choose the initial noise, or noisy latents to start from part way, ``WEIGHTS`` may
-    change the model's parameters a little.
+    A candidate carries no more. Any has a prompt, and ``EMBEDDING`` may replace its text states.
+    ``LATENT`` may choose the initial noise, or noisy latents to start from part way. ``WEIGHTS``
+    may change the model's parameters a little.
     """
 
     PROMPT = 0
@@ -75,10 +75,10 @@ class Trace:
     def late_gain(self) -> float | None:
         """How much the best own score rose over the last fifth of the looks.
 
-        Missing where that says nothing: there was no budget of steps between the looks, as where
-        finds are shown one after the other once they were made, or in a sampling of seeds; the
-        search stopped early; or it looked fewer than six times, the plain prompt included, so that
-        no look stands where the last fifth begins.
+        Missing where that says nothing. There may be no budget of steps between the looks: finds
+        are shown one after the other once they were made, or seeds are sampled. The search may have
+        stopped early. Or it looked fewer than six times, the plain prompt included, so that no look
+        stands where the last fifth begins.
         """
         if len(self.looks) < 6 or not self.budget or self.steps < self.budget:
             return None
@@ -89,9 +89,10 @@ class Trace:
 class Candidate:
     """A find of an attack for a goal: the harness samples it and a judge decides.
 
-    The rule for ``own_score`` and ``queries``: an attack that shows its judge images of a goal says how
-    many, and how well the candidate did, from 0 to 1; one that looks at none leaves both as they
-    are. A score that no image gave, such as a loss, is no ``own_score``: it belongs in the trace.
+    ``own_score`` and ``queries`` follow one rule. An attack that shows the surrogate images of a
+    goal says how many, and how well, from 0 to 1, the candidate did. An attack that looks at none
+    leaves both as they are. A score that no image gave, such as a loss, is no ``own_score``: it
+    belongs in the trace.
 
     Attributes:
         goal: :attr:`Goal.id`.

@@ -6,8 +6,9 @@ a search cannot try them. A candidate that speaks of minors is withheld: neither
 nor sampled, and each image it owed counts as refused. What an edit costs is measured, and methods
 are trained, on harmless prompts; those are not looked at here.
 
-A text is read as CLIP's tokenizer reads it: words end where letters do, at a digit or an underscore
-too, and signs between them say nothing. So ``girl2``, ``child_photo`` and ``15yo`` are what they are.
+A text is read as CLIP's tokenizer reads it. Words end where letters do, at a digit or an underscore
+too, and signs between them say nothing. So ``girl2``, ``child_photo`` and ``15yo`` are what they
+are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far an edit moves the images of prompts that have nothing to do with the concept.
 
-Both models draw the same prompt from the same seed; an edit that touches nothing but the concept
+Both models draw the same prompt from the same seed. An edit that touches nothing but the concept
 leaves the image as it was, pixel by pixel.
 """
 
