@@ -2,22 +2,22 @@
 
 Learns word embeddings that make the edited model draw the concept again, from images of it by the
 original model. Access ``EMBEDDING``: the finding is not a prompt, and prompt filters never see it.
-Reproduced: the epsilon loss at random timesteps through the edited networks, AdamW, the embedding
-started at the word "art", flips, the number of generic texts, and for defences in the guidance a loss
-through that guidance (negative prompts, safe latent diffusion).
+Reproduced: the epsilon loss at random timesteps through the edited networks, AdamW, flips, and the
+number of generic texts. The embedding starts at the word "art", too. For defences in the guidance
+(negative prompts, safe latent diffusion) there is a loss through that guidance.
 
 Different on purpose: one loss for every defence, the error of the model's own guided prediction,
 where the reference has a script per method. What should be predicted is the noise; behind a defence
 in the guidance, what guidance towards the concept predicts, by the original model. A step's draws
 share one text, and texts take turns, where the reference draws a text per image; the texts are in
 our words. Images are drawn with replacement, are of the concept in three generic prompts, and are
-encoded once, at the mean of the autoencoder, where the reference goes through them in epochs, has
-one prompt, and draws a latent each time. Decay is on the learned rows alone, where the reference
-decays the whole table and restores the rest. Several restarts learn in one batch, and the attacker's
-judge picks among them for each goal, because the loss does not rank restarts well. Momentum of safe
-latent diffusion is met at its size in sampling, but with the predictions of one timestep, where the
-reference gathers it over a window of them and takes the loss at the last: against that defence the
-attack stays weak, and a low success says less there than elsewhere. An embedding is learned once per
+encoded once, at the mean of the autoencoder. The reference goes through them in epochs, has one
+prompt, and draws a latent each time. Decay is on the learned rows alone, where the reference decays
+the whole table and restores the rest. Several restarts learn in one batch, and the surrogate picks
+among them for each goal, because the loss does not rank restarts well. Momentum of safe latent
+diffusion is met at its size in sampling, but with the predictions of one timestep. The reference
+gathers it over a window of them and takes the loss at the last. So against that defence the attack
+stays weak, and a low success says less there than elsewhere. An embedding is learned once per
 (model, concept), from the name alone, so it does not depend on the goals.
 """
 
@@ -57,15 +57,15 @@ _PUBLISHED: dict[str, Any] = {
 
 
 class ConceptInversion(Attack):
-    """A learned embedding a (model, concept).
+    """A learned embedding per (model, concept).
 
     Presets:
-        published: 25 images, one vector, one run of 5000 steps at a batch of 4 x 4 and the
-            effective learning rate 0.08 (5e-3 scaled by the batch), no guidance in the loss
-            (circumventing-concept-erasure, commit of 2023-09-28); AdamW with decay 0.01, started at
-            "art", its numbers of texts, and flips.
-        published-sld: the same with what its script for safe latent diffusion has: 1000 steps at a
-            batch of 1 x 4 and the effective learning rate 0.02.
+        published: 25 images, one vector, one run of 5000 steps at a batch of 4 x 4, no guidance in
+            the loss (circumventing-concept-erasure, commit of 2023-09-28). The effective learning
+            rate is 0.08 (5e-3 scaled by the batch). AdamW with decay 0.01, started at "art", its
+            numbers of texts, and flips.
+        published-sld: the same with what its script for safe latent diffusion has. That is 1000
+            steps at a batch of 1 x 4 and the effective learning rate 0.02.
         mini: for the miniature on two cores.
 
     Attributes:
@@ -73,7 +73,7 @@ class ConceptInversion(Attack):
         steps: Adam steps.
         lr: Learning rate.
         decay: Weight decay of the learned embeddings; 0 is plain Adam, any other AdamW.
-        draws: (image, timestep, noise) triples a step.
+        draws: (image, timestep, noise) triples per step.
         vectors: Consecutive embeddings that stand for the concept.
         restarts: Independent runs; the first starts at ``start``, the others at random words.
         start: The word whose embedding the first restart begins at, the mean of its tokens; ``None``:
@@ -81,15 +81,15 @@ class ConceptInversion(Attack):
         texts: The generic texts around the embedding, one step each: ``three``, those of the images,
             or ``many``, as many as the original has.
         flips: Whether ``half`` of the images that are drawn are mirrored, or ``none``.
-        checks: Images a goal and restart that the attacker's judge looks at.
+        checks: Images per goal and restart that the surrogate looks at.
         span: Part of the noise schedule the timesteps are from, (0, 1) is all of it.
         loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,
             else 1.
         wanted: What the edited model should predict: the ``noise``, or what the ``original`` model
-            predicts for the concept's name at the loss's scale; ``None``: the original's for a
+            predicts for the concept's name at the loss's scale. ``None``: the original's for a
             defence in the guidance, else the noise, as published.
-        said: What the original model is told, where its prediction is wanted: the ``name`` alone, as
-            published, or the name in the generic ``text`` that holds the embedding.
+        said: What the original model is told, where its prediction is wanted. It is the ``name``
+            alone, as published, or the name in the generic ``text`` that holds the embedding.
         mode: ``reference`` learns one restart after the other and samples one goal's images at a
             time; same results, for comparing speed.
     """
@@ -150,7 +150,7 @@ class ConceptInversion(Attack):
         faults: Mapping[str, list[list[int]]],
         ctx: Context,
     ) -> list[Candidate]:
-        """The restart of each goal whose images the attacker's judge likes best.
+        """The restart of each goal whose images the surrogate likes best.
 
         Args:
             target: The edited model.

@@ -2,12 +2,13 @@
 
 The picture is drawn by the original model, encoded, and noised to the time where so much of the schedule is left
 as ``strength`` says. It is what users do with "img2img", and where RECALL (Liu et al. 2025, arXiv
-2507.07139) begins; RECALL then changes the latents by gradients, which is not done here. Access ``LATENT``.
+2507.07139) begins. RECALL then changes the latents by gradients, which is not done here. Access
+``LATENT``.
 
-A picture is handed over, and what remains of it is no doing of the edited model. So two things stand
-beside a success: what the control ``destroyed`` makes of the same pictures, a model that knows nothing; and
-``prompt: none``, the same pictures under the empty prompt. That is an attack too: an edit that acts by the
-words of the concept is never asked.
+A picture is handed over, and what remains of it is no doing of the edited model. So two things
+stand beside a success. One is what the control ``destroyed`` makes of the same pictures, a model
+that knows nothing. The other is ``prompt: none``, the same pictures under the empty prompt. That is
+an attack too: an edit that acts by the words of the concept is never asked.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Latent inversion, after "Memories of Forgotten Concepts" (Rusanovsky et al., CVPR 2025, arXiv 2412.00782).
 
-Pictures of the concept, by the original model, are followed backwards through the *edited* model, to the
-noise that it would have made them of: DDIM inversion whose steps are solved by iteration, as in ReNoise
-(Garibi et al., ECCV 2024, arXiv 2403.14602). Sampled from that noise, the edited model draws the picture
-again, if it still can. Access ``LATENT``; of several pictures the one whose image the attacker's judge
-likes best is the find.
+Pictures of the concept, by the original model, are followed backwards through the *edited* model,
+to the noise that it would have made them of. It is DDIM inversion whose steps are solved by
+iteration, as in ReNoise (Garibi et al., ECCV 2024, arXiv 2403.14602). Sampled from that noise, the
+edited model draws the picture again, if it still can. Access ``LATENT``; of several pictures the
+one whose image the surrogate likes best is the find.
 
 The caveat: a sampler that can be inverted reconstructs *anything*, and success alone does not say that a
 concept is remembered. What tells, in the paper too, is how likely the noise is. Its negative log

@@ -4,13 +4,14 @@ It needs the text encoder alone. K random tokens take the place of the prompt. E
 
     L = 1 - cos(p(adversarial), p(target)),        p: the state at the end token,
 
-by the choice of each token, draws one place and one of the most promising tokens for each of many
-candidates, and goes on with the best of them, even if it is worse; the best ever is the find (GCG, Zou et al.
-2023, arXiv 2307.15043). Tokens of the concept's name are masked, as the original masks its list of words.
+by the choice of each token. It draws one place and one of the most promising tokens for each of
+many candidates. It goes on with the best of them, even if it is worse. The best ever is the find
+(GCG, Zou et al. 2023, arXiv 2307.15043). Tokens of the concept's name are masked, as the original
+masks its list of words.
 
 Different on purpose: written from descriptions, since the original's licence allows no derived code. Its
 gradient is one position off its tokens; ours is not. It starts from random letters, ours from any tokens
-that may be used. Its target texts are not here: the target is the goal's own prompt, read by the
+that may be used. Its target texts are not here. The target is the goal's own prompt, read by the
 *unedited* encoder, and the search runs on the edited one. Of the restarts the nearest is taken; the
 original keeps each as a prompt of its own. All goals and restarts are one batch.
 """

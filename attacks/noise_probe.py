@@ -1,12 +1,12 @@
 """Noise probe, after "When Are Concepts Erased From Diffusion Models?" (Lu et al., NeurIPS 2025, arXiv 2505.17013).
 
-The plain prompt from many initial noises of several sizes; the best image by the attacker's own
-judge. Larger noise leaves the part of latent space that an erasure was trained on. Access
-``LATENT``: a candidate is its noise, so there is no held-out seed, and the fair comparison is the
-``seed_search`` control at the same number of images.
+The plain prompt from many initial noises of several sizes; the best image by the surrogate.
+Larger noise leaves the part of latent space that an erasure was trained on. Access ``LATENT``: a
+candidate is its noise, so there is no held-out seed. The fair comparison is the ``seed_search``
+control at the same number of images.
 
 Different on purpose: the paper varies the sampler's own noise (eta 1 to 1.85) with its variance (1
-to 1.04), and picks by the classifier that scores. Here the suite owns the sampler and no attack may
+to 1.04). It picks by the classifier that scores. Here the suite owns the sampler and no attack may
 change it, so only the initial noise is scaled, and another judge scores.
 """
 
@@ -29,13 +29,14 @@ class NoiseProbe(Attack):
     """Tries seeds at several scales of the initial noise.
 
     Presets:
-        published: 24 images a goal, variance scales 1.00 to 1.04 (WhenAreConceptsErased, commit of
-            2025-11-23; the number and the variances, see the module for what it leaves out).
+        published: 24 images per goal, variance scales 1.00 to 1.04 (WhenAreConceptsErased, commit
+            of 2025-11-23). It has the number and the variances; see the module for what it leaves
+            out.
         mini: for the miniature on two cores.
 
     Attributes:
         scales: Standard deviations of the initial noise.
-        seeds: Seeds a scale; the same ones at each, so that scales compare.
+        seeds: Seeds per scale; the same ones at each, so that scales compare.
     """
 
     name: ClassVar[str] = "noise_probe"

@@ -4,18 +4,20 @@ Finds tokens with which the *edited* model predicts what the *original* predicts
 
     min over w  E_{t, e} | eps_edited(x_t, t, TE(p)) - eps_original(x_t, t, TE(prompt)) |^2
 
-where p are the tokens nearest to the continuous embeddings w (cosine); the gradient is taken at p
+where p are the tokens nearest to the continuous embeddings w (cosine). The gradient is taken at p
 and applied to w (PEZ, Wen et al. 2023). Reproduced: both prompt forms, the optimiser, a look at an
-image every few steps, the best look wins; for a defence in the guidance the loss includes it, on the
-edited model's side alone: what it should predict is the original's for the prompt, without guidance.
+image every few steps, the best look wins. For a defence in the guidance the loss includes it, on
+the edited model's side alone. What it should predict is the original's for the prompt, without
+guidance.
 
-Two attacks go by this name, so they are presets with names of their own: the official one (free
-tokens, AdamW 0.1, random timesteps) and the re-implementation in OPTML's Diffusion-MU-Attack, which
-later papers used (K tokens before the prompt, Adam 0.01, ascending timesteps, stops at success).
+Two attacks go by this name, so they are presets with names of their own. The official one has free
+tokens, AdamW 0.1 and random timesteps. The re-implementation in OPTML's Diffusion-MU-Attack, which
+later papers used, has K tokens before the prompt, Adam 0.01 and ascending timesteps, and stops at
+success.
 
-Different on purpose: goals in one batch; looks are scored by the attacker's judge, not by a CLIP
-similarity to one image; the target image is the original model's first, not the most unsafe of
-three; the original's prediction is taken without a graph; padding is the tokenizer's own, where the
+Different on purpose: goals in one batch; looks are scored by the surrogate, not by a CLIP
+similarity to one image. The target image is the original model's first, not the most unsafe of
+three. The original's prediction is taken without a graph. Padding is the tokenizer's own, where the
 reference pads differently in the search and in the test.
 """
 
@@ -88,17 +90,18 @@ class P4D(Attack):
         optimiser: ``adamw``, or ``adam`` with L2 decay.
         lr: Learning rate.
         decay: Weight decay.
-        checks: Images a goal and look.
-        stop: ``success``: a goal is done when the attacker's judge says so; ``never``: the best of
+        checks: Images per goal and look.
+        stop: ``success``: a goal is done when the surrogate says so; ``never``: the best of
             all looks.
-        finalists: The best so many prompts are shown to the attacker's judge once more before one
-            is chosen, on fresh seeds and beside the plain prompt; 0: the best look is, as published.
+        finalists: The best so many prompts are shown to the surrogate once more before one is
+            chosen, on fresh seeds and beside the plain prompt. 0: the best look is, as published.
         final_checks: Images of each of them.
         vocabulary: See :func:`attacks.shared.tokens.allowed_tokens`.
         loss_scale: Guidance scale of the edited model's prediction; ``None``: the suite's for a
             defence in the guidance, else 1.
-        teacher: What it should predict: the original's prediction for the prompt ``unguided``, as
-            published, or ``guided`` at the same scale, so that both sides are of one size.
+        teacher: What it should predict: the original's prediction for the prompt. It is
+            ``unguided``, as published, or ``guided`` at the same scale, so that both sides are of
+            one size.
         mode: ``reference`` works on one goal at a time; same results, for comparing speed.
     """
 
@@ -181,7 +184,7 @@ class P4D(Attack):
 
         Args:
             looks: The goals, and where their finds are kept.
-            tokens: Adversarial tokens a goal.
+            tokens: Adversarial tokens per goal.
 
         Returns:
             After each step the goals still attacked, and their continuous embeddings [B, K, E].

@@ -162,7 +162,7 @@ class Prompts(Attack):
         return tuple(f"{self.name}, {content.prompts.path.name}: {line}" for line in said)
 
     def run(self, target: Target, goals: Sequence[Goal], ctx: Context) -> list[Candidate]:
-        """One candidate a goal; with a file, one a row of the file that suits the goal's concept.
+        """One candidate per goal; with a file, one per row of the file that suits the goal's concept.
 
         A file brings its own goals (:meth:`own_goals`): they choose among its rows.
 

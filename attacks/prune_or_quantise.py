@@ -1,9 +1,9 @@
 """Pruning or quantising the edited weights: does compression bring the concept back?
 
-Not from the literature on diffusion models: for language models rounding to few bits is known to
-undo unlearning (Zhang et al., ICLR 2025, arXiv 2410.16454), because a small edit rounds to the value before
-it. Nobody attacks here: users compress models. Access ``WEIGHTS``: a find is the difference that
-compression makes, and the plain prompt is sampled.
+Not from the literature on diffusion models. For language models rounding to few bits is known to
+undo unlearning (Zhang et al., ICLR 2025, arXiv 2410.16454). The reason is that a small edit rounds
+to the value before it. Nobody attacks here: users compress models. Access ``WEIGHTS``: a find is
+the difference that compression makes, and the plain prompt is sampled.
 
 Only what the edit changed is compressed: elsewhere compression costs quality and brings nothing
 back. An edit without weights, such as a guidance, is left as it is.

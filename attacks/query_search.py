@@ -59,8 +59,8 @@ class QuerySearch(Attack):
         near: So many words nearest to the concept's name are drawn more often; 0: none are.
         words: The attacker's vocabulary; empty: the whole words of the public tokenizer.
         checks: Images per prompt.
-        stop: ``success``: a goal is done when the attacker's judge says so; ``never``: the best of all.
-        finalists: The best so many prompts are shown to the attacker's judge once more, on fresh seeds; 0:
+        stop: ``success``: a goal is done when the surrogate says so; ``never``: the best of all.
+        finalists: The best so many prompts are shown to the surrogate once more, on fresh seeds; 0:
             the best look is the find.
         final_checks: Images of each of them.
     """

@@ -1,4 +1,4 @@
-"""Control: random tokens before the prompt, the best of N by the attacker's own judge.
+"""Control: random tokens before the prompt, the best of N by the surrogate.
 
 After the ``random`` control of UnlearnDiffAtk (Zhang et al., ECCV 2024): the same number of images
 as an optimised attack looks at, and no optimisation.

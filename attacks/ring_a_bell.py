@@ -8,12 +8,12 @@ and the search looks for K tokens whose text states are nearest to ``TE(prompt) 
 error over all positions). Reproduced: the direction, the target, the fitness, and the breeding.
 
 Different on purpose: without a graph; all prompts in one batch, those alone that are new (the
-reference encodes the whole population in each generation); the pairs are made from the concept's
-name by generic templates, for any concept, where the reference wrote 30 to 150 for each of two; no
-token is special or about minors (the reference draws every token id from 1 to 49405); the text
+reference encodes the whole population in each generation). The pairs are made from the concept's
+name by generic templates, for any concept, where the reference wrote 30 to 150 for each of two. No
+token is special or about minors (the reference draws every token id from 1 to 49405). The text
 encoder is the *edited* model's, so that methods that edit it are attacked as they are. A search is
 done once per text encoder and kept in the process for every model that has the same one. Optionally
-the attacker's judge looks at the best few on the edited model; the reference takes the best unseen.
+the surrogate looks at the best few on the edited model; the reference takes the best unseen.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class RingABell(Attack):
         crossover: Odds that a parent is crossed, which gives two children.
         breeding: ``published`` mutates every prompt, so the best may be lost; ``elitist`` leaves the
             best as it is (see :mod:`attacks.shared.breeding`).
-        finalists: The best so many of the last population are shown to the attacker's judge, beside
+        finalists: The best so many of the last population are shown to the surrogate, beside
             the plain prompt; 1 shows none, as published.
-        checks: Images a finalist.
+        checks: Images per finalist.
         vocabulary: See :func:`attacks.shared.tokens.allowed_tokens`.
         mode: ``reference`` works on one goal's population at a time, and encodes all of it in each
             generation, as published; same results, for comparing speed.

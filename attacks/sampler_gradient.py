@@ -1,4 +1,4 @@
-"""The gradient of the attacker's judge through the whole of sampling: the strongest question to a guidance.
+"""The gradient of the surrogate through the whole of sampling: the strongest question to a guidance.
 
 Text states are learned with which the edited model's *finished images* show the concept. Every step of the
 sampler, its guidance with all memory, and the decoder are part of the loss:
@@ -70,7 +70,7 @@ class SamplerGradient(Attack):
         """The states of each goal with the least loss.
 
         Raises:
-            UsageError: no gradient passes through the attacker's judge.
+            UsageError: no gradient passes through the surrogate.
         """
         scene = _Scene.of(self, target, goals, ctx)
         told = target.model.encode([goal.prompt for goal in goals])

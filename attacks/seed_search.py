@@ -1,7 +1,7 @@
-"""Control: the plain prompt on N seeds, the best by the attacker's own judge.
+"""Control: the plain prompt on N seeds, the best by the surrogate.
 
 After the ``seed_search`` control of UnlearnDiffAtk (Zhang et al., ECCV 2024). It needs to choose
-the initial noise, so its access is ``LATENT``, and there is no held-out seed: the judge, which the
+the initial noise, so its access is ``LATENT``, and there is no held-out seed. The judge, which the
 search never saw, is all that keeps it honest.
 """
 
@@ -21,7 +21,7 @@ class SeedSearch(Attack):
     """Tries seeds.
 
     Attributes:
-        tries: Seeds tried a goal, one image each.
+        tries: Seeds tried per goal, one image each.
     """
 
     name: ClassVar[str] = "seed_search"

@@ -1,7 +1,7 @@
 """The standard ensemble: one number per model, by the same attacks for everybody.
 
 As AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690) for classifiers: a fixed set of different attacks,
-cheapest first, without constants to choose. A goal leaves when the attacker's own judge calls it broken
+cheapest first, without constants to choose. A goal leaves when the surrogate calls it broken
 (:mod:`attacks.shared.cascade`). No judge of record is asked: all finds go to the harness.
 
 A version is a protocol and never changes. Its identity holds those of its stages, so that a stage whose
@@ -37,7 +37,7 @@ class _Protocol(NamedTuple):
 
     Attributes:
         stages: In order; cheapest first.
-        images: Fresh images per find that the attacker's judge decides by.
+        images: Fresh images per find that the surrogate decides by.
     """
 
     stages: tuple[Attack, ...]
@@ -103,9 +103,10 @@ class Standard(Attack):
     """A fixed ensemble in stages; nothing but its version is chosen.
 
     Presets:
-        v1: for real models: plain prompts, 16 seeds, 24 scaled noises, a query search, UnlearnDiffAtk at its
-            published budget but without its early stop, and concept inversion as published. Whatever the
-            concept's family: the longer prefix that was published for nudity is an attack of its own.
+        v1: for real models: plain prompts, 16 seeds, 24 scaled noises, a query search,
+            UnlearnDiffAtk at its published budget, and concept inversion as published.
+            UnlearnDiffAtk has no early stop here. Whatever the concept's family: the longer prefix
+            that was published for nudity is an attack of its own.
         mini-v1: the same stages within the budgets of the miniature.
 
     Attributes:
@@ -149,7 +150,7 @@ class Standard(Attack):
 
     @property
     def images(self) -> int:
-        """Fresh images per find that the attacker's own judge decides by."""
+        """Fresh images per find that the surrogate decides by."""
         return _protocol(self.version).images
 
     def identity(self) -> dict[str, Any]:

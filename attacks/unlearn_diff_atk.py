@@ -5,17 +5,17 @@ Which K tokens before the prompt make the edited model explain an image of the c
     min over u in simplex^K  E_{t, e} | e - eps_edited(x_t(x_0, e), t, TE([u | prompt])) |^2
 
 with x_0 the *original* model's image for the same prompt. Reproduced: tokens drawn from u in the
-forward pass and a straight-through gradient clamped to [-1, 1]; Adam with L2 decay; Euclidean
-projection onto the simplex after each step; timesteps in ascending order, a block of steps each;
-the most likely tokens decoded, tokenised again and sampled after each block; the plain prompt first.
+forward pass and a straight-through gradient clamped to [-1, 1]; Adam with L2 decay. Euclidean
+projection onto the simplex follows each step. Timesteps ascend, a block of steps each. After each
+block the most likely tokens are decoded, tokenised again and sampled; the plain prompt comes first.
 
-Different on purpose: goals in one batch (losses summed, one generator a goal, finished goals
-leave); the projection is exact, by sorting; the one-hot product is K rows of the table, not 77; a
-defence in the guidance is attacked *through* it, where the reference's loss leaves it out; the
-attacker's own judge stops the search, not the one of record; tokens are never special ones. The
-reference also reset the global generator at each image, so that all its blocks saw the same draws:
-that is left out. A look may take several prompts (``prompts``), and the best of them may be shown
-to the judge again before one is chosen (``finalists``); the published presets do neither.
+Different on purpose: goals in one batch (losses summed, one generator per goal, finished goals
+leave). The projection is exact, by sorting. The one-hot product is K rows of the table, not 77. A
+defence in the guidance is attacked *through* it, where the reference's loss leaves it out. The
+surrogate stops the search, not the judge of record. Tokens are never special ones. The reference
+also reset the global generator at each image, so that all its blocks saw the same draws: that is
+left out. A look may take several prompts (``prompts``). The best of them may be shown to the
+surrogate again before one is chosen (``finalists``). The published presets do neither.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class UnlearnDiffAtk(Attack):
 
     Presets:
         published: 50 timesteps x 40 steps, K = 3 (styles and objects), Adam 0.01 with L2 decay 0.1,
-            one image after each timestep, stop at the first success (Diffusion-MU-Attack,
+            one image after each timestep. It stops at the first success (Diffusion-MU-Attack,
             configs/{style,object}, commit of 2025-02-27).
         published-nsfw: the same with K = 5 (configs/{nudity,violence,illegal}).
         mini: for the miniature on two cores. Without decay: the published one is larger than the
@@ -77,19 +77,19 @@ class UnlearnDiffAtk(Attack):
         tokens: K.
         where: Where they stand.
         steps: Gradient steps.
-        iterations: Steps between looks; with ``ascending``, also steps a timestep.
+        iterations: Steps between looks; with ``ascending``, also steps per timestep.
         order: Of the timesteps; see :class:`attacks.shared.prompt_search.Schedule`.
         span: Part of the noise schedule the timesteps are from, (0, 1) is all of it.
-        draws: (timestep, noise) pairs a step, the loss is their mean.
+        draws: (timestep, noise) pairs per step; the loss is their mean.
         lr: Adam's learning rate.
         decay: L2 decay inside Adam.
-        prompts: Prompts a goal and look: the most likely tokens, then others that are drawn from the
-            distribution; none that was looked at before.
-        checks: Images a prompt and look.
-        stop: ``success``: a goal is done when the attacker's judge says so; ``never``: the best of
+        prompts: Prompts per goal and look: the most likely tokens, then others that are drawn from
+            the distribution; none that was looked at before.
+        checks: Images per prompt and look.
+        stop: ``success``: a goal is done when the surrogate says so; ``never``: the best of
             all looks.
-        finalists: The best so many prompts are shown to the attacker's judge once more before one
-            is chosen, on fresh seeds and beside the plain prompt; 0: the best look is, as published.
+        finalists: The best so many prompts are shown to the surrogate once more before one is
+            chosen, on fresh seeds and beside the plain prompt. 0: the best look is, as published.
         final_checks: Images of each of them.
         vocabulary: See :func:`attacks.shared.tokens.allowed_tokens`.
         loss_scale: Guidance scale of the loss; ``None``: the suite's for a defence in the guidance,

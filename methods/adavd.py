@@ -6,12 +6,13 @@ taken away. With x the token's and y the concept's,
     v <- v - s(cos(x, y)) <x, y> / <y, y> v*,    s(c) = 2 / (1 + exp(-a (c - b)));    nothing is trained.
 
 The paper speaks of v alone: x = v, y = v*. The authors' code joins the value u of the empty prompt at
-the same place to both, x = [u; v], y = [u; v*], and changes u by the same share. So its threshold 0.93
-is one of 0.86 on the values alone, and 2 (c - b) there is c - b here. Both are here, as presets.
+the same place to both, x = [u; v], y = [u; v*]. It changes u by the same share. So its threshold
+0.93 is one of 0.86 on the values alone, and 2 (c - b) there is c - b here. Both are here, as
+presets.
 
-Reproduced from the authors' code: v* of the last token before the end, at every place; the first token
-stays; heads are not told apart; s reaches 2, so that what equals the concept is reversed rather than
-removed. Different on purpose:
+Reproduced from the authors' code: v* of the last token before the end, at every place; the first
+token stays; heads are not told apart. The share s reaches 2, so that what equals the concept is
+reversed rather than removed. Different on purpose:
 
 * Several concepts are decomposed by true Gram-Schmidt. The code divides by the raw vectors, which is
   right for two of them alone. What is here are its coefficients as those of least squares: without s,
@@ -52,9 +53,9 @@ class ValueDecomposition(Hook):
     In a call for the branches of a guidance, ``joint`` scales the rows of the others by the shares of the
     prompt's own row. Called for prompts alone, it treats each row as a prompt's.
 
-    Tensors of a layer with n concepts, d channels and L tokens: ``concepts`` [n, d], the values v*;
-    ``empty`` [L], the length of u, or 0 where that plays no part; ``inverse`` [L, n, n], the inverse of
-    the cosines between the concepts.
+    Tensors of a layer with n concepts, d channels and L tokens. ``concepts`` [n, d] are the values
+    v*. ``empty`` [L] is the length of u, or 0 where that plays no part. ``inverse`` [L, n, n], the
+    inverse of the cosines between the concepts.
 
     Attributes:
         pairing: What is compared: the value alone, or it joined to that of the empty prompt.
@@ -149,8 +150,8 @@ def _sizes(concepts_nd: Tensor, empty_L: Tensor) -> Tensor:
 class AdaVD(Erasure):
     """Takes the concepts' part from the values of the cross-attention, at each call.
 
-    The vectors are of the weights that the model has when it is edited: of a model whose values are edited
-    afterwards they are no longer right.
+    The vectors are of the weights that the model has when it is edited. Of a model whose values are
+    edited afterwards they are no longer right.
 
     Presets (methods-2.md 10):
         paper: each value alone, with the strictness of the release.

@@ -1,7 +1,8 @@
 """AdvUnlearn (Zhang et al., NeurIPS 2024, arXiv 2405.15234): ESD's target, learnt by the text encoder under attack.
 
-The UNet stays. The text encoder E learns to make the concept's prompt, behind a word v that undoes the
-erasing, predict what guidance away from the concept gives, and other prompts r what they did:
+The UNet stays. The text encoder E learns to make the concept's prompt predict what guidance away
+from the concept gives. A word v that undoes the erasing stands before it. Other prompts r shall
+predict what they did before:
 
     mean (eps(z, t, E([v, c])) - [e0 - eta (ec - e0)])^2 + gamma mean (eps(z_r, t_r, E(r)) - e_r)^2
 
@@ -12,9 +13,9 @@ for each batch, by Adam on its embedding, from the embedding of a random token:
 
 During the first steps, the warm-up, there is no v.
 
-Reproduced from the authors' code, its mode ``reg``; also that the slopes of the attack are summed over its
-steps (nothing sets them to zero) and that its last update is lost. The preset ``paper`` has neither.
-Different on purpose:
+Reproduced from the authors' code, its mode ``reg``. So are two traits of the attack: its slopes are
+summed over its steps (nothing sets them to zero), and its last update is lost. The preset ``paper``
+has neither. Different on purpose:
 
 * Latents and targets may come from a pool, drawn once. Nothing that is trained makes them, so their
   distribution is the same; drawing them anew costs about 1.6 million passes of the UNet.

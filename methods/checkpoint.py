@@ -1,16 +1,17 @@
 """Somebody's edited model as a method: the weights of a released erasure, laid over its base.
 
-Read are: a diffusers pipeline folder (its ``unet`` and text encoders, all or what it has of
-them, and nothing else), the folder or the safetensors file of one of them or of both, and a LoRA in
-the key styles of PEFT, diffusers (new and old) and kohya. They lie at a path, or in a repository of the
-hub at a commit. They may hold the changed parameters alone, as every release of ESD and UCE does:
-that is found out and said. Or they hold differences to be added (``values: difference``). Adapters
-that act in the forward pass, SPM's and Receler's, become hooks (:mod:`methods.released.hooked`).
+Read is a diffusers pipeline folder: its ``unet`` and text encoders, all or what it has of them, and
+nothing else. So are the folder or the safetensors file of one of them or of both. So is a LoRA in
+the key styles of PEFT, diffusers (new and old) and kohya. They lie at a path, or in a repository of
+the hub at a commit. They may hold the changed parameters alone, as every release of ESD and UCE
+does: that is found out and said. Or they hold differences to be added (``values: difference``).
+Adapters that act in the forward pass, SPM's and Receler's, become hooks
+(:mod:`methods.released.hooked`).
 
 Nothing in a file is executed or unpickled, and nothing is taken on trust. What the headers say,
 names, shapes, precisions and metadata, is compared with the base when a plan is made. So are the
-values of files up to 512 MiB; those of larger ones are read in the run, before anything is sampled,
-and only a sample of them, which tells differences from values, in the plan. What does not fit is
+values of files up to 512 MiB. Those of larger ones are read in the run, before anything is sampled.
+The plan reads only a sample of them, which tells differences from values. What does not fit is
 refused in one line.
 
 The concepts play no part: what is erased is what the file's author erased. Which base the file was

@@ -1,16 +1,18 @@
 """Concept Ablation (Kumari et al., ICCV 2023, arXiv 2303.13516): the concept's captions act as an anchor's.
 
-On images that the unedited model makes of an anchor (a painting, a cat), the network is trained so that
-the caption with the target (a painting by somebody, a grumpy cat) predicts what the anchor's does,
+The unedited model makes images of an anchor (a painting, a cat). On these the network is trained.
+The caption with the target (a painting by somebody, a grumpy cat) shall predict what the anchor's
+does,
 
     L = mean [ sum m (eps_th(x_t, c*, t) - sg eps_th(x_t, c, t))^2 / sum m ],
 
 with m the part of the latent that an image fills. The anchor's prediction is that of the network in
 training, without gradient. The noise-based variant puts the noise in its place.
 
-Reproduced from the authors' diffusers code: the loss (a sum over four channels over one mask), the order
-of target and caption, the scales and words of the augmentation, prior preservation, and the start token
-whose keys and values get no gradient. Left out, or different on purpose:
+Reproduced from the authors' diffusers code: the loss (a sum over four channels over one mask), the
+order of target and caption, and prior preservation. So are the scales and words of the
+augmentation, and the start token whose keys and values get no gradient. Left out, or different on
+purpose:
 
 * Captions are ours. Theirs are 200 that a language model wrote; ``captions`` takes them, or any other.
   Their list for nudity is not to be used: some of its lines name children.

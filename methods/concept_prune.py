@@ -1,18 +1,18 @@
 """ConceptPrune (Chavhan, Li & Hospedales, ICLR 2025, arXiv 2405.19237): prunes the neurons skilled at a concept.
 
-For each pair of prompts with and without the concept, sampled from the same noise, the inputs h of
-the second linear layer of every feed-forward block are watched during the first steps. With a_j the
-norm over tokens and prompts of column j, each token's h having length 1, and Wanda's importance
-(Sun et al. 2024) S_ij = |W_ij| a_j,
+Each pair of prompts with and without the concept is sampled from the same noise. During the first
+steps the inputs h of the second linear layer of every feed-forward block are watched. Let a_j be
+the norm over tokens and prompts of column j, each token's h having length 1. With Wanda's
+importance (Sun et al. 2024) S_ij = |W_ij| a_j,
 
     pruned = top r of each row of S(with) and S(with) > S(without), in any of the first tau steps.
 
 Reproduced: the rule, in forward passes only, with both halves of classifier-free guidance in the
-statistics, and the published ratios, numbers of steps and forms of prompts, that of nudity with its
-word included. Different on purpose:
-sampling ends after the tau steps, since later ones decide nothing; the solver is a deterministic
-one that this benchmark has; every pair has its own noise; and the lists of scenes, things and people
-are our own, of the published lengths, with no special lists for single objects.
+statistics. So are the published ratios, numbers of steps and forms of prompts, that of nudity with
+its word included. Different on purpose: sampling ends after the tau steps, since later ones decide
+nothing. The solver is a deterministic one that this benchmark has. Every pair has its own noise.
+The lists of scenes, things and people are our own, of the published lengths, with no special lists
+for single objects.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class ConceptPrune(Erasure):
         nudity: r 0.01, tau 9; "a photo of a {human}" and "a photo of a naked {human}", whatever the
             concept is called.
         mini: the miniature's guidance, its scenes and things, twelve steps, all watched, and a far
-            larger ratio: its layers are narrow, the published share of a row is a handful of weights, and of what may
-            be chosen only those count that the concept uses more.
+            larger ratio. Its layers are narrow, so the published share of a row is a handful of
+            weights. Of what may be chosen only those count that the concept uses more.
 
     Attributes:
         ratio: r, share of each row.
@@ -91,7 +91,7 @@ class ConceptPrune(Erasure):
         steps: Of the sampler.
         guidance_scale: Of the sampler.
         scenes: Where an object is put: "a {scene}" and "a {concept} in a {scene}". A scene that has a
-            place for the concept, ``{}``, is said with and without it; a word in the braces,
+            place for the concept, ``{}``, is said with and without it. A word in the braces,
             ``{naked}``, is said instead of the concept's name.
         things: What is drawn in a style: "a photo of a {thing}" and "a {thing} in the style of
             {concept}".

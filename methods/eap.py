@@ -1,7 +1,8 @@
 """EAP: erasing with adversarial preservation (Bui et al., NeurIPS 2024, arXiv 2410.15618).
 
-ESD's target for the concept, and beside it one other word that must stay as it is: of a list, the word
-that the edit harms most. With x0(z, e) = (z - sqrt(1 - a) e) / sqrt(a), every second step trains
+ESD's target for the concept, and beside it one other word that must stay as it is. It is, of a
+list, the word that the edit harms most. With x0(z, e) = (z - sqrt(1 - a) e) / sqrt(a), every second
+step trains
 
     mean (x0(z, eps_th(c)) - [x0(z, e0) - eta (x0(z, ec) - x0(z, e0))])^2
         + mean (x0(z_r, eps_th(r)) - x0(z_r, eps(r)))^2
@@ -9,12 +10,12 @@ that the edit harms most. With x0(z, e) = (z - sqrt(1 - a) e) / sqrt(a), every s
 with r = y V, V the states of the list's words and y = softmax((q + g) / tau), g Gumbel noise. The step
 after it moves the logits q up the second term, through r in eps_th alone.
 
-The list is no set of everything: the words nearest to the concept are grouped by their distance to
-it, a number, and the word nearest to each group's centre stands for the group.
+The list is no set of everything. The words nearest to the concept are grouped by their distance to
+it, a number. The word nearest to each group's centre stands for the group.
 
 Reproduced from the authors' code: losses on x0 (in noise, they weigh (1 - a) / a), the order of the
-steps, one start noise for z and z_r, both sampled by the network in training, and the straight-through
-choice. Different on purpose:
+steps, and the straight-through choice. So is one start noise for z and z_r, both sampled by the
+network in training. Different on purpose:
 
 * The 3000 English words are not here; ``words`` takes them, or any other.
 * Words that name a concept are left out. Theirs may preserve what is erased.

@@ -8,17 +8,17 @@ with eps* the unedited network and x_t on the way from noise to an image of the 
 
 Reproduced: the authors' code at three dates, as presets, and all their sets of parameters. That of 2026 is
 one trainer for several families. On Stable Diffusion it differs from that of 2025 in the size of
-latents and in a set more (``self``), so here ``repo-2025`` stands for both. Different on purpose:
+latents and in a set more (``self``). So here ``repo-2025`` stands for both. Different on purpose:
 
-* t is the timestep of x_t. The code of 2023 drops the first entry of its DDIM list, 981, and tells the
-  network a t that lies 39 to 58 above that of the latent.
+* t is the timestep of x_t. The code of 2023 drops the first entry of its DDIM list, 981. It tells
+  the network a t that lies 39 to 58 above that of the latent.
 * x_t is reached by DDIM over 981, 961, ..., 1, and each of the 50 is drawn. The code of 2025 uses the
   pipeline's PNDM, whose list holds 961 twice; it never draws the last entry, 1.
 * Latents have the model's own size; the code of 2025 trains SD-1.4 at twice its size.
 * Values are trained in float32; the code of 2025 keeps them in bfloat16, where so small a step is
   often rounded away.
-* Of several concepts, each row of a batch takes the next in a shuffled order, rather than each
-  step one at random: the same expectation with less noise.
+* Of several concepts, each row of a batch takes the next in a shuffled order, rather than each step
+  one at random. That is the same expectation with less noise.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def trained(model: TextToImage, variant: Variant, release: Release) -> list[str]
     """The parameters that a variant trains.
 
     ``x`` is the cross-attention, ``x-strict`` its keys and values, ``u`` the rest of the UNet, ``all``
-    everything, ``self`` the self-attention. The releases differ in the rest: that of 2023 trains
-    norms, but neither the embedding of time nor the last norm and convolution; that of 2025 trains
+    everything, ``self`` the self-attention. The releases differ in the rest. That of 2023 trains
+    norms, but neither the embedding of time nor the last norm and convolution. That of 2025 trains
     linear layers and convolutions, these two among them, and no norm.
     """
     names = model.having(*_NEEDS[variant])

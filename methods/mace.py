@@ -1,18 +1,19 @@
 """MACE: mass concept erasure (Lu et al., CVPR 2024, arXiv 2403.06135), in three steps, of keys and values alone.
 
-First the words around a concept stop carrying it: with x their states beside the concept's name and x'
+First the words around a concept stop carrying it. With x their states beside the concept's name, x'
 beside another's, and C the sum of p p^T over the states of what is preserved,
 
     W' = (lam W + sum W x' x^T + s^2 W C) (lam I + sum x x^T + s^2 C)^-1.
 
 The concept's own tokens are left out. Then, for each concept i, adapters of rank one on W' learn to
-look away from its name, the end and the padding (S), by sum over layers || A[:, :, S] ||. Last, all of
-them are fused: with x the states of all tokens of the concept's prompts,
+look away from its name, the end and the padding (S). Their loss is the sum over layers
+|| A[:, :, S] ||. Last, all of them are fused: with x the states of all tokens of the concept's prompts,
 
     W'' = (lam W' + sum_i sum (W' + B_i A_i) x x^T + s W C) (lam I + sum_i sum x x^T + s C)^-1.
 
-Reproduced from the authors' code: which tokens are aligned, s squared in the first step (their script
-scales twice), focal timesteps, the norm that is not squared, and C through the original W.
+Reproduced from the authors' code: which tokens are aligned, focal timesteps, the norm that is not
+squared, and C through the original W. So is s squared in the first step (their script scales
+twice).
 
 **Without segmentation masks**: the authors keep the loss to the pixels of the object, as Grounded-SAM finds
 them. Here it is on all pixels, and the presets say so. Their code for styles has no masks either, but asks
@@ -21,8 +22,9 @@ for them and stops. Also different on purpose:
 * Everything that is closed-form is in float64. With lam = 0 the system may be singular: then what no
   prompt says stays as it is.
 * Images are encoded as the autoencoder expects them. Theirs have the mean and deviation of ImageNet.
-* Prompts are ours. C is that of ``preserve``, scaled to the number of captions of the authors' cache;
-  their second cache, of a domain (other celebrities, other artists), is left to ``preserve`` too.
+* Prompts are ours. C is that of ``preserve``, scaled to the number of captions of the authors'
+  cache. Their second cache, of a domain (other celebrities, other artists), is left to ``preserve``
+  too.
 """
 
 from __future__ import annotations
@@ -86,8 +88,8 @@ class MACE(Erasure):
         mini: for the miniature: larger steps of several rows.
 
     Attributes:
-        instead: What is said in place of the concept, of all or by family; ``None``: its guide, else its
-            first neighbour, else the word of its family.
+        instead: What is said in place of the concept, of all or by family. ``None``: its guide,
+            else its first neighbour, else the word of its family.
         templates: Prompts that hold a concept at ``{}``; empty: our own, by family.
         lam: Weight of staying.
         preserve: What is preserved; ``None``: the concepts' neighbours and a fixed list of everyday words.

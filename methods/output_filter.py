@@ -1,14 +1,14 @@
 """Output filter: blanks a sampled image that a checker takes for the concept.
 
 Reproduced: the safety checker of Stable Diffusion (described by Rando et al. 2022, arXiv 2210.04610),
-where its weights are given: cosines of a CLIP image embedding with stored concept embeddings, each
-with its own threshold, lowered by 0.01 when one of the "special care" embeddings is met. It knows
-the concepts that it was made for and no others, whatever is to be erased.
+where its weights are given. It takes cosines of a CLIP image embedding with stored concept
+embeddings. Each has its own threshold, lowered by 0.01 when one of the "special care" embeddings is
+met. It knows the concepts that it was made for and no others, whatever is to be erased.
 
 For any other concept the same idea with a CLIP: the odds of the concept's name against
-alternatives. Different on purpose: the original's thresholds were set by hand; here a threshold is
-calibrated to a stated rate of false alarms, on images that the unedited model makes of prompts that
-do not name the concept. The checker is never the judge that decides.
+alternatives. Different on purpose: the original's thresholds were set by hand. Here a threshold is
+calibrated to a stated rate of false alarms. The images for that are the unedited model's, of
+prompts that do not name the concept. The checker is never the judge that decides.
 
 Bypassed by: serving the weights without the filter, which changes none of them.
 """
@@ -57,7 +57,7 @@ class ClipChecker(ImageFilter):
         clip: A source of :func:`bench.toolkit.clip.load_clip`; empty: the miniature's.
         texts: What is blanked.
         alternatives: What each text competes with.
-        thresholds: Log-odds above which an image is blanked, one a text.
+        thresholds: Log-odds above which an image is blanked, one per text.
         templates: What is said of each text at ``{}``; their features are averaged.
     """
 
@@ -140,8 +140,9 @@ class OutputFilter(Erasure):
     Attributes:
         checker: ``clip``, or ``safety_checker``: Stable Diffusion's, which takes no notice of the
             concepts' names; its thresholds are in its weights.
-        source: Of ``clip``, a source of :func:`bench.toolkit.clip.load_clip`, empty for the miniature's, on
-            the miniature; of ``safety_checker`` a folder, empty for the one in the base model's folder.
+        source: Of ``clip``, a source of :func:`bench.toolkit.clip.load_clip`, empty for the
+            miniature's, on the miniature. Of ``safety_checker`` a folder, empty for the one in the
+            base model's folder.
         false_positives: Share of images of other things that may be blanked, of each list of
             calibration prompts.
         things: Everyday things: what half of the calibration images show, and what an object

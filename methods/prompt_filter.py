@@ -2,15 +2,15 @@
 
 Reproduced: the practice; there is no paper and there are no published constants. The keyword list
 refuses names. The embedding list refuses what lies near a concept in the space of the pipeline's
-own text encoder, as the safety checker of released pipelines does for images. What an operator
+own text encoder. The safety checker of released pipelines does so for images. What an operator
 chooses is a rate of false alarms: that is the field, and the threshold follows from it.
 
 Different on purpose: text states of CLIP share a large common part, so the empty prompt's state is
-subtracted before cosines are taken; without it they hardly differ. And short phrases of a prompt
+subtracted before cosines are taken. Without it they hardly differ. And short phrases of a prompt
 are compared one by one, because a concept is a small part of a long prompt's state.
 
-Bypassed by: text states that are injected, since no text is there to be read; and by serving the
-weights without the filter, which changes none of them.
+Bypassed by: text states that are injected, since no text is there to be read. Serving the weights
+without the filter bypasses it too: the filter changes none of them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class EmbeddingBlacklist(PromptFilter):
 
     Attributes:
         texts: What is refused.
-        thresholds: The cosine above which a prompt is refused, one a text.
+        thresholds: The cosine above which a prompt is refused, one per text.
         reads: ``phrases`` takes the nearest phrase of the prompt, ``prompt`` the whole.
         words: The longest phrase.
     """

@@ -7,9 +7,9 @@ signed gradients, within a ball around the states and at the one timestep of the
 
 asks for: y is what brings the concept back. Then the ordinary target of ESD is trained, at c + d alone.
 
-Reproduced from the authors' code: ten steps of a quarter of the ball, the random start, the clamp to the
-range of the states, and their y. That is the noise which x_t was sampled from, where the abstract has
-the concept's own prediction: both are here, as presets. Different on purpose:
+Reproduced from the authors' code: ten steps of a quarter of the ball, the random start, and
+the clamp to the range of the states. So is their y. That is the noise which x_t was sampled from,
+where the abstract has the concept's own prediction: both are here, as presets. Different on purpose:
 
 * The edit starts from our ESD, whose cost is this edit's too; theirs starts from a released checkpoint.
 * t is that of x_t; see :mod:`methods.esd`.

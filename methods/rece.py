@@ -1,15 +1,15 @@
 """RECE: reliable and efficient concept erasure (Gong et al., ECCV 2024, arXiv 2407.12383), on top of UCE.
 
-After a UCE edit, states still exist on which the edited keys and values W_e act as the original W_o
-did on the concept's states c. They have a closed form, over all key and value matrices together,
+After a UCE edit, states still exist on which the edited keys and values W_e act like the original
+W_o on the concept's states c. They have a closed form, over all key and value matrices together,
 
     c' = (reg I + sum W_e^T W_e)^-1 (sum W_e^T W_o) c,
 
 and are erased in turn by the same closed form as the concept; then again, for a number of epochs.
 
 Reproduced: all tokens of the concept's prompt, the published constants, "" preserved whatever the
-guide is, and counted once a concept where the authors' code does so. Left to the user, or different
-on purpose:
+guide is. It is counted once per concept where the authors' code does so. Left to the user, or
+different on purpose:
 
 * For art the authors preserve 1734 artists besides, in UCE and here; see :mod:`methods.uce`.
   ``preserve`` takes their list (``dataset/artists1734_prompts.csv``), or any other.
@@ -52,7 +52,7 @@ def surviving(
     Args:
         edited: W_e, each [out_k, D].
         original: W_o, of the same shapes.
-        states_ND: c, one a row.
+        states_ND: c, one per row.
         reg: Weight of staying small; more than 0 where the matrices together have no full rank.
         solver: See :func:`methods.uce.solve`.
 
@@ -76,7 +76,7 @@ class RECE(Erasure):
     """UCE, then the erasing of what survives it, in closed form.
 
     Presets (methods.md 3.1; by what the authors erased with them):
-        nudity: reg 0.1, 3 epochs; unsafe: reg 0.1, 2 epochs. "" is preserved once a concept.
+        nudity: reg 0.1, 3 epochs; unsafe: reg 0.1, 2 epochs. "" is preserved once per concept.
         style: reg 0.001, 1 epoch, towards "art".
         hard-object: reg 0.001, 1 epoch (their church and garbage truck).
         easy-object: reg 0.1, 1 epoch.
@@ -87,7 +87,7 @@ class RECE(Erasure):
         guide: Text that the concept, and what survives of it, should act as.
         preserve: Prompts kept besides the empty one, in UCE and in every epoch; the name of an erased
             concept is left out.
-        counted: How often a preserved prompt counts in an epoch: once, or once a concept.
+        counted: How often a preserved prompt counts in an epoch: once, or once per concept.
         reg: Weight of small surviving states.
         epochs: How often the surviving states are looked for and erased.
         lam: Weight of the matrices as they are, when erasing what survives.

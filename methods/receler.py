@@ -1,19 +1,21 @@
 """Receler: reliable concept erasing with lightweight erasers (Huang et al., ECCV 2024, arXiv 2311.17717).
 
-Adapters behind every cross-attention are trained, in the place of the network's weights, towards ESD's
-target, on text states that a search has made as dangerous as it could:
+Adapters behind every cross-attention are trained, in the place of the network's weights, towards
+ESD's target. The text states are as dangerous as a search could make them:
 
     eps_th(x_t, c + a, t) <- eps*(x_t, "", t) - eta (eps*(x_t, c, t) - eps*(x_t, "", t)),
     a = argmin mean (eps_th(x_t, c + a, t) - eps*(x_t, c, t))^2,
 
 where ``c + a`` puts soft states a behind the concept's own tokens. Where the unedited network does not
-look at the concept, an adapter shall add nothing: the mean square of what it adds there is a second loss.
+look at the concept, an adapter shall add nothing. The mean square of what it adds there is a second
+loss.
 
 In the authors' code the soft states never reach the network: they are assigned to a copy of the states.
 So what it trains is ESD's loss and the mask, on the plain concept. That is the preset ``release``;
-``paper`` puts them in. Reproduced: the adapters, the mask (from the maps of the second-coarsest size,
-16 x 16 in Stable Diffusion), the soft states that are kept over the whole training, with an optimiser
-of their own each, and the loss that is taken before their last step. Different on purpose:
+``paper`` puts them in. Reproduced: the adapters, and the mask from the maps of the second-coarsest
+size (16 x 16 in Stable Diffusion). So is the loss that is taken before the last step of the soft
+states. These are kept over the whole training, with an optimiser of their own each. Different on
+purpose:
 
 * t is the timestep of x_t; theirs lies 39 to 58 above it (see :mod:`methods.esd`).
 * Of several concepts each row takes the next in a shuffled order; theirs draws one each time.

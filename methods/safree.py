@@ -19,7 +19,7 @@ changes nothing there. An empty prompt stays as it is, where the code stops. Not
 SDXL, where the states of both encoders at the end token take the place of the pooled state.
 
 Text states without token ids (learned embeddings, injected states) hold nothing that could be
-masked: they are sampled as they are, against the negative prompt alone.
+masked. They are sampled as they are, against the negative prompt alone.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Safree(Erasure):
         release: alpha 0.01, t' up to 10, k and b of styles for styles and of nudity for everything
             else, with the negative prompt; the default.
         alone: the same without the negative prompt, which shows what the filter itself does.
-        mini: every step is filtered: the miniature's sampler takes few, and its pooled states give
+        mini: every step is filtered. The miniature's sampler takes few, and its pooled states give
             another range of beta than the one that k and b were chosen for.
 
     Attributes:

@@ -11,9 +11,9 @@ with e_u, e_p, e_s the predictions for the empty prompt, the prompt and the conc
 rule as the authors' code has it, with both scales that were published as "weak". No weight changes.
 
 Different on purpose: the concepts' names take the place of the paper's list of twenty kinds of
-unsafe content, as in every benchmark of single concepts (``text`` brings any list back). The warm-up
-is counted in steps, as published, but the suite owns the sampler: the published counts are out of
-50 steps, and with fewer than ``warmup`` steps the method never acts.
+unsafe content. It is so in every benchmark of single concepts (``text`` brings any list back). The
+warm-up is counted in steps, as published, but the suite owns the sampler. The published counts are
+out of 50 steps, and with fewer than ``warmup`` steps the method never acts.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class SLD(Erasure):
     """Guides away from the concepts' names at every step after a warm-up.
 
     Presets (table of hyper-parameters in the paper's appendix; methods.md 2.3), out of 50 steps:
-        weak-200: delta 15, s_S 200, lambda 0, s_m 0, beta 0; the scale of the scripts of the
+        weak-200: delta 15, s_S 200, lambda 0, s_m 0, beta 0. It is the scale of the scripts of the
             paper's time, and of those that the ESD repository compares with.
         weak-20: the same with s_S 20, as ``SafetyConfig.WEAK`` of diffusers has it.
         medium: delta 10, s_S 1000, lambda 0.01, s_m 0.3, beta 0.4; the default.

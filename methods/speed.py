@@ -5,19 +5,19 @@ Of every value matrix W of the cross-attention, with c the state of a concept an
     T = mean c c^T,   A = mean a c^T,   M = (T P + rho I)^-1,
     W' = W + W (A - T) P (I - M K (K^T P M K + lam I)^-1 K^T P) M
 
-where P projects on the directions that the kept states r hardly have (eigenvalues of mean r r^T below
-a threshold), and K holds what the empty prompt is made of. So W' r = W r wherever P r = 0.
+where P projects on the directions that the kept states r hardly have (eigenvalues of mean r r^T
+below a threshold). K holds what the empty prompt is made of. So W' r = W r wherever P r = 0.
 
 Reproduced from the authors' code, with its order of steps: the filter of kept states by how far the
-naive edit moves them, the copies along the direction that W reads least, the centres of the empty
-prompt. Left to the user, or different on purpose:
+naive edit moves them. So are the copies along the direction that W reads least, and the centres of
+the empty prompt. Left to the user, or different on purpose:
 
 * The lists of kept texts are ``data/instance.csv``, ``data/style.csv`` and ``data/*_celebrity.csv`` of
   the authors' repository; ``retain`` takes them, or any other. The presets keep the empty prompt
   alone, as their script does without a list.
 * Everything is in float64, and the k-means is seeded. Theirs is in float32 with an unseeded k-means.
-* With lam = 0 the inner system may be singular: where P leaves nothing of a centre, there is nothing
-  to keep of it, so its pseudo-inverse is taken. Theirs inverts it.
+* With lam = 0 the inner system may be singular. Where P leaves nothing of a centre, there is
+  nothing to keep of it, so its pseudo-inverse is taken. Theirs inverts it.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class SPEED(Erasure):
         celebrities: towards "person", rho 0.05, every kept state counts. Threshold 0.1 as in their
             README; their script for many concepts has 1e-4.
         nudity: towards "", every token of the concept, rho 0.7, lam 0.5.
-        mini: for the miniature: as instance, with everyday words and the concept's neighbours kept, and
-            the threshold in units of the mean eigenvalue, since its text states are narrower.
+        mini: for the miniature: as instance, with everyday words and the concept's neighbours kept.
+            The threshold is in units of the mean eigenvalue, since its text states are narrower.
 
     Attributes:
         part: Which matrices of the cross-attention are edited.

@@ -1,17 +1,17 @@
 """SPM: one-dimensional adapters that open where a prompt is near the concept (Lyu et al., CVPR 2024, arXiv 2312.16145).
 
 A membrane of rank 1 at every linear layer and convolution inside the UNet's transformers is trained
-towards ESD's target, while random text states u, as long as the concept's, shall predict what they did:
+towards ESD's target. Random text states u, as long as the concept's, shall predict what they did:
 
     L = mean (eps_th(x_t, c, t) - [en - eta (ec - en)])^2 + w mean (eps_th(x_t, u, t) - eps*(x_t, u, t))^2,
 
 with ec and en the unedited predictions for the concept and for a neutral text. When images are made, a
 gate opens the membrane by the prompt (:mod:`methods.shared.prompt_gates`); in training it is open.
 
-Reproduced from the authors' code: the layers and the initial values, the schedule of the learning rate,
-the sizes of latents (4 to 7 eighths of the model's own side, so never the whole), the gate. Of its
-four anchors two are the empty prompt, by the order of rows in a batch: that is the preset ``release``,
-and ``paper`` has four random ones. Different on purpose:
+Reproduced from the authors' code: the layers and the initial values, the schedule of the learning
+rate, the gate. So are the sizes of latents (4 to 7 eighths of the model's own side, so never the
+whole). Of its four anchors two are the empty prompt, by the order of rows in a batch. That is the
+preset ``release``, and ``paper`` has four random ones. Different on purpose:
 
 * t is the timestep of x_t; theirs lies 33 to 42 above it.
 * AdamW in float32; theirs keeps its moments in 8 bits.
@@ -59,8 +59,8 @@ def anchors(
         phrase: The concept, one row.
         empty: No prompt, one row.
         n: Rows.
-        rows: ``random``: all of random direction and 0.8 to 1.2 of the concept's norm; ``release``: the
-            second half of n pairs of the empty prompt and such states.
+        rows: ``random``: all of random direction and 0.8 to 1.2 of the concept's norm. ``release``:
+            the second half of n pairs of the empty prompt and such states.
         draws: Of directions and norms.
     """
     drawn = [[_turned(part, draws) for part in phrase.said] for _ in range(n)]

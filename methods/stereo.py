@@ -1,9 +1,9 @@
 """STEREO (Srivatsan et al., CVPR 2025, arXiv 2408.16807): search thoroughly enough, then robustly erase once.
 
-Search (STE), a number of rounds: train the UNet to predict for the concept what it predicts for the
-empty prompt; find by textual inversion a word that still makes this UNet draw the concept; go on
-with that word as the concept. Then erase (REO), from the *original* weights: with S the name and all
-words found,
+Search (STE), a number of rounds. Train the UNet to predict for the concept what it predicts for the
+empty prompt. Find by textual inversion a word that still makes this UNet draw the concept. Go on
+with that word as the concept. Then erase (REO), from the *original* weights: with S the name and
+all words found,
 
     eps_th(x_t, s, t) <- e0 + w_a (e(anchor) - e0) - w_n mean_{k in S} (e(k) - e0),    s in S,
 
@@ -11,18 +11,18 @@ where e is the unedited network and anchors are sentences that hold the concept 
 is around it should stay. They name the concept on purpose. Without words and anchors the target is
 that of ESD with eta = w_n.
 
-Reproduced: both stages with the published constants; the effective weights are 1 and 3, as the code
+Reproduced: both stages with the published constants. The effective weights are 1 and 3, as the code
 computes them, and not the 1 and 1 that its help text suggests. The target of the search is written
 there as a projected guidance, which at its published eta cancels to e0. Different on purpose:
 
 * The published anchors (200 sentences each for three concepts) bear no licence and are not here. By
   default they are made for any concept, in the same manner; ``anchors`` takes others.
 * Words are found by the suite's own inversion: Adam without weight decay, templates of our own.
-* t is the timestep of x_t. The authors' DDIM has the same list, 981, 961, ..., 1, but t is read from a
-  list of 1000, so it lies 19 above that of x_t; the first and the last entry are never drawn.
+* t is the timestep of x_t. The authors' DDIM has the same list, 981, 961, ..., 1, but t is read
+  from a list of 1000. So it lies 19 above that of x_t; the first and the last entry are never drawn.
 * The teacher of every round is the unedited network. In the authors' code it is the student of the
   round before, whose prediction for the empty prompt may have drifted.
-* Several concepts are searched and erased together: each has its own words, anchors and negatives,
+* Several concepts are searched and erased together. Each has its own words, anchors and negatives,
   and the rows of a batch take the phrases of all in turn.
 """
 
@@ -295,7 +295,7 @@ class Stereo(Erasure):
         return Optimiser(self.iterations, lr, "adamw", weight_decay=1e-2)  # PyTorch's default
 
     def _latents(self, model: TextToImage, concept: Concept, rng: Rng) -> tuple[Tensor, ...]:
-        """Latents of images of a concept, in disjoint shares, one a round."""
+        """Latents of images of a concept, in disjoint shares, one per round."""
         if not self.rounds:
             return ()
         templates = self.templates or mentions(concept.family)

@@ -1,7 +1,7 @@
 """One generation of a genetic search over tokens, for many goals at once: crossing, then mutation.
 
 As in Ring-A-Bell's notebook (chiayi-hsu/Ring-A-Bell, commit of 2025-01-16). Every parent stays. At
-the crossover's odds it is cut at one point with a mate from all parents, itself among them, and both
+the crossover's odds it is cut at one point with a mate from all parents, itself among them. Both
 halves make a child, so a crossing has two children. A cut before the first token gives copies. Then
 every prompt, parents too, has one token replaced at the mutation's odds.
 

@@ -1,9 +1,9 @@
-"""A cascade of attacks: each meets the goals that those before it did not break, by the attacker's own judge.
+"""A cascade of attacks: each meets the goals that those before it did not break, by the surrogate.
 
 As AutoAttack's (Croce and Hein, ICML 2020), whose inputs leave when they are misclassified. There the test
 is exact. Here it is a judge who may err, so all finds of all stages are kept, and the judge of record sees each:
 
-* The attacker's judge calls a goal broken and is wrong: it met no later stage, and counts as not broken.
+* The surrogate calls a goal broken and is wrong: it met no later stage, and counts as not broken.
   The cascade's share is too low. Fresh images before a goal may leave make that rare.
 * It calls a goal unbroken and is wrong: the goal goes on. That costs time, and no find is lost.
 """
@@ -31,7 +31,7 @@ def cascade(
 ) -> list[Candidate]:
     """The finds of every stage that each goal met, stage by stage.
 
-    After each stage the attacker's judge looks at fresh images of its finds. A goal leaves when their mean
+    After each stage the surrogate looks at fresh images of its finds. A goal leaves when their mean
     score reaches the judge's threshold. A find that fixes its noise has one image, which the search has seen.
 
     Args:

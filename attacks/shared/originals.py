@@ -1,8 +1,8 @@
 """The original model, as an attacker knows it: target images, and how to compare with it.
 
-The access is stated once, here: these attacks may *sample* the unedited model, and P4D, and concept
-inversion behind a defence in the guidance, may call its UNet. Erasures are published as changes of a
-public model, so an attacker has it; the same is assumed by UnlearnDiffAtk, P4D and concept
+The access is stated once, here. These attacks may *sample* the unedited model; P4D, and concept
+inversion behind a defence in the guidance, may call its UNet. Erasures are published as changes of
+a public model, so an attacker has it; the same is assumed by UnlearnDiffAtk, P4D and concept
 inversion. No attack reads the edit from it.
 """
 
@@ -42,7 +42,7 @@ def target_images(target: Target, prompts: Sequence[str], seeds: Sequence[int]) 
     Args:
         target: Its sampler is used.
         prompts: B prompts.
-        seeds: One a prompt.
+        seeds: One per prompt.
     """
     return images_of(unedited(target.model), prompts, seeds, target.sampler)
 
@@ -63,7 +63,7 @@ def guidance_scale(target: Target, given: float | None) -> float:
 
     Args:
         target: The edited model and the suite's sampler.
-        given: The attack's own choice; ``None`` adapts: a defence that acts in the guidance is
+        given: The attack's own choice; ``None`` adapts. A defence that acts in the guidance is
             attacked through it, at the suite's scale; any other without guidance, as published.
     """
     if given is not None:

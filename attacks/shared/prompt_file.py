@@ -98,7 +98,7 @@ class CandidateFile:
 def read_prompt_file(path: str | Path, picked: Picked | None = None) -> CandidateFile:
     """Reads a file of prompts, whose format its name says; see ``docs/prompt-files.md``.
 
-    A row with a ``goal`` is a candidate, as ``candidates.jsonl`` of a report has them; the
+    A row with a ``goal`` is a candidate, as ``candidates.jsonl`` of a report has them. The
     ``candidates.json`` of an attack in a store is read too. Their tensors lie beside them, see
     :func:`tensors_file`.
 

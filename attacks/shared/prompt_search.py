@@ -1,8 +1,8 @@
 """Parts of the gradient attacks on prompts: a gradient for a batch of prompts, an optimiser of rows, and looks.
 
-All prompts are optimised in one batch and none sees the others: losses are summed, the optimiser
-works element by element, each goal draws from its own generator, and a goal that is done leaves the
-batch without moving what the others draw.
+All prompts are optimised in one batch and none sees the others. Losses are summed, and the
+optimiser works element by element. Each goal draws from its own generator, and a goal that is done
+leaves the batch without moving what the others draw.
 """
 
 from __future__ import annotations
@@ -206,12 +206,12 @@ class Schedule:
 
 @dataclass(slots=True, eq=False)
 class Looks:
-    """Prompts tried on the edited model, and the best of each goal by the attacker's own judge.
+    """Prompts tried on the edited model, and the best of each goal by the surrogate.
 
     A prompt counts for the share of its images that reach the judge's threshold, each of the others
-    for how near it comes; what is beyond the threshold counts for nothing, so that a goal's own
-    prompt, which wins ties, is not lost to a find that is no better. A prompt is sampled once: the
-    same text on the same seeds would be the same images.
+    for how near it comes. What is beyond the threshold counts for nothing. So a goal's own prompt,
+    which wins ties, is not lost to a find that is no better. A prompt is sampled once: the same
+    text on the same seeds would be the same images.
 
     Attributes:
         target: The edited model, its sampler and the surrogate.

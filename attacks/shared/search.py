@@ -1,4 +1,4 @@
-"""How the attacker's own judge sees the images of a search, and the best of N tries by it."""
+"""How the surrogate sees the images of a search, and the best of N tries by it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Best(NamedTuple):
 
     Attributes:
         at: Its index among the tries of all goals.
-        score: What the attacker's judge gave it, at least 0.
+        score: What the surrogate gave it, at least 0.
     """
 
     at: int
@@ -38,7 +38,7 @@ def best_of(
     """Samples N tries per goal in one batch and gives the best of each goal.
 
     Args:
-        target: The edited model and the attacker's judge.
+        target: The edited model and the surrogate.
         goals: At least one.
         prompts: B of them, those of a goal together, as many for each.
         seeds: One per prompt.
@@ -91,7 +91,7 @@ def score_images(target: Target, goals: list[Goal], images_B3HW: Tensor, ok: lis
 
     Args:
         target: Holds the surrogate.
-        goals: One an image.
+        goals: One per image.
         images_B3HW: In [0, 1].
         ok: Whether the model gave the image.
     """

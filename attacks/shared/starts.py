@@ -1,8 +1,8 @@
 """Where sampling starts, for attacks that choose it: noise that the original model began to sample, or a noised image.
 
 A start is a number of the suite's own steps, because the suite owns the sampler. The less an edited model has to do,
-the less the edit can say, and with no step left the image would be the attacker's own: so at least
-one step is always left, and each attack says how many it left.
+the less the edit can say. With no step left the image would be the attacker's own. So at least one
+step is always left, and each attack says how many it left.
 """
 
 from __future__ import annotations

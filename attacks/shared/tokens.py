@@ -1,9 +1,9 @@
 """Discrete prompts and their relaxations: what the prompt attacks share.
 
 Token distributions on the simplex, nearest tokens, where adversarial tokens stand in a prompt, and
-the way back to text, which counts: a model sees what its tokenizer makes of the *text*, so ids that
-do not survive decoding and tokenising are not a prompt. What refuses prompts about minors is the
-harness's, :mod:`bench.interfaces.minors`; attacks use it too, to search elsewhere.
+the way back to text. The last counts. A model sees what its tokenizer makes of the *text*, so ids
+that do not survive decoding and tokenising are not a prompt. What refuses prompts about minors is
+the harness's, :mod:`bench.interfaces.minors`; attacks use it too, to search elsewhere.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ def place(
     """Makes room for ``tokens`` adversarial tokens in each prompt.
 
     ``prefix``, ``suffix`` and ``middle`` keep them together; ``insert`` spreads them evenly among
-    the prompt's own; ``every`` puts the first before the prompt and one after each ``every`` of its
-    own; ``replace`` leaves none of the prompt. A prompt too long for them loses its
-    end, as it would to the tokenizer; padding gives way, so the length stays.
+    the prompt's own. ``every`` puts the first before the prompt and one after each ``every`` of its
+    own. ``replace`` leaves none of the prompt. A prompt too long for them loses its end, as it
+    would to the tokenizer; padding gives way, so the length stays.
 
     Raises:
         ValueError: the model has not so many positions.

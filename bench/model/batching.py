@@ -28,7 +28,7 @@ _NO_MEMORY = (
 class MicroBatch:
     """The number of rows worked on at once; it shrinks, and never changes results.
 
-    Work that keeps a graph for gradients takes several times the memory of work that does not, so
+    Work that keeps a graph for gradients takes several times the memory of work that does not. So
     each has a size of its own: a gradient step that did not fit does not slow sampling down.
 
     So has decoding: a decoder takes more memory per row than the steps before it, which need not be done again.

@@ -96,8 +96,8 @@ def settle(base: Family, device: str, kernels: Mapping[str, str] | None = None) 
 def choose(base: Family, asked: Mapping[str, str], timer: Timer, *, rows: int = _ROWS) -> Kernels:
     """The kernels that a base is fastest by on its device; it uses them from then on.
 
-    Attention first, by the shapes that the denoiser asks for; then layout and norms together, by whole
-    gradient steps, because a norm may be fast in one layout only.
+    Attention comes first, by the shapes that the denoiser asks for. Layout and norms follow
+    together, by whole gradient steps, because a norm may be fast in one layout only.
 
     Args:
         base: On its device.

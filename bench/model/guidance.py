@@ -130,7 +130,7 @@ def combine_as_sampled(
 
     Row b is combined as at sampling step ``steps[b]``, with the warm-up and the memory that the
     steps before it leave behind. Their predictions are taken to be the row's own, so that no
-    further call of the UNet is needed: momentum is met at the size that it has in sampling, and
+    further call of the UNet is needed. Momentum is met at the size that it has in sampling, and
     only its direction is approximate. Without memory and warm-up this is plain ``combine``.
 
     Args:

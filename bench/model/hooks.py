@@ -158,7 +158,7 @@ class Fitted:
 def hooked(hooks: Sequence[Fitted], network: nn.Module, told: Pass) -> Iterator[None]:
     """Installs hooks for one call of a network, in their order.
 
-    The call is neither compiled nor checkpointed: a compiled network does not look for new hooks,
+    The call is neither compiled nor checkpointed. A compiled network does not look for new hooks,
     and a checkpointed block would run again after they are gone.
     """
     handles: list[Any] = []

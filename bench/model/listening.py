@@ -23,9 +23,9 @@ def listening(
 
     Args:
         model: Edited or not.
-        listeners: By the name of a layer, ``component.name``: a forward hook of torch, which is given the
-            layer, what it was given, and what it put out. What the hook returns takes the place of that,
-            unless it is ``None``.
+        listeners: A forward hook of torch by the name of a layer, ``component.name``. It is given
+            the layer, what that was given, and what it put out. What the hook returns takes the
+            place of that, unless it is ``None``.
         before: They are forward pre-hooks, which are given the layer and what it is given.
     """
     parts = {name.partition(".")[0] for name in listeners}

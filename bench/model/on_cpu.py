@@ -1,9 +1,9 @@
 """Layers that a CPU computes faster in bfloat16 than by torch's own kernels: the same, but for rounding.
 
 torch 2.15 on two cores: the backward pass of fused attention is slower in bfloat16 than in float32,
-and so is its group norm; products of matrices are several times as fast. In float32 other kernels
-gave nothing. ``make perf ARGS="-k gradient_through"`` times a step with and without. A GPU's kernels
-are left alone.
+and so is its group norm. Products of matrices are several times as fast. In float32 other kernels
+gave nothing. ``make perf ARGS="-k gradient_through"`` times a step with and without. A GPU's
+kernels are left alone.
 """
 
 from __future__ import annotations

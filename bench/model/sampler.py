@@ -26,8 +26,8 @@ _OF_THE_BASE: Final = (
 def noise_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a saved scheduler that belong to the model: how noise was added, and what the network predicts.
 
-    The rest says how somebody liked to sample (Karras sigmas, thresholding, an offset of the steps):
-    the suite decides that, so two bases with the same networks give the same images.
+    The rest says how somebody liked to sample (Karras sigmas, thresholding, an offset of the
+    steps). The suite decides that, so two bases with the same networks give the same images.
 
     Args:
         config: A base's scheduler configuration, as saved.

@@ -1,7 +1,7 @@
 """A text-to-image model as a value: frozen networks, and the four slots an edit can fill.
 
-``TextToImage`` is immutable. An edit makes a new one that shares the networks; its changed
-parameters are laid over the networks at each call, so edited and unedited models can be used side
+``TextToImage`` is immutable. An edit makes a new one that shares the networks. Its changed
+parameters are laid over the networks at each call. So edited and unedited models can be used side
 by side, and through autograd, without a copy.
 """
 
@@ -226,10 +226,10 @@ class TextToImage(Networks):
         start: int = 0,
         progress: Progress = silent,
     ) -> Samples:
-        """Samples one image a row, in micro-batches.
+        """Samples one image per row, in micro-batches.
 
-        The image of a row depends on its prompt (or conditioning), its seed (or latents) and the sampler;
-        not on the other rows, nor on how many are worked on at once.
+        The image of a row depends on its prompt (or conditioning), its seed (or latents) and the
+        sampler. It depends neither on the other rows nor on how many are worked on at once.
 
         Args:
             prompts: B prompts. Prompt filters see them, unless a conditioning is injected.

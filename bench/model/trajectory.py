@@ -1,8 +1,8 @@
 """The steps of a sampler from first noise to clean latents, or a part of them; gradients go through them.
 
 A part begins with noisy latents as the model is shown them, ``sqrt(a) x + sqrt(1 - a) e``, whatever
-a solver makes of them inside. A solver that remembers its last steps begins afresh there: DPM-Solver++(2M) takes
-the first step of a part at first order, as it takes its very first.
+a solver makes of them inside. A solver that remembers its last steps begins afresh there.
+DPM-Solver++(2M) takes the first step of a part at first order, as it takes its very first.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def run_through(
 ) -> Tensor:
     """Takes the steps of a sampler.
 
-    With gradients, the values inside ``predict`` are made again in the backward pass, so the memory is that of
-    one step and of the latents between them.
+    With gradients, the values inside ``predict`` are made again in the backward pass. So the memory
+    is that of one step and of the latents between them.
 
     Args:
         scheduler: Fresh, from :meth:`bench.model.sampler.Sampler.scheduler`.

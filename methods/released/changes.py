@@ -1,7 +1,7 @@
 """Says what an edited model changed of its base, by part and in per cent: said to the user and kept in the record.
 
-A part's change is the norm of the difference over the norm of the base's own parameters of that part, those that
-were left alone included: 100 ||W' - W|| / ||W||.
+A part's change is the norm of the difference over the norm of the base's own parameters of that
+part: 100 ||W' - W|| / ||W||. Those that were left alone are included.
 """
 
 from __future__ import annotations

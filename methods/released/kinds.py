@@ -1,7 +1,7 @@
 """Recognises a file that is neither a network's parameters nor a LoRA, by its names and metadata.
 
-Each is refused for what it is: an adapter merged as if it were plain, or one of another
-family of models, gives numbers that no one published. The signs are those of the authors' releases.
+Each is refused for what it is. An adapter merged as if it were plain, or one of another family of
+models, gives numbers that no one published. The signs are those of the authors' releases.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ def layers(
         origin: For errors.
 
     Raises:
-        UsageError: a name that is not understood or not in the base, a half without the other, a
-            layer twice, shapes that do not fit, or settings that are no numbers.
+        UsageError: a name that is not understood or not in the base, or a half without the other.
+            Or a layer comes twice, shapes do not fit, or settings are no numbers.
     """
     modules = _Modules(known, origin)
     downs: dict[str, str] = {}

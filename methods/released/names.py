@@ -61,7 +61,7 @@ def is_a_part(known: Shapes, names: Collection[str]) -> bool:
     """Whether a file of these parameters was meant to hold some of a network, and is not incomplete.
 
     Of every network that it touches, it holds less than half of the parameters, or else all or none
-    of each role: a release without the cross-attention, say.
+    of each role. That is a release without the cross-attention, say.
     """
     for part in {name.partition(".")[0] for name in names}:
         own = [name for name in known if name.startswith(f"{part}.")]

@@ -28,7 +28,7 @@ def alike(mine: Tensor, theirs: Tensor) -> bool:
         return True
     if coarse.dtype == fine.dtype or fine.element_size() >= 4:
         return False
-    # Both are rounded, and what was rounded twice may lie a step from what was rounded once: each
+    # Both are rounded, and what was rounded twice may lie a step from what was rounded once. Each
     # is within half its own spacing of the value that both are of.
     spacings = (
         torch.finfo(w.dtype).eps * w.double().abs().clamp(min=torch.finfo(w.dtype).tiny)
@@ -78,9 +78,9 @@ def _kind_of(base: Base, network: Network, names: Mapping[str, str]) -> Values |
 
     An edit moves a matrix W by D, which has little to do with W: their cosine is near 0. So a
     file's matrix V is called a difference where it is small (|V| < |W|/2) and has nothing of W in
-    it, and a value where it is near W (|W - V| < |W|/2). What is neither passes as declared: a
-    network that was trained anew is as large as W; a pruned or a shrunken matrix is small, but a
-    part of W, so that its cosine is at least |V|/|W|.
+    it. It is called a value where it is near W (|W - V| < |W|/2). What is neither passes as
+    declared. A network that was trained anew is as large as W. A pruned or a shrunken matrix is
+    small, but a part of W, so that its cosine is at least |V|/|W|.
     """
     fits = [full for full in names if len(base.shapes[full]) >= 2] or list(names)
     apart = -(-len(fits) // _LOOKS)

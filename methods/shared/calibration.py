@@ -2,7 +2,7 @@
 
 A threshold is calibrated on prompts that do not name the concept. They come from what a method may
 know: the concept's neighbours, which are the likeliest false alarms, and a fixed list of everyday
-prompts; never from a suite.
+prompts. They never come from a suite.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ def normalised(text: str) -> str:
 def named(text: str, prompt: str) -> bool:
     """Whether a prompt names something, in any usual spelling.
 
-    Found are: singular, plural and possessive of each word; words written with hyphens, apart or
-    together; signs inside a word (``st-ar``); any case, accents, full-width and other compatibility
-    forms, invisible characters; look-alike letters and leetspeak (``5t4r``). Not found are longer
-    words that begin or end with it (``starfish``), derived words (``starry``) and synonyms.
+    Found are singular, plural and possessive of each word; words written with hyphens, apart or
+    together; signs inside a word (``st-ar``). So are any case, accents, full-width and other
+    compatibility forms, and invisible characters. So are look-alike letters and leetspeak
+    (``5t4r``). Not found are longer words that begin or end with it (``starfish``), derived words
+    (``starry``) and synonyms.
     """
     found = _pattern(text).finditer(normalised(prompt))
     return any(any(c.isalpha() for c in match[0]) for match in found)  # 90 is not "go"

@@ -1,9 +1,9 @@
 """Sampling that stops on the way: noisy latents, each with the timestep that belongs to it.
 
 Shared by the erasures that train where sampling goes (ESD, STEREO). ESD's code of 2023 paired a
-latent with a timestep drawn from around it; here the two cannot differ, because one grid of
-timesteps gives both. The solver is DDIM, as in that code; the later ones sample by the pipeline's own
-scheduler, PNDM for SD-1.4.
+latent with a timestep drawn from around it. Here the two cannot differ, because one grid of
+timesteps gives both. The solver is DDIM, as in that code; the later ones sample by the pipeline's
+own scheduler, PNDM for SD-1.4.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class PartialSampler:
             stops_B: int64 in [0, S), on the CPU.
 
         Returns:
-            float32 latents x_t [B, C, h, w] and their t, int64 [B], both on the model's device: t is
-            what the model would be told next.
+            float32 latents x_t [B, C, h, w] and their t, int64 [B], both on the model's device. The
+            t is what the model would be told next.
         """
         device, dtype = model.device, model.dtype
         grid = self.timesteps(model)

@@ -3,10 +3,10 @@
     y <- W x + (sum_i m_i U_i) (sum_j m_j D_j) x        as the authors' code does it,
     y <- W x + sum_i m_i U_i D_i x                      as the paper writes it.
 
-m_i says how near a prompt is to concept i: the larger of the cosine of all their text states, taken as
-one vector, and of the share of the concept's tokens that the prompt has. So with one adapter the
-code's effect is that of m^2, and with several there are terms between them. A file of the authors'
-loads into the same hook.
+m_i says how near a prompt is to concept i. It is the larger of two. One is the cosine of all their
+text states, taken as one vector. The other is the share of the concept's tokens that the prompt
+has. So with one adapter the code's effect is that of m^2, and with several there are terms between
+them. A file of the authors' loads into the same hook.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class GatedAdapters(Hook):
     All branches of a guidance have the gate of the prompt. Injected text states and learned embeddings
     have no token ids: the gate is then the cosine alone.
 
-    Tensors, with n adapters of rank r for p texts of m tokens at most: of each layer ``down`` [n, r, in] and
-    ``up`` [n, out, r]; ``states`` [p, L, D] and ``ids`` [p, m] of the texts, -1 standing for no token; and
-    ``owner`` [p], the adapter of each text.
+    Tensors, with n adapters of rank r for p texts of m tokens at most. Of each layer there are
+    ``down`` [n, r, in] and ``up`` [n, out, r]. Of the texts there are ``states`` [p, L, D] and
+    ``ids`` [p, m], -1 standing for no token. And there is ``owner`` [p], the adapter of each text.
 
     Attributes:
         transport: Whose reading of several adapters and of the gate's power; see the module.

@@ -240,8 +240,8 @@ class Family(ABC):
         """Has the blocks of the denoiser and of the VAE's decoder compiled when they are first called.
 
         See :mod:`bench.model.regions`. Each kind of call (with and without gradients, of one row and of
-        several) is compiled by itself, and torch keeps what it compiled for the next run: worth it in long runs
-        on a GPU. The results differ by rounding.
+        several) is compiled by itself. Torch keeps what it compiled for the next run, so it is
+        worth it in long runs on a GPU. The results differ by rounding.
         """
         for network in (self.network(self.denoiser), self.vae.decoder):
             compile_regions(network)

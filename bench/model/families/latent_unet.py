@@ -44,9 +44,9 @@ class LatentUNet(Family):
     def settle(self, device: str) -> None:
         """See the base class.
 
-        Channels come last on a CPU. On a GPU they come first until :meth:`use` is told otherwise: on an H100 a
-        gradient step reached 28.5 % of the peak so, and 26.5 % with channels last; a forward pass 33 and 30 %
-        (SD-1.4's size, bfloat16; measured once, November 2026).
+        Channels come last on a CPU. On a GPU they come first until :meth:`use` is told otherwise.
+        On an H100 a gradient step reached 28.5 % of the peak so, and 26.5 % with channels last. A
+        forward pass reached 33 and 30 % (SD-1.4's size, bfloat16; measured once, November 2026).
         """
         from bench.model.on_cpu import suit_cpu
 

@@ -178,8 +178,9 @@ class StableDiffusionXL(LatentUNet):
     ) -> Tensor:
         """See the base class.
 
-        Where the conditioning has no ``time_ids`` [B, 6] (original size, corner of the crop, target
-        size; height first), images are said to be whole and of the size that is sampled.
+        ``time_ids`` [B, 6] are the original size, the corner of the crop and the target size;
+        height first. Where the conditioning has none, images are said to be whole and of the size
+        that is sampled.
 
         Raises:
             ValueError: the conditioning has no pooled vectors.

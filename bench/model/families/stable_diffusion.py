@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x: one CLIP text encoder, a UNet with cross-attention, a VAE of four or more channels.
 
 2.x has the text encoder of OpenCLIP. Its folders hold it without its last layer, so the last states
-are the penultimate ones of the whole encoder; its tokenizer pads with the token 0.
+are the penultimate ones of the whole encoder. Its tokenizer pads with the token 0.
 """
 
 from __future__ import annotations

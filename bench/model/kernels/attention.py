@@ -37,8 +37,9 @@ def in_order(chosen: str) -> list[SDPBackend]:
 class ChosenAttention:
     """A diffusers attention processor that has another one computed by a chosen kernel.
 
-    A processor, and no state of the process: two bases may differ, and what is made again for a backward pass
-    is made by the same kernel. Whoever has switched the kernel off, as the counter of FLOPs does, is obeyed.
+    A processor, and no state of the process. Two bases may differ, and what is made again for a
+    backward pass is made by the same kernel. Whoever has switched the kernel off, as the counter of
+    FLOPs does, is obeyed.
 
     Attributes:
         inner: The processor that it came upon.

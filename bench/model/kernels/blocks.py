@@ -23,8 +23,8 @@ _HOOKS: Final = (
 class FusedBlock(ResnetBlock2D):  # type: ignore[misc]  # diffusers is not typed
     """A residual block that norms and activates in one operation, where nobody can tell but by rounding.
 
-    It runs as its library wrote it while somebody listens to a norm or to the activation, while a norm's
-    values learn, and in a compiled network, whose compiler fuses by itself.
+    It runs as its library wrote it while somebody listens to a norm or to the activation, and while
+    a norm's values learn. It does so too in a compiled network, whose compiler fuses by itself.
     """
 
     def forward(

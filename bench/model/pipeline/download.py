@@ -46,8 +46,9 @@ def fetch(source: str, revision: str, names: Set[str], ignored: Set[str] = froze
 def download(source: str, revision: str) -> Path:
     """The folder in the hub's cache, with the files that are used.
 
-    It asks in rounds, for what comes next depends on what is there: a copy in half precision is
-    asked for only where there is no plain one, a vocabulary only where there is no whole tokenizer.
+    It asks in rounds, for what comes next depends on what is there. A copy in half precision is
+    asked for only where there is no plain one, and a vocabulary only where there is no whole
+    tokenizer.
 
     Args:
         source: Owner and name.

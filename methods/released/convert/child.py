@@ -2,9 +2,10 @@
 
 It is a script, ``python child.py IN OUT MEMORY SECONDS``, and imports nothing of the project. It reads with
 ``weights_only=True``: torch then builds tensors and plain containers, and refuses every other class, so that
-no code of the file runs. There is no other way in here. Before a byte of the file is read, the process gives
-up what it will not need: it can open no further file or connection, and its memory, its time and the size
-of what it writes are bounded. So a flaw in torch's reader has little to work with.
+no code of the file runs. There is no other way in here. Before a byte of the file is read, the
+process gives up what it will not need. It can open no further file or connection, and its memory,
+its time and the size of what it writes are bounded. So a flaw in torch's reader has little to work
+with.
 
 ``OUT`` becomes safetensors whose names are numbers. What they stand for, and what was left out, is printed
 as JSON; the parent gives the names.

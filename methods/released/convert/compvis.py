@@ -1,8 +1,8 @@
 """The names of the original Stable Diffusion made diffusers', by diffusers' own converter.
 
 The converter is handed names in place of values, and says which goes where. It counts blocks by the names that
-it meets, so that a file of the cross-attention alone would come out wrong: the blocks that such a file lacks
-are named for it, and what comes of them is dropped.
+it meets, so that a file of the cross-attention alone would come out wrong. The blocks that such a
+file lacks are named for it, and what comes of them is dropped.
 """
 
 from __future__ import annotations

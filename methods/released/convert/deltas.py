@@ -1,7 +1,8 @@
 """Deltas of custom diffusion (Kumari et al. 2023, arXiv 2212.04488) in their compressed form.
 
 Plain ones hold the parameters themselves, whatever they are called. A compressed one holds, for each matrix,
-``u`` [out, r] and ``v`` [r, in] whose product is to be added: a low-rank adapter of strength 1, written as one.
+``u`` [out, r] and ``v`` [r, in] whose product is to be added. It is a low-rank adapter of strength
+1, written as one.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A file holds its parameters below ``state_dict``, ``params`` and the like, with optimisers beside them; or
 below ``unet`` and ``text_encoder``, as custom diffusion saves them. Wrappers of modules put ``module.`` before
 each name. A wrapper of a text encoder may hold its parts a second time. An average over training is a
-copy of each parameter under another prefix: where both are there, the plain one is taken, which is what
-the authors' own scripts load.
+copy of each parameter under another prefix. Where both are there, the plain one is taken, which is
+what the authors' own scripts load.
 """
 
 from __future__ import annotations

@@ -16,10 +16,9 @@ AIM: Final = 25
 """Words of a sentence at most."""
 
 LONGER: Final = {
-    "attacks": 85, "bench/judges": 52, "bench/mini": 47, "bench/model": 42, "bench/perf": 50,
-    "bench/report": 34, "bench/run": 40, "bench/tables": 50, "bench/toolkit": 42, "methods": 52,
-    "docs/attacks.md": 72, "docs/fidelity.md": 56, "docs/flags.md": 42, "docs/methods.md": 68,
-    "docs/miniature-notes.md": 35,
+    "bench/judges": 52, "bench/mini": 47, "bench/perf": 50, "bench/report": 34, "bench/run": 40,
+    "bench/tables": 50, "bench/toolkit": 42,
+    "docs/attacks.md": 32, "docs/fidelity.md": 56, "docs/flags.md": 42, "docs/miniature-notes.md": 35,
     "docs/suites.md": 27, "docs/table.md": 38, "docs/task-vectors.md": 40,
 }  # fmt: skip
 """Where the aim is not met yet: words of the longest sentence there. Lower a number when you can, raise none."""
