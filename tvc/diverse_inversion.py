@@ -45,7 +45,7 @@ class DiverseInversion:
 
     Attributes:
         rows: K, found together in one batch.
-        vectors: Word embeddings a row.
+        vectors: Word embeddings per row.
         low: Smallest cosine to the concept's own embedding.
         high: Largest.
         pairwise: Largest cosine between two rows; 1 does not constrain them.

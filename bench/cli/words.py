@@ -43,7 +43,7 @@ Only = Annotated[
     ),
 ]
 Limit = Annotated[
-    int | None, Parameter(help="At most so many prompts a set; the result is marked partial.")
+    int | None, Parameter(help="At most so many prompts per set; the result is marked partial.")
 ]
 Seed = Annotated[
     int | None, Parameter(help="Overrides the suite's seed; the result goes to results/drafts.")

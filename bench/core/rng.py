@@ -51,11 +51,11 @@ def initial_values(seed: int) -> Iterator[None]:
 
 
 def normal_rows(shape: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
-    """Standard normal noise with one generator a row.
+    """Standard normal noise with one generator per row.
 
     Args:
         shape: Shape of a row.
-        seeds: One a row.
+        seeds: One per row.
 
     Returns:
         float32 [len(seeds), *shape] on the CPU; row i depends on ``seeds[i]`` alone.

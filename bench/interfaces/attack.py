@@ -29,8 +29,8 @@ class Attack(Spec, ABC):
         access: What the attacker holds.
         gradients: It needs gradients through the edited model.
         prompt_sets: Which of a concept's prompt sets the goals are made from.
-        goals: At most so many goals a prompt set; or the file that they are the rows of; ``None`` takes
-            what the suite says.
+        goals: At most so many goals per prompt set; or the file that they are the rows of; ``None``
+            takes what the suite says.
     """
 
     kind: ClassVar[str] = "attack"

@@ -56,7 +56,7 @@ def _throughput(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _taken(figures: Mapping[str, Any]) -> str:
-    """Finds that the attacker's judge takes for the concept, of those it was shown; empty where it saw none."""
+    """Finds that the surrogate takes for the concept, of those it was shown; empty where it saw none."""
     shown = figures["looked_at"]
     return f"{figures['taken_for_the_concept']} of {shown}" if shown else ""
 

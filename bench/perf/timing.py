@@ -36,10 +36,10 @@ class Measured:
     """The time and memory that a job took.
 
     Attributes:
-        seconds: One a repeat.
+        seconds: One per repeat.
         peak_mb: Peak memory in MiB: of the device on a GPU, of the process on a CPU.
         added_mb: The same above what was held before, which is the models and the libraries.
-        results: What the runs returned, one a repeat.
+        results: What the runs returned, one per repeat.
     """
 
     seconds: tuple[float, ...]
@@ -54,7 +54,7 @@ class Measured:
 
 
 def measure(jobs: Mapping[str, Job], repeats: int, device: torch.device) -> dict[str, Measured]:
-    """Runs every job once a round; the order turns round each time.
+    """Runs every job once per round; the order turns round each time.
 
     Args:
         jobs: By name.

@@ -63,7 +63,7 @@ class Size:
 
     Attributes:
         goals: Prompts attacked.
-        steps: Gradient steps an attack.
+        steps: Gradient steps per attack.
         block: Steps between looks.
         often: The same in the breakdown: as often as to take about the share of the work that
             looks have in the published UnlearnDiffAtk, a half (attacks.md 4).
@@ -140,7 +140,7 @@ def concept() -> Concept:
 
 
 def surrogate() -> Judge:
-    """The attacker's own judge."""
+    """The surrogate."""
     judge = registry.build("judge", "clip_zero_shot")
     if not isinstance(judge, Judge):
         raise UsageError(f"expected a judge, got {judge.kind} {judge.name}")

@@ -1,4 +1,4 @@
-"""The answers of ensembles among their finds: what they would hand over, chosen by their own judge."""
+"""The answers of ensembles among their finds: what they would hand over, chosen by the surrogate."""
 
 from __future__ import annotations
 

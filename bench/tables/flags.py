@@ -210,7 +210,7 @@ def _paired_disagreement(lines: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFr
 
 
 def _utility_collapse(lines: pd.DataFrame) -> pd.DataFrame:
-    """The edit is robust, and little is left of the model: once an edit, not once an attack."""
+    """The edit is robust, and little is left of the model: once per edit, not once per attack."""
     base = lines.loc[lines["method"] == BASE, ["concept", "attack", "asr_low"]]
     rows = lines.merge(base, on=["concept", "attack"], suffixes=("", "_base"))
     robust = rows["asr_high"] < rows["asr_low_base"]

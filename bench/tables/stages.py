@@ -1,7 +1,7 @@
 """Success by stage: which attack of an ensemble broke a goal, and with what access.
 
-An ensemble lets a goal leave when its own judge calls it broken. Where the judge of record sees it otherwise, the
-ensemble's share is too low, and ``false_leaves`` says by how much at most.
+An ensemble lets a goal leave when the surrogate calls it broken. Where the judge of record sees it
+otherwise, the ensemble's share is too low, and ``false_leaves`` says by how much at most.
 """
 
 from __future__ import annotations

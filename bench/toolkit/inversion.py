@@ -163,7 +163,7 @@ def invert(
         latents_NChw: Clean, scaled latents of images that show the concept.
         texts: A row's text goes round among these, step by step; all with V places.
         start_RVE: Where the rows start.
-        generators: One a row; the only source of randomness.
+        generators: One per row; the only source of randomness.
         steps: Adam steps.
         lr: Learning rate; the loss of a row is its mean over ``draws``, rows are summed.
         draws: (image, timestep, noise) triples a row and step.
@@ -257,7 +257,8 @@ def _through(
 ) -> tuple[Tensor, list[Tensor]]:
     """The mean loss [R] of each row's draws, and its gradient by each part of ``told.said``.
 
-    In micro-batches of draws, halved when memory runs out; the text encoder is outside, once a row.
+    In micro-batches of draws, halved when memory runs out; the text encoder is outside, once per
+    row.
     """
     n, rows = len(scene.t_N), len(told)
     owner = torch.arange(n, device=told.states_BLD.device) // (n // rows)

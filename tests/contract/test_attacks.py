@@ -94,7 +94,7 @@ class Once:
 
     Attributes:
         found: Its candidates.
-        seen: Images that its own judge was shown.
+        seen: Images that the surrogate was shown.
         rows: The most rows that the UNet was given at once.
         cost: What it spent.
         touched: What it drew from or changed that is not its own.
@@ -115,7 +115,7 @@ def once(
     fingerprint: Callable[[TextToImage], str],
     global_rng: Callable[[], Mapping[str, object]],
 ) -> Callable[[Attack], Once]:
-    """Runs an attack on all goals, once a module."""
+    """Runs an attack on all goals, once per module."""
     done: dict[str, Once] = {}
 
     def run(spec: Attack) -> Once:

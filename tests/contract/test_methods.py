@@ -89,7 +89,7 @@ def model(
 
 @pytest.fixture(scope="module")
 def erased(base_for: Callable[[Erasure], TextToImage], concepts: Mapping[str, Concept]) -> Erased:
-    """Erases ``star`` with a spec, once a module."""
+    """Erases ``star`` with a spec, once per module."""
     done: dict[str, TextToImage] = {}
 
     def erase(spec: Erasure) -> TextToImage:

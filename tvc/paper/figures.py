@@ -35,7 +35,7 @@ def _figure(
 
 
 def robustness_figure(table: pd.DataFrame) -> Figure:
-    """Success by kind of input, each concept a panel; the task vector at its two strengths; a dot a training seed."""
+    """Success by kind of input, a panel per concept; the task vector at its two strengths; a dot per training seed."""
     concepts = list(dict.fromkeys(table.concept))
     competitors = [m for m in dict.fromkeys(table.method) if m not in ("none", "task_vector")]
     vectors = table.method == "task_vector"
@@ -68,7 +68,7 @@ def robustness_figure(table: pd.DataFrame) -> Figure:
 
 
 def diversity_figure(table: pd.DataFrame) -> Figure:
-    """Estimated strength and the one needed (dashes), a column a training seed; above, the worst held-out embedding."""
+    """Strength as estimated and as needed (dashes), a column per training seed; above, the worst held-out embedding."""
     concepts = list(dict.fromkeys(table.concept))
     kinds, seeds = list(dict.fromkeys(table.estimate)), list(dict.fromkeys(table.seed))
     apart = 0.7 / max(1, len(seeds))
@@ -103,7 +103,7 @@ def diversity_figure(table: pd.DataFrame) -> Figure:
 
 
 def subsets_figure(table: pd.DataFrame) -> Figure:
-    """Robustness against utility, means of the training seeds; a line a subset, a point a strength."""
+    """Robustness against utility, means of the training seeds; a line per subset, a point per strength."""
     concepts = list(dict.fromkeys(table.concept))
     subsets = list(dict.fromkeys(table.subset))
     with style():
