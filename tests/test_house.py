@@ -51,7 +51,7 @@ def test_a_plan_is_made_by_small_planners() -> None:
 
 @pytest.mark.parametrize("folder", SOURCES)
 def test_nothing_is_asserted_to_be_there(folder: str) -> None:
-    """What may be missing has a type that says so, and code that does not ask twice."""
+    """A thing that may be missing has a type that says so, and code that does not ask twice."""
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not isinstance(node, ast.Assert), (
