@@ -1,12 +1,18 @@
-"""Searches in the text encoder alone are done once per encoder and goal, whatever model it is part of."""
+"""Searches in the text encoder alone are done once per encoder and goal, whatever model it is part of.
+
+A find is kept with what it cost. Whoever takes it spends its gradient steps as if the search were
+done again, and is told its seconds apart from those that pass. So what an attack costs does not
+depend on which cell a process computed first.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from bench.core.digest import digest_of
 from bench.core.lazy import torch
@@ -19,8 +25,23 @@ Keep = Literal["process", "nothing"]
 """``process`` keeps finds while the process lasts, for other models with the same text encoder; ``nothing`` never."""
 Find = TypeVar("Find")
 _KEPT: Final = 8192
-# The same whenever they are computed, so keeping them changes time only.
-_found: OrderedDict[str, Any] = OrderedDict()
+
+
+class _Kept(NamedTuple):
+    """A find, and what the search for it cost.
+
+    Attributes:
+        find: The same whenever it is computed, so keeping it changes time only.
+        seconds: Its share of the search, which may have had several goals.
+        steps: Gradient steps of the search: as many for one goal as for all of a batch.
+    """
+
+    find: Any
+    seconds: float
+    steps: int
+
+
+_found: OrderedDict[str, _Kept] = OrderedDict()
 
 
 def once_per_encoder(
@@ -40,7 +61,7 @@ def once_per_encoder(
         keep: ``nothing`` searches for all, and keeps none.
         model: The edited model; only its text encoder counts.
         told: Everything else that decides: the name of the search, its constants, what it draws from.
-        ctx: Its streams are part of the question.
+        ctx: Its streams are part of the question. Its meter is charged for finds that were kept.
     """
     if keep == "nothing":
         return search(list(goals))
@@ -58,10 +79,21 @@ def once_per_encoder(
         for goal in goals
     ]
     missing = [i for i, key in enumerate(keys) if key not in _found]
+    there = [_found[key] for key in keys if key in _found]
+    spent = 0
     if missing:
+        steps, began = ctx.meter.gradient_steps, time.perf_counter()
         new = search([goals[i] for i in missing])
-        _found.update(zip((keys[i] for i in missing), new, strict=True))
-    finds = [_found[key] for key in keys]
+        seconds = (time.perf_counter() - began) / len(missing)
+        spent = ctx.meter.gradient_steps - steps
+        _found.update(
+            (keys[i], _Kept(find, seconds, spent)) for i, find in zip(missing, new, strict=True)
+        )
+    if there:
+        # In one batch with the others they would have taken no step more than the longest search.
+        ctx.spend(gradient_steps=max(0, max(kept.steps for kept in there) - spent))
+        ctx.meter.reuse(finds=len(there), seconds=sum(kept.seconds for kept in there))
+    finds = [_found[key].find for key in keys]
     while len(_found) > _KEPT:
         _found.popitem(last=False)
     return finds

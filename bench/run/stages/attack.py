@@ -31,12 +31,16 @@ def attack(work: Workspace, cell: AttackCell) -> Written:
     began = time.perf_counter()
     found = cell.attack(target, cell.goals, rng=rng, progress=work.progress)
     seconds = time.perf_counter() - began
-    record = {
+    record: dict[str, Any] = {
         "attack": cell.attack.label,
         "spec": cell.attack.identity(),
         "candidates": len(found),
         "seconds": seconds,
-    } | ({"notes": cost.notes} if cost.notes else {})
+    }
+    if cost.reused:  # the measured seconds lack what these took in another cell
+        record |= {"reused": cost.reused, "reused_seconds": cost.reused_seconds}
+    if cost.notes:
+        record["notes"] = cost.notes
 
     # Goals may share a difference: it is stored once.
     different = {id(c.weights): c.weights for c in found if c.weights}
