@@ -37,7 +37,10 @@ class Simulated(Bench):
         self._cells = {cell.digest: cell for cell in plan.cells}
         self._place = Path(job.store).parent
         self._orders: dict[str, Any] = json.loads((self._place / "orders.json").read_text())
-        if "small_files" in self._orders and self._first("small"):
+        with (self._place / "workers").open("a") as file:
+            file.write(f"{os.getpid()} {job.device} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+        small = self._orders.get("small_files")
+        if small == "all" or (small == "one" and self._first("small")):
             resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 
     def compute(self, digest: str) -> tuple[Reply, str]:
@@ -61,6 +64,9 @@ class Simulated(Bench):
         return Reply("computed", seconds=0.001), cell.kind
 
     def _go_wrong(self, cell: Cell) -> None:
+        self._told = (1, 2, "drawing")
+        if cell.kind == self._orders.get("hold"):
+            self._held()
         begun = len((self._place / "log").read_text().splitlines())
         long = begun > self._orders.get("slow_after", begun)
         time.sleep(60.0 if long else self._orders.get("seconds", 0.0))
@@ -70,6 +76,12 @@ class Simulated(Bench):
             raise MemoryError("as ordered")
         if cell.digest == self._orders.get("poison"):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _held(self) -> None:
+        """Waits for the file ``go``, and for no longer than a minute."""
+        end = time.monotonic() + 60
+        while not (self._place / "go").exists() and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _publish(self, cell: Cell) -> None:
         rng = np.random.default_rng(int(cell.digest[:8], 16))

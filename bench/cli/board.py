@@ -52,7 +52,10 @@ def check(
     ] = None,
     seed: Annotated[int | None, Parameter(help="Which images are sampled again; by default nobody knows.")] = None,
     store: Annotated[
-        Path | None, Parameter(name="--store", help="Where edits may lie; others are made again by their method.")
+        Path | None, Parameter(
+            name="--store",
+            help="Where edits may lie, and what attacks found; other edits are made again by their method.",
+        ),
     ] = None,
     device: Device = "auto", batch_size: Batch = "auto", json_: Json = False,
 ) -> int:  # fmt: skip

@@ -113,6 +113,10 @@ class LiveWatcher(Watcher):
         """Says so."""
         self._console.print(f"worker lost: {reason}", markup=False, emoji=False, highlight=False)
 
+    def unseated(self, lacking: int, workers: int) -> None:
+        """Says so."""
+        self._console.print(_unseated(lacking, workers), markup=False, highlight=False)
+
     def stop(self) -> None:
         """Removes the bars."""
         self._bars.stop()
@@ -183,6 +187,10 @@ class PlainWatcher(Watcher):
         """A line."""
         self._say(f"worker lost: {reason}")
 
+    def unseated(self, lacking: int, workers: int) -> None:
+        """A line."""
+        self._say(_unseated(lacking, workers))
+
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
         self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -193,6 +201,10 @@ class PlainWatcher(Watcher):
 
 def _waiting(count: int) -> str:
     return f"waiting for {count} cells that other processes compute, or that depend on theirs"
+
+
+def _unseated(lacking: int, workers: int) -> str:
+    return f"{lacking} of {workers} workers find no place in the cluster yet; they begin when there is one"
 
 
 def _few(workers: Sequence[AtWork], most: int) -> str:

@@ -16,6 +16,7 @@ from bench.tables.tables import ALL
 
 __all__ = [
     "Linked",
+    "Marked",
     "access_table",
     "attack_table",
     "board_table",
@@ -40,6 +41,19 @@ class Linked(Cell):
     to: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Marked(Cell):
+    """A cell with a word of doubt beside it.
+
+    Attributes:
+        mark: The word; empty: there is no doubt.
+        why: The reason, shown when the word is pointed at.
+    """
+
+    mark: str = ""
+    why: str = ""
+
+
 def board_table(rows: Sequence[Row], folder: str) -> HtmlTable:
     """The board: a line per method.
 
@@ -55,7 +69,7 @@ def board_table(rows: Sequence[Row], folder: str) -> HtmlTable:
     for row in rows:
         worst = row.lines.get(ANY)
         line = [
-            Cell(row.rank, f"{row.best:04d}{row.last:04d}" if row.best else _NO_RANK, number=True),
+            _rank(row),
             Linked(text(row.name).text, to=f"{folder}/{file_name(row.name)}.html"),
             rate(row.share),
             rate(worst.luck if worst else None),
@@ -171,6 +185,14 @@ def published_table(name: str, numbers: Sequence[Published]) -> HtmlTable:
         for one in numbers
     ]
     return HtmlTable(name, head, rows, (), _LENGTH)
+
+
+def _rank(row: Row) -> Marked:
+    """The rank, and beside it whether the worst case may be better than the edit is."""
+    order = f"{row.best:04d}{row.last:04d}" if row.best else _NO_RANK
+    if not (why := row.entry.unreliable):
+        return Marked(row.rank, order, number=True)
+    return Marked(row.rank, order, number=True, mark="unreliable", why=text(why).text)
 
 
 def _concept(name: str) -> Cell:

@@ -1,9 +1,9 @@
 """Samples a random share of the published images again, with the model, and compares verdicts and scores.
 
 Covered are attacks that hold a prompt, whose prompts are in the rows. So are those whose text states or noise are
-published, and the accuracy on utility prompts. Not covered is the noise of the control ``seed_search``: it stays in
-the store. Neither are changes of weights, tensors that were too large to publish, and metrics that look at the
-unedited image. The edit is read from a store, or made again by its method.
+published, and the accuracy on utility prompts. Tensors that were too large to publish, and the noise of the control
+``seed_search``, are covered where the store of the run is given. Not covered are changes of weights, and metrics
+that look at the unedited image. The edit is read from a store, or made again by its method.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def resample(
         base: The unedited model.
         share: Of the candidates and of the utility images, in (0, 1]; at least one of each is taken.
         seed: Which ones: a submitter should not know it before.
-        store: Where edits may lie; what is not there is made again by the method.
+        store: Where edits may lie, and what attacks found; an edit that is not there is made again by the method.
         progress: Told of long work.
 
     Raises:
@@ -63,7 +63,8 @@ def resample(
     if not 0 < share <= 1:
         raise UsageError(f"--resample: expected a share above 0 and at most 1, got {share}")
     own = run.of(frozenset({method}))
-    tensors, out, rng = Tensors(run), Resampled(), random.Random(seed)
+    kept = None if store is None else Store(store)
+    tensors, out, rng = Tensors(run, kept), Resampled(), random.Random(seed)
     judged = {
         c.trial.digest: c
         for c in plan.cells
@@ -91,7 +92,7 @@ def resample(
     chosen, chosen_prompts = _drawn(pool, share, rng), _drawn(prompts, share, rng)
     out.of, out.candidates = len(pool), len(chosen)
     out.utility_of, out.utility = len(prompts), len(chosen_prompts)
-    models = _Edits(plan, base, store, progress)
+    models = _Edits(plan, base, kept, progress)
     for digest, cell in judged.items():
         if numbers := [number for where, number in chosen if where == digest]:
             rows = own.trials[own.trials["trial_digest"] == digest]
@@ -115,11 +116,11 @@ class _Edits:
     """The edited models of a plan: from a store, or made again; the last one is kept."""
 
     def __init__(
-        self, plan: Plan, base: TextToImage, store: Path | None, progress: Progress
+        self, plan: Plan, base: TextToImage, store: Store | None, progress: Progress
     ) -> None:
         registry.load()
         self._plan, self._base, self._progress = plan, base, progress
-        self._store = None if store is None else Store(store)
+        self._store = store
         self._cells = {c.digest: c for c in plan.cells if isinstance(c, EditCell)}
         self._last: tuple[str, TextToImage] | None = None
 

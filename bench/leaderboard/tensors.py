@@ -1,4 +1,4 @@
-"""The published text states and noise of candidates, by attack and candidate."""
+"""The text states and noise of candidates, by attack and candidate: as published, or from the store of the run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from bench.interfaces.minors import about_minors
 from bench.leaderboard.found import is_published
 from bench.leaderboard.published_run import PublishedRun
 from bench.run.cells import TrialCell
+from bench.run.store import Entry, Store
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bench.interfaces import Candidate
 
 __all__ = ["Tensors"]
 
@@ -21,9 +24,16 @@ _KINDS: Final = ("states", "latents")
 
 
 class Tensors:
-    """The published text states and noise, by attack and candidate."""
+    """Text states and noise, by attack and candidate.
 
-    def __init__(self, run: PublishedRun) -> None:
+    Args:
+        run: What was published.
+        store: Of the run itself, where tensors may lie that were not: a search made again may find others.
+    """
+
+    def __init__(self, run: PublishedRun, store: Store | None = None) -> None:
+        self._store = store
+        self._last: tuple[str, list[Candidate]] = ("", [])
         self._lines: dict[str, list[Mapping[str, Any]]] = {}
         for line in run.candidates:
             self._lines.setdefault(str(line["attack_digest"]), []).append(line)
@@ -41,16 +51,19 @@ class Tensors:
         """Why the candidates of a trial cannot be sampled again; empty if they can."""
         if trial.attack.holds.name == "PROMPT":
             return ""
-        if not is_published(trial.attack):
-            return "a control's noise, or a change of weights, is not published"
-        lines = self._lines.get(trial.parents["attack"], [])
-        names = [line[kind] for line in lines for kind in _KINDS if line[kind]]
-        return "" if all(name in self._all() for name in names) else "its tensors are not published"
+        if self._whole(trial) or (self._kept(trial) and trial.attack.holds.name != "WEIGHTS"):
+            return ""
+        if is_published(trial.attack):
+            return "its tensors are not published"
+        return "a control's noise, or a change of weights, is not published"
 
     def of(self, trial: TrialCell, number: int) -> tuple[Tensor | None, Tensor | None]:
         """Text states and noise of a candidate."""
-        if not is_published(trial.attack):
+        if trial.attack.holds.name == "PROMPT" and not is_published(trial.attack):
             return None, None
+        if not self._whole(trial):
+            found = self._stored(trial)[number]
+            return found.states_LD, found.latents_Chw
         line = self._lines[trial.parents["attack"]][self._places[trial.digest][number]]
         states, latents = (line[kind] for kind in _KINDS)
         held = self._all()
@@ -61,10 +74,38 @@ class Tensors:
 
     def start(self, trial: TrialCell, number: int) -> int:
         """How many of the sampler's steps a candidate's noise has behind it."""
-        if not is_published(trial.attack):
+        if trial.attack.holds.name == "PROMPT" and not is_published(trial.attack):
             return 0
+        if not self._whole(trial):
+            return self._stored(trial)[number].start
         line = self._lines[trial.parents["attack"]][self._places[trial.digest][number]]
         return int(line.get("start", 0))
+
+    def _whole(self, trial: TrialCell) -> bool:
+        """Whether all that an attack found was published."""
+        lines = self._lines.get(trial.parents["attack"], [])
+        names = [line[kind] for line in lines for kind in _KINDS if line[kind]]
+        return is_published(trial.attack) and all(name in self._all() for name in names)
+
+    def _kept(self, trial: TrialCell) -> bool:
+        """Whether the store has what an attack found."""
+        return self._entry(trial) is not None
+
+    def _entry(self, trial: TrialCell) -> Entry | None:
+        if self._store is None:
+            return None
+        return self._store.find("attack", trial.parents["attack"])
+
+    def _stored(self, trial: TrialCell) -> list[Candidate]:
+        """The candidates of an attack, from the store; those of the last one are held."""
+        digest = trial.parents["attack"]
+        if self._last[0] != digest:
+            from bench.run.stages.attack import read_candidates
+
+            if (entry := self._entry(trial)) is None:
+                raise RuntimeError(f"expected what {trial.title} tries in the store, got none")
+            self._last = digest, read_candidates(entry)
+        return self._last[1]
 
     def _all(self) -> dict[str, Tensor]:
         if self._held is None:

@@ -26,7 +26,8 @@ from bench.run.executor import Executor
 from bench.run.leases import Lease
 from bench.run.messages import Job, Reply
 from bench.run.plan import Plan
-from bench.run.ray_start import Head, imported, local_ray, quiet, shut_down, silent
+from bench.run.ray_start import Head, imported, joined_ray, local_ray, silent
+from bench.run.seats import refuse_too_many, seats
 from bench.run.store import Store
 from bench.run.survey import Survey, survey
 from bench.run.watching import AtWork, Outcome, Watcher
@@ -167,16 +168,24 @@ class OnRay(Executor):
             )
             stack.callback(crew.close)
             outcome.workers = min(self._number(gpus), len(found.todo))
+            self._seated(outcome.workers, watcher, gpus=gpus)
             crew.work(outcome.workers)
             store.clean_tmp()  # what workers that died have left
 
     def _number(self, gpus: bool) -> int:
         if self._workers is not None:
             return self._workers
-        there = self._ray.cluster_resources()
-        return max(
-            1, int(there.get("GPU", 0)) * self._per_gpu if gpus else int(there.get("CPU", 1))
-        )
+        return max(1, seats(self._ray.cluster_resources(), per_gpu=self._per_gpu, gpus=gpus))
+
+    def _seated(self, workers: int, watcher: Watcher, *, gpus: bool) -> None:
+        """Tells of workers that find no place; refuses them where there will never be one."""
+        if self._address is None:
+            there = self._ray.cluster_resources()
+            refuse_too_many(workers, there, per_gpu=self._per_gpu, gpus=gpus)
+            return
+        free = seats(self._ray.available_resources(), per_gpu=self._per_gpu, gpus=gpus)
+        if workers > free:  # others may leave the cluster, and machines may join it
+            watcher.unseated(workers - free, workers)
 
     @contextmanager
     def _cluster(self) -> Iterator[str]:
@@ -190,21 +199,7 @@ class OnRay(Executor):
                 cpus = self._workers or len(os.sched_getaffinity(0))
                 stack.enter_context(local_ray(cpus, gpus=0 if self._device == "cpu" else None))
             else:
-                if self._address != "auto" and not Head(self._address).answers():
-                    raise UsageError(f"--ray {shown(self._address)}: nobody answers there")
-                try:
-                    ray.init(address=self._address, **quiet())
-                except (
-                    ConnectionError,
-                    RuntimeError,
-                    ValueError,
-                    ray.exceptions.RayError,
-                ) as error:
-                    raise UsageError(
-                        f"--ray {shown(self._address)}: no Ray cluster lets this process in; is RAY_AUTH_TOKEN that of "
-                        f"the cluster? {in_one_line(error)}"
-                    ) from error
-                stack.callback(shut_down, ray)
+                stack.enter_context(joined_ray(self._address))
             yield ray.get_runtime_context().gcs_address
 
 

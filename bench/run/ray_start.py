@@ -10,14 +10,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from bench.core.errors import UsageError, in_one_line
+from bench.core.errors import UsageError, in_one_line, shown
 from bench.run.scraps import own_folder
 
-__all__ = ["Head", "HeadLost", "imported", "local_ray", "quiet", "shut_down", "silent"]
+__all__ = [
+    "Head",
+    "HeadLost",
+    "imported",
+    "joined_ray",
+    "local_ray",
+    "quiet",
+    "shut_down",
+    "silent",
+]
 
 _LONGEST_FOLDER: Final = 40
 """Characters of the folder that Ray works in: the paths of its sockets are longer by 62, and may have 107."""
@@ -142,6 +151,43 @@ def local_ray(cpus: int, *, gpus: int | None = 0) -> Iterator[None]:
                         f"Ray does not start on this machine: {in_one_line(error)}; is it busy, or short of memory?"
                     ) from error
         yield
+
+
+@contextmanager
+def joined_ray(address: str) -> Iterator[None]:
+    """Lets this process into a cluster that runs, which goes on afterwards.
+
+    Args:
+        address: ``HOST:PORT`` of its head, or ``auto``.
+
+    Raises:
+        UsageError: nobody answers there, or it lets nobody in.
+    """
+    ray = imported(address)
+    if address != "auto" and not Head(address).answers():
+        raise UsageError(f"--ray {shown(address)}: nobody answers there")
+    try:
+        with _inward(ray) if _is_near(ray, address) else nullcontext():
+            ray.init(address=address, **quiet())
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UsageError(
+            f"--ray {shown(address)}: no Ray cluster lets this process in; is RAY_AUTH_TOKEN that of "
+            f"the cluster? {in_one_line(error)}"
+        ) from error
+    try:
+        yield
+    finally:
+        shut_down(ray)
+
+
+def _is_near(ray: Any, address: str) -> bool:
+    """Whether a cluster listens to this machine alone: Ray would ask for it at the outward address, and hang."""
+    services = ray._private.services
+    if address == "auto":
+        address = services.get_ray_address_from_environment("auto", None) or ""
+    host, _, port = address.rpartition(":")
+    outward = services.resolve_ip_for_localhost(host) if host else ""
+    return outward != host and not Head(f"{outward}:{port}").answers()
 
 
 def quiet() -> dict[str, Any]:

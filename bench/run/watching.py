@@ -64,6 +64,9 @@ class Watcher:
     def worker_lost(self, reason: str) -> None:
         """A worker is gone; its cell is done by another."""
 
+    def unseated(self, lacking: int, workers: int) -> None:
+        """``lacking`` of ``workers`` find no place in the cluster yet."""
+
 
 @dataclass(slots=True)
 class Outcome:

@@ -35,6 +35,7 @@ from bench.publish import Asked, committed_place, place, publish
 from bench.run.loading import load_base
 from bench.run.plan import Cell, make_plan
 from bench.run.store import Store
+from bench.run.watching import AtWork
 from bench.tables.schema import TABLE
 from methods.checkpoint import Checkpoint
 from tests.fuzz.bases import linked_base
@@ -669,6 +670,40 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
     assert lines[2].startswith("[1/2] reference unedited / star  1.5 s, about ")
     assert lines[3] == "[2/2] FAILED reference unedited / star: ValueError: [b]no[/b]"
     assert len(lines) == 4
+
+
+AT_WORK = [
+    AtWork("edit a", 3, 10, "steps"), AtWork("edit b"), *(AtWork(f"trial [{n}]", n, 9) for n in range(3)),
+]  # fmt: skip
+
+
+def test_plain_lines_tell_now_and_then_of_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = StringIO()
+    watcher = PlainWatcher(Console(file=told, width=40))
+    watcher.begin(9, 9)
+    watcher.at_work(AT_WORK)  # too soon for a line
+    monkeypatch.setattr("bench.cli.progress._PLAIN_EVERY_S", -1.0)
+    watcher.at_work(AT_WORK)
+    watcher.at_work([])
+    watcher.unseated(1, 3)
+    assert told.getvalue().splitlines()[1:] == [
+        "  [0/9] 5 at work: edit a 3/10; edit b; trial [0] 0/9; trial [1] 1/9 and 1 more",
+        "  [0/9] workers begin",
+        "1 of 3 workers find no place in the cluster yet; they begin when there is one",
+    ]
+
+
+def test_one_bar_on_a_terminal_adds_up_several_workers() -> None:
+    told = StringIO()
+    watcher = watcher_for(Console(file=told, force_terminal=True, width=140))
+    watcher.begin(9, 9)
+    watcher.at_work(AT_WORK)
+    watcher.unseated(1, 3)
+    watcher.stop()
+    bar = next(line for line in plain(told).splitlines() if "5 at work" in line)
+    assert " 6/37 " in bar  # of the four that know how far they are
+    assert "edit a 3/10; edit b and 3 more" in bar
+    assert "1 of 3 workers find no place in the cluster yet" in plain(told)
 
 
 def test_bars_on_a_terminal_take_no_name_for_markup() -> None:

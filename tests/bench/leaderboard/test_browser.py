@@ -130,6 +130,28 @@ def test_columns_sort_by_number_and_rows_are_chosen_by_standing(
     assert sorted(texts(browser, "#board tbody td:nth-child(2)")) == ["destroyed", "none"]
 
 
+@pytest.mark.parametrize("width", (1280, 360))
+def test_a_doubt_stands_beside_the_rank_in_words_on_the_screen(
+    browser: Any, site: tuple[str, Path], width: int
+) -> None:
+    go(browser, site[1] / f"{site[0]}.html", width=width)
+    ranks, flags = texts(browser, "#board tbody td:first-child"), column(browser, "flags")
+    doubted = [
+        flag == "unreliable" for flag in texts(browser, f"#board tbody td:nth-child({flags})")
+    ]
+    assert [rank.endswith(" unreliable") for rank in ranks] == doubted
+    assert True in doubted
+    assert False in doubted
+    seen = browser.execute_script(
+        "return [...document.querySelectorAll('#board td:first-child .mark')].map(x => {"
+        " const at = x.getBoundingClientRect();"
+        " return [x.title, at.left >= 0 && at.right <= window.innerWidth && at.width > 0]; })"
+    )
+    assert len(seen) == doubted.count(True)
+    assert all(title and there for title, there in seen)
+    assert HOSTILE in [title for title, _ in seen], "a reason is shown as it is"
+
+
 def test_the_keyboard_alone_sorts_searches_and_follows_a_link(
     browser: Any, site: tuple[str, Path]
 ) -> None:

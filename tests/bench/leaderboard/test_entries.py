@@ -111,6 +111,26 @@ def test_a_name_that_is_too_long_for_a_file_is_refused() -> None:
         file_name("x" * 121)
 
 
+def test_the_workflow_refuses_a_submission_that_changes_what_it_is_judged_by() -> None:
+    """A method is built by code, and its published numbers come from a file: both go through a request of their own."""
+    text = (RESULTS.parent / ".github" / "workflows" / "leaderboard.yml").read_text("utf-8")
+    (step,) = [
+        s["run"]
+        for s in yaml.safe_load(text)["jobs"]["check"]["steps"]
+        if s.get("name", "").startswith("Refuse")
+    ]
+    found = re.search(r"HEAD -- (.*)\)\"", step)
+    assert found is not None
+    guarded = found[1].split()
+    assert all((RESULTS.parent / path).exists() for path in guarded), (
+        "a path that moved guards nothing"
+    )
+    assert {"bench", "attacks", "methods", "tvc", ".github", "pyproject.toml"} <= set(guarded)
+    assert "results/leaderboard/published.csv" in guarded
+    rules = (RESULTS.parent / "CONTRIBUTING.md").read_text("utf-8")
+    assert all(f"`{path}" in rules for path in guarded), "submitters are told"
+
+
 def test_the_workflow_may_only_read_and_pins_what_it_uses() -> None:
     text = (RESULTS.parent / ".github" / "workflows" / "leaderboard.yml").read_text("utf-8")
     flow = yaml.safe_load(text)

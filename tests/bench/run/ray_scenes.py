@@ -12,6 +12,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.suite import load_suite
+from bench.core.errors import UsageError
 from bench.model.pipeline.inspect import inspect_base
 from bench.run.cells import Cell
 from bench.run.on_ray import OnRay
@@ -34,6 +36,8 @@ from tests.tiny import SUITE
 Told = dict[str, Any]
 SCENES: dict[str, Callable[[Path], Told]] = {}
 WORKERS = 2
+GPUS = 2
+"""That Ray is told of; there is none, and simulated cells need none."""
 KILLS = int(os.environ.get("RAY_KILLS", "2"))
 
 
@@ -47,6 +51,7 @@ class Heard(Watcher):
 
     def __init__(self) -> None:
         self.lost: list[str] = []
+        self.unplaced: list[tuple[int, int]] = []
         self.begun = self.gone = self.reports = 0
 
     def cell(self, cell: Cell, number: int) -> None:
@@ -56,10 +61,26 @@ class Heard(Watcher):
         self.gone += 1
 
     def at_work(self, workers: Sequence[AtWork]) -> None:
-        self.reports += 1
+        self.reports += any(worker.total for worker in workers)
 
     def worker_lost(self, reason: str) -> None:
         self.lost.append(reason)
+
+    def unseated(self, lacking: int, workers: int) -> None:
+        self.unplaced.append((lacking, workers))
+
+
+class Opener(Heard):
+    """Lets held cells go on once as many workers as expected are said to be at one, and how far."""
+
+    def __init__(self, at: Path, workers: int) -> None:
+        super().__init__()
+        self._go, self._workers = at / "go", workers
+
+    def at_work(self, workers: Sequence[AtWork]) -> None:
+        super().at_work(workers)
+        if sum(w.what == "drawing" and w.total == 2 for w in workers) == self._workers:
+            self._go.touch()
 
 
 def tiny(at: Path, text: str = SUITE) -> Plan:
@@ -70,10 +91,12 @@ def tiny(at: Path, text: str = SUITE) -> Plan:
 
 
 def simulated(
-    at: Path, plan: Plan, orders: Told, bench: str = "Simulated", watcher: Watcher | None = None
-) -> Outcome:
+    at: Path, plan: Plan, orders: Told, bench: str = "Simulated", watcher: Watcher | None = None,
+    **how: Any,
+) -> Outcome:  # fmt: skip
     (at / "orders.json").write_text(json.dumps(orders))
-    executor = OnRay(workers=WORKERS, device="cpu", bench=f"tests.simulated:{bench}")
+    how = {"workers": WORKERS, "device": "cpu", **how}
+    executor = OnRay(**how, bench=f"tests.simulated:{bench}")
     return executor.run(plan, Store(at / "store"), watcher or Heard())
 
 
@@ -164,8 +187,54 @@ def a_cell_kills_whoever_tries_it(at: Path) -> Told:
 @scene
 def one_disk_is_full(at: Path) -> Told:
     plan, heard = tiny(at), Heard()
-    outcome = simulated(at, plan, {"small_files": True}, watcher=heard)
+    outcome = simulated(at, plan, {"small_files": "one"}, watcher=heard)
     return told(at, plan, outcome) | {"lost": heard.lost}
+
+
+@scene
+def every_disk_is_full(at: Path) -> Told:
+    plan, heard = tiny(at), Heard()
+    try:
+        simulated(at, plan, {"small_files": "all"}, watcher=heard)
+        refused = ""
+    except OSError as error:
+        refused = f"{error.errno} {error.strerror}"
+    return told(at, plan, simulated(at, plan, {})) | {"lost": heard.lost, "refused": refused}
+
+
+@scene
+def gpus_are_shared(at: Path) -> Told:
+    """Each of the two GPUs that Ray is told of seats two; no fifth worker ever finds a place."""
+    plan, heard = tiny(at), Opener(at, 2 * GPUS)
+    try:
+        simulated(at, plan, {}, workers=2 * GPUS + 1, device="auto", per_gpu=2)
+        refused = ""
+    except UsageError as error:
+        refused = str(error)
+    how: Told = {"workers": None, "device": "auto", "per_gpu": 2}
+    outcome = simulated(at, plan, {"hold": "attack"}, watcher=heard, **how)
+    workers = [line.split()[1:] for line in (at / "workers").read_text().splitlines()]
+    return told(at, plan, outcome) | {
+        "refused": refused, "workers": workers, "reports": heard.reports,
+        "opened": (at / "go").exists(),
+    }  # fmt: skip
+
+
+@scene
+def another_process_joins(at: Path) -> Told:
+    """It asks for one worker more than there is room for; the cluster outlives it."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, __file__, str(at), "joined", address],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: Told = json.loads(done.stdout)
+    alive = ray.get(ray.remote(lambda: "alive").remote(), timeout=60)
+    same = ray.get_runtime_context().gcs_address == address
+    return found | {"alive": alive, "same": same, "errors": done.stderr}
 
 
 @scene
@@ -202,9 +271,17 @@ def alone(at: Path) -> int:
     return 0
 
 
+def joined(at: Path, address: str) -> int:
+    """Plays a run on a cluster that somebody else has started."""
+    plan, heard = tiny(at), Heard()
+    outcome = simulated(at, plan, {}, watcher=heard, workers=WORKERS + 1, address=address)
+    print(json.dumps({**told(at, plan, outcome), "unplaced": heard.unplaced}))  # noqa: T201
+    return 0
+
+
 def main(folder: Path, names: Sequence[str]) -> None:
     began = time.monotonic()
-    with local_ray(WORKERS):
+    with local_ray(WORKERS, gpus=GPUS):
         for name in names:
             at = folder / name
             at.mkdir()
@@ -219,4 +296,6 @@ def main(folder: Path, names: Sequence[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[2:] == ["alone"]:
         sys.exit(alone(Path(sys.argv[1])))
+    if sys.argv[2:3] == ["joined"]:
+        sys.exit(joined(Path(sys.argv[1]), sys.argv[3]))
     main(Path(sys.argv[1]), sys.argv[2:])

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,10 @@ import pytest
 
 from bench.core.errors import UsageError
 from bench.run import on_ray
+from bench.run.seats import refuse_too_many, seats
+from bench.run.store import Store
+from bench.run.watching import Watcher
+from tests.bench.run.ray_scenes import tiny
 from tests.tiny import CELLS
 
 pytest.importorskip("ray")
@@ -37,8 +43,10 @@ NAMES = [
     "a_cell_raises",
     MEMORY,
     "one_disk_is_full",
+    "every_disk_is_full",
     APART,
-    "another_plan",
+    "gpus_are_shared",
+    "another_process_joins",
 ]
 """Others are played by `make fuzz ARGS=ray`."""
 
@@ -57,12 +65,13 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     found = [json.loads(line) for line in done.stdout.splitlines()]  # and nothing else is said
+    assert [told["scene"] for told in found] == NAMES
+    assert [told["error"] for told in found if "error" in told] == []
     return {told["scene"]: told for told in found}
 
 
 def whole(told: Told, unbroken: Told) -> None:
     """Asserts that a run has ended as the unbroken one."""
-    assert told.get("error") is None, told["error"]
     assert (told["there"], told["damaged"], told["left"]) == (CELLS, 0, [])
     assert (told["failed"], told["blocked"]) == ([], [])
     assert told["bytes"] == unbroken["bytes"]
@@ -114,6 +123,48 @@ def test_a_full_disk_on_one_machine_costs_that_worker(played: dict[str, Told]) -
     whole(told, played["unbroken"])
     (lost,) = told["lost"]
     assert "File too large" in lost
+
+
+@pytest.mark.slow
+def test_full_disks_everywhere_end_the_run_and_the_same_command_goes_on(
+    played: dict[str, Told],
+) -> None:
+    """The run raises the system's error, of which a command makes exit code 2."""
+    told = played["every_disk_is_full"]
+    assert re.match(
+        r"27 every worker's place is unfit; the last, .*File too large", told["refused"]
+    )
+    assert len(told["lost"]) == 2
+    whole(told, played["unbroken"])
+
+
+@pytest.mark.slow
+def test_two_workers_on_each_gpu_and_live_progress_of_all_four(played: dict[str, Told]) -> None:
+    """Cells are held until the driver has heard of all four how far they are."""
+    told = played["gpus_are_shared"]
+    assert sorted(told["workers"]) == [["cuda", "0"], ["cuda", "0"], ["cuda", "1"], ["cuda", "1"]]
+    assert told["opened"]
+    assert told["reports"] > 0
+    whole(told, played["unbroken"])
+
+
+@pytest.mark.slow
+def test_workers_that_never_find_a_place_are_refused(played: dict[str, Told]) -> None:
+    assert played["gpus_are_shared"]["refused"] == (
+        "--workers: expected at most 4, 2 on each of 2 GPUs, got 5; put more on each by --per-gpu, "
+        "or leave the GPUs aside by --device cpu"
+    )
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_is_joined_told_of_what_it_lacks_and_left_alive(
+    played: dict[str, Told],
+) -> None:
+    told = played["another_process_joins"]
+    whole(told, played["unbroken"])
+    assert told["computed"] == CELLS
+    assert told["unplaced"] == [[1, 3]]
+    assert (told["alive"], told["same"], told["errors"]) == ("alive", True, "")
 
 
 @pytest.mark.slow
@@ -205,6 +256,29 @@ def test_without_ray_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"not installed: pip install 'tvc-bench\[ray\]'"):
         on_ray.OnRay(workers=2)
+
+
+@pytest.mark.enable_socket
+def test_where_nobody_answers_there_is_one_clear_line(tmp_path: Path) -> None:
+    plan = tiny(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        executor = on_ray.OnRay(address=address)
+        with pytest.raises(UsageError) as refused:
+            executor.run(plan, Store(tmp_path / "store"), Watcher())
+    assert str(refused.value) == f"--ray {address!r}: nobody answers there"
+
+
+def test_places_are_counted_as_ray_rounds_them() -> None:
+    """Ray counts in ten thousandths: of a GPU that two of three workers have a little more than a third is left."""
+    assert seats({"CPU": 2.0}, per_gpu=1, gpus=False) == 2
+    assert seats({"CPU": 2.0, "GPU": 2.0}, per_gpu=3, gpus=True) == 6
+    assert seats({"GPU": 0.3334}, per_gpu=3, gpus=True) == 1
+    assert seats({"GPU": 0.0002}, per_gpu=3, gpus=True) == 0
+    assert seats({"CPU": 2.0}, per_gpu=1, gpus=True) == 0
+    with pytest.raises(UsageError, match=r"expected at most 1, one on each core .* got 2; ask"):
+        refuse_too_many(2, {"CPU": 1.0}, per_gpu=1, gpus=False)
 
 
 def test_a_single_device_is_not_shared_out() -> None:

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+
+from tests.bench.run.ray_for_real import TIMES
 
 pytest.importorskip("ray")
 
@@ -17,13 +20,22 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("ray_for_real.py")
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("real"))],
+def ran(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
         capture_output=True, text=True, timeout=550, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("real")
+
+
+@pytest.fixture(scope="module")
+def told(place: Path) -> dict[str, Any]:
+    done = ran(SCRIPT, place)
     assert done.returncode == 0, done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -36,6 +48,26 @@ def test_the_bytes_are_those_of_one_process(told: dict[str, Any]) -> None:
     assert told["ray"]["computed"] == told["here"]["computed"] == told["cells"]
     assert told["ray"]["bytes"] == told["here"]["bytes"]
     assert told["ray"]["table"] == told["here"]["table"]
+
+
+@pytest.mark.slow
+def test_the_command_with_two_workers_reports_the_table_of_one_process(
+    told: dict[str, Any], place: Path
+) -> None:
+    suite = place / "tiny.yaml"
+    command = ("-m", "bench", "run", suite, "--store", place / "two", "--out", place / "by-two")
+    two = ran(*command, "--workers", "2", "--device", "cpu", "--json")
+    assert two.returncode == 0, two.stderr[-3000:]
+    said = json.loads(two.stdout)
+    assert (said["computed"], said["cached"], said["failed"]) == (told["cells"], 0, [])
+    one = ran("-m", "bench", "report", suite, "--store", place / "here", "--out", place / "by-one")
+    assert one.returncode == 0, one.stderr[-3000:]
+    tables = [
+        pd.read_csv(place / by / "table.csv").drop(columns=TIMES) for by in ("by-one", "by-two")
+    ]
+    assert tables[0].to_csv() == tables[1].to_csv()
+    trials = [(place / by / "trials.parquet").read_bytes() for by in ("by-one", "by-two")]
+    assert trials[0] == trials[1]
 
 
 @pytest.mark.slow
