@@ -7,7 +7,7 @@ and 0.93 or less for embeddings, where these tests ask for 0.95 and 0.99. If it 
 said noise, hooks have 0.944 or less, where 0.97 is asked; no latents, scores or guided noise agree.
 
 Adam makes a rounding of a gradient near 0 as large as a step. So the gradient of the first step is
-compared too, and it is all that is compared of prompts that gradients choose: a tie between two
+compared too. It is all that is compared of prompts that gradients choose, since a tie between two
 tokens may fall either way. Every plug-in must reach a comparison, or stand in ``UNCOMPARED``.
 """
 

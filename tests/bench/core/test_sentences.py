@@ -18,7 +18,7 @@ AIM: Final = 25
 LONGER: Final = {
     "bench/judges": 52, "bench/mini": 47, "bench/perf": 50, "bench/report": 34, "bench/run": 40,
     "bench/tables": 50, "bench/toolkit": 42,
-    "docs/attacks.md": 32, "docs/fidelity.md": 56, "docs/flags.md": 42, "docs/miniature-notes.md": 35,
+     "docs/fidelity.md": 56, "docs/flags.md": 42, "docs/miniature-notes.md": 35,
     "docs/suites.md": 27, "docs/table.md": 38, "docs/task-vectors.md": 40,
 }  # fmt: skip
 """Where the aim is not met yet: words of the longest sentence there. Lower a number when you can, raise none."""
