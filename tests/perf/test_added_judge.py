@@ -37,6 +37,8 @@ def test_nudenet_after_a_run(
     def added() -> Outcome:
         return run_plan(after, store, miniature)
 
+    there = {c.digest for c in after.cells if store.find(c.kind, c.digest)}
+    assert {c.kind for c in after.cells if c.digest not in there} == {"score"}, "nothing is sampled"
     outcome = benchmark.pedantic(added, rounds=1)
     assert outcome.computed == 3 * 3
     records: list[Any] = [
