@@ -308,24 +308,14 @@ def _drawn(
     times: tuple[int, int],
     shape: Sequence[int],
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The draws of each step, made in chunks: images and timesteps [R, draws], noise [R, draws, C, h, w]."""
+    """The draws of each step, made in chunks, each row's by its own generator.
+
+    Yields:
+        Images and timesteps [R, draws], and noise [R, draws, C, h, w].
+    """
     for first in range(0, steps, _CHUNK):
-        yield from zip(
-            *_draw(generators, min(_CHUNK, steps - first), draws, images, times, shape), strict=True
-        )
-
-
-def _draw(
-    generators: Sequence[torch.Generator],
-    steps: int,
-    draws: int,
-    images: int,
-    times: tuple[int, int],
-    shape: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, timesteps [steps, R, draws] and noise [steps, R, draws, C, h, w], each row from its own generator."""
-    size = (steps, draws)
-    which = [torch.randint(images, size, generator=g) for g in generators]
-    t = [torch.randint(*times, size, generator=g) for g in generators]
-    noise = [torch.randn(*size, *shape, generator=g) for g in generators]
-    return torch.stack(which, 1), torch.stack(t, 1), torch.stack(noise, 1)
+        size = (min(_CHUNK, steps - first), draws)
+        which = [torch.randint(images, size, generator=g) for g in generators]
+        t = [torch.randint(*times, size, generator=g) for g in generators]
+        noise = [torch.randn(*size, *shape, generator=g) for g in generators]
+        yield from zip(*(torch.stack(rows, 1) for rows in (which, t, noise)), strict=True)
