@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.shared import prompt_search
+from attacks.shared import once, prompt_search
 from bench.toolkit import inversion
 from bench.toolkit.inversion import gradient_faults
 
@@ -68,3 +68,11 @@ def _plain_descent() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "Adam", descent)
         yield
+
+
+@pytest.fixture
+def nothing_kept() -> Iterator[None]:
+    """The test searches for itself: finds that are kept would hide what a batch does."""
+    once._found.clear()
+    yield
+    once._found.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,12 +32,7 @@ SEARCHES = [
     pytest.param(BELL.model_copy(update={"finalists": 2}), id="ring_a_bell that looks"),
 ]
 
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    once._found.clear()
-    yield
-    once._found.clear()
+pytestmark = pytest.mark.usefixtures("nothing_kept")
 
 
 @pytest.fixture

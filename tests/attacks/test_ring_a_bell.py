@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -23,13 +23,7 @@ LittleMemory = Callable[[torch.nn.Module, int], AbstractContextManager[list[int]
 RNG = Rng(("bell",))
 SMALL = RingABell(tokens=6, population=12, generations=6, vocabulary="words")
 
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    """Each test searches for itself: finds that are kept would hide what a batch does."""
-    once._found.clear()
-    yield
-    once._found.clear()
+pytestmark = pytest.mark.usefixtures("nothing_kept")
 
 
 @pytest.fixture
