@@ -30,7 +30,7 @@ class Only:
             "concept": {c.text for c in suite.concepts},
         }
         for pattern in patterns:
-            found = {sort: set(fnmatch.filter(there, pattern)) for sort, there in names.items()}
+            found = {sort: _matches(there, pattern) for sort, there in names.items()}
             if not any(found.values()):
                 everything = ", ".join(sorted(n for group in names.values() for n in group))
                 raise UsageError(
@@ -54,3 +54,8 @@ class Only:
         """Whether a concept is kept."""
         kept = self._kept.get("concept")
         return kept is None or concept.text in kept
+
+
+def _matches(there: set[str], pattern: str) -> set[str]:
+    """The names that a pattern means: itself, where it is one of them, as labels hold brackets that a pattern would read."""
+    return {pattern} if pattern in there else set(fnmatch.filter(there, pattern))
