@@ -351,6 +351,7 @@ def test_a_limit_that_cuts_nothing_finds_the_same_cells() -> None:
         (["uce"], {"uce"}, {"prompts", "random_tokens", "seed_search"}),
         (["u*", "none"], {"uce", "none"}, {"prompts", "random_tokens", "seed_search"}),
         (["uce[[]repo-2023[]]"], {"uce"}, {"prompts", "random_tokens", "seed_search"}),
+        (["uce[repo-2023]"], {"uce"}, {"prompts", "random_tokens", "seed_search"}),
         (["*_search"], {"none", "destroyed", "uce"}, {"seed_search"}),
         (["uce", "prompts"], {"uce"}, {"prompts"}),
     ],
