@@ -16,7 +16,7 @@ AIM: Final = 25
 """Words of a sentence at most."""
 
 LONGER: Final = {
-    "docs/fidelity.md": 56, "docs/miniature-notes.md": 35,
+    "docs/miniature-notes.md": 35,
     "docs/table.md": 38,
 }  # fmt: skip
 """Where the aim is not met yet: words of the longest sentence there. Lower a number when you can, raise none."""
