@@ -17,7 +17,6 @@ AIM: Final = 25
 
 LONGER: Final = {
     "docs/miniature-notes.md": 35,
-    "docs/table.md": 38,
 }  # fmt: skip
 """Where the aim is not met yet: words of the longest sentence there. Lower a number when you can, raise none."""
 
