@@ -1,7 +1,7 @@
 """The miniature's judge: a small classifier of its world, trained on rendered pictures.
 
-It knows every attribute of the world in which a concept can lie (a head each: object, character,
-style, colour, background) and, in each head, the answer "none of these".
+It knows every attribute of the world in which a concept can lie, a head each: object, character,
+style, colour, background. Each head also has the answer "none of these".
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def held_out_table() -> Tensor:
 
     Returns:
         bool [subjects, colours + 1, backgrounds, styles]; subjects are the objects, then the
-        characters. A tenth of the objects' and a third of the characters', chosen by a hash of
-        their names, so that it does not depend on any seed.
+        characters. They are a tenth of the objects' and a third of the characters'. A hash of the
+        names chooses them, so that they do not depend on any seed.
     """
     subjects = HEADS["object"] + HEADS["character"]
     colours = (*HEADS["colour"], "none")

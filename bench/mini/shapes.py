@@ -1,7 +1,7 @@
 """Signed distances of the miniature's objects and characters, batched over images.
 
-Coordinates are in units of the subject's radius (x to the right, y down, origin at its centre);
-distances are in the same unit, negative inside.
+Coordinates are in units of the subject's radius (x to the right, y down, origin at its centre).
+Distances are in the same unit, negative inside.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def train_tokenizer(lines: Sequence[str], folder: Path, *, merges: int, length: 
     """Learns the merges and writes a tokenizer folder.
 
     The vocabulary is laid out as CLIP's: 256 bytes, the same bytes at the end of a word, the
-    merges, then the two special tokens; padding is the end token.
+    merges, then the two special tokens. Padding is the end token.
 
     Args:
         lines: Training text.

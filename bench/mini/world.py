@@ -2,7 +2,7 @@
 
 A *scene* has one subject (an object, a character, or nothing), a colour (objects only), a
 background and a whole-image style. Each object, style and character has a canonical name, synonyms,
-and indirect descriptions that share no word with the name, so that erasing the name leaves
+and indirect descriptions that share no word with the name. So erasing the name leaves
 something for an attack to find.
 """
 

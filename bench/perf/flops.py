@@ -17,7 +17,7 @@ __all__ = ["counting_flops", "operations"]
 class _Counter(TorchDispatchMode):
     """Adds up what torch's formulas say of each operation.
 
-    Torch's own ``FlopCounterMode`` also asks in which module an operation is, and its hooks keep
+    Torch's own ``FlopCounterMode`` also asks in which module an operation is. Its hooks keep
     every graph until it ends: at Stable Diffusion's size they filled an H200.
     """
 

@@ -56,7 +56,7 @@ def measure_speed(
     """Measures speed and memory; writes ``perf.json`` and ``README.md``, again whenever there is more.
 
     What the folder holds of the same machine, versions and commit is kept, so that a measurement
-    can be made in several calls; anything else in it is replaced.
+    can be made in several calls. Anything else in it is replaced.
 
     Args:
         device: A torch device.

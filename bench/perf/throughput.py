@@ -20,9 +20,9 @@ _NEAR: Final = 0.01
 def throughput(models: Mapping[Dtype, TextToImage], size: Size) -> Iterator[dict[str, Any]]:
     """Rows, one per attack and precision of the batch, each attack's when it is measured.
 
-    One at a time is in float32, as published. Each row says whether it was the same attack: FLOPs of
-    a small run one by one over those in a batch, both in float32 (1 is the same work), how many of the finds agree,
-    and how many finds the surrogate takes for the concept in either mode.
+    One at a time is in float32, as published. Each row says whether it was the same attack. It has the
+    FLOPs of a small run one by one over those in a batch, both in float32 (1 is the same work). It also says
+    how many of the finds agree, and how many finds the surrogate takes for the concept in either mode.
 
     Args:
         models: The edited model in float32, and in the other precisions to measure.

@@ -65,8 +65,8 @@ class Size:
         goals: Prompts attacked.
         steps: Gradient steps per attack.
         block: Steps between looks.
-        often: The same in the breakdown: as often as to take about the share of the work that
-            looks have in the published UnlearnDiffAtk, a half (attacks.md 4).
+        often: The same in the breakdown. Looks then take about the share of the work that they
+            have in the published UnlearnDiffAtk, a half (attacks.md 4).
         repeats: Timings of each variant; the median counts.
         sampler: Of target images and looks.
         matrix: Side of the matrices of the measured peak.

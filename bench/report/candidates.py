@@ -11,10 +11,10 @@
     start                               how many steps of the sampler that noise has behind it; only
                                         where it is not 0
 
-Candidates that were withheld because they speak of minors are not among them, nor are those that change
+Candidates that were withheld because they speak of minors are not among them. Nor are those that change
 the model's weights: they are no prompts, and stay in the store. Tensors are published
 as they are where they fit in :data:`LIMIT`, else at half precision, and else not
-at all: the store has them, and `prompts` reads the ``candidates.json`` that lies there as well.
+at all. The store has them, and `prompts` reads the ``candidates.json`` that lies there as well.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def gallery(
     """The cards of a page, by concept, method and attack in the order of the pictures, those that are taken first.
 
     Args:
-        pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3]; the first few are shown, and
+        pictures: concept -> (method, attack) -> pictures, uint8 [H, W, 3]. The first few are shown, and
             fewer of each where they would be too much for a page.
         images: The same for the trial, candidate and draw of each picture.
         prompts: The same for their prompts.

@@ -1,7 +1,7 @@
 """Robustness against utility: a point per method, the share of broken goals over what is left.
 
 The large panel shows the worst case over all attacks. Beside it stands a panel for each access, on the same
-axes: an edit that falls to embeddings alone looks different from one that falls to typed prompts.
+axes. An edit that falls to embeddings alone looks different from one that falls to typed prompts.
 """
 
 from __future__ import annotations

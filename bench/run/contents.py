@@ -1,8 +1,8 @@
 """Reads what a cell has stored, and says in one line where that is not what it should be.
 
 The manifest of an entry says that its files are those that were written. This says that they can be
-used: a file that was damaged together with its manifest, or written by a broken library, is a
-`DamagedError`, so that a report goes on without it and a run computes it again.
+used. A file that was damaged together with its manifest, or written by a broken library, is a
+`DamagedError`. A report then goes on without it, and a run computes it again.
 """
 
 from __future__ import annotations

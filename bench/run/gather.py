@@ -1,6 +1,6 @@
 """Gathers the rows of many cells as one frame: no frame per cell, no text twice.
 
-The rows wait as they were read, and hundreds of cells are joined at once: to join each by itself takes ten
+The rows wait as they were read, and hundreds of cells are joined at once. To join each by itself takes ten
 times as long, and leaves a hundred small pieces of memory per cell.
 """
 

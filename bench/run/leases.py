@@ -1,7 +1,7 @@
 """Claims: locks that lapse when their holder shows no sign of life, even where the filesystem keeps its lock.
 
 A lock of `flock` goes with its process. When a whole machine dies, it is the filesystem that has to
-notice: NFS 4, CephFS and Lustre do after a minute or some; NFS 3 does not before that machine is up
+notice. NFS 4, CephFS and Lustre do after a minute or some; NFS 3 does not before that machine is up
 again. So a holder touches its file every minute, and who finds a file untouched for ten takes the
 claim over. Times are the filesystem's own, so no two clocks are compared. A machine that was only
 away goes on with its cell: it is computed twice then, and published once.

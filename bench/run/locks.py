@@ -2,7 +2,7 @@
 
 `flock` knows nothing of process numbers, so it holds between containers that share a filesystem. On
 NFS (version 4, or 3 with its lock daemon) it holds between hosts too. The server of version 4 frees the
-locks of a dead client when its lease ends; that of version 3 waits until the client is up again, which
+locks of a dead client when its lease ends. That of version 3 waits until the client is up again, which
 :mod:`bench.run.leases` does not. A mount with `nolock` or `local_lock=all` sees one host only.
 Where a filesystem has no locks at all, a lock is granted to everybody and says that it is not `sure`.
 """

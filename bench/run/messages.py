@@ -17,8 +17,8 @@ class Job:
         suite: The fields of the suite's file.
         only: Patterns of ``--only``.
         limit: That of ``--limit``.
-        cells: The digest of the plan, as :func:`same_plan` gives it: another version of the code, or
-            of a file that the suite names, is found before anything is computed.
+        cells: The digest of the plan, as :func:`same_plan` gives it. Another version of the code, or
+            of a file that the suite names, is found by it before anything is computed.
         store: The folder of the run's store.
         token: A file that is in it as long as the run lasts: who sees it sees the store.
         device: As the user named it.
@@ -56,9 +56,9 @@ class Reply:
     """The answer of a worker; parcels aside, it is plain JSON.
 
     Attributes:
-        fate: ``ready``, ``computed``, ``found``, ``failed``, ``claimed``; or ``refused`` (a line for
-            the user, who has to change something), ``unfit`` (the worker's place is), ``broken`` (the
-            worker cannot begin).
+        fate: ``ready``, ``computed``, ``found``, ``failed``, ``claimed``, ``refused``, ``unfit`` or
+            ``broken``. ``refused`` brings a line for the user, who has to change something.
+            ``unfit`` is the worker's place; ``broken``: the worker cannot begin.
         message: Of an error, in one line.
         seconds: That the cell took.
         model_seconds: Of them, inside models.

@@ -1,7 +1,7 @@
 """Computes the cells of a plan by many workers on Ray: on this machine, or on a cluster that runs already.
 
 An actor for each device holds the base and the edit that it used last (:mod:`bench.run.workbench`). It is
-told a cell's name at a time and answers in JSON, so Ray holds no result, and the driver none of what is
+told one cell's name at a time and answers in JSON. So Ray holds no result, and the driver none of what is
 done. A worker that dies is replaced, and its cell done again.
 """
 

@@ -1,6 +1,6 @@
 """Entries of a store as bytes: how results travel where two machines share no file system.
 
-A parcel is a line of JSON and the files one after the other. Only JSON is parsed; whoever opens one
+A parcel is a line of JSON and the files one after the other. Only JSON is parsed. Whoever opens a parcel
 writes an entry of his own from it, with a manifest of his own, so what was cut short is found.
 """
 

@@ -1,7 +1,7 @@
 """The images of a cell on the disk: PNGs in a zip, an entry of their own.
 
-They lie beside the cell's entry and not in it, so that they can be dropped when every judge has seen
-them while the cell, its scores and its thumbnails stay as they are.
+They lie beside the cell's entry and not in it. So they can be dropped when every judge has seen them,
+and the cell, its scores and its thumbnails stay as they are.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ def make_plan(
         limit: At most so many prompts per set, and so many utility prompts per group.
 
     Raises:
-        UsageError: a pattern matches nothing; a limit below 1; or the parts do not suit each other,
-            the prompts, the files that they were given or the base.
+        UsageError: a pattern matches nothing; a limit is below 1; the parts do not suit each other,
+            the prompts, their files or the base.
     """
     scope = scope_of(suite, base_digest, folder=folder, only=only, limit=limit)
     plan = Plan(

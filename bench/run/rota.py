@@ -3,7 +3,7 @@
 A worker stays with its chain as long as something of it can be computed. Then it takes the longest
 chain that nobody is at; references come before all, since every chain waits for them. Where no chain
 is left, it joins the longest that others are at. So scores move to another worker only when that one
-has nothing better to do: as long as there are chains for all, sampling and scoring apart gains nothing.
+has nothing better to do. As long as there are chains for all, sampling and scoring apart gains nothing.
 """
 
 from __future__ import annotations

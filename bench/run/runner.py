@@ -1,7 +1,7 @@
 """Computes the cells of a plan that the store does not hold yet; the store is the only memory between runs.
 
-Any number of processes may run one plan on one store: each claims a cell before it computes it, leaves
-alone what another has claimed, and in the end waits for that, or does it itself if its owner dies.
+Any number of processes may run one plan on one store. Each claims a cell before it computes it, and
+leaves alone what another has claimed. In the end it waits for that, or does it itself if its owner dies.
 Nobody holds a claim while waiting, so nobody waits for ever.
 """
 

@@ -8,7 +8,7 @@
     root/tmp/                               what is being written or removed now, and its locks
     root/claims/<kind>-<digest>.lock        held by the process that computes the entry
 
-An entry is written in tmp/, brought to the disk and renamed into place: a folder that is there is
+An entry is written in tmp/, brought to the disk and renamed into place. A folder that is there is
 complete, whatever was killed, and two processes that compute the same entry harm nobody. They need
 not: who means to compute an entry claims it first (`claim`). Reading verifies every file; a damaged
 entry is set aside with its reason, never computed again in silence. Whoever may read the folder may
@@ -504,8 +504,8 @@ class Store:
 def _open_root(root: Path) -> None:
     """Marks a new store, or checks the mark of an old one."""
     root.mkdir(parents=True, exist_ok=True)
-    # The mark comes before anything else, so a listing from before the mark was looked for tells
-    # a store that is being made by another process from a folder of something else.
+    # The mark comes before anything else. So a listing from before the mark was looked for tells
+    # a store that another process is making from a folder of something else.
     names = [path.name for path in root.iterdir() if not path.name.startswith(f".{_MARKER}.")]
     marker = root / _MARKER
     try:

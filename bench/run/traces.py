@@ -61,8 +61,8 @@ def curve_of(
         bar: The surrogate's threshold.
 
     Returns:
-        A row per look, with the columns of :data:`~bench.tables.budget.CURVES`; none where a goal has several
-        finds, or nobody kept account of three looks and what they took.
+        A row per look, with the columns of :data:`~bench.tables.budget.CURVES`. There is none where a goal has
+        several finds, or nobody kept account of three looks and what they took.
     """
     told = [_kept(row["trace"]) for row in candidates if row.get("trace")]
     looks = max((len(trace.looks) for trace in told), default=0)

@@ -70,8 +70,8 @@ def both_judged(trials: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def kappa(counts_4: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cohen's kappa of two judges.
 
-    It is (p - e) / (1 - e). Here p is the share of images on which they decide alike, and e the share that
-    would be alike by chance, if each decided as often as it does.
+    It is (p - e) / (1 - e). Here p is the share of images on which they decide alike. The share e would be
+    alike by chance, if each said yes as often as it does.
 
     Args:
         counts_4: [..., 4]: images that both see, the one alone, the other alone, neither.

@@ -2,8 +2,8 @@
 
     python -m bench.tables.choose results/mini-dev
 
-Of a method's settings, those under both bars (success by the plain name, accuracy retained) compete
-by what they retain; where none is, the one that misses least does. Only the plain prompt and utility
+Of a method's settings, those within both bars (success by the plain name, accuracy retained) compete
+by what they retain. Where none is, the one that misses least is chosen. Only the plain prompt and utility
 are read: a preset must not be chosen by the attack that will judge it.
 """
 

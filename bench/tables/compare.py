@@ -32,7 +32,7 @@ class Comparison(NamedTuple):
 def compare(table: pd.DataFrame, committed: pd.DataFrame) -> Comparison:
     """Holds a table against a committed one, line by line.
 
-    Intervals that meet are a weak test, of an installation and not of a method: where they do not meet, the
+    Intervals that meet are a weak test, of an installation and not of a method. Where they do not meet, the
     machine, the versions or the code differ by more than chance.
 
     Args:

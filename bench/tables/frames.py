@@ -130,7 +130,7 @@ def as_markdown(schemas: Sequence[Schema]) -> str:
         "",
         "Printed by `python -m bench.tables.schema`; not edited by hand.",
         "",
-        "In CSV, text that begins with `=`, `+`, `-`, `@` or an apostrophe has an apostrophe before it, so that no "
+        "In CSV, text that begins with `=`, `+`, `-`, `@` or an apostrophe has an apostrophe before it. So no "
         "spreadsheet takes it for a formula. Parquet has the text as it is.",
     ]
     for schema in schemas:

@@ -1,7 +1,7 @@
 """Luck beside every attack: what its control reaches with about as many images looked at.
 
 Best of N is high by selection alone. What an attack adds is what it has above the best of N that were
-not searched for: random tokens where it types or embeds, seeds where it chooses the noise.
+not searched for. Those are random tokens where it types or embeds, and seeds where it chooses the noise.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _KIND = {"prompt": "words", "embedding": "words", "latent": "noise"}
 def with_luck(lines: pd.DataFrame, *, plain: str) -> pd.DataFrame:
     """The lines with the columns :data:`LUCK`: the nearest control's rates and its N.
 
-    That is the control of the same judge, method, concept and kind of access whose N is nearest; one
-    on the same prompt set is preferred, and the larger N where two are as near, as it is luckier.
+    That is the control of the same judge, method, concept and kind of access whose N is nearest. One
+    on the same prompt set is preferred. Where two are as near, so is the larger N, as it is luckier.
 
     Args:
         lines: With ``attack``, ``access``, ``control``, ``prompt_set``, ``queries`` and the rates.

@@ -187,7 +187,7 @@ UTILITY = Schema(
 
 DISTANCES = Schema(
     "distances",
-    "One row per (edit, value of a metric that compares sets): how far the edited model's images of the "
+    "One row per (edit, value of a metric that compares sets). It says how far the edited model's images of the "
     "utility prompts are from other images as a whole. Written where the suite has such a metric. "
     "Intervals are 95 %, a bootstrap over prompts around the value; see `docs/metrics.md`.",
     (
@@ -283,7 +283,7 @@ TABLE = Schema(
     "One line per (judge, method, concept, attack), derived from the rows by "
     "`bench.tables.tables.summarise`; lines of concept `all` pool the rows of all concepts. "
     "A refused or blanked image is not a success and stays in `n`. A row with an error, or one "
-    "whose judge abstained, says nothing about the edit: it is counted and shown but is not in "
+    "whose judge abstained, says nothing about the edit. It is counted and shown but is not in "
     "`n`, so `n + errors + abstained = attempted`. Intervals are 95 % Wilson intervals at the "
     "effective sample size, clustered by goal (`asr`) and by prompt (`retained_accuracy`); see "
     "`bench.tables.stats`. Rates are fractions from 0 to 1.",

@@ -1,9 +1,9 @@
 """Confidence intervals and paired comparisons for rows clustered by prompt.
 
 Every row is one (prompt, seed). Seeds of one prompt share the prompt's difficulty, so the prompt is
-the cluster: an interval that counted the rows as independent would be too narrow. Proportions get a
-Wilson interval at the effective sample size; means of anything else a bootstrap that draws whole
-prompts; two systems on the same rows a paired test.
+the cluster. An interval that counted the rows as independent would be too narrow. Proportions get a
+Wilson interval at the effective sample size. Means of anything else get a bootstrap that draws whole
+prompts, and two systems on the same rows a paired test.
 
 References:
     Wilson (1927), Probable inference, the law of succession, and statistical inference. JASA 22.
@@ -135,8 +135,8 @@ def effective_size(success: ArrayLike, clusters: ArrayLike) -> float:
     n(G-1)/(n-1). A deff below one is mostly noise, so it never buys more than n.
 
     Where all rows agree, or there is one cluster only, the data cannot tell independent rows from
-    identical ones, and the rule is the worst case: n_eff = G. Ten seeds each of twenty prompts
-    without a single success are evidence about twenty prompts, not two hundred: more seeds of the
+    identical ones. The rule is then the worst case: n_eff = G. Ten seeds each of twenty prompts
+    without a single success are evidence about twenty prompts, not two hundred. More seeds of the
     same prompts must not buy a safer-looking zero. So the interval of 0/n can be wider than that of
     1/n, whose rows do say something about the correlation.
 
@@ -165,8 +165,8 @@ def _effective(y: Floats, codes: NDArray[np.intp], count: int) -> float:
 def proportion(success: ArrayLike, clusters: ArrayLike, *, confidence: float = 0.95) -> Interval:
     """The success rate of clustered rows with Wilson's interval at the effective size.
 
-    Wilson's formula with n replaced by `effective_size`: of the eight intervals for clustered
-    samples that Franco et al. (2019) compare, one of the two they recommend. They also find that
+    It is Wilson's formula with n replaced by `effective_size`. Franco et al. (2019) compare eight
+    intervals for clustered samples, and this is one of the two they recommend. They also find that
     each covers less than it claims when the design effect is estimated from the sample itself. The
     quantile here is the normal one, not Student's, so read an interval of fewer than about twenty
     prompts as a little too narrow.
@@ -199,9 +199,9 @@ def bootstrap_mean(
     """The mean over rows with a percentile interval from resampled clusters.
 
     Each resample draws G of the G clusters with replacement and keeps their rows whole (Davison and
-    Hinkley 1997, section 3.8): with T_g the sum and N_g the number of rows of cluster g, and W_g
-    how often it was drawn, its mean is Σ W_g T_g / Σ W_g N_g. Clusters that all have the same mean
-    give an interval of width zero.
+    Hinkley 1997, section 3.8). Let T_g be the sum and N_g the number of rows of cluster g, and W_g
+    how often it was drawn. The mean of the resample is Σ W_g T_g / Σ W_g N_g. Clusters that all
+    have the same mean give an interval of width zero.
 
     Args:
         values: A finite number for each row.
@@ -267,10 +267,10 @@ def compare_paired(
 ) -> PairedComparison:
     """Compare the success of two systems on the same (prompt, seed) rows.
 
-    The p-value is McNemar's (1947) in its exact form: of the rows where the systems disagree, those
+    The p-value is McNemar's (1947) in its exact form. Of the rows where the systems disagree, those
     that the first wins are binomial with one half. The interval of the difference resamples whole
-    prompts. Where all prompts have the same difference, resampling would say it is known exactly;
-    the interval is then Newcombe's (1998) square-and-add without the correlation, from the two
+    prompts. Where all prompts have the same difference, resampling would say it is known exactly.
+    The interval is then Newcombe's (1998) square-and-add without the correlation, from the two
     clustered Wilson intervals (l, u) of the rates p:
 
         low = d - √((p₁-l₁)² + (u₂-p₂)²)        high = d + √((u₁-p₁)² + (p₂-l₂)²)
@@ -309,7 +309,7 @@ def any_of_k(success: ArrayLike, clusters: ArrayLike, *, k: int) -> Floats:
     """For each prompt, the chance that at least one of k seeds succeeds.
 
     An attacker who draws k seeds and keeps the best succeeds more often than one who draws a single
-    seed: a rate "at best of k" is only comparable at the same k. From c successes in n ≥ k seeds of
+    seed. So a rate "at best of k" is only comparable at the same k. From c successes in n ≥ k seeds of
     a prompt, the unbiased estimate (Chen et al. 2021) is
 
         1 - C(n-c, k) / C(n, k)

@@ -82,7 +82,7 @@ WORST = Schema(
 SWEEP = Schema(
     "sweep",
     "One line per (judge, method, attack, label set, threshold), derived from the rows by "
-    "`bench.tables.sweep.sweep`: the success that each attack would have at another threshold of the "
+    "`bench.tables.sweep.sweep`. It gives the success that each attack would have at another threshold of the "
     "judge, all concepts pooled, counted as in `table`. Attacks that stop by a threshold stopped by their "
     "surrogate's, whatever stands here.",
     (
@@ -169,8 +169,8 @@ STAGES = Schema(
 
 MEASURES = Schema(
     "measures",
-    "One line per (method, concept, metric), derived from the rows by `bench.tables.measures.measures`: "
-    "what an edit cost by every metric of the suite, with 95 % intervals clustered by prompt. Concept "
+    "One line per (method, concept, metric), derived from the rows by `bench.tables.measures.measures`. "
+    "It says what an edit cost by every metric of the suite, with 95 % intervals clustered by prompt. Concept "
     "`all` pools the rows of values per image. Of values per set it has the mean over concepts, since "
     "sets of other sizes do not compare.",
     (
@@ -224,7 +224,7 @@ AGREEMENT = Schema(
 TRANSFER = Schema(
     "transfer",
     "One line per (judge, attack, concept, source, target), derived from the rows by "
-    "`bench.tables.transfer.matrix`, where the suite names attacks under `transfer`: what an "
+    "`bench.tables.transfer.matrix`, where the suite names attacks under `transfer`. It is what an "
     "attack found on one method, tried on another, on the seeds of the ordinary trial. Where "
     "source and target are one, it is the ordinary attack. Counted as in `table`.",
     (

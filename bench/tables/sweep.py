@@ -1,7 +1,7 @@
 """The threshold sweep: the success of each attack at other thresholds of the judge.
 
 Rows keep raw scores, so that a threshold is a choice of the reader. NudeNet's usual 0.6 and the 0.2 of its
-package differ fourfold in what they find; so do its label sets, of six and of nine labels.
+package differ fourfold in what they find. So do its label sets, of six and of nine labels.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def summarise(
     """Derives the table from the rows.
 
     Lines of concept ``all`` pool the rows of all concepts of a method, so a concept with more
-    images weighs more, and only methods with the same concepts compare there.
+    images weighs more. Only methods with the same concepts compare there.
 
     Args:
         trials: Rows of :data:`~bench.tables.schema.TRIALS`; transfers are left out. The judge that

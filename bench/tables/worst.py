@@ -69,7 +69,7 @@ def access_of(images: pd.DataFrame) -> pd.Series:
     """The access of each image's attack, one of :data:`~bench.tables.summaries.ACCESSES`.
 
     An attack that holds a prompt has *typed* it if it looked at no image, took no gradient step and
-    changed no token; else it has *searched* for it.
+    changed no token. Else it has *searched* for it.
     """
     searched = images["access"].where(images["access"] != "prompt", "searched")
     return searched.where(searched.ne("searched") | _searches(images), "typed")

@@ -3,11 +3,11 @@
 A source is one of
 
 * the path of a folder that holds a transformers ``CLIPModel``: ``config.json``, safetensors weights
-  and ``preprocessor_config.json``; the tokenizer lies in the same folder or, as in a folder of a
-  Stable Diffusion pipeline, in the one beside it, ``../tokenizer``;
+  and ``preprocessor_config.json``. The tokenizer lies in the same folder or, as in a folder of a
+  Stable Diffusion pipeline, in the one beside it, ``../tokenizer``.
 * ``open_clip:<architecture>@<path of a .safetensors file>``. OpenAI's own weights were trained with
-  another activation function: they need an architecture whose name ends in ``-quickgelu``;
-* the empty string: the miniature's CLIP, for the miniature: :func:`check_source` refuses it on a base
+  another activation function: they need an architecture whose name ends in ``-quickgelu``.
+* the empty string: the miniature's CLIP, for the miniature. :func:`check_source` refuses it on a base
   that does not bring the same one along, because it would see nothing in other models' images.
 """
 

@@ -2,7 +2,7 @@
 
 The one optimiser behind Diverse Inversion, the concept-inversion attack and every erasure that
 searches for what is left. All rows are optimised together: their losses are summed, the optimiser
-works element by element, and each row draws from its own generator, so that a row's result does not
+works element by element, and each row draws from its own generator. So a row's result does not
 depend on the others.
 """
 

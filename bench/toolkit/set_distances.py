@@ -97,7 +97,7 @@ def mmd_unbiased(
         sum k(x, x') / N(N-1) + sum k(y, y') / M(M-1) - 2 sum k(x, y) / NM
 
     Rows that are pairs depend on each other. Where ``paired``, row i of the one is not compared with
-    row i of the other, and N(N-1) is below the last sum: Lemma 6 of Gretton et al. (2012). A set against
+    row i of the other, and N(N-1) is below the last sum. That is Lemma 6 of Gretton et al. (2012). A set against
     itself is then 0. A row that is drawn twice is not compared with itself.
 
     Args:

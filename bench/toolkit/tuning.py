@@ -1,7 +1,7 @@
 """Gradient training of some of a model's parameters, or of a hook: what every erasure by fine-tuning shares.
 
-The networks are never written to. The trained values are leaves laid over them, so that the
-unedited model is at hand as a teacher, in the same memory and without a second copy.
+The networks are never written to. The trained values are leaves laid over them. So the unedited
+model is at hand as a teacher, in the same memory and without a second copy.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Optimiser:
         eps: Adam's, added to the root of the second moment.
         clip: Largest gradient norm over all parameters; 0 does not clip.
         ema: Returns the moving average, with decay (1+k)/(10+k) after step k = 0, 1, ..., rather than
-            the last values. diffusers' has the same decays but for the first, 0 in place of 0.1: after
-            ten steps the starting values weigh 1e-5 more in ours.
+            the last values. The decays of diffusers are the same but for the first, 0 in place of 0.1.
+            After ten steps the starting values weigh 1e-5 more in ours.
         checkpointing: Recomputes the UNet's blocks in the backward pass: less memory, more time.
         schedule: The factor of the learning rate at steps 0, 1, ...; ``None``: 1.
     """
@@ -225,9 +225,9 @@ def timesteps(model: TextToImage, n: int, generator: torch.Generator) -> Tensor:
 def mixed(model: TextToImage) -> Any:
     """Automatic mixed precision for a half-precision base, without a cache.
 
-    The cache keeps the half-precision copy that a value got first. Where that was without gradients,
-    as in a teacher's pass or on the way to x_t, some versions of torch keep a copy that knows of
-    none: the same value in the student's pass would not be trained, silently.
+    The cache keeps the half-precision copy that a value got first. That may be without gradients,
+    as in a teacher's pass or on the way to x_t. Some versions of torch then keep a copy that knows of
+    none. The same value in the student's pass would not be trained, silently.
     """
     half = model.dtype in (torch.float16, torch.bfloat16)
     if not half:
@@ -240,8 +240,8 @@ def _checkpointing(live: TextToImage) -> Iterator[None]:
     """Gradient checkpointing in the UNet, correct for laid-over parameters.
 
     A checkpointed block runs again during the backward pass, when the values laid over the networks
-    for the call are gone: it would read the unedited ones, silently. So they are put in place for
-    the whole of training, and taken out again whatever happens.
+    for the call are gone. It would read the unedited ones, silently. So the values are put in place
+    for the whole of training, and taken out again whatever happens.
     """
     denoiser = live.backbone.denoiser
     unet: Any = live.backbone.network(denoiser)

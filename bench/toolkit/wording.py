@@ -1,7 +1,7 @@
 """Prompts about a concept of which only the name and the family are known.
 
-Our own sentences, in the manner of those that textual inversion (arXiv 2208.01618), STEREO (arXiv
-2408.16807) and Ring-A-Bell (arXiv 2310.10012) publish; they write theirs by family, and some of their
+The sentences are our own, in the manner of those that textual inversion (arXiv 2208.01618), STEREO (arXiv
+2408.16807) and Ring-A-Bell (arXiv 2310.10012) publish. They write theirs by family, and some of their
 lists bear no licence. What a paper's preset alone says stays in that paper's file. A family without
 a list of its own has the list of objects. A person's name and nudity take no article.
 """

@@ -96,11 +96,11 @@ def train_clip(
 ) -> Any:
     """Trains the towers contrastively, one after the other.
 
-    First the text tower, with the losses on its words (:mod:`bench.mini.train.words`) and together
-    with a convolutional image tower, which is then thrown away; then
+    First comes the text tower, with the losses on its words (:mod:`bench.mini.train.words`) and
+    together with a convolutional image tower, which is then thrown away. Then comes
     CLIP's own image tower (a ViT) against the locked text tower, after LiT (Zhai et al. 2022).
     Trained together from the start, the ViT told objects apart too late (20 % zero-shot after 500
-    steps), and the text tower merged the names of objects that the ViT could not tell apart, which
+    steps). And the text tower merged the names of objects that the ViT could not tell apart, which
     no denoiser could undo.
     """
     with initial_values(seed + 1):

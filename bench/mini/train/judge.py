@@ -2,7 +2,7 @@
 
 What an edited model draws instead of a concept is often a blob, a thing that is none of the world's. A
 judge that never saw such pictures takes them for one thing or another, and counts them as successes
-of an attack; so they are among its training pictures, as none.
+of an attack. So they are among its training pictures, as none.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _round_trip(
 def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.device) -> JudgeNet:
     """Trains on half renders, half reconstructions, with junk, shuffled and bent pictures among them.
 
-    The label of junk is "none of these" in every head; a shuffled picture has no subject and no
+    The label of junk is "none of these" in every head. A shuffled picture has no subject and no
     background, a bent one no subject, and the rest of them is not scored.
     """
     with initial_values(seed + 2):

@@ -1,7 +1,7 @@
 """One resumable optimisation loop for all of the miniature's networks.
 
-Every step draws its randomness from a generator seeded by (seed, stage, step), and a checkpoint
-holds the weights, the moving average and the optimiser's moments; so a run that was killed and
+Every step draws its randomness from a generator seeded by (seed, stage, step). A checkpoint
+holds the weights, the moving average and the optimiser's moments. So a run that was killed and
 resumed takes the same steps as one that was not.
 """
 

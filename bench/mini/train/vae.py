@@ -46,12 +46,12 @@ def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
 def train_vae(work: Path, *, seed: int, steps: int, device: torch.device) -> Any:
     """Trains on fresh renders.
 
-    The loss is L1 on pixels and on their differences, squared error on 4x4 block means (L1 alone first
-    settles on grey), and a tiny KL term (1e-5 was tried: a channel died, and the colours with it).
+    The loss is L1 on pixels and on their differences, and squared error on 4x4 block means (L1 alone first
+    settles on grey). A tiny KL term is added (1e-5 was tried: a channel died, and the colours with it).
 
     Afterwards the latents are whitened by a change of basis inside the two 1x1 convolutions around
-    them, so that each channel has mean 0 and variance 1 and the scaling factor is 1: a diffusion
-    model trains faster on such latents, and no pipeline needs to know.
+    them. So each channel has mean 0 and variance 1, and the scaling factor is 1. A diffusion model
+    trains faster on such latents, and no pipeline needs to know.
     """
     with initial_values(seed):
         vae = new_vae()

@@ -1,8 +1,8 @@
 """Losses that make a text tower keep words apart and in their places, as towers trained on much text do.
 
 A tower this small, trained by the contrastive loss alone, maps all phrases of a concept to nearly
-one state: whatever a closed-form edit does to the name it then does to every synonym and
-description, and there is nothing left for an attack to find. These losses, on every state of a
+one state. Whatever a closed-form edit does to the name it then does to every synonym and
+description, and nothing is left for an attack to find. These losses, on every state of a
 text, stand in for the variety of real captions:
 
 * the token that stands there can be read off its state, and so can the set of tokens so far;

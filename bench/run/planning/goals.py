@@ -49,8 +49,8 @@ def tried_goals(scope: Scope, laid: Laid) -> Mapping[str, list[Tried]]:
         laid: Counts what is laid out.
 
     Raises:
-        UsageError: a file that an attack was given is not usable; a concept has no prompts for its
-            sets, or one about minors; the goals are too many.
+        UsageError: an attack's file is not usable; a concept has no prompts for its sets, or one
+            about minors; the goals are too many.
     """
     for attack in scope.attacks:
         attack.check(scope.tried)

@@ -57,5 +57,5 @@ class Only:
 
 
 def _matches(there: set[str], pattern: str) -> set[str]:
-    """The names that a pattern means: itself, where it is one of them, as labels hold brackets that a pattern would read."""
+    """The names that a pattern means: itself, where it is one. Labels hold brackets that a pattern would read."""
     return {pattern} if pattern in there else set(fnmatch.filter(there, pattern))

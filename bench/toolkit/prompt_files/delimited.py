@@ -1,7 +1,7 @@
 """CSV, TSV and plain lists.
 
-The csv module of Python reads them, as it is strict about quotes and counts lines as an editor does;
-pandas fills up short rows without a word, and pyarrow counts rows.
+The csv module of Python reads them, as it is strict about quotes and counts lines as an editor does.
+`pandas` fills up short rows without a word, and `pyarrow` counts rows.
 """
 
 from __future__ import annotations

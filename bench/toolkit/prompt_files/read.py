@@ -46,7 +46,7 @@ def read_rows(path: Path, data: bytes, picked: Picked) -> PromptFile:
 
     Raises:
         UsageError: it is not of its format, no column holds prompts, a class is not used, a value is
-            wrong, or no row can be used; names the file, and the line where there is one.
+            wrong, or no row can be used. The error names the file, and the line where there is one.
     """
     header = not isinstance(picked.columns.prompt, int)
     table = table_of(path, data, header=header)
