@@ -82,6 +82,8 @@ class TaskVectorErasure(Erasure):
         sd14-diverse: The same with alpha by Diverse Inversion.
         mini: For the miniature, alpha by Diverse Inversion.
         mini-paired: The paired vector, ours, likewise.
+        mini-adaptive: The same with three adaptive rounds, after which no embedding may show the concept
+            more often than ``threshold`` says. Ours.
         sd14-paired: The paired vector on Stable Diffusion; untried there.
 
     Attributes:
@@ -148,6 +150,9 @@ class TaskVectorErasure(Erasure):
         ),
         "mini": _preset("mini", "mini"),
         "mini-paired": _preset("mini", "mini", pairs="scenes", scenes=MINI_SCENES),
+        "mini-adaptive": _preset(
+            "mini", "mini", pairs="scenes", scenes=MINI_SCENES, rounds=3, bar="worst"
+        ),
         "sd14-paired": _preset(
             "sd14-published",
             "sd14",
