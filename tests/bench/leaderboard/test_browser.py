@@ -173,7 +173,7 @@ def test_the_keyboard_alone_sorts_searches_and_follows_a_link(
     assert browser.execute_script("return document.activeElement.className") == "skip"
     until("input[type=search], .dt-search input, .dt-input")
     press("task")
-    assert texts(browser, "#board tbody td:nth-child(2)") == ["task_vector[mini](alpha=2.0)"]
+    assert texts(browser, "#board tbody td:nth-child(2)") == ["task_vector[mini-paired](alpha=3.0)"]
     press(*([Keys.BACKSPACE] * 4))
     place = column(browser, "worst per goal")
     until(f"#board thead th:nth-child({place}) *")
@@ -220,7 +220,7 @@ def test_a_point_says_on_hover_what_it_is(browser: Any, site: tuple[str, Path]) 
         browser.execute_cdp_cmd("Input.dispatchMouseEvent", move)
     WebDriverWait(browser, 30).until(lambda seen: "of 36 goals" in seen.execute_script(TOOLTIP))
     said = browser.execute_script(TOOLTIP)
-    assert "task_vector[mini](alpha=2.0)" in said
+    assert "task_vector[mini-paired](alpha=3.0)" in said
     assert "ranked" in said
 
 

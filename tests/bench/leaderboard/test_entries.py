@@ -83,7 +83,7 @@ def test_a_doubt_counts_where_a_stronger_attack_could_find_more() -> None:
         return unreliable(by[name].model_copy(update={"flags": (one,)}))
 
     weak = raised("budget_still_paying", "concept_inversion")
-    vector = "task_vector_mini_alpha_2_0"
+    vector = "task_vector_mini_paired_alpha_3_0"
     assert told(vector, weak) == "budget_still_paying (concept_inversion): seen"
     assert told(UCE, weak) is None, "every goal was broken"
     assert told(vector, raised("budget_still_paying", "random_tokens")) is None, "a control"
