@@ -41,13 +41,21 @@ from bench.interfaces import Access, Attack, Candidate, Concept, Context, Goal, 
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import latents_of
-from bench.toolkit.inversion import Slots, Span, Wanted, invert, name_embedding, slots, states_with
+from bench.toolkit.inversion import (
+    Span,
+    TextWithPlaces,
+    Wanted,
+    invert,
+    name_embedding,
+    states_with,
+    with_places,
+)
 from bench.toolkit.wording import about, few_mentions, many_mentions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ConceptInversion", "slots_for"]
+__all__ = ["ConceptInversion", "goal_with_places"]
 
 
 _PUBLISHED: dict[str, Any] = {
@@ -209,7 +217,7 @@ class ConceptInversion(Attack):
             images = torch.cat([images, images.flip(-1)])
         latents = latents_of(model, images).float()
         around = few if self.texts == "three" else _those_that_fit(model, concept, self.vectors)
-        texts = [slots(model, text, self.vectors) for text in around]
+        texts = [with_places(model, text, self.vectors) for text in around]
         start = torch.stack([self._start(model, concept, rng, r) for r in range(self.restarts)])
         scale = guidance_scale(target, self.loss_scale)
         wanted = self._wanted(target, concept, scale, around)
@@ -278,7 +286,7 @@ class ConceptInversion(Attack):
     @no_grad
     def _told(self, model: TextToImage, goal: Goal, vectors_RVE: Tensor) -> Conditioning:
         """The conditioning of the goal's text with each restart's embeddings in it, R rows."""
-        text = slots_for(model, goal, self.vectors)
+        text = goal_with_places(model, goal, self.vectors)
         rows = len(vectors_RVE)
         return states_with(
             model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors_RVE
@@ -296,7 +304,7 @@ def _those_that_fit(model: TextToImage, concept: Concept, vectors: int) -> tuple
     return tuple(text for text in many_mentions(concept.family) if fits(text))
 
 
-def slots_for(model: TextToImage, goal: Goal, vectors: int) -> Slots:
+def goal_with_places(model: TextToImage, goal: Goal, vectors: int) -> TextWithPlaces:
     """The goal's prompt with places instead of the concept's name, or else before the prompt's words.
 
     A prompt that is too long then loses its last words.
@@ -306,7 +314,7 @@ def slots_for(model: TextToImage, goal: Goal, vectors: int) -> Slots:
     template = name.sub("{}", said, count=1) if name.search(said) else f"{{}} {said}"
     while True:
         try:
-            return slots(model, template, vectors)
+            return with_places(model, template, vectors)
         except ValueError:
             before, after = (part.split() for part in template.split("{}"))
             if not (before or after):

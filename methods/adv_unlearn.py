@@ -38,7 +38,7 @@ from bench.core.lazy import F, torch
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.inversion import slots, states_with
+from bench.toolkit.inversion import states_with, with_places
 from bench.toolkit.tuning import Optimiser, tune
 from methods.esd import in_turn, negative_guidance
 from methods.shared.keeping import kept_names
@@ -185,7 +185,7 @@ class AdvUnlearn(Erasure):
                 (retain, None, "kept"),
             )
         )
-        behind = [slots(model, "{} " + text, self.vectors) for text in texts]
+        behind = [with_places(model, "{} " + text, self.vectors) for text in texts]
         ids, places = (
             torch.stack([getattr(of, part) for of in behind]) for part in ("ids_L", "places_V")
         )

@@ -40,7 +40,7 @@ from bench.model.conditioning import Conditioning
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of, latents_of
-from bench.toolkit.inversion import invert, name_embedding, slots, states_with
+from bench.toolkit.inversion import invert, name_embedding, states_with, with_places
 from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import about, family_word, in_context, mentions
 from methods.esd import Release, Variant, distil, in_turn, needs, trained
@@ -188,7 +188,7 @@ class Stereo(Erasure):
             empty = model.encode_branches([""])
             current = model.encode([c.text for c in concepts])
         phrases, student = [current], model
-        bare = slots(model, "{}")
+        bare = with_places(model, "{}")
         latents = [self._latents(model, c, rng.child("images", c.text)) for c in concepts]
 
         def nothing(step: int, which_B: Tensor, x_BChw: Tensor, t_B: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class Stereo(Erasure):
                 invert(
                     student,
                     shares[k],
-                    [slots(model, t) for t in self.templates or mentions(c.family)],
+                    [with_places(model, t) for t in self.templates or mentions(c.family)],
                     name_embedding(model, self.initial or family_word(c.family))[None, None],
                     [rng.generator("word", k, c.text)],
                     steps=self.steps,

@@ -26,7 +26,7 @@ from bench.model.conditioning import Conditioning
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import latents_of
-from bench.toolkit.inversion import Slots, invert, name_embedding, slots, states_with
+from bench.toolkit.inversion import TextWithPlaces, invert, name_embedding, states_with, with_places
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -225,7 +225,7 @@ def diverse_inversion(
     reference = name_embedding(model, concept.text)
     norm = float(reference.norm())
     intervals = bins(how).to(model.device)
-    texts = [slots(model, template, how.vectors) for template in how.templates]
+    texts = [with_places(model, template, how.vectors) for template in how.templates]
     noise = [
         torch.randn(how.vectors, len(reference), generator=rng.generator("start", row))
         for row in range(how.rows)
@@ -292,7 +292,7 @@ def induction_rates(
     model: TextToImage,
     concept: Concept,
     vectors_RVE: Tensor,
-    texts: Sequence[Slots],
+    texts: Sequence[TextWithPlaces],
     *,
     seeds: Sequence[int],
     sampler: Sampler,
@@ -318,7 +318,7 @@ def induced(
     model: TextToImage,
     concept: Concept,
     vectors_RVE: Tensor,
-    texts: Sequence[Slots],
+    texts: Sequence[TextWithPlaces],
     *,
     seeds: Sequence[int],
     sampler: Sampler,

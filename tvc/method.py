@@ -24,7 +24,7 @@ from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.clip import check_source, clip_files
-from bench.toolkit.inversion import Span, slots
+from bench.toolkit.inversion import Span, with_places
 from tvc.choice import Choice, choose
 from tvc.contexts import MINI, SD, contexts_of
 from tvc.diverse_inversion import PRESETS as INVERSIONS
@@ -286,7 +286,7 @@ class TaskVectorErasure(Erasure):
                     concept.family,
                 )
             for context in contexts_of(concept.family, self.contexts):
-                slots(model, context)  # one that does not fit, too
+                with_places(model, context)  # one that does not fit, too
             if self.pairs == "scenes":
                 scene_pairs(concept, self.scenes, 1)  # likewise
         total, *others = (

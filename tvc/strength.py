@@ -20,7 +20,7 @@ from bench.interfaces import Concept, Judge, Progress, Rng, silent
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of
-from bench.toolkit.inversion import name_embedding, slots
+from bench.toolkit.inversion import name_embedding, with_places
 from bench.toolkit.wording import about
 from tvc.contexts import BARE
 from tvc.diverse_inversion import InversionSet, induced
@@ -240,7 +240,7 @@ def estimate(
         )
     vectors = inversions.vectors_RVE[rows]
     base = edited_at(0.0)
-    texts = [slots(base, context, vectors.shape[1]) for context in contexts]
+    texts = [with_places(base, context, vectors.shape[1]) for context in contexts]
     seeds = [rng.seed("image", k) for k in range(how.samples)]
     strict = _stricter(base, concept, contexts, how, sampler, checker, rng)
     looks: dict[float, _Look] = {}

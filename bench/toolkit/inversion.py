@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Inverted",
-    "Slots",
     "Span",
+    "TextWithPlaces",
     "Wanted",
     "gradient_faults",
     "invert",
     "name_embedding",
-    "slots",
     "states_with",
+    "with_places",
 ]
 
 
@@ -56,7 +56,7 @@ _CHUNK = 25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Slots:
+class TextWithPlaces:
     """A text with places for learned word embeddings.
 
     Attributes:
@@ -93,7 +93,7 @@ class Inverted:
     faults_R2: Tensor
 
 
-def slots(model: TextToImage, template: str, vectors: int = 1) -> Slots:
+def with_places(model: TextToImage, template: str, vectors: int = 1) -> TextWithPlaces:
     """A text with ``vectors`` consecutive places at ``{}``.
 
     Raises:
@@ -114,7 +114,7 @@ def slots(model: TextToImage, template: str, vectors: int = 1) -> Slots:
     ids += [words.pad] * (length - len(ids))
     first = 1 + len(before)
     device = model.device
-    return Slots(
+    return TextWithPlaces(
         torch.tensor(ids, device=device), torch.arange(first, first + vectors, device=device)
     )
 
@@ -140,7 +140,7 @@ def name_embedding(model: TextToImage, text: str) -> Tensor:
 def invert(
     model: TextToImage,
     latents_NChw: Tensor,
-    texts: Sequence[Slots],
+    texts: Sequence[TextWithPlaces],
     start_RVE: Tensor,
     generators: Sequence[torch.Generator],
     *,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks import concept_inversion
-from attacks.concept_inversion import ConceptInversion, slots_for
+from attacks.concept_inversion import ConceptInversion, goal_with_places
 from attacks.shared.originals import target_images
 from attacks.shared.tokens import table
 from bench.interfaces import Concept, Context, Goal, Rng, Target
@@ -46,7 +46,7 @@ def goals(concepts: Mapping[str, Concept]) -> list[Goal]:
 def test_the_names_own_embedding_in_its_place_is_the_prompt(
     model: TextToImage, goals: list[Goal]
 ) -> None:
-    text = slots_for(model, goals[0], 1)
+    text = goal_with_places(model, goals[0], 1)
     vector = name_embedding(model, "heart")[None, None]
     states = states_with(model, text.ids_L[None], text.places_V[None], vector)
     torch.testing.assert_close(
@@ -67,7 +67,7 @@ def test_the_names_own_embedding_in_its_place_is_the_prompt(
 def test_where_the_embedding_stands(
     model: TextToImage, goals: list[Goal], prompt: str, words: str
 ) -> None:
-    text = slots_for(model, replace(goals[0], prompt=prompt), 1)
+    text = goal_with_places(model, replace(goals[0], prompt=prompt), 1)
     ids = text.ids_L.tolist()
     assert text.places_V.tolist() == [1 + len(_ids(model, words.split("*")[0]))]
     ids[int(text.places_V)] = _ids(model, "heart")[0]
@@ -85,7 +85,7 @@ def _ids(model: TextToImage, text: str) -> list[int]:
 def test_a_long_prompt_loses_words_and_keeps_the_embedding(
     model: TextToImage, goals: list[Goal], prompt: str
 ) -> None:
-    text = slots_for(model, replace(goals[0], prompt=prompt.strip()), 3)
+    text = goal_with_places(model, replace(goals[0], prompt=prompt.strip()), 3)
     assert len(text.ids_L) == model.backbone.length
     assert len(text.places_V) == 3
 
@@ -99,7 +99,7 @@ def test_each_goal_has_its_text_and_all_share_the_embedding(
     assert learned.shape[:2] == (2, 2)
     for goal, candidate in zip(goals, found, strict=True):
         assert (candidate.prompt, candidate.queries) == (goal.prompt, 2)
-        text = slots_for(target.model, goal, 2)
+        text = goal_with_places(target.model, goal, 2)
         states = states_with(
             target.model, text.ids_L.expand(2, -1), text.places_V.expand(2, -1), learned
         )

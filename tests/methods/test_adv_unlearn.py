@@ -10,7 +10,7 @@ from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng, Role
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.inversion import slots
+from bench.toolkit.inversion import with_places
 from methods.adv_unlearn import AdvUnlearn, Slopes, prefix
 from methods.esd import negative_guidance
 from methods.shared.partial_sampling import PartialSampler
@@ -67,7 +67,7 @@ def test_slopes_are_summed_over_the_steps_as_released() -> None:
 
 def test_the_word_in_front_shifts_the_prompt_by_its_tokens(model: TextToImage) -> None:
     plain = model.tokenize(["a star"])[0].tolist()
-    behind = slots(model, "{} a star", 2)
+    behind = with_places(model, "{} a star", 2)
     assert len(behind.ids_L) == model.length
     assert behind.places_V.tolist() == [1, 2]
     assert behind.ids_L.tolist()[3 : 3 + 3] == plain[1:4]

@@ -14,7 +14,7 @@ from bench.interfaces import Concept, Rng
 from bench.model.conditioning import Conditioning
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.inversion import Slots, invert, name_embedding, slots
+from bench.toolkit.inversion import TextWithPlaces, invert, name_embedding, with_places
 from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import in_context, mentions
 from methods import stereo
@@ -77,7 +77,7 @@ class Inversion:
 
     model: TextToImage
     latents: Tensor
-    texts: list[Slots]
+    texts: list[TextWithPlaces]
     start: Tensor
     found: Tensor
 
@@ -188,7 +188,7 @@ def test_the_search_returns_names_and_words_for_every_concept(
     assert phrases.shape == (2, 3, *states.shape[1:])
     assert not phrases.requires_grad
     torch.testing.assert_close(phrases[:, 0], states)
-    bare = slots(model, "{}")
+    bare = with_places(model, "{}")
     for k, inversion in enumerate(search.inversions):
         embeds = model.embed(bare.ids_L[None])
         embeds[0, int(bare.places_V)] = inversion.found[0, 0]
@@ -274,7 +274,7 @@ def test_an_inversion_starts_from_the_familys_word_in_its_templates(
     tiny(rounds=1, **fields).search(model, [concept], rng=RNG)
     (inversion,) = inversions
     torch.testing.assert_close(inversion.start[0, 0], name_embedding(model, word))
-    expected = [slots(model, t) for t in templates]
+    expected = [with_places(model, t) for t in templates]
     assert len(inversion.texts) == len(expected)
     for got, wanted in zip(inversion.texts, expected, strict=True):
         assert torch.equal(got.ids_L, wanted.ids_L)

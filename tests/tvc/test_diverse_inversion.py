@@ -14,7 +14,7 @@ from bench.model.encoder import TextEncoder
 from bench.model.guidance import Guidance
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.inversion import invert, name_embedding, slots, states_with
+from bench.toolkit.inversion import invert, name_embedding, states_with, with_places
 from tvc.diverse_inversion import DiverseInversion, InversionSet, bins, diverse_inversion, projected
 from tvc.method import TaskVectorErasure
 
@@ -84,7 +84,7 @@ def test_the_names_own_embeddings_in_their_places_give_the_names_states(
     model: TextToImage, template: str, vectors: int
 ) -> None:
     words = ["star", "moon", "fish"][:vectors]
-    text = slots(model, template, vectors)
+    text = with_places(model, template, vectors)
     prompt = template.format(" ".join(words))
     ids = model.tokenize([prompt])
     assert ids.shape[1] == len(text.ids_L)
@@ -95,14 +95,14 @@ def test_the_names_own_embeddings_in_their_places_give_the_names_states(
 
 def test_a_text_that_does_not_fit_is_refused(model: TextToImage) -> None:
     with pytest.raises(ValueError, match="fewer vectors"):
-        slots(model, "{}", model.backbone.length)
+        with_places(model, "{}", model.backbone.length)
     with pytest.raises(ValueError, match=r"one \{\}"):
-        slots(model, "no place")
+        with_places(model, "no place")
 
 
 def test_rows_are_found_as_if_alone(model: TextToImage) -> None:
     latents = torch.randn(4, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    texts = [slots(model, "{}"), slots(model, "a {}")]
+    texts = [with_places(model, "{}"), with_places(model, "a {}")]
     start = name_embedding(model, "star").expand(3, 1, -1) + 0.3 * rows(3, 128)[:, None]
 
     def found(which: list[int]) -> torch.Tensor:
@@ -137,7 +137,7 @@ def test_a_guidance_is_searched_through_at_every_scale(model: TextToImage, scale
         latents = torch.zeros(1, *model.latent_shape)
         start, generator = name_embedding(model, "star")[None, None], torch.Generator()
         found = invert(
-            guided, latents, [slots(model, "{}")], start, [generator], steps=2, lr=0.1, draws=1,
+            guided, latents, [with_places(model, "{}")], start, [generator], steps=2, lr=0.1, draws=1,
             guidance_scale=scale,
         )  # fmt: skip
         steps: list[int] = found.faults_R2[:, 0].tolist()
@@ -155,7 +155,14 @@ def test_the_search_lowers_the_loss(model: TextToImage, concepts: Mapping[str, C
         start = rows(2, 128, seed=3)[:, None] * 0.02
         generators = [torch.Generator().manual_seed(k) for k in range(2)]
         out = invert(
-            model, latents, [slots(model, "{}")], start, generators, steps=steps, lr=0.02, draws=4
+            model,
+            latents,
+            [with_places(model, "{}")],
+            start,
+            generators,
+            steps=steps,
+            lr=0.02,
+            draws=4,
         )
         return float(out.losses_R.mean())
 

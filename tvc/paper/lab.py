@@ -18,7 +18,7 @@ from bench.model.conditioning import Conditioning
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of
-from bench.toolkit.inversion import slots, states_with
+from bench.toolkit.inversion import states_with, with_places
 from tvc.contexts import contexts_of
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
 from tvc.finetune import concept_images
@@ -277,7 +277,7 @@ class Lab:
     def states(self, vectors_RVE: Tensor) -> Conditioning:
         """The conditioning of embeddings alone in a prompt."""
         rows = len(vectors_RVE)
-        text = slots(self.model, "{}", vectors_RVE.shape[1])
+        text = with_places(self.model, "{}", vectors_RVE.shape[1])
         with torch.no_grad():
             return states_with(
                 self.model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors_RVE

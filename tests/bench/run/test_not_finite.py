@@ -37,7 +37,7 @@ from bench.run.results import Results
 from bench.run.runner import Outcome, run_plan
 from bench.run.store import Store
 from bench.tables.tables import summarise
-from bench.toolkit.inversion import invert, name_embedding, slots
+from bench.toolkit.inversion import invert, name_embedding, with_places
 
 PROMPTS = ["a star", "a house", "a moon"]
 SEEDS = [1, 2, 3]
@@ -213,7 +213,7 @@ def test_a_base_without_images_is_refused_before_the_first_cell(
 
 
 def test_an_inversion_that_leaves_the_numbers_is_an_error(model: TextToImage) -> None:
-    text, start = slots(model, "a {}"), name_embedding(model, "star")
+    text, start = with_places(model, "a {}"), name_embedding(model, "star")
     broken = model.with_guidance(Overflowing())
     with pytest.raises(FloatingPointError, match="2 of 2 embeddings are not finite after 1 steps"):
         invert(
