@@ -34,8 +34,8 @@ from attacks.shared.block_search import Rows, Stop, found_by, generators_of, in_
 from attacks.shared.originals import guidance_scale, unedited
 from attacks.shared.prompt_search import (
     Looks,
+    Noised,
     RowAdam,
-    Scene,
     Schedule,
     Span,
     predict,
@@ -204,10 +204,12 @@ class P4D(Attack):
         rows = rows_for(looks, sites, w, adam, generators, beside=(plain,))
 
         def step(rows: Rows, times: Sequence[int]) -> Tensor:
-            scene = Scene(rows.clean_BChw, rows.noise(), times[0])
-            scene = replace(scene, wanted_BChw=_teacher(original, scene, rows.beside[0], taught_at))
+            noised = Noised(rows.clean_BChw, rows.noise(), times[0])
+            noised = replace(
+                noised, wanted_BChw=_teacher(original, noised, rows.beside[0], taught_at)
+            )
             nearest = words[nearest_tokens(rows.x, words, allowed)]
-            grad = token_gradient(target, rows.sites, nearest, scene, scale)[1]
+            grad = token_gradient(target, rows.sites, nearest, noised, scale)[1]
             rows.x = rows.adam.step(rows.x, grad)
             return grad
 
@@ -227,11 +229,11 @@ def _first(allowed_V: Tensor, tokens: int, generators: Sequence[torch.Generator]
 
 
 @no_grad
-def _teacher(original: TextToImage, scene: Scene, plain: Conditioning, scale: float) -> Tensor:
+def _teacher(original: TextToImage, noised: Noised, plain: Conditioning, scale: float) -> Tensor:
     """The original model's predictions for the plain prompts, [B, C, h, w]."""
 
     def chunk(rows: slice) -> Tensor:
-        return predict(original, scene.noisy(original, rows), scene.t, plain[rows], scale, 0)
+        return predict(original, noised.noisy(original, rows), noised.t, plain[rows], scale, 0)
 
     with model_time():
         return original.micro.map(len(plain), chunk).float()

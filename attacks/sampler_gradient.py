@@ -72,7 +72,7 @@ class SamplerGradient(Attack):
         Raises:
             UsageError: no gradient passes through the surrogate.
         """
-        scene = _Scene.of(self, target, goals, ctx)
+        loss = _Loss.of(self, target, goals, ctx)
         told = target.model.encode([goal.prompt for goal in goals])
         leaves = [part.detach().float().clone().requires_grad_() for part in told.said]
         sizes = [part.detach().square().flatten(1).mean(1).sqrt() for part in leaves]
@@ -80,7 +80,7 @@ class SamplerGradient(Attack):
         best = _Best(told, leaves)
         faults_B2 = torch.zeros(len(goals), 2, dtype=torch.long, device=leaves[0].device)
         for step in range(self.steps + 1):
-            loss_B, score_B, grads = scene.gradient(told, leaves, step)
+            loss_B, score_B, grads = loss.gradient(told, leaves, step)
             best.keep(loss_B, score_B, leaves)
             if step == self.steps:
                 break
@@ -95,7 +95,7 @@ class SamplerGradient(Attack):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Scene:
+class _Loss:
     """The noises, wanted latents and judge that the loss is taken on.
 
     Shapes: B goals, N noises per goal, R = B N rows, those of a goal together.
@@ -110,9 +110,7 @@ class _Scene:
     wanted_RChw: Tensor
 
     @classmethod
-    def of(
-        cls, how: SamplerGradient, target: Target, goals: Sequence[Goal], ctx: Context
-    ) -> _Scene:
+    def of(cls, how: SamplerGradient, target: Target, goals: Sequence[Goal], ctx: Context) -> _Loss:
         """Draws the noises, and the original's latents for each."""
         model = unedited(target.model)
         seeds = [ctx.seed(goal.id, k, "noise") for goal in goals for k in range(how.noises)]

@@ -31,8 +31,8 @@ from attacks.shared.block_search import Rows, Stop, found_by, generators_of, in_
 from attacks.shared.originals import guidance_scale
 from attacks.shared.prompt_search import (
     Looks,
+    Noised,
     RowAdam,
-    Scene,
     Schedule,
     Span,
     settling,
@@ -175,8 +175,8 @@ class UnlearnDiffAtk(Attack):
             picked = rows_VE[draw_tokens(rows.x, uniform.to(rows.x.device))]
             grad = torch.zeros_like(picked)
             for t in times:
-                scene = Scene(rows.clean_BChw, rows.noise(), t)
-                grad += token_gradient(target, rows.sites, picked, scene, scale)[1] / n
+                noised = Noised(rows.clean_BChw, rows.noise(), t)
+                grad += token_gradient(target, rows.sites, picked, noised, scale)[1] / n
             rows.x = project_simplex(rows.adam.step(rows.x, straight_through(grad, rows_VE)))
             return grad
 

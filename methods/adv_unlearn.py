@@ -43,7 +43,7 @@ from bench.toolkit.tuning import Optimiser, tune
 from methods.esd import in_turn, negative_guidance
 from methods.shared.keeping import kept_names
 from methods.shared.partial_sampling import PartialSampler, Spacing
-from methods.shared.scenes import Scene, Scenes
+from methods.shared.waypoints import Routes, Waypoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ def prefix(
     start_BVE: Tensor,
     told_of: Callable[[Tensor], Conditioning],
     live: TextToImage,
-    draw: Callable[[], Scene],
+    draw: Callable[[], Waypoints],
     *,
     steps: int,
     lr: float,
@@ -71,7 +71,7 @@ def prefix(
         start_BVE: Where the search starts, float32.
         told_of: Embeddings -> the conditioning of the prompts behind them.
         live: The model; nothing of it is trained here.
-        draw: Gives the scenes of a step.
+        draw: Gives the waypoints of a step.
         steps: Of Adam.
         lr: Its learning rate.
         slopes: ``summed`` moves by the sum of all gradients so far, ``own`` by each step's own.
@@ -79,9 +79,9 @@ def prefix(
     found = start_BVE.detach().clone().requires_grad_()
     adam = torch.optim.Adam([found], lr=lr)
     for _ in range(steps):
-        scene = draw()
-        predicted = live.denoise(scene.x_BChw, scene.t_B, told_of(found))
-        apart = (predicted.float() - scene.own_BChw.float()).square().mean((1, 2, 3))
+        at = draw()
+        predicted = live.denoise(at.x_BChw, at.t_B, told_of(found))
+        apart = (predicted.float() - at.own_BChw.float()).square().mean((1, 2, 3))
         (slope,) = torch.autograd.grad(apart.sum(), found)
         before = found.grad if slopes == "summed" else None
         found.grad = slope if before is None else before + slope
@@ -176,8 +176,8 @@ class AdvUnlearn(Erasure):
         texts = [t.format(c.text) for c in concepts for t in self.templates]
         retain = self.retain or [f"a photo of a {name}" for name in kept_names(concepts)]
         sampler = PartialSampler(self.sampling_steps, self.start_guidance, self.spacing)
-        scenes, kept = (
-            Scenes(
+        routes, kept = (
+            Routes(
                 model, said, sampler, wanted_of=of, pool=self.pool, generator=ctx.generator(name)
             )
             for said, of, name in (
@@ -207,7 +207,7 @@ class AdvUnlearn(Erasure):
                 model.embed(tokens.to(model.device)).float(),
                 lambda vectors: told_by(fixed, which_B, vectors),
                 fixed,
-                lambda: scenes.draw(which_B, generator),
+                lambda: routes.draw(which_B, generator),
                 steps=self.attack_steps,
                 lr=self.attack_lr,
                 slopes=self.slopes,
@@ -223,14 +223,14 @@ class AdvUnlearn(Erasure):
                 if step % self.attack_every == 0 or not found:
                     found[:] = [attack(live, which, generator)]
                 said = told_by(live, which, found[0])
-            scene = scenes.draw(which, generator)
+            at = routes.draw(which, generator)
             stay = others[step * self.retain_batch : (step + 1) * self.retain_batch]
             other = kept.draw(stay, generator)
             told = Conditioning.cat([said, live.encode([retain[k] for k in stay.tolist()])])
-            x, t = torch.cat([scene.x_BChw, other.x_BChw]), torch.cat([scene.t_B, other.t_B])
+            x, t = torch.cat([at.x_BChw, other.x_BChw]), torch.cat([at.t_B, other.t_B])
             predicted = live.denoise(x, t, told).float()
             n = len(which)
-            return F.mse_loss(predicted[:n], scene.wanted_BChw.float()) + self.gamma * F.mse_loss(
+            return F.mse_loss(predicted[:n], at.wanted_BChw.float()) + self.gamma * F.mse_loss(
                 predicted[n:], other.wanted_BChw.float()
             )
 

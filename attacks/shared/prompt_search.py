@@ -27,7 +27,16 @@ from bench.toolkit.inversion import Span, gradient_faults, states_with
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Looks", "RowAdam", "Scene", "Schedule", "Span", "predict", "settling", "token_gradient"]
+__all__ = [
+    "Looks",
+    "Noised",
+    "RowAdam",
+    "Schedule",
+    "Span",
+    "predict",
+    "settling",
+    "token_gradient",
+]
 
 
 log = logging.getLogger(__name__)
@@ -39,8 +48,8 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
-    """The draws that the loss of B prompts is taken on at one timestep.
+class Noised:
+    """Images and the noise on them at one timestep: what the loss of B prompts is taken on.
 
     Attributes:
         latents_BChw: Clean latents of the target images.
@@ -89,7 +98,7 @@ def predict(
 
 
 def token_gradient(
-    target: Target, sites: Sites, vectors_BKE: Tensor, scene: Scene, scale: float
+    target: Target, sites: Sites, vectors_BKE: Tensor, noised: Noised, scale: float
 ) -> tuple[Tensor, Tensor]:
     """The prediction error of B prompts, and its gradient by their adversarial embeddings.
 
@@ -101,20 +110,20 @@ def token_gradient(
         target: The edited model.
         sites: The prompts.
         vectors_BKE: Embeddings at their places.
-        scene: What the loss is taken on.
+        noised: What the loss is taken on.
         scale: Guidance scale.
 
     Returns:
         float32 losses [B] and gradients [B, K, E].
     """
     model = target.model
-    step = 0 if isinstance(model.guidance, ClassifierFree) else step_of(target, scene.t)
+    step = 0 if isinstance(model.guidance, ClassifierFree) else step_of(target, noised.t)
 
     def chunk(rows: slice) -> Tensor:
         vectors = vectors_BKE[rows].detach().float().requires_grad_()
         told = states_with(model, sites.ids_BL[rows], sites.places_BK[rows], vectors)
-        eps = predict(model, scene.noisy(model, rows), scene.t, told, scale, step)
-        losses = (eps.float() - scene.wanted(model, rows)).square().mean((1, 2, 3))
+        eps = predict(model, noised.noisy(model, rows), noised.t, told, scale, step)
+        losses = (eps.float() - noised.wanted(model, rows)).square().mean((1, 2, 3))
         (grad,) = torch.autograd.grad(losses.sum(), vectors)
         return torch.cat([losses.detach()[:, None], grad.flatten(1)], 1)
 

@@ -210,10 +210,10 @@ def invert(
                 model, text.ids_L.expand(rows, -1), text.places_V.expand(rows, -1), vectors
             )
             said = None if wanted is None else partial(wanted, at)
-            scene = _Scene(
+            noised = _Noised(
                 latents[which.flatten()], noise.flatten(0, 1), t.flatten(), nearest, said
             )
-            losses, pulls = _through(model, scene, told.detach(), guidance_scale)
+            losses, pulls = _through(model, noised, told.detach(), guidance_scale)
             (vectors.grad,) = torch.autograd.grad(told.said, vectors, pulls)
             faults += gradient_faults(vectors.grad)
             adam.step()
@@ -233,8 +233,8 @@ def invert(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Scene:
-    """The N draws that the losses of one step are taken on, those of a row together.
+class _Noised:
+    """N images and the noise on them: what the losses of one step are taken on, those of a row together.
 
     Attributes:
         clean_NChw: Latents of the images.
@@ -253,32 +253,32 @@ class _Scene:
 
 
 def _through(
-    model: TextToImage, scene: _Scene, told: Conditioning, scale: float
+    model: TextToImage, noised: _Noised, told: Conditioning, scale: float
 ) -> tuple[Tensor, list[Tensor]]:
     """The mean loss [R] of each row's draws, and its gradient by each part of ``told.said``.
 
     In micro-batches of draws, halved when memory runs out; the text encoder is outside, once per
     row.
     """
-    n, rows = len(scene.t_N), len(told)
+    n, rows = len(noised.t_N), len(told)
     owner = torch.arange(n, device=told.states_BLD.device) // (n // rows)
 
     def chunk(part: slice) -> Tensor:
         own = told[owner[part]]
         for said in own.said:
             said.requires_grad_()
-        t, noise = scene.t_N[part], scene.noise_NChw[part]
-        noisy = model.schedule.add_noise(scene.clean_NChw[part], noise, t).to(model.dtype)
+        t, noise = noised.t_N[part], noised.noise_NChw[part]
+        noisy = model.schedule.add_noise(noised.clean_NChw[part], noise, t).to(model.dtype)
         if scale == 1.0 and isinstance(model.guidance, ClassifierFree):
             eps = model.denoise(noisy, t, own)
         else:
             contexts = model.guidance.contexts(model, own)
-            eps = model.guide_as_sampled(noisy, t, contexts, scale, scene.steps[part])
-        clean = scene.clean_NChw[part]
+            eps = model.guide_as_sampled(noisy, t, contexts, scale, noised.steps[part])
+        clean = noised.clean_NChw[part]
         aim = (
             model.schedule.target(clean, noise, t)
-            if scene.wanted is None
-            else scene.wanted(noisy, t)
+            if noised.wanted is None
+            else noised.wanted(noisy, t)
         )
         losses = (eps.float() - aim.float()).square().mean((1, 2, 3))
         grads = torch.autograd.grad(losses.sum(), own.said)

@@ -10,7 +10,7 @@ from pydantic import PrivateAttr, ValidationError
 from torch import Tensor
 
 from attacks.shared.originals import guidance_scale, step_of, target_latents, unedited
-from attacks.shared.prompt_search import Looks, RowAdam, Scene, Schedule, predict, token_gradient
+from attacks.shared.prompt_search import Looks, Noised, RowAdam, Schedule, predict, token_gradient
 from attacks.shared.tokens import place, table
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
 from bench.interfaces import Concept, Context, Goal, Rng, Target, Trace
@@ -30,10 +30,10 @@ def target(model: TextToImage) -> Target:
     return Target(model=model, sampler=SMALL_SAMPLER, surrogate=SmallPictures())
 
 
-def scene(model: TextToImage, rows: int) -> Scene:
+def noised(model: TextToImage, rows: int) -> Noised:
     g = RNG.generator("scene")
     shape = (rows, *model.latent_shape)
-    return Scene(torch.randn(*shape, generator=g), torch.randn(*shape, generator=g), 600)
+    return Noised(torch.randn(*shape, generator=g), torch.randn(*shape, generator=g), 600)
 
 
 def start(model: TextToImage, rows: int) -> Tensor:
@@ -44,7 +44,7 @@ def start(model: TextToImage, rows: int) -> Tensor:
 def test_the_gradient_is_that_of_the_loss_written_out(target: Target, scale: float) -> None:
     model = target.model.with_guidance(NegativePrompt(text="circle"))
     sites, x = place(model, PROMPTS[:2], 2, "prefix"), start(model, 2).requires_grad_()
-    on = scene(model, 2)
+    on = noised(model, 2)
     losses, grad = token_gradient(replace(target, model=model), sites, x, on, scale)
     embeds = model.embed(sites.ids_BL).clone()
     embeds[:, 1:3] = x
@@ -64,7 +64,7 @@ def test_working_in_chunks_changes_nothing(target: Target, size: int) -> None:
     sites, x, on = (
         place(target.model, PROMPTS, 2, "prefix"),
         start(target.model, 5),
-        scene(target.model, 5),
+        noised(target.model, 5),
     )
     whole = token_gradient(target, sites, x, on, 1.0)
     parts = replace(target, model=replace(target.model, micro=MicroBatch(size)))
@@ -76,10 +76,10 @@ def test_a_row_does_not_see_the_others(target: Target) -> None:
     sites, x, on = (
         place(target.model, PROMPTS, 2, "suffix"),
         start(target.model, 5),
-        scene(target.model, 5),
+        noised(target.model, 5),
     )
     _, together = token_gradient(target, sites, x, on, 1.0)
-    only = Scene(on.latents_BChw[3:4], on.noise_BChw[3:4], on.t)
+    only = Noised(on.latents_BChw[3:4], on.noise_BChw[3:4], on.t)
     _, alone = token_gradient(target, sites.rows([3]), x[3:4], only, 1.0)
     torch.testing.assert_close(together[3:4], alone, atol=1e-6, rtol=1e-4)
 

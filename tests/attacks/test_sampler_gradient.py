@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.sampler_gradient import SamplerGradient, _Momentum, _Scene, views
+from attacks.sampler_gradient import SamplerGradient, _Loss, _Momentum, views
 from bench.core.errors import UsageError
 from bench.core.meter import Meter
 from bench.core.rng import generator_for
@@ -38,12 +38,12 @@ def test_the_loss_falls_through_a_guidance_that_remembers(
 ) -> None:
     edited = SLD.preset("mini")(target.model, [bare(concepts["heart"])], rng=RNG)
     there, goals = replace(target, model=edited), goals_of(concepts)
-    scene = _Scene.of(FEW, there, goals, Context(RNG))
+    loss = _Loss.of(FEW, there, goals, Context(RNG))
     told = edited.encode([goal.prompt for goal in goals])
-    first, _, _ = scene.gradient(told, told.said, 0)
+    first, _, _ = loss.gradient(told, told.said, 0)
     found = FEW(there, goals, rng=RNG)
     states = torch.stack([c.states_LD for c in found if c.states_LD is not None])
-    last, _, _ = scene.gradient(told, [states], 0)
+    last, _, _ = loss.gradient(told, [states], 0)
     assert (last < first).all()
 
 
@@ -51,13 +51,13 @@ def test_the_gradient_is_the_slope_of_the_loss(
     target: Target, concepts: Mapping[str, Concept]
 ) -> None:
     goals = goals_of(concepts)
-    scene = _Scene.of(FEW, target, goals, Context(RNG))
+    loss = _Loss.of(FEW, target, goals, Context(RNG))
     told = target.model.encode([goal.prompt for goal in goals])
     states = told.states_BLD.detach()
-    _, _, (grad,) = scene.gradient(told, [states], 3)
+    _, _, (grad,) = loss.gradient(told, [states], 3)
     way = grad / grad.flatten(1).norm(dim=1)[:, None, None]
-    ahead, _, _ = scene.gradient(told, [states + 0.01 * way], 3)
-    behind, _, _ = scene.gradient(told, [states - 0.01 * way], 3)
+    ahead, _, _ = loss.gradient(told, [states + 0.01 * way], 3)
+    behind, _, _ = loss.gradient(told, [states - 0.01 * way], 3)
     slope = (ahead - behind) / 0.02
     torch.testing.assert_close(slope, grad.flatten(1).norm(dim=1), rtol=0.1, atol=1e-3)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from attacks.shared.prompt_search import RowAdam, Scene, token_gradient
+from attacks.shared.prompt_search import Noised, RowAdam, token_gradient
 from attacks.shared.tokens import place, table
 from bench.interfaces import (
     Access,
@@ -250,7 +250,7 @@ def test_the_gradient_of_a_prompt_points_the_same_way(
         sites = place(model, ["a star", "a red star"], 2, "prefix")
         vectors = table(model)[torch.tensor([[300, 301], [302, 303]])]
         target = Target(model, Sampler(), MiniJudge())
-        _, grad = token_gradient(target, sites, vectors, Scene(clean, noise, 600), 1.0)
+        _, grad = token_gradient(target, sites, vectors, Noised(clean, noise, 600), 1.0)
         rows.append(grad)
     alpha = exact.schedule.alphas(torch.tensor([600])).double()
     torch.testing.assert_close(rows[1].double() * alpha, rows[0].double(), atol=1e-7, rtol=1e-4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.shared.prompt_search import Scene, token_gradient
+from attacks.shared.prompt_search import Noised, token_gradient
 from attacks.shared.tokens import place, table
 from bench.core.memory import peak_megabytes, reset_peak
 from bench.interfaces import (
@@ -78,7 +78,7 @@ def _gradient(model: TextToImage, rows: int) -> Tensor:
     judge = registry.build("judge", "clip_zero_shot")
     assert isinstance(judge, Judge)
     target = Target(model, SAMPLER, judge)
-    return token_gradient(target, sites, picked, Scene(clean, noise, 500), 1.0)[1]
+    return token_gradient(target, sites, picked, Noised(clean, noise, 500), 1.0)[1]
 
 
 @pytest.mark.usefixtures("little_memory")

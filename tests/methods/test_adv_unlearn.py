@@ -14,7 +14,7 @@ from bench.toolkit.inversion import with_places
 from methods.adv_unlearn import AdvUnlearn, Slopes, prefix
 from methods.esd import negative_guidance
 from methods.shared.partial_sampling import PartialSampler
-from methods.shared.scenes import Scene, Scenes
+from methods.shared.waypoints import Routes, Waypoints
 
 RNG = Rng(("adv",))
 STAR = Concept(text="star", neighbours=("triangle",))
@@ -35,12 +35,14 @@ class Toy:
 
 def searched(aims: list[Tensor], slopes: Slopes) -> Tensor:
     """The embeddings of two rows from 0, where a step's aim is the prediction of that step."""
-    scenes = iter([Scene(torch.zeros(2, 1), torch.zeros(2), a[..., None, None], a) for a in aims])
+    waypoints = iter(
+        [Waypoints(torch.zeros(2, 1), torch.zeros(2), a[..., None, None], a) for a in aims]
+    )
     return prefix(
         torch.zeros(2, 1, 3),
         Conditioning,
         Toy(),  # type: ignore[arg-type]  # all that is asked of it
-        lambda: next(scenes),
+        lambda: next(waypoints),
         steps=len(aims),
         lr=0.1,
         slopes=slopes,
@@ -77,9 +79,9 @@ def test_the_word_in_front_shifts_the_prompt_by_its_tokens(model: TextToImage) -
 
 
 @pytest.mark.parametrize("pool", [0, 4])
-def test_scenes_are_the_unedited_models(model: TextToImage, pool: int) -> None:
+def test_waypoints_are_the_unedited_models(model: TextToImage, pool: int) -> None:
     texts = ["star", "house"]
-    scenes = Scenes(
+    routes = Routes(
         model,
         texts,
         WALK,
@@ -87,21 +89,21 @@ def test_scenes_are_the_unedited_models(model: TextToImage, pool: int) -> None:
         pool=pool,
         generator=generator_for("adv"),
     )
-    scene = scenes.draw(torch.tensor([1, 0, 1]), generator_for("adv", 1))
+    at = routes.draw(torch.tensor([1, 0, 1]), generator_for("adv", 1))
     with torch.no_grad():
         told = model.encode(["house", "star", "house"])
-        own = model.denoise(scene.x_BChw, scene.t_B, told)
-        e0 = model.denoise(scene.x_BChw, scene.t_B, model.encode([""] * 3))
-    torch.testing.assert_close(scene.own_BChw, own, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(scene.wanted_BChw, 2 * e0 - own, atol=1e-4, rtol=1e-3)
-    assert set(scene.t_B.tolist()) <= set(WALK.timesteps(model).tolist())
+        own = model.denoise(at.x_BChw, at.t_B, told)
+        e0 = model.denoise(at.x_BChw, at.t_B, model.encode([""] * 3))
+    torch.testing.assert_close(at.own_BChw, own, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(at.wanted_BChw, 2 * e0 - own, atol=1e-4, rtol=1e-3)
+    assert set(at.t_B.tolist()) <= set(WALK.timesteps(model).tolist())
 
 
 def test_a_pool_is_drawn_once_and_holds_each_text(model: TextToImage) -> None:
-    scenes = Scenes(
+    routes = Routes(
         model, ["star", "house"], WALK, wanted_of=None, pool=3, generator=generator_for("adv")
     )
-    draws = [scenes.draw(torch.tensor([0]), generator_for("adv", k)).x_BChw for k in range(12)]
+    draws = [routes.draw(torch.tensor([0]), generator_for("adv", k)).x_BChw for k in range(12)]
     assert len({d.sum().item() for d in draws}) == 2, "two of three are of each text, rounded up"
 
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from attacks.shared.prompt_search import Scene, predict, token_gradient
+from attacks.shared.prompt_search import Noised, predict, token_gradient
 from attacks.shared.tokens import place, table
 from bench.interfaces import Role, Target
 from bench.judges.mini import MiniJudge
@@ -242,8 +242,8 @@ def test_the_gradient_of_a_prompts_tokens_is_the_finite_difference(
     sites = place(model, PROMPTS[:2], 2, "prefix")
     vectors = table(model)[torch.tensor([[300, 301], [302, 303]])].double()
     x = model.noise(SEEDS[:2], SAMPLER).double()
-    scene = Scene(x, x.flip(0), 600)
-    _, pull = token_gradient(target, sites, vectors, scene, 3.0)
+    noised = Noised(x, x.flip(0), 600)
+    _, pull = token_gradient(target, sites, vectors, noised, 3.0)
     encoders = [getattr(backbone, part) for part in type(backbone).encoders]
     parts_of_it = pull.split([encoder.config.hidden_size for encoder in encoders], -1)
     assert all(part.abs().sum() > 0 for part in parts_of_it)
@@ -251,8 +251,8 @@ def test_the_gradient_of_a_prompts_tokens_is_the_finite_difference(
     def losses(at: Tensor) -> Tensor:
         told = states_with(model, sites.ids_BL, sites.places_BK, at)
         rows = slice(0, 2)
-        out = predict(model, scene.noisy(model, rows), scene.t, told, 3.0, 0)
-        return (out - scene.wanted(model, rows)).square().mean((1, 2, 3))
+        out = predict(model, noised.noisy(model, rows), noised.t, told, 3.0, 0)
+        return (out - noised.wanted(model, rows)).square().mean((1, 2, 3))
 
     way = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1)).double()
     small = 1e-5

@@ -12,13 +12,13 @@ from methods.shared.partial_sampling import PartialSampler
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Scene", "Scenes"]
+__all__ = ["Routes", "Waypoints"]
 
 _CHUNK: Final = 32
 """Rows of a pool that are drawn at once."""
 
 
-class Scene(NamedTuple):
+class Waypoints(NamedTuple):
     """Noisy latents [B, C, h, w], their timesteps [B], and predictions of the unedited model.
 
     Attributes:
@@ -34,7 +34,7 @@ class Scene(NamedTuple):
     wanted_BChw: Tensor
 
 
-class Scenes:
+class Routes:
     """Latents where the unedited model goes with its texts, drawn anew each time or from a pool.
 
     Args:
@@ -62,22 +62,22 @@ class Scenes:
             self._empty = model.encode_branches([""])
             self._contexts = model.guidance.contexts(model, self._told)
         self._each = -(-pool // len(texts))
-        self._pool: Scene | None = None
+        self._pool: Waypoints | None = None
         if pool:
             every = torch.arange(len(texts)).repeat_interleave(self._each)
             made = [self._made(which, generator) for which in every.split(_CHUNK)]
-            self._pool = Scene(*(torch.cat(parts) for parts in zip(*made, strict=True)))
+            self._pool = Waypoints(*(torch.cat(parts) for parts in zip(*made, strict=True)))
 
-    def draw(self, which_B: Tensor, generator: torch.Generator) -> Scene:
-        """A scene of each of these texts, by their index."""
+    def draw(self, which_B: Tensor, generator: torch.Generator) -> Waypoints:
+        """A waypoint of each of these texts, by their index."""
         if self._pool is None:
             return self._made(which_B, generator)
         drawn = torch.randint(self._each, (len(which_B),), generator=generator)
         rows = (which_B * self._each + drawn).to(self._pool.t_B.device)
-        return Scene(*(part[rows] for part in self._pool))
+        return Waypoints(*(part[rows] for part in self._pool))
 
     @no_grad
-    def _made(self, which_B: Tensor, generator: torch.Generator) -> Scene:
+    def _made(self, which_B: Tensor, generator: torch.Generator) -> Waypoints:
         model, n = self._model, len(which_B)
         noise = torch.randn(n, *model.latent_shape, generator=generator)
         stops = torch.randint(self._sampler.steps, (n,), generator=generator)
@@ -88,4 +88,4 @@ class Scenes:
         wanted = own
         if self._wanted_of is not None:
             wanted = self._wanted_of(model.denoise(x, t, self._empty.repeat(n)), own)
-        return Scene(x, t, own, wanted)
+        return Waypoints(x, t, own, wanted)
