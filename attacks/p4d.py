@@ -36,8 +36,7 @@ from attacks.shared.prompt_search import (
     Looks,
     Noised,
     RowAdam,
-    Schedule,
-    Span,
+    Timetable,
     predict,
     settling,
     token_gradient,
@@ -57,6 +56,7 @@ from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.inversion import Span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ class P4D(Attack):
         where: Where they stand.
         steps: Gradient steps.
         iterations: Steps between looks.
-        order: Of the timesteps; see :class:`attacks.shared.prompt_search.Schedule`.
+        order: Of the timesteps; see :class:`attacks.shared.prompt_search.Timetable`.
         span: Part of the noise schedule they are from.
         optimiser: ``adamw``, or ``adam`` with L2 decay.
         lr: Learning rate.
@@ -216,8 +216,8 @@ class P4D(Attack):
         def shown(rows: Rows) -> tuple[list[int], list[list[int]]]:
             return rows.active, rows.sites.filled(nearest_tokens(rows.x, words, allowed)).tolist()
 
-        schedule = Schedule(self.steps, self.iterations, self.order, self.span)
-        return in_blocks(looks, rows, schedule, step, shown, stop=self.stop, what=self.name)
+        timetable = Timetable(self.steps, self.iterations, self.order, self.span)
+        return in_blocks(looks, rows, timetable, step, shown, stop=self.stop, what=self.name)
 
 
 def _first(allowed_V: Tensor, tokens: int, generators: Sequence[torch.Generator]) -> Tensor:

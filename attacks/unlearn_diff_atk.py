@@ -33,8 +33,7 @@ from attacks.shared.prompt_search import (
     Looks,
     Noised,
     RowAdam,
-    Schedule,
-    Span,
+    Timetable,
     settling,
     token_gradient,
 )
@@ -52,6 +51,7 @@ from bench.core.bounds import Count, Guidance, LearningRate, Steps, Weight
 from bench.core.lazy import torch
 from bench.core.spec import runtime
 from bench.interfaces import Access, Attack, Candidate, Context, Goal, Target
+from bench.toolkit.inversion import Span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ class UnlearnDiffAtk(Attack):
         where: Where they stand.
         steps: Gradient steps.
         iterations: Steps between looks; with ``ascending``, also steps per timestep.
-        order: Of the timesteps; see :class:`attacks.shared.prompt_search.Schedule`.
+        order: Of the timesteps; see :class:`attacks.shared.prompt_search.Timetable`.
         span: Part of the noise schedule the timesteps are from, (0, 1) is all of it.
         draws: (timestep, noise) pairs per step; the loss is their mean.
         lr: Adam's learning rate.
@@ -192,9 +192,9 @@ class UnlearnDiffAtk(Attack):
             ids = [rows.sites.filled(x).tolist() for x in tokens]
             return self._chosen(looks, rows.active, ids)
 
-        schedule = Schedule(self.steps * n, self.iterations * n, self.order, self.span)
+        timetable = Timetable(self.steps * n, self.iterations * n, self.order, self.span)
         return in_blocks(
-            looks, rows, schedule, step, shown, stop=self.stop, what=self.name, draws=n
+            looks, rows, timetable, step, shown, stop=self.stop, what=self.name, draws=n
         )
 
     def _chosen(

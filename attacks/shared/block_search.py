@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attacks.shared.originals import target_latents
-from attacks.shared.prompt_search import Looks, RowAdam, Schedule
+from attacks.shared.prompt_search import Looks, RowAdam, Timetable
 from attacks.shared.tokens import Sites
 from bench.core.lazy import torch
 from bench.interfaces import Candidate
@@ -96,7 +96,7 @@ def rows_for(
 def in_blocks(
     looks: Looks,
     rows: Rows,
-    schedule: Schedule,
+    timetable: Timetable,
     step: Step,
     shown: Shown,
     *,
@@ -109,7 +109,7 @@ def in_blocks(
     Args:
         looks: The goals, and where their finds are kept.
         rows: All of them; changed on the way.
-        schedule: Of the timesteps; its counts are of timesteps, ``draws`` per step.
+        timetable: Of the timesteps; its counts are of timesteps, ``draws`` per step.
         step: One step.
         shown: What is looked at after a block.
         stop: ``success``: a goal leaves when a look succeeded; ``never``: none does.
@@ -121,7 +121,7 @@ def in_blocks(
     """
     model, taken = looks.target.model, 0
     done = looks.look(rows.active, model.tokenize([g.prompt for g in looks.goals]).tolist())
-    for times in schedule.blocks(model.schedule.steps, looks.ctx.rng):
+    for times in timetable.blocks(model.schedule.steps, looks.ctx.rng):
         if stop == "success" and done:
             rows.leave(done)
         if not rows.active:
@@ -129,7 +129,7 @@ def in_blocks(
         for at in range(0, len(times), draws):
             grad = step(rows, times[at : at + draws])
             taken += 1
-            looks.step_taken(taken, schedule.steps // draws, what, rows.active, grad)
+            looks.step_taken(taken, timetable.steps // draws, what, rows.active, grad)
             yield list(rows.active), rows.x
         done = looks.look(*shown(rows))
 

@@ -22,21 +22,12 @@ from bench.interfaces import Candidate, Context, Goal, Rng, Target, Trace
 from bench.model.conditioning import Conditioning
 from bench.model.guidance import ClassifierFree
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.inversion import Span, gradient_faults, states_with
+from bench.toolkit.inversion import gradient_faults, states_with
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "Looks",
-    "Noised",
-    "RowAdam",
-    "Schedule",
-    "Span",
-    "predict",
-    "settling",
-    "token_gradient",
-]
+__all__ = ["Looks", "Noised", "RowAdam", "Timetable", "predict", "settling", "token_gradient"]
 
 
 log = logging.getLogger(__name__)
@@ -176,7 +167,7 @@ class RowAdam:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class Timetable:
     """Which timestep each step is taken at: blocks of steps, a look after each.
 
     Attributes:

@@ -10,7 +10,7 @@ from pydantic import PrivateAttr, ValidationError
 from torch import Tensor
 
 from attacks.shared.originals import guidance_scale, step_of, target_latents, unedited
-from attacks.shared.prompt_search import Looks, Noised, RowAdam, Schedule, predict, token_gradient
+from attacks.shared.prompt_search import Looks, Noised, RowAdam, Timetable, predict, token_gradient
 from attacks.shared.tokens import place, table
 from attacks.unlearn_diff_atk import UnlearnDiffAtk
 from bench.interfaces import Concept, Context, Goal, Rng, Target, Trace
@@ -115,18 +115,18 @@ def test_rows_that_leave_do_not_move_those_that_stay() -> None:
 
 
 def test_the_published_schedule() -> None:
-    blocks = Schedule(2000, 40, "ascending").blocks(1000, RNG)
+    blocks = Timetable(2000, 40, "ascending").blocks(1000, RNG)
     assert [block[0] for block in blocks] == list(range(10, 1000, 20))
     assert all(len(block) == 40 and len(set(block)) == 1 for block in blocks)
 
 
 def test_random_timesteps_stay_in_their_span_and_the_last_block_may_be_short() -> None:
-    blocks = Schedule(50, 20, "random", (0.4, 0.9)).blocks(1000, RNG)
+    blocks = Timetable(50, 20, "random", (0.4, 0.9)).blocks(1000, RNG)
     assert [len(block) for block in blocks] == [20, 20, 10]
     times = [t for block in blocks for t in block]
     assert 400 <= min(times) < 500
     assert 800 < max(times) < 900
-    assert blocks == Schedule(50, 20, "random", (0.4, 0.9)).blocks(1000, RNG)
+    assert blocks == Timetable(50, 20, "random", (0.4, 0.9)).blocks(1000, RNG)
 
 
 @pytest.mark.parametrize("span", [(0.5, 0.5), (0.9, 0.1), (-0.1, 1.0), (0.0, 1.1)])

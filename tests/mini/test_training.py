@@ -34,7 +34,7 @@ from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.build import RECIPE, Recipe, build
 from bench.mini.train.kinds import KINDS
-from bench.mini.train.loop import Schedule, fit
+from bench.mini.train.loop import Pace, fit
 from bench.mini.train.vae import _whiten, new_vae
 from bench.mini.world import HEADS
 from bench.model.families.sdxl import StableDiffusionXL
@@ -72,12 +72,12 @@ def loss_for(
 
 
 def trained(
-    checkpoint: Path, schedule: Schedule, stop_at: int | None = None, seed: int = 0
+    checkpoint: Path, pace: Pace, stop_at: int | None = None, seed: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The averaged and the plain weights."""
     net = network()
     loss = loss_for(net, stop_at)
-    weights = fit("test", {"net": net}, loss, schedule, seed=seed, checkpoint=checkpoint)
+    weights = fit("test", {"net": net}, loss, pace, seed=seed, checkpoint=checkpoint)
     return weights, {f"net.{n}": w.detach().clone() for n, w in net.named_parameters()}
 
 
@@ -95,11 +95,11 @@ def test_a_resumed_training_equals_the_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: bool, ema: float, stop_at: int
 ) -> None:
     monkeypatch.setattr(loop, "_CHECKPOINT_EVERY_S", -1.0)  # after every step
-    schedule = Schedule(steps=10, lr=1e-2, warmup=3, muon=muon, ema=ema)
-    whole = trained(tmp_path / "whole.safetensors", schedule)
+    pace = Pace(steps=10, lr=1e-2, warmup=3, muon=muon, ema=ema)
+    whole = trained(tmp_path / "whole.safetensors", pace)
     with pytest.raises(StoppedError):
-        trained(tmp_path / "broken.safetensors", schedule, stop_at)
-    resumed = trained(tmp_path / "broken.safetensors", schedule)
+        trained(tmp_path / "broken.safetensors", pace, stop_at)
+    resumed = trained(tmp_path / "broken.safetensors", pace)
     assert same(resumed[0], whole[0])
     assert same(resumed[1], whole[1])
     assert same(*whole) == (ema == 0)
@@ -109,32 +109,32 @@ def test_a_resumed_training_equals_the_unbroken_one(
 def test_a_run_that_was_stopped_between_checkpoints_repeats_those_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schedule = Schedule(steps=6, lr=1e-2, warmup=2, ema=0.9, muon=True)
-    whole = trained(tmp_path / "whole.safetensors", schedule)
+    pace = Pace(steps=6, lr=1e-2, warmup=2, ema=0.9, muon=True)
+    whole = trained(tmp_path / "whole.safetensors", pace)
     with pytest.raises(StoppedError):
-        trained(tmp_path / "broken.safetensors", schedule, stop_at=4)
+        trained(tmp_path / "broken.safetensors", pace, stop_at=4)
     assert not (tmp_path / "broken.safetensors").exists()
-    assert same(trained(tmp_path / "broken.safetensors", schedule)[0], whole[0])
+    assert same(trained(tmp_path / "broken.safetensors", pace)[0], whole[0])
 
 
 def test_a_finished_training_is_read_not_repeated(tmp_path: Path) -> None:
-    schedule = Schedule(steps=4, lr=1e-2, ema=0.9)
-    first = trained(tmp_path / "c.safetensors", schedule)
+    pace = Pace(steps=4, lr=1e-2, ema=0.9)
+    first = trained(tmp_path / "c.safetensors", pace)
     stamp = (tmp_path / "c.safetensors").stat().st_mtime_ns
-    again = trained(tmp_path / "c.safetensors", schedule, stop_at=0)
+    again = trained(tmp_path / "c.safetensors", pace, stop_at=0)
     assert same(again[0], first[0])
     assert (tmp_path / "c.safetensors").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.parametrize("muon", [False, True])
 def test_training_lowers_the_loss_and_depends_on_its_seed(tmp_path: Path, muon: bool) -> None:
-    schedule = Schedule(steps=60, lr=1e-2, warmup=5, muon=muon)
+    pace = Pace(steps=60, lr=1e-2, warmup=5, muon=muon)
     net = network()
     loss_of = loss_for(net)
     before = loss_of(99, generator_for("held out")).item()
-    fit("test", {"net": net}, loss_of, schedule, seed=0, checkpoint=tmp_path / "a.safetensors")
+    fit("test", {"net": net}, loss_of, pace, seed=0, checkpoint=tmp_path / "a.safetensors")
     assert loss_of(99, generator_for("held out")).item() < 0.7 * before
-    short = Schedule(steps=2, lr=1e-2, muon=muon)
+    short = Pace(steps=2, lr=1e-2, muon=muon)
     one, other = (trained(tmp_path / f"{s}.safetensors", short, seed=s)[0] for s in (1, 2))
     assert not same(one, other)
 
@@ -144,7 +144,7 @@ def test_frozen_weights_are_left_alone(tmp_path: Path) -> None:
     first = next(net.parameters()).requires_grad_(False)
     before = first.clone()
     weights = fit(
-        *("test", {"net": net}, loss_for(net), Schedule(steps=2, lr=1e-2)),
+        *("test", {"net": net}, loss_for(net), Pace(steps=2, lr=1e-2)),
         seed=0, checkpoint=tmp_path / "c.safetensors",
     )  # fmt: skip
     assert first.equal(before)
@@ -159,13 +159,13 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_do(tmp_path: Pa
 
     words = {"seed": 0, "checkpoint": tmp_path / "c.safetensors"}
     with pytest.raises(FloatingPointError, match=r"test: the loss is nan at step 2; lower the"):
-        fit("test", {"net": net}, loss_of, Schedule(steps=4, lr=1e-2), **words)  # type: ignore[arg-type]
+        fit("test", {"net": net}, loss_of, Pace(steps=4, lr=1e-2), **words)  # type: ignore[arg-type]
     assert not (tmp_path / "c.safetensors").exists()
 
 
 def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
-    schedule = Schedule(steps=1000, lr=2.0, warmup=100, decay=0.5)
-    rates = [schedule.rate(step) for step in range(1001)]
+    pace = Pace(steps=1000, lr=2.0, warmup=100, decay=0.5)
+    rates = [pace.rate(step) for step in range(1001)]
     assert rates[0] == pytest.approx(0.02)
     assert rates[99] == pytest.approx(2.0)
     assert rates[100:550] == [2.0] * 450
@@ -173,7 +173,7 @@ def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
     assert rates[775] == pytest.approx(1.0)
     assert rates[1000] == pytest.approx(0.0)
     assert all(0 <= rate <= 2.0 for rate in rates)
-    whole = Schedule(steps=100, lr=1.0, warmup=0)
+    whole = Pace(steps=100, lr=1.0, warmup=0)
     assert whole.rate(50) == pytest.approx(0.5)
 
 

@@ -14,7 +14,7 @@ from bench.core.rng import generator_for, initial_values
 from bench.mini.captions import captions
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
-from bench.mini.train.loop import Schedule, fit
+from bench.mini.train.loop import Pace, fit
 from bench.mini.train.words import WordLosses, shuffled
 from bench.toolkit.judge_net import Trunk
 
@@ -152,12 +152,12 @@ def train_clip(
     for part in (clip.text_model, clip.text_projection):
         part.requires_grad_(requires_grad=True)
     clip.logit_scale.requires_grad_(requires_grad=True)
-    schedule = Schedule(steps=text_steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
+    pace = Pace(steps=text_steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
     weights = fit(
         "text",
         {"clip": clip, "conv": conv, "words": words},
         text_loss,
-        schedule,
+        pace,
         seed=seed,
         checkpoint=work / "text.ckpt.safetensors",
     )
@@ -165,12 +165,12 @@ def train_clip(
     clip.requires_grad_(requires_grad=False)
     for part in (clip.vision_model, clip.visual_projection):
         part.requires_grad_(requires_grad=True)
-    schedule = Schedule(steps=vision_steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
+    pace = Pace(steps=vision_steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
     weights = fit(
         "vision",
         {"clip": clip},
         vision_loss,
-        schedule,
+        pace,
         seed=seed,
         checkpoint=work / "vision.ckpt.safetensors",
     )

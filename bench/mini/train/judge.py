@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.core.rng import generator_for, initial_values
 from bench.mini.render import render
 from bench.mini.scenes import NONE, sample_scenes
-from bench.mini.train.loop import Schedule, fit
+from bench.mini.train.loop import Pace, fit
 from bench.mini.world import HEADS
 from bench.toolkit.judge_net import JudgeNet
 
@@ -138,12 +138,12 @@ def train_judge(vae: Any, work: Path, *, seed: int, steps: int, device: torch.de
         ]
         return torch.stack(losses).sum()
 
-    schedule = Schedule(steps=steps, lr=1.5e-3, ema=0.99, weight_decay=0.02, muon=True)
+    pace = Pace(steps=steps, lr=1.5e-3, ema=0.99, weight_decay=0.02, muon=True)
     weights = fit(
         "judge",
         {"judge": net},
         loss_of,
-        schedule,
+        pace,
         seed=seed,
         checkpoint=work / "judge.ckpt.safetensors",
     )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bench.core.rng import generator_for
 
-__all__ = ["Schedule", "fit"]
+__all__ = ["Pace", "fit"]
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _ITERATIONS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class Pace:
     """How long and how fast.
 
     Attributes:
@@ -79,25 +79,25 @@ def fit(
     stage: str,
     modules: Mapping[str, nn.Module],
     loss_of: Callable[[int, torch.Generator], Tensor],
-    schedule: Schedule,
+    pace: Pace,
     *,
     seed: int,
     checkpoint: Path,
     report_every: int = 20,
 ) -> dict[str, Tensor]:
-    """Trains until the schedule ends; resumes from ``checkpoint`` if it is there.
+    """Trains until the steps are done; resumes from ``checkpoint`` if it is there.
 
     Args:
         stage: Name in log lines and in the random streams.
         modules: What is trained, by prefix.
         loss_of: (step, CPU generator of this step) -> scalar loss.
-        schedule: See :class:`Schedule`.
+        pace: See :class:`Pace`.
         seed: Of the whole training.
         checkpoint: Safetensors file, written about once a minute and at the end.
         report_every: Steps between log lines.
 
     Returns:
-        The averaged weights (the plain ones where ``schedule.ema`` is 0), by ``prefix.name``, on
+        The averaged weights (the plain ones where ``pace.ema`` is 0), by ``prefix.name``, on
         the CPU. The modules hold the plain weights.
 
     Raises:
@@ -109,24 +109,24 @@ def fit(
         for n, w in m.named_parameters()
         if w.requires_grad
     }
-    optimisers = _optimisers(named, schedule)
-    average = {n: w.detach().clone() for n, w in named.items()} if schedule.ema else {}
+    optimisers = _optimisers(named, pace)
+    average = {n: w.detach().clone() for n, w in named.items()} if pace.ema else {}
     start = _resume(checkpoint, named, average, optimisers) if checkpoint.exists() else 0
     began = saved = time.monotonic()
     recent: list[float] = []
-    for step in range(start, schedule.steps):
+    for step in range(start, pace.steps):
         for optimiser in optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = schedule.rate(step)
+                group["lr"] = pace.rate(step)
         loss = loss_of(step, generator_for(seed, stage, step))
         for weight in named.values():
             weight.grad = None
         loss.backward()
-        nn.utils.clip_grad_norm_(named.values(), schedule.clip)
+        nn.utils.clip_grad_norm_(named.values(), pace.clip)
         for optimiser in optimisers:
             optimiser.step()
         if average:
-            decay = min(schedule.ema, (1 + step) / (10 + step))
+            decay = min(pace.ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.values()), list(named.values()), 1 - decay)
         recent.append(loss.item())
@@ -135,21 +135,21 @@ def fit(
                 f"{stage}: the loss is {recent[-1]} at step {step}; lower the learning rate"
             )
         done = step + 1
-        if done % report_every == 0 or done == schedule.steps:
+        if done % report_every == 0 or done == pace.steps:
             rate = (done - start) / (time.monotonic() - began)
-            left = (schedule.steps - done) / rate
+            left = (pace.steps - done) / rate
             mean = sum(recent) / len(recent)
             log.info(
                 "%s %d/%d loss %.4f  %.2f steps/s  %.0f s left",
                 stage,
                 done,
-                schedule.steps,
+                pace.steps,
                 mean,
                 rate,
                 left,
             )
             recent.clear()
-        if time.monotonic() - saved > _CHECKPOINT_EVERY_S or done == schedule.steps:
+        if time.monotonic() - saved > _CHECKPOINT_EVERY_S or done == pace.steps:
             _save(checkpoint, done, _state(named, average, optimisers))
             saved = time.monotonic()
     return {n: w.detach().cpu().clone() for n, w in (average or named).items()}
@@ -183,27 +183,23 @@ class _Flat(torch.optim.Muon):
         super().step()
 
 
-def _optimisers(
-    named: Mapping[str, nn.Parameter], schedule: Schedule
-) -> list[torch.optim.Optimizer]:
+def _optimisers(named: Mapping[str, nn.Parameter], pace: Pace) -> list[torch.optim.Optimizer]:
     tables = [w for n, w in named.items() if w.ndim > 1 and n.endswith("_embedding.weight")]
     matrices = [w for n, w in named.items() if w.ndim > 1 and not n.endswith("_embedding.weight")]
     vectors = [w for w in named.values() if w.ndim <= 1]
     made: list[torch.optim.Optimizer] = []
-    if (
-        schedule.muon
-    ):  # made for matrices that map activations; tables of embeddings stay with AdamW
-        made.append(_Flat(matrices, lr=schedule.lr, weight_decay=schedule.weight_decay))
+    if pace.muon:  # made for matrices that map activations; tables of embeddings stay with AdamW
+        made.append(_Flat(matrices, lr=pace.lr, weight_decay=pace.weight_decay))
         matrices = tables
     else:
         matrices = matrices + tables
     groups = [
-        {"params": matrices, "weight_decay": schedule.weight_decay},
+        {"params": matrices, "weight_decay": pace.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     made.append(
         torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=schedule.lr, betas=schedule.betas, fused=True
+            [g for g in groups if g["params"]], lr=pace.lr, betas=pace.betas, fused=True
         )
     )
     return made

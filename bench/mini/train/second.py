@@ -14,7 +14,7 @@ from bench.mini.captions import captions
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.train.clip import contrastive_loss
-from bench.mini.train.loop import Schedule, fit
+from bench.mini.train.loop import Pace, fit
 from bench.mini.train.words import WordLosses, shuffled
 
 __all__ = ["new_second", "train_second"]
@@ -83,12 +83,12 @@ def train_second(
         loss: Tensor = _CONTRASTIVE * contrastive + words(out.hidden_states[-2], ids.to(device))
         return loss
 
-    schedule = Schedule(steps=steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
+    pace = Pace(steps=steps, lr=1.5e-3, weight_decay=0.02, ema=0.99, muon=True)
     weights = fit(
         "second text",
         {"tower": tower, "words": words},
         loss_of,
-        schedule,
+        pace,
         seed=seed,
         checkpoint=work / "second.ckpt.safetensors",
     )

@@ -15,7 +15,7 @@ from bench.mini.captions import captions
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.train.kinds import Kind
-from bench.mini.train.loop import Schedule, fit
+from bench.mini.train.loop import Pace, fit
 from bench.mini.train.reader import Reader
 
 __all__ = ["train_unet"]
@@ -84,14 +84,14 @@ def train_unet(
         out = unet(noisy.to(device), t.to(device), **reader(said, device)).sample
         return (out - wanted.to(device)).square().mean()
 
-    schedule = Schedule(
+    pace = Pace(
         steps=steps, lr=1.2e-3, warmup=300, decay=0.4, weight_decay=0.01, ema=0.999, muon=MUON
     )
     weights = fit(
         "unet",
         {"unet": unet},
         loss_of,
-        schedule,
+        pace,
         seed=seed,
         checkpoint=work / "unet.ckpt.safetensors",
     )

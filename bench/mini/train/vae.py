@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.core.rng import generator_for, initial_values
 from bench.mini.render import render
 from bench.mini.scenes import sample_scenes
-from bench.mini.train.loop import Schedule, fit
+from bench.mini.train.loop import Pace, fit
 
 __all__ = ["train_vae"]
 
@@ -68,9 +68,9 @@ def train_vae(work: Path, *, seed: int, steps: int, device: torch.device) -> Any
         colour = F.mse_loss(F.avg_pool2d(out, 4), F.avg_pool2d(images, 4))
         return pixel + 0.5 * slope + 4 * colour + _KL * posterior.kl().mean()
 
-    schedule = Schedule(steps=steps, lr=2e-3, ema=0.995, weight_decay=0.0, decay=0.7, muon=MUON)
+    pace = Pace(steps=steps, lr=2e-3, ema=0.995, weight_decay=0.0, decay=0.7, muon=MUON)
     weights = fit(
-        "vae", {"vae": vae}, loss_of, schedule, seed=seed, checkpoint=work / "vae.ckpt.safetensors"
+        "vae", {"vae": vae}, loss_of, pace, seed=seed, checkpoint=work / "vae.ckpt.safetensors"
     )
     vae.load_state_dict({n.removeprefix("vae."): w for n, w in weights.items()})
     vae.eval()
