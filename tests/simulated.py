@@ -38,7 +38,9 @@ class Simulated(Bench):
         self._place = Path(job.store).parent
         self._orders: dict[str, Any] = json.loads((self._place / "orders.json").read_text())
         with (self._place / "workers").open("a") as file:
-            file.write(f"{os.getpid()} {job.device} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+            file.write(
+                f"{os.getpid()} {job.runtime.device} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n"
+            )
         small = self._orders.get("small_files")
         if small == "all" or (small == "one" and self._first("small")):
             resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from bench.cli.output import out, print_json
 from bench.cli.words import Batch, Device, Json
 from bench.core.errors import UsageError
+from bench.run.loading import Runtime, load_base
 
 if TYPE_CHECKING:
     from bench.leaderboard.entry import Entry
@@ -65,7 +66,7 @@ def check(
 
     if store is not None and not store.is_dir():
         raise UsageError(f"--store {store}: no such folder; run a suite first, or leave it out")
-    again = None if share is None else _Again(share, seed, store, device, batch_size)
+    again = None if share is None else _Again(share, seed, store, Runtime(device, batch_size))
     told: list[dict[str, str]] = []
     sound: list[tuple[Path, Entry]] = []
     for path in _entries(what):
@@ -119,10 +120,10 @@ class _Again:
     """Samples candidates of entries again; a base is loaded once."""
 
     def __init__(
-        self, share: float, seed: int | None, store: Path | None, device: str, batch: str
+        self, share: float, seed: int | None, store: Path | None, runtime: Runtime
     ) -> None:
         self.seed = secrets.randbelow(2**32) if seed is None else seed
-        self._share, self._store, self._device, self._batch = share, store, device, batch
+        self._share, self._store, self._runtime = share, store, runtime
         self._base: tuple[str, TextToImage] | None = None
 
     def of(self, path: Path, entry: Entry) -> str:
@@ -145,14 +146,10 @@ class _Again:
 
     def _loaded(self, plan: Plan) -> TextToImage:
         from bench.model.pipeline.inspect import inspect_base
-        from bench.run.loading import load_base
 
         if self._base is None or self._base[0] != plan.base:
             files = inspect_base(plan.suite.base, revision=plan.suite.revision)
-            base = load_base(
-                files, plan.suite.dtype, device=self._device, batch_size=self._batch, compiled=False
-            )
-            self._base = (plan.base, base)
+            self._base = (plan.base, load_base(files, plan.suite.dtype, self._runtime))
         return self._base[1]
 
 

@@ -32,6 +32,7 @@ def evaluate(
     from bench.cli.request import computed, extended_by
     from bench.model.pipeline.inspect import inspect_base
     from bench.publish import Asked
+    from bench.run.loading import Runtime
     from bench.run.plan import make_plan
     from bench.tables.card import card_lines, console_card
     from bench.tables.flags_said import console_flags
@@ -46,7 +47,7 @@ def evaluate(
         words += [option, value] if value is not None else []
     asked = Asked(own.suite.name, said=shlex.join(words))
     outcome, done = computed(
-        files, plan, asked, store, out_, console=err, device=device, batch_size=batch_size,
+        files, plan, asked, store, out_, console=err, runtime=Runtime(device, batch_size),
         extended=extended_by(extend, plan),
     )  # fmt: skip
     if done is None:

@@ -14,6 +14,7 @@ from bench.cli.request import code_of
 from bench.cli.words import AllowCode, Batch, Device, Json, Only, SuiteArg
 from bench.core.errors import UsageError
 from bench.model.families.family import Dtype
+from bench.run.loading import Runtime
 
 if TYPE_CHECKING:
     from bench.rehearse.rehearsal import Rehearsal
@@ -58,7 +59,7 @@ def rehearse(suite: SuiteArg, *, real_size: RealSize = False, only: Only = (), o
         watcher = watcher_for(err if json_ else out)
         try:
             found = tried(
-                suite, folder, real_size=real_size, only=only, device=device, batch_size=batch_size,
+                suite, folder, real_size=real_size, only=only, runtime=Runtime(device, batch_size),
                 dtype=dtype, code=code_of(allow_code), watcher=watcher,
             )  # fmt: skip
         finally:

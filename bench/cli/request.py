@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bench.cli.output import err
 from bench.core.errors import UsageError
 from bench.model.kernels.choice import asked_for
-from bench.run.loading import batch_of, device_of
+from bench.run.loading import Runtime, batch_of, device_of, load_base
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from bench.core.terminal import Terminal
     from bench.extend.extension import Extension
     from bench.model.pipeline.inspect import BaseFiles
-    from bench.model.text_to_image import TextToImage
     from bench.publish import Asked, Published
     from bench.run.chains import Share
     from bench.run.executor import Executor
@@ -32,7 +31,6 @@ __all__ = [
     "computed",
     "device_of",
     "extended_by",
-    "loaded",
     "planned",
     "published",
 ]
@@ -149,10 +147,7 @@ def computed(
     folder: Path | None,
     *,
     console: Terminal,
-    device: str,
-    batch_size: str,
-    compiled: bool = False,
-    kernels: str = "auto",
+    runtime: Runtime,
     spread: Spread = Spread(),
     extended: Extension | None = None,
 ) -> tuple[Outcome, Published | None]:
@@ -165,10 +160,7 @@ def computed(
         store: Where results are kept.
         folder: Where the report goes; ``None``: where :func:`bench.publish.place` says.
         console: Is told of progress.
-        device: As the user named it.
-        batch_size: Likewise.
-        compiled: Whether the networks are compiled.
-        kernels: Of a GPU, as the user named them.
+        runtime: How the networks are computed.
         spread: Over how many workers, and which share of the plan.
         extended: The lines that are taken from a published report, and the rest, which is computed.
 
@@ -187,9 +179,7 @@ def computed(
 
     share = spread.share
     check_place(folder or place(plan, asked), plan.suite.name)  # not after hours of work
-    executor = _executor(
-        files, plan, asked, spread, device=device, batch_size=batch_size, compiled=compiled, kernels=kernels
-    )  # fmt: skip
+    executor = _executor(files, plan, asked, spread, runtime)
     ledger = Store(store)
     ledger.clean_tmp()
     watcher = watcher_for(console)
@@ -202,15 +192,7 @@ def computed(
 
 
 def _executor(
-    files: BaseFiles,
-    plan: Plan,
-    asked: Asked,
-    spread: Spread,
-    *,
-    device: str,
-    batch_size: str,
-    compiled: bool,
-    kernels: str,
+    files: BaseFiles, plan: Plan, asked: Asked, spread: Spread, runtime: Runtime
 ) -> Executor:
     """Who computes the cells: this process, or workers on Ray if any were asked for."""
     if not 1 <= spread.per_gpu <= 100:
@@ -220,18 +202,14 @@ def _executor(
 
         if spread.per_gpu != 1:
             raise UsageError("--per-gpu: expected --workers or --ray beside it, got neither")
-        model = loaded(
-            files, plan, device=device, batch_size=batch_size, compiled=compiled, kernels=kernels
-        )
-        return Inline(model)
+        return Inline(load_base(files, plan.suite.dtype, runtime))
     from bench.run.on_ray import OnRay
 
-    batch_of(batch_size, "cpu")  # a wrong word is told before anything starts
-    asked_for(kernels)
+    batch_of(runtime.batch_size, "cpu")  # a wrong word is told before anything starts
+    asked_for(runtime.kernels)
     return OnRay(
         workers=spread.number, address=spread.ray, per_gpu=spread.per_gpu,
-        only=asked.only, limit=asked.limit,
-        device=device, batch_size=batch_size, compiled=compiled, kernels=kernels,
+        only=asked.only, limit=asked.limit, runtime=runtime,
     )  # fmt: skip
 
 
@@ -258,15 +236,3 @@ def _reported(
     with claim:
         survey(rest, ledger).retention(rest, ledger)  # drops what no share needs any more
         return publish(plan, ledger, asked, folder=folder, outcome=outcome, extended=extended)
-
-
-def loaded(
-    files: BaseFiles, plan: Plan, *, device: str, batch_size: str, compiled: bool, kernels: str
-) -> TextToImage:
-    """The unedited model of a plan."""
-    from bench.run.loading import load_base
-
-    dtype = plan.suite.dtype
-    return load_base(
-        files, dtype, device=device, batch_size=batch_size, compiled=compiled, kernels=kernels
-    )

@@ -29,6 +29,7 @@ from bench.cli.words import (
     Workers,
 )
 from bench.core.errors import UsageError
+from bench.run.loading import Runtime
 
 if TYPE_CHECKING:
     from bench.run.watching import Outcome
@@ -98,7 +99,7 @@ def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None,
     files, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
     outcome, done = computed(
         files, made, asked, store, published(made, asked, out_, publish_), console=err if json_ else out,
-        device=device, batch_size=batch_size, compiled=compile_, kernels=kernels,
+        runtime=Runtime(device, batch_size, compile_, kernels),
         spread=Spread(workers, ray, per_gpu, shard), extended=extended_by(extend, made),
     )  # fmt: skip
     if done is None:

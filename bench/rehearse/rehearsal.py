@@ -25,7 +25,7 @@ from bench.rehearse.stand_ins import StandIns
 from bench.run.cells import Cell, OfAttack, OfMethod, ReferenceCell, ScoreCell
 from bench.run.estimate import Estimate
 from bench.run.executor import Inline
-from bench.run.loading import load_base
+from bench.run.loading import NOTHING_SAID, Runtime, load_base
 from bench.run.plan import Plan, make_plan
 from bench.run.store import Store
 from bench.run.watching import Outcome, Watcher
@@ -141,8 +141,7 @@ def rehearse(
     *,
     real_size: bool = False,
     only: Sequence[str] = (),
-    device: str = "auto",
-    batch_size: str = "auto",
+    runtime: Runtime = NOTHING_SAID,
     dtype: Dtype | None = None,
     code: Code = "installed",
     watcher: Watcher | None = None,
@@ -156,8 +155,7 @@ def rehearse(
         folder: An empty folder; everything is written there, and nothing elsewhere.
         real_size: Networks are as wide and deep as the real ones, and so images are.
         only: Glob patterns, as of a run.
-        device: As the user named it.
-        batch_size: Likewise.
+        runtime: How the networks are computed.
         dtype: In place of the suite's precision: many a CPU only mimics bfloat16, and takes several times as long.
         code: Whose code the suite may run.
         watcher: Told of progress.
@@ -178,7 +176,7 @@ def rehearse(
     store = Store(folder / _STORE)
     ledger = _Ledger(plan, small.stands_for, watcher or Watcher())
     ledger.notes += [f"{source} is not here; a stand-in took its place" for source in absent]
-    model = load_base(base, whole.dtype, device=device, batch_size=batch_size, compiled=False)
+    model = load_base(base, whole.dtype, runtime)
     outcome = Inline(model).run(plan, store, ledger)
     _measure(plan, store, ledger)
     _report(plan, store, source, folder, ledger, outcome)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
 
 from bench.core.errors import UsageError
 
@@ -10,7 +11,28 @@ if TYPE_CHECKING:
     from bench.model.pipeline.inspect import BaseFiles
     from bench.model.text_to_image import TextToImage
 
-__all__ = ["batch_of", "device_of", "load_base"]
+__all__ = ["NOTHING_SAID", "Runtime", "batch_of", "device_of", "load_base"]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How networks are computed, as the user said it; none of it is in a digest.
+
+    Attributes:
+        device: A torch device, or ``auto``.
+        batch_size: Images worked on at once: a number, or ``auto``.
+        compiled: Whether the networks are compiled.
+        kernels: Of a GPU, in words; ``auto`` measures.
+    """
+
+    device: str = "auto"
+    batch_size: str = "auto"
+    compiled: bool = False
+    kernels: str = "auto"
+
+
+NOTHING_SAID: Final = Runtime()
+"""The machine decides, and nothing is compiled."""
 
 
 def device_of(name: str) -> str:
@@ -50,21 +72,14 @@ def batch_of(text: str, device: str) -> int:
 def load_base(
     files: BaseFiles,
     dtype: Literal["float32", "bfloat16", "float16"],
-    *,
-    device: str,
-    batch_size: str,
-    compiled: bool = False,
-    kernels: str = "auto",
+    runtime: Runtime,
 ) -> TextToImage:
     """The unedited model of files that were found fit.
 
     Args:
         files: The base's.
         dtype: The suite's.
-        device: As the user named it.
-        batch_size: Likewise.
-        compiled: Whether the networks are compiled.
-        kernels: Of a GPU, as the user named them; ``auto`` measures.
+        runtime: How they are computed.
 
     Raises:
         UsageError: the device or the kernels cannot be used, or the batch is no number.
@@ -73,7 +88,9 @@ def load_base(
     from bench.model.batching import MicroBatch
     from bench.model.text_to_image import TextToImage
 
-    where = device_of(device)
-    micro = MicroBatch(batch_of(batch_size, where))
-    backbone = load_inspected(files, dtype=dtype, device=where, compile=compiled, kernels=kernels)
+    where = device_of(runtime.device)
+    micro = MicroBatch(batch_of(runtime.batch_size, where))
+    backbone = load_inspected(
+        files, dtype=dtype, device=where, compile=runtime.compiled, kernels=runtime.kernels
+    )
     return TextToImage(backbone, micro=micro)

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.run.loading import NOTHING_SAID, Runtime
+
 __all__ = ["Job", "Reply"]
 
 
@@ -21,10 +23,7 @@ class Job:
             of a file that the suite names, is found by it before anything is computed.
         store: The folder of the run's store.
         token: A file that is in it as long as the run lasts: who sees it sees the store.
-        device: As the user named it.
-        batch_size: Likewise.
-        compiled: Whether the networks are compiled.
-        kernels: Of a GPU, as the user named them.
+        runtime: How the base is computed.
         threads: Of the processor; 0: as many as there are.
     """
 
@@ -34,10 +33,7 @@ class Job:
     cells: str = ""
     store: str = ""
     token: str = ""
-    device: str = "auto"
-    batch_size: str = "auto"
-    compiled: bool = False
-    kernels: str = "auto"
+    runtime: Runtime = NOTHING_SAID
     threads: int = 1
 
     def as_json(self) -> str:
@@ -48,7 +44,8 @@ class Job:
     def from_json(cls, text: str) -> Job:
         """From :meth:`as_json`."""
         fields = json.loads(text)
-        return cls(**{**fields, "only": tuple(fields["only"])})
+        told = {"only": tuple(fields["only"]), "runtime": Runtime(**fields["runtime"])}
+        return cls(**{**fields, **told})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bench.core.digest import digest_of
@@ -24,6 +24,7 @@ from bench.run.chains import Share, chain_of
 from bench.run.driver import Driver, Worker
 from bench.run.executor import Executor
 from bench.run.leases import Lease
+from bench.run.loading import NOTHING_SAID, Runtime
 from bench.run.messages import Job, Reply
 from bench.run.plan import Plan
 from bench.run.ray_start import Head, imported, joined_ray, local_ray, silent
@@ -74,9 +75,7 @@ class OnRay(Executor):
         per_gpu: Workers on each GPU.
         only: The patterns that the plan was made with.
         limit: The limit that the plan was made with.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        batch_size: Images worked on at once.
-        compiled: Whether the networks are compiled.
+        runtime: How the base is computed; on the device ``auto``, ``cpu`` or ``cuda``.
         bench: The name of the class that does the cells, ``module:Class``.
 
     Raises:
@@ -91,15 +90,12 @@ class OnRay(Executor):
         per_gpu: int = 1,
         only: tuple[str, ...] = (),
         limit: int | None = None,
-        device: str = "auto",
-        batch_size: str = "auto",
-        compiled: bool = False,
-        kernels: str = "auto",
+        runtime: Runtime = NOTHING_SAID,
         bench: str = "bench.run.workbench:Workbench",
     ) -> None:
-        if device not in ("auto", "cpu", "cuda"):
+        if runtime.device not in ("auto", "cpu", "cuda"):
             raise UsageError(
-                f"--device: expected auto, cpu or cuda where several workers share, got {shown(device)}"
+                f"--device: expected auto, cpu or cuda where several workers share, got {shown(runtime.device)}"
             )
         if address is not None and address != "auto" and not _ADDRESS.fullmatch(address):
             raise UsageError(
@@ -108,8 +104,7 @@ class OnRay(Executor):
         self._ray = imported(address)
         self._workers, self._address, self._per_gpu = workers, address, per_gpu
         self._only, self._limit, self._bench = only, limit, bench
-        self._device, self._batch_size, self._compiled = device, batch_size, compiled
-        self._kernels = kernels
+        self._runtime = runtime
 
     def run(
         self, plan: Plan, store: Store, watcher: Watcher, *, share: Share | None = None
@@ -141,13 +136,15 @@ class OnRay(Executor):
             # Who sees the file of this claim sees the store; it goes with the run.
             token = stack.enter_context(_token(store))
             head = stack.enter_context(self._cluster())
-            gpus = self._device != "cpu" and self._ray.cluster_resources().get("GPU", 0) > 0
+            device = self._runtime.device
+            gpus = device != "cpu" and self._ray.cluster_resources().get("GPU", 0) > 0
             job = Job(
                 suite=plan.suite.file.model_dump(mode="json"), only=self._only, limit=self._limit,
                 cells=same_plan(plan.laid_out), store=str(store.root), token=str(token.path),
-                device="cuda" if gpus else "cpu" if self._device == "auto" else self._device,
-                batch_size=self._batch_size, compiled=self._compiled,
-                kernels=self._kernels, threads=0 if gpus else 1,
+                runtime=replace(
+                    self._runtime, device="cuda" if gpus else "cpu" if device == "auto" else device
+                ),
+                threads=0 if gpus else 1,
             )  # fmt: skip
             options = {
                 "num_cpus": 0 if gpus else 1,  # few cores are no reason to leave a GPU idle
@@ -197,7 +194,9 @@ class OnRay(Executor):
                 pass
             elif self._address is None:
                 cpus = self._workers or len(os.sched_getaffinity(0))
-                stack.enter_context(local_ray(cpus, gpus=0 if self._device == "cpu" else None))
+                stack.enter_context(
+                    local_ray(cpus, gpus=0 if self._runtime.device == "cpu" else None)
+                )
             else:
                 stack.enter_context(joined_ray(self._address))
             yield ray.get_runtime_context().gcs_address

@@ -148,11 +148,7 @@ class Workbench(Bench):
             torch.set_num_threads(job.threads)
         super().__init__(job)
         plan, files = plan_of(job)
-        self._base = load_base(
-            files, plan.suite.dtype,
-            device=job.device, batch_size=job.batch_size, compiled=job.compiled,
-            kernels=job.kernels,
-        )  # fmt: skip
+        self._base = load_base(files, plan.suite.dtype, job.runtime)
         check_model(plan, self._base)
         self._check = self_check(self._base, plan.sampler).as_json()
         self._plan, self._cells = plan, {cell.digest: cell for cell in plan.cells}

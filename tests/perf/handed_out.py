@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.config.suite import load_suite
 from bench.model.pipeline.inspect import inspect_base
 from bench.run.cells import Cell
+from bench.run.loading import Runtime
 from bench.run.on_ray import OnRay
 from bench.run.plan import make_plan
 from bench.run.ray_start import local_ray
@@ -57,7 +58,7 @@ def main(folder: Path, repeats: int, workers: int) -> None:
     plan = make_plan(suite, base.digest, folder=base.folder)
     clock = Clock(len(plan.cells))
     with local_ray(workers):
-        OnRay(workers=workers, device="cpu", bench="tests.simulated:Nothing").run(
+        OnRay(workers=workers, runtime=Runtime("cpu"), bench="tests.simulated:Nothing").run(
             plan, Store(folder / "store"), clock
         )
     counted = 0.9 * len(plan.cells)

@@ -32,7 +32,7 @@ from bench.model.regions import is_compiled
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.publish import Asked, committed_place, place, publish
-from bench.run.loading import load_base
+from bench.run.loading import Runtime, load_base
 from bench.run.plan import Cell, make_plan
 from bench.run.store import Store
 from bench.run.watching import AtWork
@@ -803,7 +803,7 @@ def test_the_batch_is_as_large_as_the_device_is_used_to(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("asked", [False, True])
 def test_networks_are_compiled_where_it_is_asked_for(asked: bool) -> None:
     files, made, _ = request.planned("mini-quick", (), None, None, code="installed")
-    base = load_base(files, made.suite.dtype, device="cpu", batch_size="auto", compiled=asked)
+    base = load_base(files, made.suite.dtype, Runtime(device="cpu", compiled=asked))
     assert base.backbone.compiled == asked
     networks = (base.backbone.unet, base.backbone.vae.decoder)
     assert [is_compiled(n) for n in networks] == [asked, asked]

@@ -15,6 +15,7 @@ from bench.interfaces import Concept, Context, Erasure
 from bench.leaderboard.add import add_run
 from bench.model.text_to_image import TextToImage
 from bench.rehearse.rehearsal import Rehearsal, rehearse
+from bench.run.loading import Runtime
 from bench.run.plan import make_plan
 
 SUITE = """\
@@ -73,7 +74,7 @@ def written(folder: Path, *changes: tuple[str, str]) -> Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rehearsal]:
     """The small suite, rehearsed: the folder of all, and what came of it."""
     folder = tmp_path_factory.mktemp("small")
-    return folder, rehearse(str(written(folder)), folder / "out", device="cpu")
+    return folder, rehearse(str(written(folder)), folder / "out", runtime=Runtime("cpu"))
 
 
 def test_every_kind_of_cell_is_tried(done: tuple[Path, Rehearsal]) -> None:
@@ -152,7 +153,7 @@ def test_missing_weights_stop_a_plan_in_one_line_and_a_rehearsal_not_at_all(tmp_
         make_plan(suite, "0" * 64)
     assert "\n" not in str(caught.value)
     found = rehearse(
-        str(written(tmp_path)), tmp_path / "out", only=["uce*", "prompts"], device="cpu"
+        str(written(tmp_path)), tmp_path / "out", only=["uce*", "prompts"], runtime=Runtime("cpu")
     )
     assert found.passed
     assert {kind.of for kind in found.kinds if kind.stage in ("edit", "attack")} == {
@@ -211,7 +212,7 @@ def test_a_wrong_suite_is_refused_before_anything_is_made(tmp_path: Path) -> Non
     ):
         path = written(tmp_path, (old, new))
         with pytest.raises(UsageError, match=said):
-            rehearse(str(path), tmp_path / "out", device="cpu")
+            rehearse(str(path), tmp_path / "out", runtime=Runtime("cpu"))
         assert not (tmp_path / "out" / "store").exists()
 
 
@@ -249,5 +250,7 @@ def test_what_is_rehearsed_of_all_suites_is_every_plug_in_that_they_name() -> No
 def test_every_plug_in_of_a_shipped_suite_passes_once(name: str, tmp_path: Path) -> None:
     # The fast tests have the suite's own precision, which this processor may only mimic.
     for number, only in enumerate(new_in(name)):
-        found = rehearse(name, tmp_path / str(number), device="cpu", only=only, dtype="float32")
+        found = rehearse(
+            name, tmp_path / str(number), runtime=Runtime("cpu"), only=only, dtype="float32"
+        )
         assert found.failures == ()

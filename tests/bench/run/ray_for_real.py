@@ -18,6 +18,7 @@ from bench.model.text_to_image import load_model
 from bench.run.cells import Cell
 from bench.run.collect import collect
 from bench.run.executor import Executor, Inline
+from bench.run.loading import Runtime
 from bench.run.on_ray import OnRay
 from bench.run.plan import Plan
 from bench.run.ray_start import local_ray
@@ -99,7 +100,7 @@ def main(folder: Path) -> None:
         }
         killer = Killer()
         (folder / "there").mkdir()
-        executor = OnRay(workers=2, device="cpu", bench="tests.simulated:RealElsewhere")
+        executor = OnRay(workers=2, runtime=Runtime("cpu"), bench="tests.simulated:RealElsewhere")
         found["ray"] = told(plan, folder / "there" / "store", executor, killer)
         found["killed"] = killer.killed
         found["apart"] = (folder / "there" / "apart").exists()

@@ -26,6 +26,7 @@ from bench.config.suite import load_suite
 from bench.core.errors import UsageError
 from bench.model.pipeline.inspect import inspect_base
 from bench.run.cells import Cell
+from bench.run.loading import Runtime
 from bench.run.on_ray import OnRay
 from bench.run.plan import Plan, make_plan
 from bench.run.ray_start import local_ray
@@ -95,7 +96,7 @@ def simulated(
     **how: Any,
 ) -> Outcome:  # fmt: skip
     (at / "orders.json").write_text(json.dumps(orders))
-    how = {"workers": WORKERS, "device": "cpu", **how}
+    how = {"workers": WORKERS, "runtime": Runtime("cpu"), **how}
     executor = OnRay(**how, bench=f"tests.simulated:{bench}")
     return executor.run(plan, Store(at / "store"), watcher or Heard())
 
@@ -207,11 +208,11 @@ def gpus_are_shared(at: Path) -> Told:
     """Each of the two GPUs that Ray is told of seats two; no fifth worker ever finds a place."""
     plan, heard = tiny(at), Opener(at, 2 * GPUS)
     try:
-        simulated(at, plan, {}, workers=2 * GPUS + 1, device="auto", per_gpu=2)
+        simulated(at, plan, {}, workers=2 * GPUS + 1, runtime=Runtime(), per_gpu=2)
         refused = ""
     except UsageError as error:
         refused = str(error)
-    how: Told = {"workers": None, "device": "auto", "per_gpu": 2}
+    how: Told = {"workers": None, "runtime": Runtime(), "per_gpu": 2}
     outcome = simulated(at, plan, {"hold": "attack"}, watcher=heard, **how)
     workers = [line.split()[1:] for line in (at / "workers").read_text().splitlines()]
     return told(at, plan, outcome) | {

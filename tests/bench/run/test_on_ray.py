@@ -23,6 +23,7 @@ import pytest
 
 from bench.core.errors import UsageError
 from bench.run import on_ray
+from bench.run.loading import Runtime
 from bench.run.seats import refuse_too_many, seats
 from bench.run.store import Store
 from bench.run.watching import Watcher
@@ -283,4 +284,4 @@ def test_places_are_counted_as_ray_rounds_them() -> None:
 
 def test_a_single_device_is_not_shared_out() -> None:
     with pytest.raises(UsageError, match="expected auto, cpu or cuda"):
-        on_ray.OnRay(workers=2, device="cuda:1")
+        on_ray.OnRay(workers=2, runtime=Runtime("cuda:1"))
