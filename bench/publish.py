@@ -11,6 +11,7 @@ from bench.config.protocols import followed
 from bench.config.suite import Code, read_suite, suite_names
 from bench.core.errors import UsageError, shown
 from bench.core.shipped import results_folder
+from bench.extend.rest import rest_of
 from bench.run.plan import Plan
 from bench.run.provenance import commit
 from bench.run.store import Store
@@ -123,7 +124,7 @@ def publish(
     from bench.report.write import in_row_order, write_report
     from bench.run.collect import collect
 
-    found = collect(plan if extended is None else extended.rest, store)
+    found = collect(rest_of(plan, extended), store)
     if extended is not None:
         extended.joined(found)
     # Once, and in place of the others: a report would hold its rows twice.

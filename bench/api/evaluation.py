@@ -11,6 +11,7 @@ from bench.api.given import GivenModel, is_pipeline
 from bench.config.suite import Code, Suite, load_suite
 from bench.core.errors import UsageError
 from bench.extend.extension import extension
+from bench.extend.rest import rest_of
 from bench.interfaces import Erasure, registry
 from bench.model.backbone import load_inspected
 from bench.model.batching import MicroBatch
@@ -100,7 +101,7 @@ def evaluate(
     base = TextToImage(backbone, micro=MicroBatch(micro_batch))
     ledger = Store(Path(store))
     extended = None if extend is None else extension(plan, Path(extend))
-    rest = plan if extended is None else extended.rest
+    rest = rest_of(plan, extended)
     outcome = run_plan(rest, ledger, base, Watcher())
     if outcome.failed:
         raise RuntimeError(

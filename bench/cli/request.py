@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.cli.output import err
 from bench.core.errors import UsageError
+from bench.extend.rest import rest_of
 from bench.model.kernels.choice import asked_for
 from bench.run.loading import Runtime, batch_of, device_of, load_base
 
@@ -184,8 +185,7 @@ def computed(
     ledger.clean_tmp()
     watcher = watcher_for(console)
     try:
-        rest = plan if extended is None else extended.rest
-        outcome = executor.run(rest, ledger, watcher, share=share)
+        outcome = executor.run(rest_of(plan, extended), ledger, watcher, share=share)
     finally:
         watcher.stop()
     return outcome, _reported(plan, ledger, asked, folder, outcome, share, extended)
@@ -228,7 +228,7 @@ def _reported(
 
     if share is None:
         return publish(plan, ledger, asked, folder=folder, outcome=outcome, extended=extended)
-    rest = plan if extended is None else extended.rest
+    rest = rest_of(plan, extended)
     outcome.elsewhere = len(left(rest, ledger))
     claim = None if outcome.elsewhere else ledger.claim("report", plan.suite_digest)
     if claim is None:

@@ -29,6 +29,7 @@ from bench.cli.words import (
     Workers,
 )
 from bench.core.errors import UsageError
+from bench.extend.rest import rest_of
 from bench.run.loading import Runtime
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
     _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
     ledger = Store(store)
     extended = extended_by(extend, made)
-    rest = made if extended is None else extended.rest
+    rest = rest_of(made, extended)
     if estimate:
         from bench.cli.hours import told
 
