@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.config.checks import CONTROLS
 from bench.core.errors import UsageError, shown
-from bench.interfaces import Attack
+from bench.interfaces import Access, Attack
 from bench.interfaces.minors import about_minors
 from bench.leaderboard.published_run import PublishedRun
 from bench.run.cells import TrialCell
@@ -23,7 +23,7 @@ __all__ = ["check_candidates", "is_published"]
 def is_published(attack: Attack) -> bool:
     """Whether a report publishes what the attack finds: controls and changes of weights stay in the store."""
     own = attack.control or attack.name in CONTROLS["attacks"]
-    return not own and attack.holds.name != "WEIGHTS"
+    return not own and attack.holds is not Access.WEIGHTS
 
 
 def check_candidates(run: PublishedRun, plan: Plan) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from bench.interfaces import Access
 from bench.interfaces.minors import about_minors
 from bench.leaderboard.found import is_published
 from bench.leaderboard.published_run import PublishedRun
@@ -33,6 +34,7 @@ class Tensors:
 
     def __init__(self, run: PublishedRun, store: Store | None = None) -> None:
         self._store = store
+        self._entries: dict[str, Entry | None] = {}
         self._last: tuple[str, list[Candidate]] = ("", [])
         self._lines: dict[str, list[Mapping[str, Any]]] = {}
         for line in run.candidates:
@@ -49,9 +51,10 @@ class Tensors:
 
     def lacks(self, trial: TrialCell) -> str:
         """Why the candidates of a trial cannot be sampled again; empty if they can."""
-        if trial.attack.holds.name == "PROMPT":
+        holds = trial.attack.holds
+        if holds is Access.PROMPT or self._whole(trial):
             return ""
-        if self._whole(trial) or (self._kept(trial) and trial.attack.holds.name != "WEIGHTS"):
+        if holds is not Access.WEIGHTS and self._entry(trial) is not None:
             return ""
         if is_published(trial.attack):
             return "its tensors are not published"
@@ -59,7 +62,7 @@ class Tensors:
 
     def of(self, trial: TrialCell, number: int) -> tuple[Tensor | None, Tensor | None]:
         """Text states and noise of a candidate."""
-        if trial.attack.holds.name == "PROMPT" and not is_published(trial.attack):
+        if trial.attack.holds is Access.PROMPT and not is_published(trial.attack):
             return None, None
         if not self._whole(trial):
             found = self._stored(trial)[number]
@@ -74,7 +77,7 @@ class Tensors:
 
     def start(self, trial: TrialCell, number: int) -> int:
         """How many of the sampler's steps a candidate's noise has behind it."""
-        if trial.attack.holds.name == "PROMPT" and not is_published(trial.attack):
+        if trial.attack.holds is Access.PROMPT and not is_published(trial.attack):
             return 0
         if not self._whole(trial):
             return self._stored(trial)[number].start
@@ -87,14 +90,14 @@ class Tensors:
         names = [line[kind] for line in lines for kind in _KINDS if line[kind]]
         return is_published(trial.attack) and all(name in self._all() for name in names)
 
-    def _kept(self, trial: TrialCell) -> bool:
-        """Whether the store has what an attack found."""
-        return self._entry(trial) is not None
-
     def _entry(self, trial: TrialCell) -> Entry | None:
+        """What the store has of an attack; asked once, as a look reads the record and checks the files."""
         if self._store is None:
             return None
-        return self._store.find("attack", trial.parents["attack"])
+        digest = trial.parents["attack"]
+        if digest not in self._entries:
+            self._entries[digest] = self._store.find("attack", digest)
+        return self._entries[digest]
 
     def _stored(self, trial: TrialCell) -> list[Candidate]:
         """The candidates of an attack, from the store; those of the last one are held."""
