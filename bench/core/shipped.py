@@ -7,7 +7,16 @@ import sysconfig
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MINIATURES", "clip_folder", "judge_folder", "model_folder", "results_folder"]
+from bench.core.files import expanded
+
+__all__ = [
+    "MINIATURES",
+    "clip_folder",
+    "folder_of",
+    "judge_folder",
+    "model_folder",
+    "results_folder",
+]
 
 
 MINIATURES: Final = ("miniature", "miniature-v", "miniature-xl")
@@ -27,6 +36,14 @@ def judge_folder() -> Path:
 def clip_folder() -> Path:
     """The CLIP's folder; its tokenizer is the pipeline's."""
     return model_folder() / "clip"
+
+
+def folder_of(named: str, *, ours: Path) -> Path:
+    """The folder that a field of a spec names; left empty, one of the miniature's.
+
+    Such a field is read here alone. Its default is the empty text, which is in digests.
+    """
+    return expanded(named or ours).resolve()
 
 
 def results_folder(suite: str) -> Path | None:

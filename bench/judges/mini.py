@@ -7,16 +7,14 @@ style, colour, background. Each head also has the answer "none of these".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from bench.core.clock import model_time
 from bench.core.errors import UsageError, unknown
-from bench.core.files import expanded
 from bench.core.json_files import read_object
 from bench.core.lazy import torch
-from bench.core.shipped import judge_folder
+from bench.core.shipped import folder_of, judge_folder
 from bench.core.spec import content
 from bench.interfaces import Concept, Judge
 
@@ -91,8 +89,7 @@ class MiniJudge(Judge):
         return (self._folder() / "model.safetensors",)
 
     def _folder(self) -> Path:
-        folder = expanded(self.folder) if self.folder else judge_folder()
-        return folder.resolve()
+        return folder_of(self.folder, ours=judge_folder())
 
     def _place(self, concept: Concept, heads: Mapping[str, Sequence[str]]) -> tuple[str, int]:
         """The head that tells the concept, and its column there."""
@@ -109,7 +106,9 @@ class MiniJudge(Judge):
         if images_B3HW.ndim != 4 or images_B3HW.shape[1:] != (3, _SIDE, _SIDE):
             shape = list(images_B3HW.shape)
             raise ValueError(f"{self.name}: expected images [B, 3, {_SIDE}, {_SIDE}], got {shape}")
-        return _load(self._folder(), str(images_B3HW.device))
+        from bench.toolkit.judge_net import judge_on
+
+        return judge_on(self._folder(), str(images_B3HW.device))
 
 
 def _heads(folder: Path) -> dict[str, list[str]]:
@@ -123,14 +122,6 @@ def _heads(folder: Path) -> dict[str, list[str]]:
 
 def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-@lru_cache(maxsize=4)
-def _load(folder: Path, device: str) -> JudgeNet:
-    from bench.toolkit.judge_net import load_judge
-
-    with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
-        return load_judge(folder).to(device).requires_grad_(False)
 
 
 def _logits(net: JudgeNet, images_B3HW: Tensor) -> Iterator[dict[str, Tensor]]:

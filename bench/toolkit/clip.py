@@ -17,13 +17,13 @@ from pathlib import Path
 
 from bench.core.errors import UsageError
 from bench.core.files import expanded, regular
-from bench.core.shipped import clip_folder
+from bench.core.shipped import clip_folder, folder_of
 from bench.core.spec import content
 from bench.toolkit.clip_open import load_open_clip
 from bench.toolkit.clip_towers import Clip
 from bench.toolkit.clip_transformers import PREPROCESS, load_folder, no_model, tokenizer_folder
 
-__all__ = ["check_source", "clip_files", "load_clip"]
+__all__ = ["brings_default", "check_source", "clip_files", "load_clip"]
 
 _OWN = "clip"  # beside a base's networks
 _OPEN_CLIP = "open_clip:"
@@ -42,8 +42,7 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
             lacks what says how the pixels were scaled in training.
     """
     if not source.startswith(_OPEN_CLIP):
-        folder = Path(source) if source else clip_folder()
-        return load_folder(expanded(folder).resolve(), device)
+        return load_folder(folder_of(source, ours=clip_folder()), device)
     architecture, at, path = source.removeprefix(_OPEN_CLIP).partition("@")
     if not (architecture and at and path):
         raise ValueError(
@@ -56,8 +55,15 @@ def clip_files(source: str) -> tuple[Path, ...]:
     """The weights of a source, for digests."""
     if source.startswith(_OPEN_CLIP):
         return (expanded(source.removeprefix(_OPEN_CLIP).partition("@")[2]).resolve(),)
-    folder = expanded(source or clip_folder()).resolve()
-    return tuple(sorted(folder.glob("*.safetensors")))
+    return tuple(sorted(folder_of(source, ours=clip_folder()).glob("*.safetensors")))
+
+
+def brings_default(base: Path | None) -> bool:
+    """Whether a base has the miniature's CLIP beside its networks, as every miniature has.
+
+    What looks through the miniature's networks, left to its default, sees nothing in other bases' images.
+    """
+    return base is not None and _sums(str(base / _OWN)) == _sums("")
 
 
 def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None:
@@ -75,7 +81,7 @@ def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None
     if source:
         _check_there(source, at)
         return
-    if base is not None and _sums(str(base / _OWN)) == _sums(""):
+    if brings_default(base):
         return
     where = (
         "a base without a folder" if base is None else f"the base {base}, which has another or none"

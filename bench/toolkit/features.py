@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.clock import model_time
 from bench.core.errors import UsageError
 from bench.core.lazy import torch
-from bench.core.shipped import clip_folder, judge_folder
-from bench.core.spec import content, runtime
+from bench.core.shipped import judge_folder
+from bench.core.spec import runtime
 from bench.interfaces import Features
-from bench.toolkit.clip import check_source, clip_files, load_clip
+from bench.toolkit.clip import brings_default, check_source, clip_files, load_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.toolkit.judge_net import JudgeNet
-
 __all__ = ["ClipFeatures", "JudgeFeatures"]
 
 _CHUNK = 256
-_CLIP = "clip"
 
 
 class JudgeFeatures(Features):
@@ -36,8 +32,7 @@ class JudgeFeatures(Features):
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses another base than a miniature."""
-        own = None if folder is None else content(folder / _CLIP / "model.safetensors")
-        if own != content(clip_folder() / "model.safetensors"):  # every miniature brings it
+        if not brings_default(folder):
             raise UsageError(
                 f"expected weights of Inception, got none; the default is the miniature's judge, not for the base "
                 f"{folder or 'without a folder'}: give a .safetensors file"
@@ -45,20 +40,14 @@ class JudgeFeatures(Features):
 
     def vectors(self, images_B3HW: Tensor) -> Tensor:
         """The features, float32 [B, 320], of images [B, 3, 64, 64]."""
-        net = _judge(str(images_B3HW.device))
+        from bench.toolkit.judge_net import judge_on
+
+        net = judge_on(judge_folder().resolve(), str(images_B3HW.device))
         found = [images_B3HW.new_empty(0, net.width, dtype=torch.float32)]
         for chunk in images_B3HW.split(_CHUNK) if len(images_B3HW) else ():
             with torch.no_grad(), model_time():
                 found.append(net.features(chunk.float()))
         return torch.cat(found)
-
-
-@lru_cache(maxsize=4)
-def _judge(device: str) -> JudgeNet:
-    from bench.toolkit.judge_net import load_judge
-
-    with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
-        return load_judge(judge_folder()).to(device).requires_grad_(False)
 
 
 class ClipFeatures(Features):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from bench.core.files import regular
 from bench.core.json_files import read_object
 
-__all__ = ["JudgeNet", "Trunk", "load_judge", "save_judge"]
+__all__ = ["JudgeNet", "Trunk", "judge_on", "load_judge", "save_judge"]
 
 _WIDTHS = (32, 64, 96, 128)
 
@@ -92,3 +93,14 @@ def load_judge(folder: Path) -> JudgeNet:
     weights = load_file(regular(folder / "model.safetensors"))
     net.load_state_dict({n: w.float() for n, w in weights.items()})
     return net.eval()
+
+
+@lru_cache(maxsize=4)
+def judge_on(folder: Path, device: str) -> JudgeNet:
+    """The judge of a folder on a device, frozen and ready to score; read once for each.
+
+    Raises:
+        UsageError: as :func:`load_judge`.
+    """
+    with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
+        return load_judge(folder).to(device).requires_grad_(False)
