@@ -3,6 +3,9 @@
 Reconstruction: an estimate that looks at images of a bare word alone is too low where the concept is
 asked for with others. A style always is. The miniature's ``sketch`` showed it: at a
 strength that leaves nothing of the bare word, "a green house, as a sketch" still has the style.
+
+These lists are no part of :mod:`bench.toolkit.wording`. They are values of this method's field, and in digests.
+A sentence that is bettered there for many papers must not change what is chosen here.
 """
 
 from __future__ import annotations

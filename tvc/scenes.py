@@ -2,7 +2,8 @@
 
 Ours, not the paper's: the paired vector (:mod:`tvc.pairs`) is learnt from their images. A scene is a
 pair of texts. The first has one ``{}``, the concept's place. Where the second has one too, a neighbour
-stands there: another object, character or style. Where it has none, it is the plain scene.
+stands there: another object, character or style. Where it has none, it is the plain scene. Like the lists of
+:mod:`tvc.contexts`, and for the same reason, they are no part of :mod:`bench.toolkit.wording`.
 """
 
 from __future__ import annotations

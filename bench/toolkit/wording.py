@@ -4,6 +4,9 @@ The sentences are our own, in the manner of those that textual inversion (arXiv 
 2408.16807) and Ring-A-Bell (arXiv 2310.10012) publish. They write theirs by family, and some of their
 lists bear no licence. What a paper's preset alone says stays in that paper's file. A family without
 a list of its own has the list of objects. A person's name and nudity take no article.
+
+Two other places have lists by family, for a reason: :mod:`tvc.contexts` and :mod:`tvc.scenes`. Theirs are
+values of a spec's fields, so they are in digests, and a suite may give others.
 """
 
 from __future__ import annotations
