@@ -133,12 +133,12 @@ class RowAdam:
     Attributes:
         lr: Learning rate.
         decay: Weight decay.
-        kind: ``adam`` adds the decay to the gradient (L2); ``adamw`` shrinks the values.
+        rule: ``adam`` adds the decay to the gradient (L2); ``adamw`` shrinks the values.
     """
 
     lr: float
     decay: float = 0.0
-    kind: Literal["adam", "adamw"] = "adam"
+    rule: Literal["adam", "adamw"] = "adam"
     _steps: int = 0
     _first: Tensor | None = None
     _second: Tensor | None = None
@@ -147,7 +147,7 @@ class RowAdam:
         """The next values."""
         first = torch.zeros_like(x) if self._first is None else self._first
         second = torch.zeros_like(x) if self._second is None else self._second
-        if self.kind == "adam":
+        if self.rule == "adam":
             grad = grad + self.decay * x
         else:
             x = x * (1 - self.lr * self.decay)

@@ -30,10 +30,10 @@ def listing(what: Listed, store: Path) -> list[dict[str, str]]:
         case "store":
             return _entries(store)
         case _:
-            return _plugins(cast("registry.Kind", what.removesuffix("s")))
+            return _plugins(cast("registry.PlugPoint", what.removesuffix("s")))
 
 
-def _plugins(kind: registry.Kind) -> list[dict[str, str]]:
+def _plugins(kind: registry.PlugPoint) -> list[dict[str, str]]:
     from bench.interfaces import registry
 
     specs = {n: registry.get(kind, n) for n in registry.names(kind)}

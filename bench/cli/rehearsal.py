@@ -90,13 +90,13 @@ def _empty(folder: Path) -> Path:
 def _show(found: Rehearsal, suite: str) -> None:
     from bench.cli.hours import time_of
 
-    for kind in found.kinds:
+    for case in found.cases:
         took = (
-            f"{kind.cells} cells, {kind.seconds:.1f} s, {kind.peak_mb:.0f} MiB"
-            if kind.seconds
+            f"{case.cells} cells, {case.seconds:.1f} s, {case.peak_mb:.0f} MiB"
+            if case.seconds
             else ""
         )
-        out.print(f"{kind.fate:9}  {kind.stage:9}  {kind.of}  {took}".rstrip(), soft_wrap=True)
+        out.print(f"{case.fate:9}  {case.stage:9}  {case.of}  {took}".rstrip(), soft_wrap=True)
     for line in found.notes:
         out.print(f"note: {line}", soft_wrap=True)
     for line in found.failures:
@@ -132,7 +132,7 @@ def _as_json(found: Rehearsal) -> dict[str, Any]:
         "kinds": [
             {"stage": k.stage, "of": k.of, "fate": k.fate, "cells": k.cells, "seconds": round(k.seconds, 3),
              "peak_memory_mb": round(k.peak_mb, 1)}
-            for k in found.kinds
+            for k in found.cases
         ],
         "failures": list(found.failures),
         "notes": list(found.notes),

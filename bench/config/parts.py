@@ -39,7 +39,7 @@ def made(cls: type[AnySpec], fields: Mapping[str, Any]) -> AnySpec:
         raise from_pydantic(error, cls) from error
 
 
-def listed(kind: registry.Kind, key: str, entries: Sequence[Entry]) -> tuple[Spec, ...]:
+def listed(kind: registry.PlugPoint, key: str, entries: Sequence[Entry]) -> tuple[Spec, ...]:
     """The plug-ins of a key's entries, in order.
 
     Args:

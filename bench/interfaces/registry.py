@@ -30,7 +30,7 @@ from bench.interfaces.metric import Measure
 __all__ = [
     "ENTRY_POINTS",
     "PACKAGES",
-    "Kind",
+    "PlugPoint",
     "Plugin",
     "build",
     "complete",
@@ -40,16 +40,16 @@ __all__ = [
     "plugins",
 ]
 
-Kind = Literal["method", "attack", "judge", "metric"]
+PlugPoint = Literal["method", "attack", "judge", "metric"]
 
 ENTRY_POINTS: Final = "tvc_bench.plugins"
-PACKAGES: Final[dict[Kind, tuple[str, ...]]] = {
+PACKAGES: Final[dict[PlugPoint, tuple[str, ...]]] = {
     "method": ("methods", "tvc"),
     "attack": ("attacks",),
     "judge": ("bench.judges",),
     "metric": ("bench.metrics",),
 }
-_BASES: Final[dict[Kind, type[Spec]]] = {
+_BASES: Final[dict[PlugPoint, type[Spec]]] = {
     "method": Erasure, "attack": Attack, "judge": Judge, "metric": Measure,
 }  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -66,12 +66,12 @@ class Plugin:
     source: str = "built in"
 
 
-def names(kind: Kind) -> list[str]:
+def names(kind: PlugPoint) -> list[str]:
     """The names of the registered plug-ins of a kind, sorted."""
     return sorted(plugins(kind))
 
 
-def get(kind: Kind, name: str) -> type[Spec]:
+def get(kind: PlugPoint, name: str) -> type[Spec]:
     """The class of a plug-in.
 
     Args:
@@ -91,7 +91,7 @@ def get(kind: Kind, name: str) -> type[Spec]:
     return _different(kind, cls.name, known.get(cls.name, plugin), plugin).cls
 
 
-def build(kind: Kind, entry: str | Mapping[str, Mapping[str, Any]]) -> Spec:
+def build(kind: PlugPoint, entry: str | Mapping[str, Mapping[str, Any]]) -> Spec:
     """The plug-in of a suite's entry.
 
     Args:
@@ -140,7 +140,7 @@ def _own_name(cls: type[Spec], called: object, entry: str) -> str:
 
 
 @cache
-def plugins(kind: Kind) -> Mapping[str, Plugin]:
+def plugins(kind: PlugPoint) -> Mapping[str, Plugin]:
     """The registered plug-ins of a kind by name.
 
     Raises:
@@ -181,7 +181,7 @@ def complete(spec: Spec, called: str) -> Spec:
     return spec
 
 
-def _built_in(kind: Kind) -> Iterator[tuple[type[Spec], str]]:
+def _built_in(kind: PlugPoint) -> Iterator[tuple[type[Spec], str]]:
     base = _BASES[kind]
     for package in PACKAGES[kind]:
         for info in pkgutil.iter_modules(_import(package).__path__, f"{package}."):
@@ -193,7 +193,7 @@ def _built_in(kind: Kind) -> Iterator[tuple[type[Spec], str]]:
                     yield _checked(kind, cls, f"{info.name}:{cls.__name__}"), "built in"
 
 
-def _third_party(kind: Kind) -> Iterator[tuple[type[Spec], str]]:
+def _third_party(kind: PlugPoint) -> Iterator[tuple[type[Spec], str]]:
     for point in sorted(entry_points(group=ENTRY_POINTS)):
         package = point.dist.name if point.dist else "an unnamed package"
         source = f"entry point {point.name} of {package}"
@@ -225,7 +225,7 @@ def _import(module: str, of: str = "") -> ModuleType:
         raise UsageError(f"cannot import plug-in module {module}{of}: {reason}") from error
 
 
-def _checked(kind: Kind, cls: object, where: str) -> type[Spec]:
+def _checked(kind: PlugPoint, cls: object, where: str) -> type[Spec]:
     base = _BASES[kind]
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         expected = f"a subclass of bench.interfaces.{base.__name__}"  # an author's door
@@ -255,7 +255,7 @@ def _entry(entry: object) -> tuple[str, dict[str, Any]]:
     raise UsageError(f"expected a name, or one name with its fields, got {shown(entry)}")
 
 
-def _different(kind: Kind, name: str, one: Plugin, other: Plugin) -> Plugin:
+def _different(kind: PlugPoint, name: str, one: Plugin, other: Plugin) -> Plugin:
     if one.cls is not other.cls:
         both = " and ".join(
             f"{p.cls.__module__}:{p.cls.__qualname__} ({p.source})" for p in (one, other)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from bench.core.errors import UsageError, in_one_line
 from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Rng, Target, registry
@@ -26,7 +26,6 @@ _IF_DRAWN: Final = "works where the base draws the concept"
 _CANNOT_DRAW: Final = "the base cannot draw"
 """What a method says that looks at the base's images first; an untrained one draws nothing."""
 _GIVEN: Final = "needs what a user gives"
-Kind = Literal["method", "attack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Tried:
         said: ``works``, on which condition, or what the refusal said.
     """
 
-    kind: Kind
+    kind: registry.PlugPoint
     name: str
     base: str
     said: str
@@ -61,7 +60,7 @@ def try_on(bases: Mapping[str, TextToImage]) -> Iterator[Tried]:
                 yield Tried(kind, name, base, _tried(kind, name, model))
 
 
-def _tried(kind: Kind, name: str, model: TextToImage) -> str:
+def _tried(kind: registry.PlugPoint, name: str, model: TextToImage) -> str:
     cls: Any = registry.get(kind, name)
     if cls.needs:
         return _GIVEN

@@ -21,14 +21,14 @@ from transformers.utils import logging as transformers_logging
 from bench.mini.tokenizer import train_tokenizer
 from bench.model.published import LENGTH, NOISE, Shape
 from bench.model.random_values import random_values
-from bench.rehearse.shapes import REAL, TINY, Kind
+from bench.rehearse.shapes import REAL, TINY, BaseFamily
 
-__all__ = ["kind_of", "write_base", "write_words"]
+__all__ = ["family_of", "write_base", "write_words"]
 
 _MERGES: Final = 3000
 
 
-def kind_of(base: str) -> Kind:
+def family_of(base: str) -> BaseFamily:
     """The family of a hub id or a folder, by its name: XL or not."""
     return "sdxl" if "xl" in Path(base).name.lower() else "sd"
 
@@ -40,18 +40,18 @@ def write_words(folder: Path, lines: Sequence[str]) -> Any:
 
 
 def write_base(
-    folder: Path, kind: Kind, words: Any, *, real_size: bool, prediction: str = "epsilon"
+    folder: Path, family: BaseFamily, words: Any, *, real_size: bool, prediction: str = "epsilon"
 ) -> Path:
     """The folder, with a pipeline in it; the same words give the same files.
 
     Args:
         folder: Where it is written.
-        kind: The family.
+        family: Of the base.
         words: Its tokenizer.
         real_size: In the published configuration, and not a tiny one.
         prediction: What the UNet predicts: ``epsilon`` or ``v_prediction``.
     """
-    shape = (REAL if real_size else TINY)[kind]
+    shape = (REAL if real_size else TINY)[family]
     shape = replace(shape, rows=max(shape.rows, len(words)))
     parts = {
         "unet": _made(UNet2DConditionModel, shape.unet),
@@ -59,7 +59,7 @@ def write_base(
         "scheduler": DDIMScheduler(**NOISE, prediction_type=prediction, clip_sample=False),
         "tokenizer": words,
     }
-    if kind == "sd":
+    if family == "sd":
         pipe: Any = StableDiffusionPipeline(
             **parts, text_encoder=_text(CLIPTextModel, shape, 0, words), safety_checker=None,
             feature_extractor=None, requires_safety_checker=False,

@@ -97,7 +97,7 @@ def _utility(whole: Suite) -> dict[str, Any]:
 
 
 def _least(
-    kind: registry.Kind, entries: Sequence[Entry], specs: Sequence[Spec]
+    kind: registry.PlugPoint, entries: Sequence[Entry], specs: Sequence[Spec]
 ) -> tuple[list[Entry], dict[str, tuple[str, ...]]]:
     """The entries at their smallest budget, each once, and by the label of each, whom it stands for."""
     kept: list[tuple[Entry, Spec, list[str]]] = []

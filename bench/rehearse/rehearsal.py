@@ -18,7 +18,7 @@ from bench.model.families.family import Dtype
 from bench.model.families.known import family_in
 from bench.model.pipeline.inspect import BaseFiles, inspect_base, local_folder
 from bench.publish import Asked, publish
-from bench.rehearse.bases import kind_of, write_base, write_words
+from bench.rehearse.bases import family_of, write_base, write_words
 from bench.rehearse.cut import LIMIT, cut
 from bench.rehearse.hours import counted, measured
 from bench.rehearse.stand_ins import StandIns
@@ -30,7 +30,7 @@ from bench.run.plan import Plan, make_plan
 from bench.run.store import Store
 from bench.run.watching import Outcome, Watcher
 
-__all__ = ["CANNOT_DRAW", "Fate", "Kind", "Rehearsal", "rehearse"]
+__all__ = ["CANNOT_DRAW", "Case", "Fate", "Rehearsal", "rehearse"]
 
 CANNOT_DRAW: Final = "the base cannot draw"
 """What a method says that looks at the base's own images first: random weights draw nothing."""
@@ -40,8 +40,8 @@ Fate = Literal["passed", "failed", "blocked", "not with random weights"]
 
 
 @dataclass(slots=True)
-class Kind:
-    """One kind of cell: a stage with a plug-in.
+class Case:
+    """One thing that is tried: a kind of cell, of a plug-in.
 
     Attributes:
         stage: ``edit``, ``attack``, ``trial``, ``utility``, ``reference`` or ``score``; or ``report``.
@@ -66,7 +66,7 @@ class Rehearsal:
 
     Attributes:
         suite: The name of the suite.
-        kinds: Every kind of cell, in the plan's order.
+        cases: What was tried, in the plan's order.
         failures: A line per failure.
         notes: What a reader should know that is no failure.
         whole: How many cells the whole suite has.
@@ -75,7 +75,7 @@ class Rehearsal:
     """
 
     suite: str
-    kinds: tuple[Kind, ...]
+    cases: tuple[Case, ...]
     failures: tuple[str, ...]
     notes: tuple[str, ...]
     whole: int
@@ -95,7 +95,7 @@ class _Ledger(Watcher):
     plan: Plan
     stands_for: Mapping[str, Sequence[str]]
     tell: Watcher
-    kinds: dict[tuple[str, str], Kind] = field(default_factory=dict)
+    cases: dict[tuple[str, str], Case] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -109,30 +109,30 @@ class _Ledger(Watcher):
         self.tell.step(done, total, what)
 
     def done(self, cell: Cell, seconds: float) -> None:
-        kind = self._kind(cell)
-        kind.seconds += seconds
+        case = self._case(cell)
+        case.seconds += seconds
         self.tell.done(cell, seconds)
 
     def failed(self, cell: Cell, error: BaseException) -> None:
-        kind, said = self._kind(cell), in_one_line(error)
+        case, said = self._case(cell), in_one_line(error)
         if CANNOT_DRAW in said:
-            kind.fate = "not with random weights" if kind.fate == "passed" else kind.fate
-            self.notes.append(f"{kind.stage} {kind.of}: {said}; so it goes with random weights")
+            case.fate = "not with random weights" if case.fate == "passed" else case.fate
+            self.notes.append(f"{case.stage} {case.of}: {said}; so it goes with random weights")
         else:
-            kind.fate = "failed"
+            case.fate = "failed"
             self.failures.append(f"{cell.title}: {type(error).__name__}: {said}")
         self.tell.failed(cell, error)
 
     def blocked(self, cell: Cell) -> None:
-        kind = self._kind(cell)
-        kind.fate = "blocked" if kind.fate == "passed" else kind.fate
+        case = self._case(cell)
+        case.fate = "blocked" if case.fate == "passed" else case.fate
         self.tell.blocked(cell)
 
-    def _kind(self, cell: Cell) -> Kind:
+    def _case(self, cell: Cell) -> Case:
         stage, of = cell.kind, _part(cell, self.stands_for)
-        kind = self.kinds.setdefault((stage, of), Kind(stage, of))
-        kind.cells += 1
-        return kind
+        case = self.cases.setdefault((stage, of), Case(stage, of))
+        case.cells += 1
+        return case
 
 
 def rehearse(
@@ -183,7 +183,7 @@ def rehearse(
     timed = real_size or kept
     return Rehearsal(
         suite=file.name,
-        kinds=tuple(ledger.kinds.values()),
+        cases=tuple(ledger.cases.values()),
         failures=tuple(ledger.failures),
         notes=tuple(dict.fromkeys(ledger.notes)),
         whole=len(full.cells),
@@ -203,11 +203,11 @@ def _staged(
         stand_ins = StandIns(folder / _NETWORKS, words, real_size, base.folder, tiny=False)
         changes = stand_ins.in_place(file)
         return base, changes, list(stand_ins.replaced)
-    kind, prediction = kind_of(file.base), "epsilon"
+    named, prediction = family_of(file.base), "epsilon"
     if here is not None and (family := family_in(here)) is not None:
-        kind = "sdxl" if "XL" in family.about else "sd"
+        named = "sdxl" if "XL" in family.about else "sd"
         prediction = inspect_base(file.base).prediction_type
-    place = write_base(folder / _BASE, kind, words, real_size=real_size, prediction=prediction)
+    place = write_base(folder / _BASE, named, words, real_size=real_size, prediction=prediction)
     stand_ins = StandIns(folder / _NETWORKS, words, real_size, place, tiny=not real_size)
     changes = stand_ins.in_place(file)
     if file.concepts_file is None and here is not None and (here / _CONCEPTS).is_file():
@@ -226,7 +226,7 @@ def _lines(file: SuiteFile) -> list[str]:
 
 
 def _part(cell: Cell, stands_for: Mapping[str, Sequence[str]]) -> str:
-    """The plug-in that a kind of cell is known by, as the whole suite calls it."""
+    """The plug-in that a cell is known by, as the whole suite calls it."""
 
     def called(label: str) -> str:
         return ", ".join(stands_for.get(label, (label,)))
@@ -247,17 +247,17 @@ def _measure(plan: Plan, store: Store, ledger: _Ledger) -> None:
     """Adds the peaks of memory that the store recorded."""
     for cell in plan.cells:
         entry = store.find(cell.kind, cell.digest)
-        kind = ledger.kinds.get((cell.kind, _part(cell, ledger.stands_for)))
-        if entry is not None and kind is not None:
+        case = ledger.cases.get((cell.kind, _part(cell, ledger.stands_for)))
+        if entry is not None and case is not None:
             timing: Any = entry.record.get("timing") or {}
-            kind.peak_mb = max(kind.peak_mb, float(timing.get("peak_memory_mb") or 0.0))
+            case.peak_mb = max(case.peak_mb, float(timing.get("peak_memory_mb") or 0.0))
 
 
 def _report(
     plan: Plan, store: Store, source: str, folder: Path, ledger: _Ledger, outcome: Outcome
 ) -> None:
-    """Writes the report, which is a kind of its own; what it says of random weights fails nothing."""
-    kind = ledger.kinds.setdefault((_REPORT, ""), Kind(_REPORT, "tables, plots and pages", cells=1))
+    """Writes the report, which is a case of its own; what it says of random weights fails nothing."""
+    case = ledger.cases.setdefault((_REPORT, ""), Case(_REPORT, "tables, plots and pages", cells=1))
     asked = Asked(source, limit=LIMIT, said=shlex.join(["tvc-bench", "rehearse", source]))
     try:
         done = publish(plan, store, asked, folder=folder / _REPORT, outcome=outcome)
@@ -266,7 +266,7 @@ def _report(
     except (
         Exception
     ) as error:  # whatever the libraries of tables and plots raise is what is looked for
-        kind.fate = "failed"
+        case.fate = "failed"
         ledger.failures.append(f"report: {type(error).__name__}: {in_one_line(error)}")
         return
     ledger.notes += [

@@ -6,9 +6,9 @@ from typing import Any, Final, Literal
 
 from bench.model.published import SD14, SDXL, Shape
 
-__all__ = ["REAL", "TINY", "Kind"]
+__all__ = ["REAL", "TINY", "BaseFamily"]
 
-Kind = Literal["sd", "sdxl"]
+BaseFamily = Literal["sd", "sdxl"]
 
 
 _TINY_UNET: Final[dict[str, Any]] = {
@@ -27,7 +27,7 @@ _XL_ADDED: Final[dict[str, Any]] = {
     "use_linear_projection": True,
 }
 
-TINY: Final[dict[Kind, Shape]] = {
+TINY: Final[dict[BaseFamily, Shape]] = {
     "sd": Shape(
         unet={
             **_TINY_UNET,
@@ -62,4 +62,4 @@ TINY: Final[dict[Kind, Shape]] = {
     ),
 }  # fmt: skip
 
-REAL: Final[dict[Kind, Shape]] = {"sd": SD14, "sdxl": SDXL}
+REAL: Final[dict[BaseFamily, Shape]] = {"sd": SD14, "sdxl": SDXL}

@@ -32,10 +32,10 @@ from bench.interfaces.prompt_source import Draw
 __all__ = [
     "AttackCell",
     "Cell",
+    "CellKind",
     "ComparedCell",
     "EditCell",
     "JudgedCell",
-    "Kind",
     "MeasuredCell",
     "OfAttack",
     "OfMethod",
@@ -47,7 +47,7 @@ __all__ = [
     "UtilityCell",
 ]
 
-Kind = Literal["reference", "edit", "attack", "trial", "utility", "score"]
+CellKind = Literal["reference", "edit", "attack", "trial", "utility", "score"]
 Prompts = tuple[tuple[str, UtilityPrompt], ...]
 """Utility prompts, each with its group: ``neighbour``, ``other``, or ``caption`` of a file, of no concept."""
 
@@ -57,7 +57,7 @@ class Cell:
     """One thing to compute.
 
     Attributes:
-        kind: Its stage.
+        kind: What is computed.
         digest: Of everything its numbers depend on.
         concept: What is attacked or measured; of an edit, the first of the erased.
         parents: Digests by what they are to it: ``edit``, ``attack``, ``reference``, ``sample``.
@@ -68,7 +68,7 @@ class Cell:
             but for transfers.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[CellKind]
 
     digest: str
     concept: Concept
@@ -107,7 +107,7 @@ class ReferenceCell(Cell):
         draws: By the place of a prompt, how a file says that its image is sampled.
     """
 
-    kind: ClassVar[Kind] = "reference"
+    kind: ClassVar[CellKind] = "reference"
     prompts: Prompts
     draws: Mapping[int, Draw] = field(default_factory=dict)
 
@@ -140,7 +140,7 @@ class OfMethod(Cell):
 class EditCell(OfMethod):
     """A model that a method has edited."""
 
-    kind: ClassVar[Kind] = "edit"
+    kind: ClassVar[CellKind] = "edit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ class UtilityCell(OfMethod):
         draws: As the reference has them.
     """
 
-    kind: ClassVar[Kind] = "utility"
+    kind: ClassVar[CellKind] = "utility"
     prompts: Prompts
     draws: Mapping[int, Draw] = field(default_factory=dict)
 
@@ -186,7 +186,7 @@ class OfAttack(OfMethod):
 class AttackCell(OfAttack):
     """The finds of an attack on an edit."""
 
-    kind: ClassVar[Kind] = "attack"
+    kind: ClassVar[CellKind] = "attack"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,7 @@ class TrialCell(OfAttack):
             ``method``.
     """
 
-    kind: ClassVar[Kind] = "trial"
+    kind: ClassVar[CellKind] = "trial"
     images: int
     draws: Mapping[str, Draw] = field(default_factory=dict)
     source: Erasure | None = None
@@ -224,7 +224,7 @@ class ScoreCell(OfMethod):
         by: What tables call the judge or metric.
     """
 
-    kind: ClassVar[Kind] = "score"
+    kind: ClassVar[CellKind] = "score"
     by: str
 
 

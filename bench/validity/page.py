@@ -85,10 +85,10 @@ def medians(found: Sequence[Compared], between: Sequence[Twice]) -> str:
     ceiling = ceilings(between)
     groups: dict[tuple[str, str, str], list[Compared]] = {}
     for one in found:
-        kind = one.ranking.ours or UTILITY
-        groups.setdefault((one.suite, kind, one.ranking.family), []).append(one)
+        ours = one.ranking.ours or UTILITY
+        groups.setdefault((one.suite, ours, one.ranking.family), []).append(one)
     lines = [f"| {' | '.join(_HEAD)} |", "|---" * len(_HEAD) + "|"]
-    for (suite, kind, family), mine in groups.items():
+    for (suite, ours, family), mine in groups.items():
         rhos = [one.agreement.rho for one in mine if not math.isnan(one.agreement.rho)]
         sizes = sorted({one.agreement.n for one in mine})
         methods = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -97,7 +97,7 @@ def medians(found: Sequence[Compared], between: Sequence[Twice]) -> str:
             if rhos
             else ("no order", "")
         )
-        against = "fewer than two" if kind not in ceiling else "{:.2f} ({})".format(*ceiling[kind])
-        cells = (suite, f"`{kind}`", family, str(len(mine)), methods, *said, against)
+        against = "fewer than two" if ours not in ceiling else "{:.2f} ({})".format(*ceiling[ours])
+        cells = (suite, f"`{ours}`", family, str(len(mine)), methods, *said, against)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -15,13 +15,13 @@ import pytest
 from bench.interfaces import registry
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES: dict[registry.Kind, str] = {"method": "add-a-method", "attack": "add-an-attack"}
+PAGES: dict[registry.PlugPoint, str] = {"method": "add-a-method", "attack": "add-an-attack"}
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CLASS = re.compile(r"^class (\w+)\((?:Erasure|Attack)\):", re.MULTILINE)
 
 
 @cache
-def example(kind: registry.Kind) -> str:
+def example(kind: registry.PlugPoint) -> str:
     """The code of a page's example, which is the first on it."""
     found = _BLOCK.search((DOCS / f"{PAGES[kind]}.md").read_text())
     assert found, f"docs/{PAGES[kind]}.md holds no example"
@@ -29,7 +29,7 @@ def example(kind: registry.Kind) -> str:
 
 
 @cache
-def documented(kind: registry.Kind) -> str:
+def documented(kind: registry.PlugPoint) -> str:
     """``module:Class`` of a page's example, which can be imported from here on."""
     code, name = example(kind), f"documented_{kind}"
     module = ModuleType(name)
@@ -40,7 +40,7 @@ def documented(kind: registry.Kind) -> str:
     return f"{name}:{cls[1]}"
 
 
-def specs(kind: registry.Kind) -> Iterator[Any]:
+def specs(kind: registry.PlugPoint) -> Iterator[Any]:
     """A parameter of pytest per plug-in and preset, made small by ``quick``; and the documented example.
 
     Presets that differ in nothing but what ``quick`` sets are one.

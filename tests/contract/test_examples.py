@@ -19,7 +19,7 @@ _MOST_LINES = 100
 
 
 @pytest.mark.parametrize("kind", PAGES)
-def test_an_example_is_short(kind: registry.Kind) -> None:
+def test_an_example_is_short(kind: registry.PlugPoint) -> None:
     assert len(example(kind).splitlines()) <= _MOST_LINES
 
 

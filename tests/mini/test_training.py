@@ -33,8 +33,8 @@ from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
 from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.build import RECIPE, Recipe, build
-from bench.mini.train.kinds import KINDS
 from bench.mini.train.loop import Pace, fit
+from bench.mini.train.miniatures import BY_NAME
 from bench.mini.train.vae import _whiten, new_vae
 from bench.mini.world import HEADS
 from bench.model.families.sdxl import StableDiffusionXL
@@ -354,7 +354,7 @@ def test_another_miniature_shares_the_firsts_parts_and_goes_on_from_its_checkpoi
 def test_a_miniature_that_is_not_there_says_how_it_is_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown miniature 'miniature-x'"):
         build(tmp_path, tmp_path, seed=0, device="cpu", base="miniature-x")
-    assert tuple(KINDS) == MINIATURES
+    assert tuple(BY_NAME) == MINIATURES
     for base in MINIATURES:
         if not model_folder(base).is_dir():
             with pytest.raises(UsageError, match=f"mini train --base {base}` makes it"):

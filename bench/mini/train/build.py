@@ -23,7 +23,7 @@ from bench.mini.tokenizer import train_tokenizer
 from bench.mini.train.clip import train_clip
 from bench.mini.train.export import export
 from bench.mini.train.judge import train_judge
-from bench.mini.train.kinds import KINDS, Kind
+from bench.mini.train.miniatures import BY_NAME, Miniature
 from bench.mini.train.reader import Reader, text_tower, tokenizer_with
 from bench.mini.train.second import new_second, train_second
 from bench.mini.train.unet import train_unet
@@ -107,20 +107,20 @@ def build(
     Raises:
         UsageError: there is no such miniature.
     """
-    if base not in KINDS:
-        raise UsageError(unknown("miniature", base, KINDS))
-    kind, on = KINDS[base], torch.device(device)
-    first = base == next(iter(KINDS))
+    if base not in BY_NAME:
+        raise UsageError(unknown("miniature", base, BY_NAME))
+    made, on = BY_NAME[base], torch.device(device)
+    first = base == next(iter(BY_NAME))
     work = work if first else work / base
     work.mkdir(parents=True, exist_ok=True)
     parts = _trained(work, seed, on, recipe) if first else _shipped()
-    reader = _reader(kind, parts, work, seed, on, recipe)
+    reader = _reader(made, parts, work, seed, on, recipe)
     unet = train_unet(
-        kind, reader, parts.vae.to(on), work, seed=seed, steps=recipe.unet_steps, device=on
+        made, reader, parts.vae.to(on), work, seed=seed, steps=recipe.unet_steps, device=on
     )
     log.info("writing %s", folder)
     return export(
-        folder, kind, reader=reader, unet=unet, vae=parts.vae, clip=parts.clip, judge=parts.judge
+        folder, made, reader=reader, unet=unet, vae=parts.vae, clip=parts.clip, judge=parts.judge
     )
 
 
@@ -132,14 +132,14 @@ def untrained(folder: Path, base: str, *, seed: int = 0) -> Path:
         base: The name of the miniature.
         seed: Of the values.
     """
-    kind, parts = KINDS[base], _shipped()
-    words = tuple(tokenizer_with(parts.tokenizer, padding) for padding in kind.paddings)
+    made, parts = BY_NAME[base], _shipped()
+    words = tuple(tokenizer_with(parts.tokenizer, padding) for padding in made.paddings)
     with initial_values(seed):
-        second = [new_second(words[1], parts.clip.config.projection_dim)] if kind.is_xl else []
-        reader = Reader(words, (text_tower(parts.clip, kind), *second))
-        unet = kind.new_unet(reader.width, reader.pooled)
+        second = [new_second(words[1], parts.clip.config.projection_dim)] if made.is_xl else []
+        reader = Reader(words, (text_tower(parts.clip, made), *second))
+        unet = made.new_unet(reader.width, reader.pooled)
     return export(
-        folder, kind, reader=reader, unet=unet, vae=parts.vae, clip=parts.clip, judge=parts.judge
+        folder, made, reader=reader, unet=unet, vae=parts.vae, clip=parts.clip, judge=parts.judge
     )
 
 
@@ -171,11 +171,11 @@ def _shipped() -> Parts:
 
 
 def _reader(
-    kind: Kind, parts: Parts, work: Path, seed: int, on: torch.device, recipe: Recipe
+    made: Miniature, parts: Parts, work: Path, seed: int, on: torch.device, recipe: Recipe
 ) -> Reader:
-    words = tuple(tokenizer_with(parts.tokenizer, padding) for padding in kind.paddings)
-    encoders = [text_tower(parts.clip, kind).to(on)]
-    if kind.is_xl:
+    words = tuple(tokenizer_with(parts.tokenizer, padding) for padding in made.paddings)
+    encoders = [text_tower(parts.clip, made).to(on)]
+    if made.is_xl:
         second = train_second(
             words[1], parts.clip, work, seed=seed, steps=recipe.second_steps, device=on
         )

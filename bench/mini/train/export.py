@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 from bench.core.digest import file_sha256
 from bench.mini.concepts import write_concepts
-from bench.mini.train.kinds import Kind
+from bench.mini.train.miniatures import Miniature
 from bench.mini.train.reader import Reader
 from bench.toolkit.judge_net import JudgeNet, save_judge
 
@@ -30,7 +30,7 @@ _DOCS = {"README.md", "SHA256SUMS", "check.json"}
 
 def export(
     folder: Path,
-    kind: Kind,
+    made: Miniature,
     *,
     reader: Reader,
     unet: Any,
@@ -42,7 +42,7 @@ def export(
 
     Args:
         folder: Replaced if it is there; its model card is kept.
-        kind: Which miniature it is.
+        made: Which miniature it is.
         reader: Its text encoders and tokenizers.
         unet: ``UNet2DConditionModel``.
         vae: ``AutoencoderKL``.
@@ -52,7 +52,7 @@ def export(
     card = folder / "README.md"
     text = card.read_text() if card.exists() else ""
     shutil.rmtree(folder, ignore_errors=True)
-    pipe = _pipeline(kind, reader, unet, vae)
+    pipe = _pipeline(made, reader, unet, vae)
     pipe.save_pretrained(folder, safe_serialization=True)
     clip.to("cpu", torch.float16).save_pretrained(folder / "clip", safe_serialization=True)
     (folder / "clip" / "preprocessor_config.json").write_text(json.dumps(_PIXELS, indent=1) + "\n")
@@ -64,8 +64,8 @@ def export(
     return folder
 
 
-def _pipeline(kind: Kind, reader: Reader, unet: Any, vae: Any) -> Any:
-    name, options = kind.scheduler
+def _pipeline(made: Miniature, reader: Reader, unet: Any, vae: Any) -> Any:
+    name, options = made.scheduler
     places = ("", "_2")
     words, encoders = reader.tokenizers, reader.encoders
     parts = {
@@ -78,7 +78,7 @@ def _pipeline(kind: Kind, reader: Reader, unet: Any, vae: Any) -> Any:
             for place, one in zip(places, encoders, strict=False)
         },
     }
-    if kind.is_xl:
+    if made.is_xl:
         return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
     return diffusers.StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False

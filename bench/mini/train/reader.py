@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from bench.mini.train.kinds import Kind
+from bench.mini.train.miniatures import Miniature
 
 __all__ = ["Reader", "text_tower", "tokenizer_with"]
 
@@ -65,13 +65,13 @@ class Reader:
         }
 
 
-def text_tower(clip: Any, kind: Kind) -> Any:
+def text_tower(clip: Any, made: Miniature) -> Any:
     """A ``CLIPTextModel`` with the weights of ``clip``'s text tower, in evaluation mode and frozen.
 
-    Without its last layers, if the kind leaves some out; the last norm stays.
+    Without its last layers, if the miniature leaves some out; the last norm stays.
     """
     config = type(clip.config.text_config).from_dict(clip.config.text_config.to_dict())
-    config.num_hidden_layers -= kind.left_out
+    config.num_hidden_layers -= made.left_out
     tower = CLIPTextModel(config)
     ours = {
         name: weight for name, weight in clip.state_dict().items() if name.startswith("text_model.")

@@ -14,8 +14,8 @@ from bench.core.rng import generator_for, initial_values
 from bench.mini.captions import captions
 from bench.mini.render import render
 from bench.mini.scenes import Scenes, sample_scenes
-from bench.mini.train.kinds import Kind
 from bench.mini.train.loop import Pace, fit
+from bench.mini.train.miniatures import Miniature
 from bench.mini.train.reader import Reader
 
 __all__ = ["train_unet"]
@@ -53,7 +53,7 @@ def _timestep_odds(scheduler: Any) -> Tensor:
 
 
 def train_unet(
-    kind: Kind,
+    made: Miniature,
     reader: Reader,
     vae: Any,
     work: Path,
@@ -64,9 +64,9 @@ def train_unet(
 ) -> Any:
     """Trains on latents of training combinations, to predict noise or v, captions drawn anew at every step."""
     with initial_values(seed + 3):
-        unet = kind.new_unet(reader.width, reader.pooled)
+        unet = made.new_unet(reader.width, reader.pooled)
     unet = unet.to(device)
-    scheduler = DDPMScheduler.from_config(dict(kind.scheduler[1]))
+    scheduler = DDPMScheduler.from_config(dict(made.scheduler[1]))
     predicts_v = scheduler.config.prediction_type == "v_prediction"
     pool = sample_scenes(_POOL, generator_for(seed, "unet pool"), held_out=False)
     latents = _latents(vae, pool, device)

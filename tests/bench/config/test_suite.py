@@ -175,7 +175,7 @@ def test_everything_is_built_once_for_a_load_and_its_plan(monkeypatch: pytest.Mo
     entries: list[tuple[str, str]] = []
     files: list[Path] = []
 
-    def counted(kind: registry.Kind, entry: str | dict[str, Any]) -> Spec:
+    def counted(kind: registry.PlugPoint, entry: str | dict[str, Any]) -> Spec:
         entries.append((kind, json.dumps(entry, sort_keys=True)))
         return build(kind, entry)
 
@@ -685,7 +685,7 @@ def test_luck_stands_beside_concept_inversion_at_its_own_budget(name: str) -> No
     assert inversion.restarts * inversion.checks in tries
 
 
-def _ready(kind: registry.Kind) -> set[str]:
+def _ready(kind: registry.PlugPoint) -> set[str]:
     return {name for name in registry.names(kind) if not registry.get(kind, name).needs}
 
 

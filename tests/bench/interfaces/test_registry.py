@@ -418,7 +418,7 @@ def test_a_part_of_another_revision_says_so() -> None:
         ("metric", Measure, "accuracy"),
     ],
 )
-def test_ours_are_found(kind: registry.Kind, base: type, name: str) -> None:
+def test_ours_are_found(kind: registry.PlugPoint, base: type, name: str) -> None:
     registry.plugins.cache_clear()
     assert name in registry.names(kind)
     for known in registry.names(kind):

@@ -80,7 +80,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rehearsal]:
 def test_every_kind_of_cell_is_tried(done: tuple[Path, Rehearsal]) -> None:
     _, found = done
     assert found.passed and not found.failures
-    assert {(k.stage, k.of) for k in found.kinds} == {
+    assert {(k.stage, k.of) for k in found.cases} == {
         ("reference", "unedited"),
         *(("edit", m) for m in ("none", "destroyed", "uce[repo-2023]")),
         *(("utility", m) for m in ("none", "destroyed", "uce[repo-2023]")),
@@ -89,8 +89,8 @@ def test_every_kind_of_cell_is_tried(done: tuple[Path, Rehearsal]) -> None:
         *(("score", s) for s in ("imagenet_classifier", "accuracy", "clip_score")),
         ("report", "tables, plots and pages"),
     }
-    assert all(kind.fate == "passed" for kind in found.kinds)
-    assert all(kind.peak_mb > 0 for kind in found.kinds if kind.stage != "report")
+    assert all(kind.fate == "passed" for kind in found.cases)
+    assert all(kind.peak_mb > 0 for kind in found.cases if kind.stage != "report")
     assert [line for line in found.notes if "stand-in" in line] == [
         f"./nowhere/{what} is not here; a stand-in took its place" for what in ("resnet-50", "clip")
     ]
@@ -156,7 +156,7 @@ def test_missing_weights_stop_a_plan_in_one_line_and_a_rehearsal_not_at_all(tmp_
         str(written(tmp_path)), tmp_path / "out", only=["uce*", "prompts"], runtime=Runtime("cpu")
     )
     assert found.passed
-    assert {kind.of for kind in found.kinds if kind.stage in ("edit", "attack")} == {
+    assert {kind.of for kind in found.cases if kind.stage in ("edit", "attack")} == {
         "uce[repo-2023]", "prompts",
     }  # fmt: skip
 

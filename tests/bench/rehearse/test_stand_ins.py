@@ -16,7 +16,7 @@ from bench.core.shipped import clip_folder
 from bench.interfaces import Concept, Judge, Rng, UtilityBatch, registry
 from bench.model.text_to_image import load_model
 from bench.rehearse import networks
-from bench.rehearse.bases import kind_of, write_base, write_words
+from bench.rehearse.bases import family_of, write_base, write_words
 from bench.rehearse.stand_ins import StandIns
 from bench.toolkit.inception import InceptionFeatures
 
@@ -38,7 +38,7 @@ def test_prompts_are_as_long_as_with_a_tokenizer_of_words(words: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "kind"),
+    ("base", "family"),
     [
         ("CompVis/stable-diffusion-v1-4", "sd"),
         ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
@@ -46,8 +46,8 @@ def test_prompts_are_as_long_as_with_a_tokenizer_of_words(words: Any) -> None:
         ("./SDXL", "sdxl"),
     ],
 )
-def test_the_family_of_a_hub_id_is_in_its_name(base: str, kind: str) -> None:
-    assert kind_of(base) == kind
+def test_the_family_of_a_hub_id_is_in_its_name(base: str, family: str) -> None:
+    assert family_of(base) == family
 
 
 def placed(name: str, folder: Path, words: Any, **changes: Any) -> tuple[StandIns, dict[str, Any]]:

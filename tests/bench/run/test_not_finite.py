@@ -106,7 +106,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     build = registry.build
     mine = {cls.name: cls for cls in (Broken, Unsure, Infinite)}
 
-    def made(kind: registry.Kind, entry: Any) -> Any:
+    def made(kind: registry.PlugPoint, entry: Any) -> Any:
         return mine[entry]() if isinstance(entry, str) and entry in mine else build(kind, entry)
 
     monkeypatch.setattr(registry, "build", made)

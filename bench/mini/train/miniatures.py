@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from diffusers import UNet2DConditionModel
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["BY_NAME", "Miniature"]
 
 _PADDING: Final = "!"
 """What OpenCLIP's tokenizers pad with: the token 0."""
@@ -20,7 +20,7 @@ _SIZE_WIDTH: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class Miniature:
     """A miniature.
 
     Attributes:
@@ -68,7 +68,7 @@ _LOOKS: Final = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
 
 
 def _up(down: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(kind.replace("Down", "Up") for kind in reversed(down))
+    return tuple(block.replace("Down", "Up") for block in reversed(down))
 
 
 def _first(text_width: int, pooled: int) -> Any:
@@ -95,18 +95,20 @@ def _xl(text_width: int, pooled: int) -> Any:
     )  # fmt: skip
 
 
-KINDS: Final[Mapping[str, Kind]] = {
-    kind.name: kind
-    for kind in (
-        Kind("miniature", _first, ("DDIMScheduler", _DDIM)),
-        Kind(
+BY_NAME: Final[Mapping[str, Miniature]] = {
+    one.name: one
+    for one in (
+        Miniature("miniature", _first, ("DDIMScheduler", _DDIM)),
+        Miniature(
             "miniature-v",
             _second,
             ("DDIMScheduler", {**_DDIM, "prediction_type": "v_prediction"}),
             paddings=(_PADDING,),
             left_out=1,  # 2.x reads the penultimate states, and its folders hold no layer behind them
         ),
-        Kind("miniature-xl", _xl, ("EulerDiscreteScheduler", _NOISE), paddings=(None, _PADDING)),
+        Miniature(
+            "miniature-xl", _xl, ("EulerDiscreteScheduler", _NOISE), paddings=(None, _PADDING)
+        ),
     )
 }
 """By name; the first is the one that was trained first, and whose parts the others share."""
