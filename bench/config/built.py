@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from bench.config.checks import (
+from bench.config.concepts import erased_concepts, known_concepts
+from bench.config.parts import below, listed, made, moving
+from bench.config.refusals import (
     check_base,
     check_controls,
     check_networks,
     check_together,
     check_utility,
 )
-from bench.config.concepts import erased_concepts, known_concepts
-from bench.config.parts import below, listed, made, moving
 from bench.config.suite_file import SuiteFile, Utility
 from bench.core.digest import digest_of
 from bench.core.spec import content

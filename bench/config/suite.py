@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from bench.config.built import Suite
-from bench.config.checks import CONTROLS
 from bench.config.concepts import read_concepts
 from bench.config.parts import below
+from bench.config.refusals import CONTROLS
 from bench.config.strict_yaml import Place, parse_yaml
 from bench.config.suite_file import Entry, SuiteFile, Utility
 from bench.core.errors import UsageError, shown, unknown

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.config.checks import CONTROLS
+from bench.config.refusals import CONTROLS
 from bench.core.errors import UsageError, shown
 from bench.interfaces import Access, Attack
 from bench.interfaces.minors import about_minors

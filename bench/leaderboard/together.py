@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.config.checks import CONTROLS
+from bench.config.refusals import CONTROLS
 from bench.leaderboard.entry import Entry
 from bench.tables.text import slug
 

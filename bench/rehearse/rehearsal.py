@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from bench.config.checks import check_base
 from bench.config.concepts import erased_concepts, known_concepts
+from bench.config.refusals import check_base
 from bench.config.suite import Code, Suite, read_suite
 from bench.config.suite_file import SuiteFile
 from bench.core.errors import UsageError, in_one_line
