@@ -95,7 +95,7 @@ def evaluate(
         RuntimeError: cells failed; the message names the first.
     """
     loaded = with_given(load_suite(suite, code=code), methods)
-    files = inspect_base(loaded.base, revision=loaded.revision)
+    files = inspect_base(loaded.base, commit=loaded.revision)
     plan = make_plan(loaded, files.digest, folder=files.folder, only=only, limit=limit)
     backbone = load_inspected(files, dtype=loaded.dtype, device=device)
     base = TextToImage(backbone, micro=MicroBatch(micro_batch))

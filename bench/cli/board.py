@@ -148,7 +148,7 @@ class _Again:
         from bench.model.pipeline.inspect import inspect_base
 
         if self._base is None or self._base[0] != plan.base:
-            files = inspect_base(plan.suite.base, revision=plan.suite.revision)
+            files = inspect_base(plan.suite.base, commit=plan.suite.revision)
             self._base = (plan.base, load_base(files, plan.suite.dtype, self._runtime))
         return self._base[1]
 

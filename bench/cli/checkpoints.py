@@ -131,7 +131,7 @@ def _checkpoint(what: str) -> Checkpoint:
 def _folder(base: str, revision: str | None) -> Path:
     from bench.model.pipeline.inspect import inspect_base
 
-    return inspect_base(base, revision=revision).folder
+    return inspect_base(base, commit=revision).folder
 
 
 def _layers(folder: Path) -> int:

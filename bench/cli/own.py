@@ -38,7 +38,7 @@ def evaluate(
     from bench.tables.flags_said import console_flags
 
     own = own_suite(what, concepts, suite=suite, base=base, revision=revision)
-    files = inspect_base(own.suite.base, revision=own.suite.revision)
+    files = inspect_base(own.suite.base, commit=own.suite.revision)
     plan = make_plan(own.suite, files.digest, folder=files.folder)
     for warning in plan.warnings:
         err.print(f"warning: {warning}", soft_wrap=True)

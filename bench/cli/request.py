@@ -62,7 +62,7 @@ def planned(
     other = None if seed == suite.seed else seed
     if other is not None:
         suite = suite.with_(seed=other)
-    base = inspect_base(suite.base, revision=suite.revision)
+    base = inspect_base(suite.base, commit=suite.revision)
     plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
     for warning in plan.warnings:
         err.print(f"warning: {warning}", soft_wrap=True)

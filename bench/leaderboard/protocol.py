@@ -108,7 +108,7 @@ def edits_of(plan: Plan) -> dict[str, EditCell]:
 
 
 def _planned(suite: Suite) -> Plan:
-    files = inspect_base(suite.base, revision=suite.revision)
+    files = inspect_base(suite.base, commit=suite.revision)
     return make_plan(suite, files.digest, folder=files.folder)
 
 

@@ -43,7 +43,7 @@ def load_backbone(
         UsageError: nothing usable there: no such folder, pickled weights only, damaged files,
             missing parts, another kind of model.
     """
-    files = inspect_base(source, revision=revision)
+    files = inspect_base(source, commit=revision)
     return load_inspected(files, dtype=dtype, device=device, compile=compile, kernels=kernels)
 
 

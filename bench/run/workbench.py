@@ -50,7 +50,7 @@ def plan_of(job: Job) -> tuple[Plan, Any]:
     from bench.run.plan import make_plan
 
     suite = Suite.of(SuiteFile.of(job.suite))
-    files = inspect_base(suite.base, revision=suite.revision)
+    files = inspect_base(suite.base, commit=suite.revision)
     plan = make_plan(suite, files.digest, folder=files.folder, only=job.only, limit=job.limit)
     if same_plan(plan.cells) != job.cells:
         raise UsageError(

@@ -33,7 +33,7 @@ def place_of(text: str) -> dict[str, str] | None:
     return None if found is None else {k: v for k, v in found.groupdict().items() if v}
 
 
-def check_place(hub: object, revision: object, subfolder: object) -> None:
+def check_place(hub: object, commit: object, subfolder: object) -> None:
     """Refuses what is no place in the hub: nothing of it may become another path.
 
     Raises:
@@ -41,9 +41,9 @@ def check_place(hub: object, revision: object, subfolder: object) -> None:
     """
     if not isinstance(hub, str) or not HUB_ID.fullmatch(hub) or ".." in hub:
         raise UsageError(f"expected owner/name as hub, got {shown(hub)}; copy it from its page")
-    if not isinstance(revision, str) or not _COMMIT.fullmatch(revision):
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise UsageError(
-            f"expected the commit of {hub} as revision, 40 hex digits, got {shown(revision)}; its "
+            f"expected the commit of {hub} as revision, 40 hex digits, got {shown(commit)}; its "
             "page lists them under `Files`, `History`"
         )
     if subfolder and not (isinstance(subfolder, str) and _FOLDER.fullmatch(subfolder)):
@@ -52,24 +52,24 @@ def check_place(hub: object, revision: object, subfolder: object) -> None:
         )
 
 
-def is_cached(hub: str, revision: str, subfolder: str) -> bool:
+def is_cached(hub: str, commit: str, subfolder: str) -> bool:
     """Whether the hub's cache has the folder; nothing is asked of the network."""
     from huggingface_hub import constants
 
     name = f"models--{hub.replace('/', '--')}"
-    return Path(constants.HF_HUB_CACHE, name, "snapshots", revision, subfolder).is_dir()
+    return Path(constants.HF_HUB_CACHE, name, "snapshots", commit, subfolder).is_dir()
 
 
 @cache
-def fetched(hub: str, revision: str, subfolder: str) -> str:
+def fetched(hub: str, commit: str, subfolder: str) -> str:
     """The folder in the hub's cache.
 
     Raises:
         UsageError: it is no place in the hub, or could not be downloaded.
     """
-    check_place(hub, revision, subfolder)
+    check_place(hub, commit, subfolder)
     try:
-        folder = _download(hub, revision, f"{subfolder}/" if subfolder else "")
+        folder = _download(hub, commit, f"{subfolder}/" if subfolder else "")
     except UsageError as error:
         raise UsageError(f"{hub}: {error}") from error
     except (
@@ -79,7 +79,7 @@ def fetched(hub: str, revision: str, subfolder: str) -> str:
     return str(folder)
 
 
-def _download(hub: str, revision: str, below: str) -> Path:
+def _download(hub: str, commit: str, below: str) -> Path:
     """The folder, with what is read of it; asked for in rounds, as what comes next depends on what is there."""
     stems = {part: StableDiffusionXL.stems[part] for part in PARTS}
     # A network that has settings and no weights in safetensors is one that cannot be read.
@@ -88,7 +88,7 @@ def _download(hub: str, revision: str, below: str) -> Path:
         names |= {f"{below}{part}/{name}" for name in ("config.json", f"{stem}.safetensors")}
     asked: set[str] = set()
     while names:
-        root = fetch(hub, revision, names)
+        root = fetch(hub, commit, names)
         asked |= names
         here = {part: stem for part, stem in stems.items() if (root / below / part).is_dir()}
         names = {
@@ -103,12 +103,12 @@ def _download(hub: str, revision: str, below: str) -> Path:
     deeper = f"{below}*/*"
     variants = {f"*{variant}*" for variant in VARIANTS}
     for ignored in ({deeper} | variants, {deeper}):
-        root = fetch(hub, revision, {f"{below}*.safetensors", f"{below}*.index.json"}, ignored)
+        root = fetch(hub, commit, {f"{below}*.safetensors", f"{below}*.index.json"}, ignored)
         if list((root / below).glob("*.safetensors")):
             return root / below
     raise UsageError(
         f"expected safetensors at the top of {below or 'the repository'} or of its unet or text_encoder, got "
-        f"none; if it holds a pickle, fetch it (`hf download {hub} --revision {revision}`) and run `tvc-bench convert`"
+        f"none; if it holds a pickle, fetch it (`hf download {hub} --revision {commit}`) and run `tvc-bench convert`"
     )
 
 

@@ -40,7 +40,7 @@ Commit = Callable[[str], None]
 @cache
 def planned(source: str | Path) -> Plan:
     suite = load_suite(str(source))
-    base = inspect_base(suite.base, revision=suite.revision)
+    base = inspect_base(suite.base, commit=suite.revision)
     return make_plan(suite, base.digest, folder=base.folder)
 
 

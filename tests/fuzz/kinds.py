@@ -60,7 +60,7 @@ def planned(suite: Suite) -> None:
 
 
 def _inspected(base: str, revision: str | None) -> BaseFiles:
-    return _miniature() if base == "miniature" else inspect_base(base, revision=revision)
+    return _miniature() if base == "miniature" else inspect_base(base, commit=revision)
 
 
 @cache

@@ -145,7 +145,7 @@ def study_of(
     known = {**suite.known_concepts, **{c.text: c for c in suite.concepts}}
     named = {v.own_name or v.label: v.model_copy(update=_TINY) if quick else v for v in vectors}
     utility = suite.utility.neighbours + suite.utility.others
-    files = inspect_base(suite.base, revision=suite.revision)
+    files = inspect_base(suite.base, commit=suite.revision)
     for vector in vectors:
         vector.check_base(files.folder)
     model = TextToImage(load_inspected(files, dtype=suite.dtype, device=device))

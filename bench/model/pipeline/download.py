@@ -19,12 +19,12 @@ HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 _INDEX = "model_index.json"
 
 
-def fetch(source: str, revision: str, names: Set[str], ignored: Set[str] = frozenset()) -> Path:
+def fetch(source: str, commit: str, names: Set[str], ignored: Set[str] = frozenset()) -> Path:
     """The folder of a repository in the hub's cache, with what it has of these files.
 
     Args:
         source: Owner and name.
-        revision: A commit.
+        commit: Of the repository.
         names: Names or patterns, whose ``*`` stands for ``/`` too.
         ignored: Likewise of files that are not wanted.
 
@@ -36,14 +36,14 @@ def fetch(source: str, revision: str, names: Set[str], ignored: Set[str] = froze
     return Path(
         snapshot_download(
             source,
-            revision=revision,
+            revision=commit,
             allow_patterns=sorted(names),
             ignore_patterns=sorted(ignored) or None,
         )
     )
 
 
-def download(source: str, revision: str) -> Path:
+def download(source: str, commit: str) -> Path:
     """The folder in the hub's cache, with the files that are used.
 
     It asks in rounds, for what comes next depends on what is there. A copy in half precision is
@@ -52,18 +52,18 @@ def download(source: str, revision: str) -> Path:
 
     Args:
         source: Owner and name.
-        revision: A commit.
+        commit: Of the repository.
 
     Raises:
         UsageError: no family handles such a pipeline, or a file that names others cannot be read.
         Exception: whatever the hub's client raises: its kinds changed with each version.
     """
-    folder, asked = fetch(source, revision, {_INDEX}), {_INDEX}
+    folder, asked = fetch(source, commit, {_INDEX}), {_INDEX}
     if not is_there(folder / _INDEX):
         return folder  # inspection says so
     family, _ = check_index(read_object(folder / _INDEX), folder / _INDEX)
     while names := _next(folder, family, asked):
-        folder = fetch(source, revision, names)
+        folder = fetch(source, commit, names)
         asked |= names
     return folder
 

@@ -88,27 +88,27 @@ def local_folder(source: str) -> Path | None:
         raise UsageError(f"base {shown(source)}: expected a folder: {reason}") from error
 
 
-def inspect_base(source: str, *, revision: str | None = None) -> BaseFiles:
+def inspect_base(source: str, *, commit: str | None = None) -> BaseFiles:
     """Finds a base model and checks its files.
 
     Args:
-        source: ``miniature``, a local diffusers folder, or a hub id (which needs ``revision``, a
-            commit; what is not there yet is downloaded).
-        revision: Commit of the hub repository.
+        source: ``miniature``, a local diffusers folder, or a hub id (which needs ``commit``; what is
+            not there yet is downloaded).
+        commit: Of the hub repository.
 
     Raises:
         UsageError: in one line, why no run can use it.
     """
-    folder = local_folder(source) or _downloaded(source, revision)
+    folder = local_folder(source) or _downloaded(source, commit)
     with _told(source):
         return _inspected(source, folder)
 
 
-def _downloaded(source: str, revision: str | None) -> Path:
+def _downloaded(source: str, commit: str | None) -> Path:
     named = f"base {shown(source)}"
     if looks_local(source):
         raise UsageError(f"{named}: no such folder")
-    if revision is None:
+    if commit is None:
         raise UsageError(
             f"{named}: no such folder; a hub id needs a revision (a commit), e.g. "
             f"base: CompVis/stable-diffusion-v1-4, revision: <40 hex digits>"
@@ -116,7 +116,7 @@ def _downloaded(source: str, revision: str | None) -> Path:
     if not HUB_ID.fullmatch(source):
         raise UsageError(f"{named}: no such folder, and no hub id (owner/name)")
     try:
-        return download(source, revision)
+        return download(source, commit)
     except UsageError as error:
         raise UsageError(f"{named}: {error}") from error
     except (

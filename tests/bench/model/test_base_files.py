@@ -336,7 +336,7 @@ def test_a_path_is_never_taken_for_a_hub_id(source: str) -> None:
     assert looks_local(source)
     for revision in (None, "0" * 40):
         with pytest.raises(UsageError, match=r"no such folder$"):
-            inspect_base(source, revision=revision)
+            inspect_base(source, commit=revision)
 
 
 @pytest.mark.parametrize("source", ["~nosuchuser/model", "a" * 300, "./" + "b" * 300])

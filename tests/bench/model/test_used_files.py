@@ -157,7 +157,7 @@ COMMIT = "a" * 40
 CLIENT = f"""
 import sys
 from bench.model.pipeline.inspect import inspect_base
-files = inspect_base("somebody/model", revision="{COMMIT}")
+files = inspect_base("somebody/model", commit="{COMMIT}")
 print(files.digest)
 """
 
