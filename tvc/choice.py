@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from bench.core.meter import Note
 from bench.interfaces import Concept, Context, Judge
-from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
 from tvc.rounds import Round, adaptive_rounds
+from tvc.sight import Sight
 from tvc.strength import Estimate, Strength, estimate, prompt_set, strongest
 from tvc.subset import named_subset, rank_subsets
 from tvc.task_vector import TaskVector
@@ -33,8 +33,6 @@ class Choice:
         search: How embeddings are looked for.
         strength: Constants of the estimate.
         rounds: Adaptive rounds, at most.
-        sampler: The sampler the strength is meant for.
-        checker: Tells whether an image shows the concept; never the judge of record.
         reader: Tells what an image shows of a whole prompt; it ranks subsets.
         contexts: Texts with one ``{}`` that embeddings are looked at in.
         alpha: A strength that is given: only a subset is looked for then. ``None``: estimated.
@@ -44,8 +42,6 @@ class Choice:
     search: DiverseInversion
     strength: Strength
     rounds: int
-    sampler: Sampler
-    checker: Judge
     reader: Judge
     contexts: Sequence[str]
     alpha: float | None = None
@@ -54,7 +50,7 @@ class Choice:
 
 def choose(
     model: TextToImage,
-    concept: Concept,
+    sight: Sight,
     vector: TaskVector,
     images_N3HW: Tensor,
     how: Choice,
@@ -64,7 +60,7 @@ def choose(
 
     Args:
         model: The unedited model.
-        concept: What is erased.
+        sight: Looks for what is erased.
         vector: Over the whole UNet, or the subset that was asked for.
         images_N3HW: Of the concept, in [0, 1], from the unedited model.
         how: Constants.
@@ -73,18 +69,16 @@ def choose(
     Raises:
         ValueError: no embedding induces the concept, or a subset is unknown.
     """
-    rng, progress = ctx.rng, ctx.progress
+    rng, progress, concept = ctx.rng, ctx.progress, sight.concept
     own = prompt_set(model, concept)  # the word everybody has may need more than what was found
     inversions = diverse_inversion(
-        model, concept, images_N3HW, how.search, sampler=how.sampler, checker=how.checker,
-        rng=rng.child("select"), progress=progress,
+        model, sight, images_N3HW, how.search, rng=rng.child("select"), progress=progress,
     )  # fmt: skip
     needed: Estimate | None = None
     if how.subsets:
         best = rank_subsets(
-            model, vector, concept, (inversions, own), how.strength, subsets=how.subsets, sampler=how.sampler,
-            checker=how.checker, rng=rng.child("strength"), contexts=how.contexts, reader=how.reader,
-            progress=progress,
+            model, vector, sight, (inversions, own), how.strength, subsets=how.subsets,
+            rng=rng.child("strength"), contexts=how.contexts, reader=how.reader, progress=progress,
         )[0]  # fmt: skip
         vector = vector.restricted(named_subset(model, best.subset))
         log.info("%s: subset %s, retained %.2f", concept.text, best.subset, best.retained)
@@ -99,15 +93,15 @@ def choose(
     if needed is None:
         needed = strongest(
             estimate(
-                edited_at, concept, found, how.strength, sampler=how.sampler, checker=how.checker,
-                rng=rng.child("strength"), contexts=how.contexts, progress=progress,
+                edited_at, sight, found, how.strength, rng=rng.child("strength"), contexts=how.contexts,
+                progress=progress,
             )
             for found in (inversions, own)
         )  # fmt: skip
     _say_estimate(ctx, concept, inversions, needed)
     played = adaptive_rounds(
-        edited_at, concept, images_N3HW, needed, rounds=how.rounds, search=how.search, how=how.strength,
-        sampler=how.sampler, checker=how.checker, rng=rng.child("rounds"), contexts=how.contexts, progress=progress,
+        edited_at, sight, images_N3HW, needed, rounds=how.rounds, search=how.search, how=how.strength,
+        rng=rng.child("rounds"), contexts=how.contexts, progress=progress,
     )  # fmt: skip
     if played:
         needed = played[-1].estimate

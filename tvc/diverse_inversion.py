@@ -21,12 +21,12 @@ from safetensors import safe_open
 from bench.core.digest import canonical_json
 from bench.core.files import regular
 from bench.core.lazy import F, no_grad, torch
-from bench.interfaces import Concept, Judge, Progress, Rng, silent
+from bench.interfaces import Progress, Rng, silent
 from bench.model.conditioning import Conditioning
-from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import latents_of
 from bench.toolkit.inversion import TextWithPlaces, invert, name_embedding, states_with, with_places
+from tvc.sight import Sight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,12 +197,10 @@ def projected(rows_RE: Tensor, reference_E: Tensor, bins_R2: Tensor, pairwise: f
 
 def diverse_inversion(
     model: TextToImage,
-    concept: Concept,
+    sight: Sight,
     images_N3HW: Tensor,
     how: DiverseInversion,
     *,
-    sampler: Sampler,
-    checker: Judge,
     rng: Rng,
     guidance_scale: float = 1.0,
     progress: Progress = silent,
@@ -211,18 +209,16 @@ def diverse_inversion(
 
     Args:
         model: Unedited (to choose a strength) or edited (to attack).
-        concept: Its name gives the reference embedding.
+        sight: Tells which rows induce its concept, whose name gives the reference embedding.
         images_N3HW: Of the concept, in [0, 1].
         how: Constants.
-        sampler: For the images that tell which rows induce the concept.
-        checker: Tells it; never the judge of record.
         rng: Each row has streams of its own.
         guidance_scale: Of the model's own guidance, which an attack on an edit of the guidance must
             go through. Plain classifier-free guidance at 1 is the text alone.
         progress: Told of both parts.
     """
     latents = latents_of(model, images_N3HW).float()
-    reference = name_embedding(model, concept.text)
+    reference = name_embedding(model, sight.concept.text)
     norm = float(reference.norm())
     intervals = bins(how).to(model.device)
     texts = [with_places(model, template, how.vectors) for template in how.templates]
@@ -252,18 +248,16 @@ def diverse_inversion(
         project=project if how.constrained else None,
         guidance_scale=guidance_scale,
         span=how.span,
-        sampled_at=sampler.times(model.schedule.config),
+        sampled_at=sight.sampler.times(model.schedule.config),
         progress=progress,
         what="diverse inversion",
     )
     rates = induction_rates(
         model,
-        concept,
+        sight,
         found.vectors_RVE,
         texts[:1],
         seeds=[rng.seed("rate", k) for k in range(how.samples)],
-        sampler=sampler,
-        checker=checker,
         progress=progress,
     )
     cosines = F.cosine_similarity(found.vectors_RVE.mean(1), reference[None], dim=1)
@@ -277,37 +271,35 @@ def diverse_inversion(
         about={
             "base": model.base_digest,
             "model": model.digest,
-            "concept": concept.text,
+            "concept": sight.concept.text,
             "streams": [str(part) for part in rng.key],
             "how": json.loads(json.dumps(asdict(how))),
         },
     )
     lost = how.rows - len(result.inducing)
     if lost:
-        log.info("%d of %d rows do not induce %r and are left out", lost, how.rows, concept.text)
+        log.info(
+            "%d of %d rows do not induce %r and are left out", lost, how.rows, sight.concept.text
+        )
     return result
 
 
 def induction_rates(
     model: TextToImage,
-    concept: Concept,
+    sight: Sight,
     vectors_RVE: Tensor,
     texts: Sequence[TextWithPlaces],
     *,
     seeds: Sequence[int],
-    sampler: Sampler,
-    checker: Judge,
     progress: Progress = silent,
 ) -> Tensor:
     """Share [R] of the images made with each row that show the concept, on the same seeds for all rows."""
     shown = induced(
         model,
-        concept,
+        sight,
         vectors_RVE,
         texts,
         seeds=seeds,
-        sampler=sampler,
-        checker=checker,
         progress=progress,
     )
     return shown.float().mean(1)
@@ -316,13 +308,11 @@ def induction_rates(
 @no_grad
 def induced(
     model: TextToImage,
-    concept: Concept,
+    sight: Sight,
     vectors_RVE: Tensor,
     texts: Sequence[TextWithPlaces],
     *,
     seeds: Sequence[int],
-    sampler: Sampler,
-    checker: Judge,
     progress: Progress = silent,
 ) -> Tensor:
     """Bool [R, seeds]: the image of the row and the seed shows the concept; seeds go round among the texts."""
@@ -338,14 +328,13 @@ def induced(
     which = [k % len(texts) for k in range(len(seeds))]
     images = (
         model.sample(
-            [concept.text] * (rows * len(seeds)),
+            [sight.concept.text] * (rows * len(seeds)),
             list(seeds) * rows,
-            sampler,
+            sight.sampler,
             conditioning=told[[text * rows + r for r in range(rows) for text in which]],
             progress=progress,
         )
         .all_finite()
         .images_B3HW
     )
-    scores = checker.scores(images.to(device), concept).amax(1).cpu()
-    return (scores >= checker.threshold).view(rows, len(seeds))
+    return sight.seen(model, images).cpu().view(rows, len(seeds))

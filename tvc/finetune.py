@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from bench.core.lazy import torch
-from bench.interfaces import Concept, Judge, Progress, Rng, Role, silent
-from bench.model.sampler import Sampler
+from bench.interfaces import Concept, Progress, Rng, Role, silent
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.tuning import Optimiser, timesteps, tune
+from tvc.sight import Sight
 from tvc.task_vector import TaskVector
 
 if TYPE_CHECKING:
@@ -59,11 +59,9 @@ PRESETS: Final = {
 
 def concept_images(
     model: TextToImage,
-    concept: Concept,
-    sampler: Sampler,
+    sight: Sight,
     n: int,
     *,
-    checker: Judge,
     rng: Rng,
     progress: Progress = silent,
 ) -> Tensor:
@@ -74,23 +72,23 @@ def concept_images(
             them.
     """
     seeds = [rng.seed("concept images", k) for k in range(n)]
-    images = images_of(model, [concept.text] * n, seeds, sampler, progress=progress)
-    check_drawn(model, concept, images, checker)
+    images = images_of(model, [sight.concept.text] * n, seeds, sight.sampler, progress=progress)
+    check_drawn(model, sight, images)
     return images
 
 
-def check_drawn(model: TextToImage, concept: Concept, images_N3HW: Tensor, checker: Judge) -> None:
+def check_drawn(model: TextToImage, sight: Sight, images_N3HW: Tensor) -> None:
     """Refuses images in which the checker does not see the concept.
 
     Raises:
         ValueError: the checker sees it in less than half of them.
     """
-    scores = checker.scores(images_N3HW.to(model.device), concept).amax(1)
-    share = float((scores >= checker.threshold).float().mean())
+    share = float(sight.seen(model, images_N3HW).float().mean())
     if share < _DRAWN:
         raise ValueError(
-            f"the base draws {concept.text!r} in only {share:.0%} of {len(images_N3HW)} images, by {checker.label}; "
-            f"expected at least {_DRAWN:.0%}: a concept that the base cannot draw cannot be erased from it"
+            f"the base draws {sight.concept.text!r} in only {share:.0%} of {len(images_N3HW)} images, by "
+            f"{sight.checker.label}; expected at least {_DRAWN:.0%}: a concept that the base cannot draw "
+            "cannot be erased from it"
         )
 
 

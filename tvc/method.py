@@ -35,6 +35,7 @@ from tvc.pairs import paired_images, paired_vector
 from tvc.scenes import MINI as MINI_SCENES
 from tvc.scenes import SD as SD_SCENES
 from tvc.scenes import Scenes, scene_pairs, wrong_scene
+from tvc.sight import Sight
 from tvc.strength import Strength
 from tvc.subset import named_subset
 from tvc.task_vector import TaskVector
@@ -305,13 +306,13 @@ class TaskVectorErasure(Erasure):
             if isinstance(self.alpha, float):
                 return self.alpha, vector
         how = Choice(
-            search=self.inversion(), strength=self.strength(), rounds=self.rounds, sampler=self.sampler(),
-            checker=self.checker(), reader=ClipZeroShot(clip=self.clip),
+            search=self.inversion(), strength=self.strength(), rounds=self.rounds,
+            reader=ClipZeroShot(clip=self.clip),
             contexts=contexts_of(concept.family, self.contexts),
             alpha=self.alpha if isinstance(self.alpha, float) else None,
             subsets=_SEARCHED if self.subset == "search" else (),
         )  # fmt: skip
-        return choose(model, concept, vector, material[0], how, ctx)
+        return choose(model, self.sight(concept), vector, material[0], how, ctx)
 
     def material(self, model: TextToImage, concept: Concept, ctx: Context) -> tuple[Tensor, ...]:
         """Images [images, 3, H, W] of the concept; with pairs, those of the scenes without it come second.
@@ -319,15 +320,10 @@ class TaskVectorErasure(Erasure):
         Raises:
             ValueError: the base cannot draw the concept.
         """
-        rng, progress, sampler, checker = ctx.rng, ctx.progress, self.sampler(), self.checker()
+        rng, progress, sight = ctx.rng, ctx.progress, self.sight(concept)
         if self.pairs == "scenes":
-            return paired_images(
-                model, concept, self.scenes, sampler, self.images, checker=checker, rng=rng, progress=progress
-            )  # fmt: skip
-        images = concept_images(
-            model, concept, sampler, self.images, checker=checker, rng=rng, progress=progress
-        )
-        return (images,)
+            return paired_images(model, sight, self.scenes, self.images, rng=rng, progress=progress)
+        return (concept_images(model, sight, self.images, rng=rng, progress=progress),)
 
     def vector(
         self, model: TextToImage, concept: Concept, material: Sequence[Tensor], ctx: Context
@@ -355,6 +351,10 @@ class TaskVectorErasure(Erasure):
     def checker(self) -> Judge:
         """The checker that tells it whether an image shows the concept."""
         return ClipZeroShot(clip=self.clip, template=self.template)
+
+    def sight(self, concept: Concept) -> Sight:
+        """How it looks for a concept."""
+        return Sight(concept, self.sampler(), self.checker())
 
     def tuning(self) -> FineTune:
         """Constants of the fine-tune."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.interfaces import Concept, Judge, Progress, Rng, silent
-from bench.model.sampler import Sampler
+from bench.interfaces import Concept, Progress, Rng, silent
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of
 from tvc.finetune import FineTune, check_drawn, fine_tune
 from tvc.scenes import Scenes, scene_pairs
+from tvc.sight import Sight
 from tvc.task_vector import TaskVector
 
 if TYPE_CHECKING:
@@ -29,12 +29,10 @@ _STILL_THERE = 0.5
 
 def paired_images(
     model: TextToImage,
-    concept: Concept,
+    sight: Sight,
     scenes: Scenes,
-    sampler: Sampler,
     n: int,
     *,
-    checker: Judge,
     rng: Rng,
     progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
@@ -44,17 +42,17 @@ def paired_images(
         ValueError: no scenes for the concept's family; the model cannot draw the concept in them; or it
             draws it where nobody asked for it.
     """
-    pairs = scene_pairs(concept, scenes, n)
+    pairs = scene_pairs(sight.concept, scenes, n)
     seeds = [rng.seed("scenes", k) for k in range(n)]
-    shown = images_of(model, [scene for scene, _ in pairs], seeds, sampler, progress=progress)
-    check_drawn(model, concept, shown, checker)
-    plain = images_of(model, [other for _, other in pairs], seeds, sampler, progress=progress)
-    scores = checker.scores(plain.to(model.device), concept).amax(1)
-    seen = float((scores >= checker.threshold).float().mean())
+    shown = images_of(model, [scene for scene, _ in pairs], seeds, sight.sampler, progress=progress)
+    check_drawn(model, sight, shown)
+    plain = images_of(model, [other for _, other in pairs], seeds, sight.sampler, progress=progress)
+    seen = float(sight.seen(model, plain).float().mean())
     if seen > _STILL_THERE:
         raise ValueError(
-            f"the scenes without {concept.text!r} show it in {seen:.0%} of {n} images, by {checker.label}; expected at "
-            f"most {_STILL_THERE:.0%}: give scenes in which something else stands in its place"
+            f"the scenes without {sight.concept.text!r} show it in {seen:.0%} of {n} images, by "
+            f"{sight.checker.label}; expected at most {_STILL_THERE:.0%}: give scenes in which "
+            "something else stands in its place"
         )
     return shown, plain
 

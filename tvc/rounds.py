@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bench.interfaces import Concept, Judge, Progress, Rng, silent
-from bench.model.sampler import Sampler
+from bench.interfaces import Progress, Rng, silent
 from bench.model.text_to_image import TextToImage
 from tvc.contexts import BARE
 from tvc.diverse_inversion import DiverseInversion, InversionSet, diverse_inversion
+from tvc.sight import Sight
 from tvc.strength import Estimate, Strength, estimate
 
 if TYPE_CHECKING:
@@ -47,15 +47,13 @@ class Round:
 
 def adaptive_rounds(
     edited_at: Callable[[float], TextToImage],
-    concept: Concept,
+    sight: Sight,
     images_N3HW: Tensor,
     first: Estimate,
     *,
     rounds: int,
     search: DiverseInversion,
     how: Strength,
-    sampler: Sampler,
-    checker: Judge,
     rng: Rng,
     contexts: Sequence[str] = BARE,
     progress: Progress = silent,
@@ -64,14 +62,12 @@ def adaptive_rounds(
 
     Args:
         edited_at: alpha -> the edited model; 0 is the unedited one.
-        concept: What was erased.
+        sight: Looks for what was erased.
         images_N3HW: Of the concept, in [0, 1], from the unedited model.
         first: The estimate to begin with; one that was never reached is left as it is.
         rounds: Largest number of them.
         search: How embeddings are looked for.
         how: Constants of the estimate.
-        sampler: The sampler the strength is meant for.
-        checker: Tells whether an image shows the concept; never the judge of record.
         rng: Each round has streams of its own.
         contexts: Texts with one ``{}`` that embeddings are looked at in.
         progress: Told of each part.
@@ -82,13 +78,12 @@ def adaptive_rounds(
         own = rng.child("round", len(played))
         alpha = needed.alpha
         found = diverse_inversion(
-            edited_at(alpha), concept, images_N3HW, search, sampler=sampler, checker=checker,
-            rng=own.child("search"), progress=progress,
+            edited_at(alpha), sight, images_N3HW, search, rng=own.child("search"), progress=progress,
         )  # fmt: skip
         # All of them: one that shows the concept in a tenth of its images is above the bar already.
         found = replace(found, induces=0.0)
         needed = estimate(
-            edited_at, concept, found, how, sampler=sampler, checker=checker, rng=own.child("strength"),
+            edited_at, sight, found, how, rng=own.child("strength"),
             contexts=contexts, least=alpha, progress=progress,
         )  # fmt: skip
         played.append(Round(alpha, found, needed))

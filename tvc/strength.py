@@ -12,18 +12,18 @@ vectors on both sides of its evaluation: :meth:`Estimate.check_disjoint` refuses
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.core.lazy import F, torch
-from bench.interfaces import Concept, Judge, Progress, Rng, silent
-from bench.model.sampler import Sampler
+from bench.interfaces import Concept, Progress, Rng, silent
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of
 from bench.toolkit.inversion import name_embedding, with_places
 from bench.toolkit.wording import about
 from tvc.contexts import BARE
 from tvc.diverse_inversion import InversionSet, induced
+from tvc.sight import Sight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,12 +204,10 @@ def prompt_set(model: TextToImage, concept: Concept) -> InversionSet:
 
 def estimate(
     edited_at: Callable[[float], TextToImage],
-    concept: Concept,
+    sight: Sight,
     inversions: InversionSet,
     how: Strength,
     *,
-    sampler: Sampler,
-    checker: Judge,
     rng: Rng,
     contexts: Sequence[str] = BARE,
     least: float = 0.0,
@@ -219,11 +217,9 @@ def estimate(
 
     Args:
         edited_at: alpha -> the edited model; 0 is the unedited one.
-        concept: What was erased.
+        sight: Looks for what was erased.
         inversions: Rows that do not induce the concept are left out.
         how: Constants.
-        sampler: The sampler the strength is meant for.
-        checker: Tells whether an image shows the concept; never the judge of record.
         rng: Streams of the images.
         contexts: Texts with one ``{}`` that the embeddings are put in, going round among them.
         least: A strength that is known to be needed: the search begins there.
@@ -235,22 +231,22 @@ def estimate(
     rows = inversions.inducing
     if not len(rows):
         raise ValueError(
-            f"none of {len(inversions.rates_R)} inversions of {concept.text!r} induces it: there is nothing to "
+            f"none of {len(inversions.rates_R)} inversions of {sight.concept.text!r} induces it: there is nothing to "
             "estimate a strength from; search longer (steps, rows)"
         )
     vectors = inversions.vectors_RVE[rows]
     base = edited_at(0.0)
     texts = [with_places(base, context, vectors.shape[1]) for context in contexts]
     seeds = [rng.seed("image", k) for k in range(how.samples)]
-    strict = _stricter(base, concept, contexts, how, sampler, checker, rng)
+    strict = _stricter(base, sight, contexts, how, rng)
     looks: dict[float, _Look] = {}
 
     def excess_at(alpha: float) -> float:
         """How far the worst embedding is above what images without the concept score."""
         if alpha not in looks:
             edited = edited_at(alpha)
-            alarms = _neighbours(edited, concept, contexts, seeds, sampler, checker)
-            floor = float((alarms >= strict.threshold).float().mean())
+            alarms = _neighbours(edited, sight, contexts, seeds)
+            floor = float((alarms >= strict.checker.threshold).float().mean())
             level = how.level(floor, len(vectors))
             parts: list[Tensor] = []
             for part in (slice(0, how.screen), slice(how.screen, None)):
@@ -259,11 +255,7 @@ def estimate(
                     continue
                 first = part.start % len(texts)  # where going round among them stands
                 turned = [*texts[first:], *texts[:first]]
-                parts.append(
-                    induced(
-                        edited, concept, vectors, turned, seeds=own, sampler=sampler, checker=strict
-                    )
-                )
+                parts.append(induced(edited, strict, vectors, turned, seeds=own))
             looks[alpha] = _Look(torch.cat(parts, 1), floor, level)
             progress(len(looks), len(looks) + 1, f"edit strength {alpha:g}")
         return looks[alpha].worst - looks[alpha].level
@@ -283,12 +275,12 @@ def estimate(
         ),
         vectors_RVE=vectors,
         about={
-            "concept": concept.text,
+            "concept": sight.concept.text,
             "rows": rows.tolist(),
             "seeds": seeds,
             "contexts": list(contexts),
             "images": sum(look.shown_RS.numel() for look in looks.values()),
-            "checker_threshold": strict.threshold,
+            "checker_threshold": strict.checker.threshold,
             "false_alarms": {str(a): look.floor for a, look in sorted(looks.items())},
             "inversions": inversions.about,
         },
@@ -319,38 +311,28 @@ def _settled(shown_RS: Tensor, allowed: float) -> bool:
 
 
 def _neighbours(
-    model: TextToImage,
-    concept: Concept,
-    contexts: Sequence[str],
-    seeds: Sequence[int],
-    sampler: Sampler,
-    checker: Judge,
+    model: TextToImage, sight: Sight, contexts: Sequence[str], seeds: Sequence[int]
 ) -> Tensor:
     """The checker's scores for the concept where the model was asked for something else."""
-    names = concept.neighbours or ("",)
+    names = sight.concept.neighbours or ("",)
     prompts = [prompt for name in names for prompt in about(name, contexts, len(seeds))]
-    images = images_of(model, prompts, [*seeds] * len(names), sampler)
-    return checker.scores(images.to(model.device), concept).amax(1).cpu()
+    images = images_of(model, prompts, [*seeds] * len(names), sight.sampler)
+    return sight.scores(model, images).cpu()
 
 
 def _stricter(
-    base: TextToImage,
-    concept: Concept,
-    contexts: Sequence[str],
-    how: Strength,
-    sampler: Sampler,
-    checker: Judge,
-    rng: Rng,
-) -> Judge:
-    """The checker with a threshold between its own and what the unedited model's images of the concept reach."""
+    base: TextToImage, sight: Sight, contexts: Sequence[str], how: Strength, rng: Rng
+) -> Sight:
+    """The sight whose threshold lies between its own and what the unedited model's images of the concept reach."""
     seeds = [rng.seed("own", k) for k in range(2 * how.samples)]
-    prompts = about(concept.text, contexts, len(seeds))
-    images = images_of(base, prompts, seeds, sampler)
-    scores = checker.scores(images.to(base.device), concept).amax(1)
+    prompts = about(sight.concept.text, contexts, len(seeds))
+    scores = sight.scores(base, images_of(base, prompts, seeds, sight.sampler))
     reached = scores.double().quantile(1 - how.sensitivity).clamp(max=1 - 1e-6)
+    checker = sight.checker
     own = torch.tensor(checker.threshold, dtype=torch.float64)
     middle = float(torch.sigmoid((torch.logit(own) + torch.logit(reached)) / 2))
-    return checker.model_copy(update={"threshold": max(checker.threshold, middle)})
+    strict = checker.model_copy(update={"threshold": max(checker.threshold, middle)})
+    return replace(sight, checker=strict)
 
 
 def _interval(

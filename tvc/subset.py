@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from bench.core.lazy import torch
 from bench.interfaces import Concept, Judge, Progress, Rng, Role, silent
-from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of
 from bench.toolkit.wording import about
 from tvc.contexts import BARE
 from tvc.diverse_inversion import InversionSet
+from tvc.sight import Sight
 from tvc.strength import Estimate, Strength, estimate, strongest
 from tvc.task_vector import TaskVector, block_of
 
@@ -97,10 +97,8 @@ class Retained:
 
     Args:
         base: The unedited model.
-        concept: What was erased; only its neighbours are used, and of those the names.
+        sight: Of what was erased; only the names of its neighbours are used, and they are looked for alike.
         samples: Images a neighbour.
-        sampler: How to sample.
-        checker: Tells a neighbour from the others; never the judge of record.
         rng: Streams kept for this purpose.
         contexts: Texts with one ``{}`` that the neighbours are asked for in.
         reader: Tells a whole prompt from the others. So what stands beside the neighbour counts too: a
@@ -113,23 +111,20 @@ class Retained:
     def __init__(
         self,
         base: TextToImage,
-        concept: Concept,
+        sight: Sight,
         *,
         samples: int,
-        sampler: Sampler,
-        checker: Judge,
         rng: Rng,
         contexts: Sequence[str] = BARE,
         reader: Judge | None = None,
     ) -> None:
-        self._concept, self._sampler, self._checker = concept, sampler, checker
-        self._contexts, self._reader, self._device = contexts, reader, base.device
+        self._sight, self._contexts, self._reader = sight, contexts, reader
         self._seeds = [rng.seed("retained", k) for k in range(samples)]
         self._drawn = self._shows(base)
         if not bool(self._drawn.any()):
             raise ValueError(
-                f"{concept.text!r} has no neighbour that the base draws: name some in the concept, they tell what an "
-                "edit costs"
+                f"{sight.concept.text!r} has no neighbour that the base draws: name some in the concept, they tell "
+                "what an edit costs"
             )
 
     def share(self, edited: TextToImage) -> float:
@@ -142,45 +137,44 @@ class Retained:
 
     def _shows(self, model: TextToImage) -> Tensor:
         """Bool [neighbours * samples]."""
-        concept, shows = self._concept, [torch.zeros(0, dtype=torch.bool)]
+        concept, shows = self._sight.concept, [torch.zeros(0, dtype=torch.bool)]
         for name in concept.neighbours:
             others = tuple(n for n in concept.neighbours if n != name)
             neighbour = Concept(
                 text=name, family=concept.family, neighbours=(*others, concept.text)
             )
             prompts = about(name, self._contexts, len(self._seeds))
-            images = images_of(model, prompts, self._seeds, self._sampler)
-            scores = self._checker.scores(images.to(self._device), neighbour).amax(1)
-            seen = (scores >= self._checker.threshold).cpu()
+            images = images_of(model, prompts, self._seeds, self._sight.sampler)
+            seen = replace(self._sight, concept=neighbour).seen(model, images).cpu()
             if self._reader:
-                seen = seen & self._reads(self._reader, images, prompts)
+                by_text = replace(self._sight, checker=self._reader)
+                seen = seen & self._reads(by_text, model, images, prompts)
             shows.append(seen)
         return torch.cat(shows)
 
-    def _reads(self, reader: Judge, images_B3HW: Tensor, prompts: Sequence[str]) -> Tensor:
+    def _reads(
+        self, reader: Sight, model: TextToImage, images_B3HW: Tensor, prompts: Sequence[str]
+    ) -> Tensor:
         """Bool [B]: the reader prefers an image's own prompt to any other of the neighbours' prompts."""
         n = len(self._contexts)
-        known = [t for name in self._concept.neighbours for t in about(name, self._contexts, n)]
+        known = [t for name in reader.concept.neighbours for t in about(name, self._contexts, n)]
         right = torch.zeros(len(prompts), dtype=torch.bool)
         for text in dict.fromkeys(prompts):
             rows = [i for i, prompt in enumerate(prompts) if prompt == text]
             others = tuple(t for t in known if t != text)
             whole = Concept(text=text, family="prompt", neighbours=others)
-            scores = reader.scores(images_B3HW[rows].to(self._device), whole).amax(1)
-            right[rows] = (scores >= reader.threshold).cpu()
+            right[rows] = replace(reader, concept=whole).seen(model, images_B3HW[rows]).cpu()
         return right
 
 
 def rank_subsets(
     model: TextToImage,
     vector: TaskVector,
-    concept: Concept,
+    sight: Sight,
     inversions: Sequence[InversionSet],
     how: Strength,
     *,
     subsets: Sequence[str],
-    sampler: Sampler,
-    checker: Judge,
     rng: Rng,
     contexts: Sequence[str] = BARE,
     reader: Judge | None = None,
@@ -196,10 +190,8 @@ def rank_subsets(
     """
     utility = Retained(
         model,
-        concept,
+        sight,
         samples=how.samples,
-        sampler=sampler,
-        checker=checker,
         rng=rng,
         contexts=contexts,
         reader=reader,
@@ -214,11 +206,9 @@ def rank_subsets(
         needed = strongest(
             estimate(
                 lambda alpha, part=part: part.subtracted(model, alpha) if alpha else model,  # type: ignore[misc]
-                concept,
+                sight,
                 found_before,
                 how,
-                sampler=sampler,
-                checker=checker,
                 rng=rng,
                 contexts=contexts,
                 progress=progress,

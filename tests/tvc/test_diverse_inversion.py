@@ -17,6 +17,7 @@ from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import invert, name_embedding, states_with, with_places
 from tvc.diverse_inversion import DiverseInversion, InversionSet, bins, diverse_inversion, projected
 from tvc.method import TaskVectorErasure
+from tvc.sight import Sight
 
 CHECKER = TaskVectorErasure().checker()
 
@@ -175,11 +176,9 @@ def test_rows_stay_in_their_bins_and_say_what_they_do(
     images = model.sample(["heart"] * 4, list(range(4)), Sampler(steps=2)).images_B3HW
     found = diverse_inversion(
         model,
-        concepts["heart"],
+        Sight(concepts["heart"], Sampler(steps=2), CHECKER),
         images,
         QUICK,
-        sampler=Sampler(steps=2),
-        checker=CHECKER,
         rng=Rng(("t",)),
     )
     assert found.vectors_RVE.shape == (3, 1, 128)

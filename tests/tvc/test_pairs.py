@@ -13,6 +13,7 @@ from tvc.finetune import PRESETS, fine_tune
 from tvc.method import TaskVectorErasure
 from tvc.pairs import paired_images, paired_vector
 from tvc.scenes import MINI, SD, scene_pairs, wrong_scene
+from tvc.sight import Sight
 
 CHECKER = TaskVectorErasure().checker()
 SAMPLER = Sampler(steps=3)
@@ -65,7 +66,7 @@ def test_what_has_no_scene_or_no_partner_is_refused(
     plain = {"style": (("a circle, as a {}", "a circle"), ("a fish, as a {}", "a fish"))}
     with pytest.raises(ValueError, match="the scenes without 'flat picture' show it in"):
         paired_images(
-            model, bare(concepts["flat picture"]), plain, SAMPLER, 4, checker=CHECKER, rng=Rng(("t",))
+            model, Sight(bare(concepts["flat picture"]), SAMPLER, CHECKER), plain, 4, rng=Rng(("t",))
         )  # fmt: skip
 
 
@@ -89,12 +90,12 @@ def test_fields_that_contradict_each_other_are_refused(given: dict[str, object],
 def test_both_halves_of_a_pair_begin_with_the_same_noise(
     model: TextToImage, concepts: Mapping[str, Concept]
 ) -> None:
-    heart = bare(concepts["heart"])
+    heart = Sight(bare(concepts["heart"]), SAMPLER, CHECKER)
     same = {"object": (("a red {}", "a red valentine"),)}  # another word for the same thing
     with pytest.raises(ValueError, match="the scenes without 'heart' show it"):
-        paired_images(model, heart, same, SAMPLER, 2, checker=CHECKER, rng=Rng(("t",)))
+        paired_images(model, heart, same, 2, rng=Rng(("t",)))
     shown, plain = paired_images(
-        model, heart, {"object": (("a red {}", "a red {}"),)}, SAMPLER, 3, checker=CHECKER, rng=Rng(("t",))
+        model, heart, {"object": (("a red {}", "a red {}"),)}, 3, rng=Rng(("t",))
     )  # fmt: skip
     assert shown.shape == plain.shape == (3, 3, 64, 64)
     # Row for row more alike than with another row's noise.

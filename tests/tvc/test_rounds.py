@@ -13,6 +13,7 @@ from tvc.diverse_inversion import PRESETS as INVERSIONS
 from tvc.finetune import concept_images
 from tvc.method import TaskVectorErasure
 from tvc.rounds import Round, adaptive_rounds
+from tvc.sight import Sight
 from tvc.strength import Estimate, Strength, smallest_alpha
 from tvc.task_vector import TaskVector
 
@@ -35,11 +36,12 @@ def played(
     model: TextToImage, concept: Concept, first: Estimate, steps: int, rounds: int
 ) -> list[Round]:
     vector, rng = fading(model), Rng(("t",))
-    images = concept_images(model, concept, SAMPLER, 8, checker=CHECKER, rng=rng)
+    sight = Sight(concept, SAMPLER, CHECKER)
+    images = concept_images(model, sight, 8, rng=rng)
     search = replace(INVERSIONS["mini"], rows=2, draws=1, steps=steps, samples=2)
     return adaptive_rounds(
-        lambda a: vector.subtracted(model, a) if a else model, concept, images, first, rounds=rounds,
-        search=search, how=HOW, sampler=SAMPLER, checker=CHECKER, rng=rng,
+        lambda a: vector.subtracted(model, a) if a else model, sight, images, first, rounds=rounds,
+        search=search, how=HOW, rng=rng,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from bench.model.text_to_image import TextToImage
 from bench.toolkit.wording import about
 from tvc.contexts import MINI, SD, contexts_of
 from tvc.method import TaskVectorErasure
+from tvc.sight import Sight
 from tvc.strength import (
     Estimate,
     Strength,
@@ -77,11 +78,9 @@ def test_an_estimate_on_a_real_model(model: TextToImage, concepts: Mapping[str, 
 
     found = estimate(
         lambda a: vector.subtracted(model, a) if a else model,
-        heart,
+        Sight(heart, SAMPLER, CHECKER),
         prompt_set(model, heart),
         how,
-        sampler=SAMPLER,
-        checker=CHECKER,
         rng=Rng(("t",)),
     )
     assert found.reached
@@ -102,9 +101,9 @@ def test_looking_at_a_few_images_first_changes_nothing(
 
     def with_a_screen_of(images: int) -> Estimate:
         return estimate(
-            lambda a: vector.subtracted(model, a) if a else model, heart, prompt_set(model, heart),
-            Strength(largest=1.0, tolerance=0.25, samples=4, screen=images, resamples=20), sampler=SAMPLER,
-            checker=CHECKER, rng=Rng(("t",)), contexts=("{}", "a red {}"),
+            lambda a: vector.subtracted(model, a) if a else model, Sight(heart, SAMPLER, CHECKER),
+            prompt_set(model, heart), Strength(largest=1.0, tolerance=0.25, samples=4, screen=images, resamples=20),
+            rng=Rng(("t",)), contexts=("{}", "a red {}"),
         )  # fmt: skip
 
     few, whole = with_a_screen_of(2), with_a_screen_of(4)
@@ -122,7 +121,8 @@ def test_the_checker_decides_half_way_to_what_the_concept_scores(
 ) -> None:
     def at(sensitivity: float) -> Judge:
         how = Strength(samples=8, sensitivity=sensitivity)
-        return _stricter(model, concepts["heart"], ("{}",), how, SAMPLER, CHECKER, Rng(("t",)))
+        sight = Sight(concepts["heart"], SAMPLER, CHECKER)
+        return _stricter(model, sight, ("{}",), how, Rng(("t",))).checker
 
     strict, lax = at(0.5), at(1.0)
     assert CHECKER.threshold <= lax.threshold < strict.threshold < 1
@@ -187,6 +187,5 @@ def test_a_set_in_which_nothing_induces_the_concept_is_refused(
     nothing = replace(prompt_set(model, concepts["heart"]), rates_R=torch.zeros(1))
     with pytest.raises(ValueError, match="search longer"):
         estimate(
-            lambda a: model, concepts["heart"], nothing, Strength(), sampler=Sampler(steps=2), checker=CHECKER,
-            rng=Rng(("t",)),
+            lambda a: model, Sight(concepts["heart"], Sampler(steps=2), CHECKER), nothing, Strength(), rng=Rng(("t",)),
         )  # fmt: skip

@@ -10,6 +10,7 @@ from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from tvc.contexts import MINI
 from tvc.method import TaskVectorErasure
+from tvc.sight import Sight
 from tvc.strength import Strength, prompt_set
 from tvc.subset import Retained, named_subset, rank_subsets, subset_names
 from tvc.task_vector import TaskVector
@@ -63,7 +64,7 @@ def test_utility_is_whole_for_the_unedited_model_and_lost_with_the_output(
         {"unet.conv_out.weight": model.parameter("unet.conv_out.weight").clone()},
     )
     utility = Retained(
-        model, concepts["heart"], samples=4, sampler=SAMPLER, checker=CHECKER, rng=Rng(("t",)),
+        model, Sight(concepts["heart"], SAMPLER, CHECKER), samples=4, rng=Rng(("t",)),
         contexts=("{}", "a red {}"),
     )  # fmt: skip
     assert utility.share(model) == 1.0
@@ -75,7 +76,7 @@ def test_utility_counts_what_stands_beside_the_neighbour(
 ) -> None:
     def utility(reader: Judge | None) -> Retained:
         return Retained(
-            model, concepts["sketch"], samples=8, sampler=SAMPLER, checker=CHECKER, rng=Rng(("t",)),
+            model, Sight(concepts["sketch"], SAMPLER, CHECKER), samples=8, rng=Rng(("t",)),
             contexts=MINI["style"], reader=reader,
         )  # fmt: skip
 
@@ -90,7 +91,7 @@ def test_a_concept_without_neighbours_has_no_utility_to_look_at(
 ) -> None:
     alone = concepts["heart"].model_copy(update={"neighbours": ()})
     with pytest.raises(ValueError, match="has no neighbour that the base draws"):
-        Retained(model, alone, samples=1, sampler=SAMPLER, checker=CHECKER, rng=Rng(("t",)))
+        Retained(model, Sight(alone, SAMPLER, CHECKER), samples=1, rng=Rng(("t",)))
 
 
 def test_ranking_puts_what_reaches_the_threshold_first(
@@ -105,9 +106,9 @@ def test_ranking_puts_what_reaches_the_threshold_first(
     )
     heart = concepts["heart"]
     ranked = rank_subsets(
-        model, TaskVector(model.backbone.digest, deltas), heart, [prompt_set(model, heart)],
+        model, TaskVector(model.backbone.digest, deltas), Sight(heart, SAMPLER, CHECKER), [prompt_set(model, heart)],
         Strength(largest=1.0, tolerance=0.5, samples=2, resamples=10), subsets=["mid", "convolutions", "mid"],
-        sampler=SAMPLER, checker=CHECKER, rng=Rng(("t",)),
+        rng=Rng(("t",)),
     )  # fmt: skip
     assert [r.subset for r in ranked] == ["convolutions", "mid"]
     assert [r.estimate.reached for r in ranked] == [True, False]

@@ -103,7 +103,8 @@ class Lab:
         deadline: float | None = None,
     ) -> None:
         self.model, self.concept, self.method, self.judge = model, concepts[name], method, judge
-        self.sizes, self.sampler, self.checker = sizes, method.sampler(), method.checker()
+        self.sizes, self.sampler = sizes, method.sampler()
+        self._sight = method.sight(bare(self.concept))
         self.seed, self.rng = seed, Rng(("paper", name, seed))
         key = {
             "base": model.digest,
@@ -142,10 +143,8 @@ class Lab:
         """Other images of the concept, for the attacks."""
         return concept_images(
             self.model,
-            bare(self.concept),
-            self.sampler,
+            self._sight,
             self.sizes.attack_images,
-            checker=self.checker,
             rng=self.rng.child("held-out"),
         )
 
@@ -201,9 +200,8 @@ class Lab:
 
         def make() -> Estimate:
             return estimate(
-                lambda a: part.subtracted(self.model, a) if a else self.model, bare(self.concept),
-                inversions, self.method.strength(), sampler=self.sampler, checker=self.checker,
-                rng=self.rng.child("strength", kind),
+                lambda a: part.subtracted(self.model, a) if a else self.model, self._sight,
+                inversions, self.method.strength(), rng=self.rng.child("strength", kind),
                 contexts=contexts_of(self.concept.family, self.method.contexts),
             )  # fmt: skip
 
@@ -222,9 +220,9 @@ class Lab:
 
         def make() -> list[dict[str, Any]]:
             played = adaptive_rounds(
-                self.edited, bare(self.concept), self.images, self._strongest(), rounds=most,
-                search=self.method.inversion(), how=replace(self.method.strength(), bar="worst"), sampler=self.sampler,
-                checker=self.checker, rng=self.rng.child("rounds"),
+                self.edited, self._sight, self.images, self._strongest(), rounds=most,
+                search=self.method.inversion(), how=replace(self.method.strength(), bar="worst"),
+                rng=self.rng.child("rounds"),
                 contexts=contexts_of(self.concept.family, self.method.contexts),
             )  # fmt: skip
             return [_fields(one.estimate) for one in played]
@@ -310,8 +308,8 @@ class Lab:
 
         def make() -> InversionSet:
             return diverse_inversion(
-                model, bare(self.concept), images, how, sampler=self.sampler, checker=self.checker,
-                rng=self.rng.child(split, label), guidance_scale=self.sampler.guidance_scale if guided else 1.0,
+                model, self._sight, images, how, rng=self.rng.child(split, label),
+                guidance_scale=self.sampler.guidance_scale if guided else 1.0,
             )  # fmt: skip
 
         return self.pieces.kept_file(

@@ -1,0 +1,38 @@
+"""How it is seen whether a model draws a concept: it is sampled, and a checker looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.interfaces import Concept, Judge
+from bench.model.sampler import Sampler
+from bench.model.text_to_image import TextToImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Sight"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A concept, and how it is looked for in a model's images.
+
+    Attributes:
+        concept: What is looked for.
+        sampler: The sampler that a strength is meant for.
+        checker: Tells whether an image shows the concept; never the judge of record.
+    """
+
+    concept: Concept
+    sampler: Sampler
+    checker: Judge
+
+    def scores(self, model: TextToImage, images_N3HW: Tensor) -> Tensor:
+        """The checker's score [N] of a model's images for the concept, on the model's device."""
+        return self.checker.scores(images_N3HW.to(model.device), self.concept).amax(1)
+
+    def seen(self, model: TextToImage, images_N3HW: Tensor) -> Tensor:
+        """Bool [N]: the checker sees the concept in the image."""
+        return self.scores(model, images_N3HW) >= self.checker.threshold
