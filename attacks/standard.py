@@ -134,7 +134,7 @@ class Standard(Attack):
         if not isinstance(given, dict):
             return given
         chosen = sorted(set(given) - _SIZE)
-        if tuple(given.get("prompt_sets", ("name",))) != ("name",):
+        if given.get("prompt_sets", ("name",)) not in (("name",), ["name"]):
             chosen.append("prompt_sets")
         if chosen:
             raise ValueError(

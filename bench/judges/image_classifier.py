@@ -55,7 +55,7 @@ class ImageClassifier(FromFolder, Judge):
     def _one_or_several(cls, given: object) -> object:
         if not isinstance(given, Mapping):
             return given
-        return {k: (v,) if isinstance(v, str) else tuple(v) for k, v in given.items()}
+        return {k: (v,) if isinstance(v, str) else v for k, v in given.items()}
 
     def told(self, field: str, value: object) -> str:
         """See the base class: of a map, how many concepts it has."""

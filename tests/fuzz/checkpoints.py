@@ -281,9 +281,9 @@ def _bytes(draw: random.Random, draft: _Draft) -> None:
         return draw.choice((
             data[: draw.randrange(len(data) + 1)], data + b"\0" * draw.randrange(1, 9), b"",
             data[:at] + bytes([draw.randrange(256)]) + data[at + 1 :],
-            struct.pack("<Q", draw.choice((0, 1, 10**8, 2**40, 2**64 - 1, length + 1))) + data[8:],
+            struct.pack("<Q", draw.choice((0, 1, 10**8, 2**40, 2**64 - 1, min(length + 1, 2**64 - 1)))) + data[8:],
             draw.choice(beginnings) + data[9:], struct.pack("<Q", len(nested)) + nested,
-            struct.pack("<Q", length + 13) + twice, bytes(64),
+            struct.pack("<Q", min(length + 13, 2**64 - 1)) + twice, bytes(64),
         ))  # fmt: skip
 
     draft.raw.append(change)
