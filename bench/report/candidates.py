@@ -38,6 +38,8 @@ __all__ = ["LIMIT", "write_candidates"]
 LIMIT = 4 * 2**20  # bytes of tensors: a report is committed
 _TENSORS = "candidates.safetensors"
 _KINDS = ("states", "latents")
+# One for all: `json.dumps` makes one at each call.
+_written = json.JSONEncoder(ensure_ascii=False).encode
 _STAYED = "; their text states and noise stay in the store, as those of the earlier report do"
 _STAY = (
     " {} more candidates change the model's weights: they are no prompts, and stay in the store "
@@ -76,7 +78,7 @@ def write_candidates(folder: Path, found: Sequence[Found], taken: Taken = NOTHIN
     if not lines:
         (folder / "candidates.jsonl").unlink(missing_ok=True)
         return f"\n## Candidates\n\n{stay.strip()}\n" if stay else ""
-    texts = (f"{json.dumps(line, ensure_ascii=False)}\n".encode() for line in lines)
+    texts = (f"{_written(line)}\n".encode() for line in lines)
     write_atomic(folder / "candidates.jsonl", b"".join(texts))
     return (
         "\n## Candidates\n\n"
