@@ -98,7 +98,7 @@ class _Reading:
         """Returns what was read, once all of it is."""
         out = self._out
         traces = pd.DataFrame(self._traces, columns=[*SEARCH, *TRACE])
-        out.trials = conform(with_traces(self._trials.frame(), traces)[TRIALS.names], TRIALS)
+        out.trials = conform(with_traces(self._trials.rows(), traces)[TRIALS.names], TRIALS)
         out.utility = self._utility.frame()
         out.distances = conform(pd.DataFrame(self._distances, columns=DISTANCES.names), DISTANCES)
         out.edits = conform(pd.DataFrame(self._edits, columns=EDITS.names), EDITS)
