@@ -110,7 +110,7 @@ def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> li
 
 
 def _place(line: Mapping[str, Any]) -> _Place:
-    """What lines are ordered by; those of one attack stay in its order."""
+    """Returns the key that lines are ordered by; those of one attack stay in its order."""
     return line["attack"], line["concept"], line["method"], line["repeat"]
 
 
