@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.config.protocols import followed
 from bench.config.suite import Code, read_suite, suite_names
+from bench.core import heap
 from bench.core.errors import UsageError, shown
 from bench.core.shipped import results_folder
 from bench.extend.rest import rest_of
@@ -127,8 +128,10 @@ def publish(
     found = collect(rest_of(plan, extended), store)
     if extended is not None:
         extended.joined(found)
+    heap.trim()
     # Once, and in place of the others: a report would hold its rows twice.
     found.trials, found.utility = in_row_order(found.trials), in_row_order(found.utility)
+    heap.trim()
     origin = commit()
     status: Status = (
         "partial"

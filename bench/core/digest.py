@@ -187,13 +187,17 @@ def seal(folder: Path, **about: str) -> Stamp:
     return _stamp(folder)
 
 
-def unseal(folder: Path, trusted: Stamp, **about: str) -> tuple[dict[str, FileInfo], Stamp]:
+def unseal(
+    folder: Path, trusted: Stamp, *, kept: dict[str, bytes] | None = None, **about: str
+) -> tuple[dict[str, FileInfo], Stamp]:
     """Compares a sealed folder with its manifest.
 
     Args:
         folder: what to check.
         trusted: an earlier stamp; if inode, size and times of every file are still the same, the
             files are not hashed again. Give an empty one to hash in any case.
+        kept: takes the bytes of the small files that are hashed, by name, so that who uses them reads
+            no file twice; `None`: nobody wants them.
         **about: what the manifest must say besides the files.
 
     Returns:
@@ -206,7 +210,7 @@ def unseal(folder: Path, trusted: Stamp, **about: str) -> tuple[dict[str, FileIn
     stamp = _stamp(folder)
     if MANIFEST not in stamp:
         raise DamagedError(f"missing files: {[MANIFEST]}")
-    files = _manifest_files((folder / MANIFEST).read_bytes(), about)
+    files = _manifest_files(_bytes(f"{folder}/{MANIFEST}", stamp[MANIFEST][1]), about)
     if missing := sorted(files.keys() - stamp.keys()):
         raise DamagedError(f"missing files: {missing}")
     if extra := sorted(stamp.keys() - files.keys() - {MANIFEST}):
@@ -216,17 +220,35 @@ def unseal(folder: Path, trusted: Stamp, **about: str) -> tuple[dict[str, FileIn
             raise DamagedError(f"{name}: expected {info.size} bytes, got {size}")
     if stamp != trusted:
         for name, info in files.items():
-            if (sha256 := _seen_sha256(f"{folder}/{name}", info.size)) != info.sha256:
+            path = f"{folder}/{name}"
+            if kept is not None and info.size <= _SMALL:
+                kept[name] = _bytes(path, info.size)
+                sha256 = hashlib.sha256(kept[name]).hexdigest()
+            else:
+                sha256 = _seen_sha256(path, info.size)
+            if sha256 != info.sha256:
                 raise DamagedError(f"{name}: expected sha256 {info.sha256}, got {sha256}")
     return files, stamp
 
 
 def _seen_sha256(path: str, size: int) -> str:
     """As `file_sha256`, of a file that was just seen to be a regular one of this size."""
+    if size <= _SMALL:
+        return hashlib.sha256(_bytes(path, size)).hexdigest()
     with io.FileIO(path) as file:
-        if size <= _SMALL:  # one read: a store has tens of thousands of these
-            return hashlib.sha256(file.readall()).hexdigest()
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bytes(path: str, size: int) -> bytes:
+    """The bytes of a file that was just seen to have so many, by one read: a store has tens of thousands of these."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        data = os.read(descriptor, size + 1)
+        while len(data) <= size and (more := os.read(descriptor, size + 1)):
+            data += more  # interrupted, or on a file system that gives less at once
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def _manifest_files(data: bytes, about: Mapping[str, str]) -> dict[str, FileInfo]:

@@ -38,6 +38,10 @@ __all__ = ["LIMIT", "write_candidates"]
 LIMIT = 4 * 2**20  # bytes of tensors: a report is committed
 _TENSORS = "candidates.safetensors"
 _KINDS = ("states", "latents")
+_Place = tuple[str, str, str, int]
+_Line = tuple[_Place, bytes]
+# One for all: `json.dumps` makes one at each call.
+_written = json.JSONEncoder(ensure_ascii=False).encode
 _STAYED = "; their text states and noise stay in the store, as those of the earlier report do"
 _STAY = (
     " {} more candidates change the model's weights: they are no prompts, and stay in the store "
@@ -58,7 +62,7 @@ def write_candidates(folder: Path, found: Sequence[Found], taken: Taken = NOTHIN
     Returns:
         What the page says of it; nothing where there is nothing.
     """
-    lines: list[dict[str, Any]] = []
+    lines: list[_Line] = []  # as text: a dict of each would take ten times the memory
     having: list[tuple[Entry, set[int]]] = []
     changing = 0
     for one in sorted(found, key=lambda f: (f.attack, f.concept, f.method, f.repeat)):
@@ -69,15 +73,14 @@ def write_candidates(folder: Path, found: Sequence[Found], taken: Taken = NOTHIN
         if any(row[kind] for row in rows for kind in _KINDS):
             having.append((one.entry, unsaid))
     changing += taken.changing
-    lines += [dict(line) for line in taken.candidates]
-    lines.sort(key=lambda line: [line[n] for n in ("attack", "concept", "method", "repeat")])
+    lines += [(_place(line), _text(line)) for line in taken.candidates]
+    lines.sort(key=lambda line: line[0])
     said = _write_tensors(folder, having, taken)
     stay = _STAY.format(changing) if changing else ""
     if not lines:
         (folder / "candidates.jsonl").unlink(missing_ok=True)
         return f"\n## Candidates\n\n{stay.strip()}\n" if stay else ""
-    texts = (f"{json.dumps(line, ensure_ascii=False)}\n".encode() for line in lines)
-    write_atomic(folder / "candidates.jsonl", b"".join(texts))
+    write_atomic(folder / "candidates.jsonl", b"".join(text for _, text in lines))
     return (
         "\n## Candidates\n\n"
         f"[candidates.jsonl](candidates.jsonl) has the {len(lines)} prompts that the attacks found, "
@@ -87,11 +90,12 @@ def write_candidates(folder: Path, found: Sequence[Found], taken: Taken = NOTHIN
     )
 
 
-def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> list[dict[str, Any]]:
+def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> list[_Line]:
     """The lines of one attack, in its order; those of ``unsaid`` are left out."""
     about = {name: getattr(found, name) for name in ("attack", "method", "concept", "repeat")}
     kept = ("goal", "prompt", "variant", "own_score", "queries")
-    return [
+    place = _place(about)
+    lines = (
         {
             **about,
             **{name: row[name] for name in kept},
@@ -101,7 +105,17 @@ def _lines(found: Found, rows: Sequence[dict[str, Any]], unsaid: set[int]) -> li
         }
         for i, row in enumerate(rows)
         if i not in unsaid
-    ]
+    )
+    return [(place, _text(line)) for line in lines]
+
+
+def _place(line: Mapping[str, Any]) -> _Place:
+    """Returns the key that lines are ordered by; those of one attack stay in its order."""
+    return line["attack"], line["concept"], line["method"], line["repeat"]
+
+
+def _text(line: Mapping[str, Any]) -> bytes:
+    return f"{_written(dict(line))}\n".encode()
 
 
 def _unpublished(rows: Sequence[dict[str, Any]]) -> set[int]:

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from types import MappingProxyType
 
 import numpy as np
@@ -72,7 +72,7 @@ def grid(
         for column, attack in enumerate(attacks):
             x = left + column * (cell + _PAD)
             found = pictures.get((method, attack), ()), scores.get((method, attack), ())
-            for k, (picture, score) in enumerate([*zip_longest(*found)][:_PER_CELL]):
+            for k, (picture, score) in enumerate(islice(zip_longest(*found), _PER_CELL)):
                 value = math.nan if score is None else float(score)
                 at = x + k * (_SIDE + _GAP), y
                 if picture is None or math.isnan(value):

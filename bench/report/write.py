@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 
+from bench.core import heap
 from bench.core.digest import write_atomic
 from bench.report.budget_plot import budget_plot
 from bench.report.candidates import write_candidates
@@ -173,30 +175,27 @@ def _write(
     write_atomic(folder / "flags.csv", as_csv(flags))
     write_atomic(folder / "table.md", to_markdown(table).encode())
     write_atomic(folder / "table.tex", to_latex(table).encode())
-    figure = scatter(worst, suite=suite, status=status)
-    for ending in ("png", "pdf"):
-        save(figure, folder / f"scatter.{ending}")
+    heap.trim()
+    _draw(scatter(worst, suite=suite, status=status), folder / "scatter", "png", "pdf")
     moved = matrix(trials)
     if len(moved):
         write_atomic(folder / "transfer.csv", as_csv(moved))
-        figure = heat_map(moved, suite=suite, status=status)
-        for ending in ("png", "pdf"):
-            save(figure, folder / f"transfer.{ending}")
+        _draw(heat_map(moved, suite=suite, status=status), folder / "transfer", "png", "pdf")
     threshold = float(trials["threshold"].iloc[0]) if len(trials) else 0.5
     swept = sweep(trials, suite, label_sets)
     write_atomic(folder / "sweep.csv", as_csv(swept))
     figure = sweep_plot(swept, threshold=threshold, suite=suite, status=status)
-    save(figure, folder / "sweep.png")
+    _draw(figure, folder / "sweep", "png")
+    del figure
     curves = [row for row in curves if row["method"] not in taken.unpooled]
     spent = budget(table, trials, curves, suite, taken.looks)
     if len(spent):
         write_atomic(folder / "budget.csv", as_csv(spent))
-        figure = budget_plot(spent, suite=suite, status=status)
-        for ending in ("png", "pdf"):
-            save(figure, folder / f"budget.{ending}")
+        _draw(budget_plot(spent, suite=suite, status=status), folder / "budget", "png", "pdf")
     staged = stages(trials, suite)
     if len(staged):
         write_atomic(folder / "stages.csv", as_csv(staged))
+    heap.trim()
     grids = _grids(folder, pictures, scores, prompts, threshold=threshold)
     grids += _copied(folder, taken)
     write_atomic(
@@ -219,6 +218,12 @@ def _write(
         budget=(folder / "budget.png").read_bytes() if len(spent) else b"", stages=staged,
     )  # fmt: skip
     write_atomic(folder / RUN_PAGE, run_page(shown).encode())
+
+
+def _draw(figure: Figure, place: Path, *endings: str) -> None:
+    """Writes a figure in each of the formats; nobody holds it afterwards."""
+    for ending in endings:
+        save(figure, place.with_name(f"{place.name}.{ending}"))
 
 
 def _grids(

@@ -84,7 +84,7 @@ class _Reading:
 
     def read(self, cell: Cell) -> None:
         """Takes a cell in, or notes that it is missing, failed or blocked."""
-        entry = self._store.find(cell.kind, cell.digest)
+        entry = self._store.read(cell.kind, cell.digest)
         if entry is not None:
             try:
                 self._take(cell, entry, read(entry))
@@ -98,7 +98,7 @@ class _Reading:
         """Returns what was read, once all of it is."""
         out = self._out
         traces = pd.DataFrame(self._traces, columns=[*SEARCH, *TRACE])
-        out.trials = conform(with_traces(self._trials.frame(), traces)[TRIALS.names], TRIALS)
+        out.trials = conform(with_traces(self._trials.rows(), traces)[TRIALS.names], TRIALS)
         out.utility = self._utility.frame()
         out.distances = conform(pd.DataFrame(self._distances, columns=DISTANCES.names), DISTANCES)
         out.edits = conform(pd.DataFrame(self._edits, columns=EDITS.names), EDITS)
@@ -258,8 +258,8 @@ class _Reading:
 
 
 def _lean(entry: Entry) -> Entry:
-    """The entry without its record, which a report of thousands of cells need not hold."""
-    return replace(entry, record={})
+    """The entry without its record and bytes, which a report of thousands of cells need not hold."""
+    return replace(entry, record={}, data={})
 
 
 def _note_errors(rows: pa.Table, cell: Cell, out: Results) -> None:

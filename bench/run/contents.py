@@ -12,7 +12,8 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,7 +27,16 @@ from safetensors import SafetensorError, safe_open
 from bench.core.digest import DamagedError
 from bench.run.store import Entry
 
-__all__ = ["Content", "Pictures", "check", "damaged", "read", "read_pictures", "read_rows"]
+__all__ = [
+    "Content",
+    "Pictures",
+    "check",
+    "damaged",
+    "each_picture",
+    "read",
+    "read_pictures",
+    "read_rows",
+]
 
 _NUMBER = (int, float)
 _TEXT = (str,)
@@ -59,6 +69,7 @@ _EDIT = {
     "method": _TEXT,
 }
 _TIMING = dict.fromkeys(("seconds", "model_seconds"), _NUMBER)
+_PICTURES = "pictures.npz"
 _IMAGE_AXES = 4
 _NPY_1, _NPY_HEAD = b"\x93NUMPY\x01\x00", 10
 """How a ``.npy`` file of version 1.0 begins, and how many bytes tell how long its header is."""
@@ -118,10 +129,10 @@ def read_rows(entry: Entry) -> pa.Table:
         DamagedError: they are not as such a cell writes them.
     """
     name = "rows.parquet"
-    path = _file(entry, name)
+    data = _bytes(entry, name)
     try:
-        # One small file: its bytes at once, and no threads, which cost more than they save.
-        rows = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+        # One small file: no threads, which cost more than they save.
+        rows = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except (ValueError, OSError, OverflowError, TypeError) as error:
         raise damaged(name, error) from error
     types = dict(zip(rows.schema.names, rows.schema.types, strict=True))
@@ -139,12 +150,34 @@ def read_pictures(entry: Entry) -> Pictures:
     Raises:
         DamagedError: they are not as a trial writes them.
     """
-    found = _arrays(entry, ("images", "places"))
-    kept = Pictures(found["images"], found["places"])
-    _images(kept.images)
+    with _as_damage(_PICTURES), _archive(entry) as file:
+        images, places = (_array(file.read(f"{key}.npy")) for key in ("images", "places"))
+    kept = Pictures(images, places)
+    _check_images(images.shape, images.dtype)
     if kept.places.dtype.kind != "i" or kept.places.shape != (len(kept.images),):
-        raise DamagedError("pictures.npz: expected a whole number as the place of each picture")
+        raise DamagedError(f"{_PICTURES}: expected a whole number as the place of each picture")
     return kept
+
+
+def each_picture(entry: Entry) -> Iterator[NDArray[np.uint8]]:
+    """Yields the thumbnails of a trial one by one: what nobody asks for is not unpacked.
+
+    Raises:
+        DamagedError: they are not as a trial writes them.
+    """
+    with _as_damage(_PICTURES), _archive(entry) as file, file.open("images.npy") as packed:
+        start = packed.read(_NPY_HEAD)
+        layout = (
+            _layout(start + packed.read(_head_size(start))) if start.startswith(_NPY_1) else None
+        )
+        if layout is not None and not layout[1]:
+            shape, _, dtype = layout
+            _check_images(shape, dtype)
+            for _ in range(shape[0]):
+                pixels = packed.read(math.prod(shape[1:]))
+                yield np.frombuffer(pixels, np.uint8).reshape(shape[1:])
+            return
+    yield from read_pictures(entry).images
 
 
 def _candidates(entry: Entry) -> list[dict[str, Any]]:
@@ -202,21 +235,31 @@ def _file(entry: Entry, name: str) -> Any:
     return entry.file(name)
 
 
+def _bytes(entry: Entry, name: str) -> bytes:
+    _file(entry, name)
+    return entry.read_bytes(name)
+
+
 def _json(entry: Entry, name: str) -> Any:
     try:
-        return json.loads(_file(entry, name).read_bytes())
+        return json.loads(_bytes(entry, name))
     except (ValueError, RecursionError) as error:
         if isinstance(error, DamagedError):
             raise
         raise damaged(name, error) from error
 
 
-def _arrays(entry: Entry, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    name = "pictures.npz"
-    path = _file(entry, name)
+def _archive(entry: Entry) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(_bytes(entry, _PICTURES)))
+
+
+@contextmanager
+def _as_damage(name: str) -> Iterator[None]:
+    """Tells the errors of an archive and its arrays as damage."""
     try:
-        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as file:
-            return {key: _array(file.read(f"{key}.npy")) for key in names}
+        yield
+    except DamagedError:
+        raise
     except (ValueError, OSError, EOFError, KeyError, AttributeError, TypeError) as error:
         raise damaged(name, error) from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError) as error:
@@ -228,7 +271,7 @@ def _array(data: bytes) -> NDArray[Any]:
 
     Thousands of files have the same header, and numpy reads each as a Python expression.
     """
-    start = _NPY_HEAD + int.from_bytes(data[_NPY_HEAD - 2 : _NPY_HEAD], "little")
+    start = _NPY_HEAD + _head_size(data)
     if not data.startswith(_NPY_1):  # a header of 64 KiB and more, which no array of ours has
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     shape, by_columns, dtype = _layout(data[:start])
@@ -245,10 +288,15 @@ def _layout(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, by_columns, dtype
 
 
-def _images(images: NDArray[Any]) -> None:
-    if images.dtype != np.uint8 or images.ndim != _IMAGE_AXES or images.shape[3:] != (3,):
+def _head_size(data: bytes) -> int:
+    """How long the header is, by the bytes before it."""
+    return int.from_bytes(data[_NPY_HEAD - 2 : _NPY_HEAD], "little")
+
+
+def _check_images(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if dtype != np.uint8 or len(shape) != _IMAGE_AXES or shape[3:] != (3,):
         raise DamagedError(
-            f"pictures.npz: expected uint8 of shape [N, H, W, 3], got {images.dtype} of {images.shape}"
+            f"{_PICTURES}: expected uint8 of shape [N, H, W, 3], got {dtype} of {shape}"
         )
 
 

@@ -98,19 +98,23 @@ class Gathered:
 
     def frame(self) -> pd.DataFrame:
         """Returns all rows in the order they were added in, with the columns of the schema, and forgets them."""
+        return conform(self.rows(), self._schema)
+
+    def rows(self) -> pd.DataFrame:
+        """Returns what :meth:`frame` does, for somebody who joins the columns that are elsewhere and conforms it."""
         if self._waiting:
             self._join()
         if not self._tables:
             return self._schema.empty()
         rows, self._tables = pa.concat_tables(self._tables), []
         columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
+        total = len(rows)
+        del rows  # a column goes when the frame has it
         for name in self._about[0]:
             columns[name] = _repeated([about[name] for about in self._about], self._sizes)
         for name in self._elsewhere:
-            columns[name] = pa.nulls(len(rows))
-        return conform(
-            pd.DataFrame({n: columns[n].to_pandas() for n in self._schema.names}), self._schema
-        )
+            columns[name] = pa.nulls(total)
+        return pd.DataFrame({n: columns.pop(n).to_pandas() for n in self._schema.names})
 
 
 def _alike(one: Scored, other: Scored) -> bool:

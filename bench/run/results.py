@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.run.contents import read_pictures
+from bench.run.contents import each_picture
 from bench.run.store import Entry
 from bench.tables.schema import CELLS, DISTANCES, EDITS, TRIALS, UTILITY
 
@@ -39,7 +40,7 @@ class Found:
     entry: Entry
 
 
-class PicturesOf(Mapping[str, Mapping[Key, list[Any]]]):
+class PicturesOf(Mapping[str, Mapping[Key, Sequence[Any]]]):
     """The kept pictures by concept, read from the store when they are asked for and not held."""
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class PicturesOf(Mapping[str, Mapping[Key, list[Any]]]):
         """Notes where the pictures of a trial and prompt set lie, and which they are."""
         self._kept.setdefault(concept, {})[key] = (entry, chosen)
 
-    def __getitem__(self, concept: str) -> Mapping[Key, list[Any]]:
+    def __getitem__(self, concept: str) -> Mapping[Key, Sequence[Any]]:
         """(method, attack) -> pictures, uint8 [H, W, 3]; each trial is read when it is asked for."""
         return _OfConcept(self._kept[concept])
 
@@ -62,26 +63,58 @@ class PicturesOf(Mapping[str, Mapping[Key, list[Any]]]):
         return len(self._kept)
 
 
-class _OfConcept(Mapping[Key, list[Any]]):
+class _OfConcept(Mapping[Key, Sequence[Any]]):
     """The pictures of a concept, of which those of one trial are held: its prompt sets follow each other."""
 
     def __init__(self, kept: Mapping[Key, _Kept]) -> None:
         self._kept = kept
-        self._last: tuple[str, NDArray[np.uint8] | None] = ("", None)
+        self._last: tuple[str, _Unpacked] | None = None
 
-    def __getitem__(self, key: Key) -> list[Any]:
+    def __getitem__(self, key: Key) -> Sequence[Any]:
         entry, chosen = self._kept[key]
-        digest, images = self._last
-        if images is None or digest != entry.digest:
-            images = read_pictures(entry).images
-            self._last = entry.digest, images
-        return list(images[chosen])
+        if self._last is None or self._last[0] != entry.digest:
+            self._last = entry.digest, _Unpacked(entry)
+        return _Shown(self._last[1], chosen)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._kept)
 
     def __len__(self) -> int:
         return len(self._kept)
+
+
+class _Unpacked:
+    """The pictures of a trial, as far as somebody has asked for them: a page shows the first few."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._packed = each_picture(entry)
+        self._images: list[NDArray[np.uint8]] = []
+
+    def picture(self, place: int) -> NDArray[np.uint8]:
+        """Unpacks what lies before it too."""
+        self._images += islice(self._packed, max(0, place + 1 - len(self._images)))
+        return self._images[place]
+
+
+class _Shown(Sequence[Any]):
+    """Some of the pictures of a trial."""
+
+    def __init__(self, trial: _Unpacked, chosen: NDArray[np.intp]) -> None:
+        self._trial, self._chosen = trial, chosen
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self._trial.picture(int(each)) for each in self._chosen[place]]
+        return self._trial.picture(int(self._chosen[place]))
+
+    def __len__(self) -> int:
+        return len(self._chosen)
 
 
 @dataclass(slots=True)

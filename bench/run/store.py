@@ -19,6 +19,7 @@ must be atomic and folders must sync.
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import logging
@@ -84,6 +85,7 @@ class Entry:
         path: its folder; nothing in it may be changed.
         record: the content of record.json, with `kind`, `digest` and `schema_version`.
         files: what is in the folder, by POSIX name, without the manifest.
+        data: the bytes of small files, as they were verified, of an entry that `Store.read` gives.
     """
 
     kind: str
@@ -91,12 +93,26 @@ class Entry:
     path: Path
     record: Mapping[str, JSON] = field(hash=False, repr=False)
     files: Mapping[str, FileInfo] = field(hash=False, repr=False)
+    data: Mapping[str, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
 
     def file(self, name: str) -> Path:
         """Returns the path of a file of the manifest; any other name is a StoreError."""
         if name not in self.files:
             raise StoreError(f"{self.path}: expected a file of {sorted(self.files)}, got {name!r}")
         return self.path / name
+
+    def read_bytes(self, name: str) -> bytes:
+        """Returns the content of a file of the manifest, held to it.
+
+        Raises:
+            DamagedError: it has changed since the entry was found.
+        """
+        if name in self.data:
+            return self.data[name]
+        data = self.file(name).read_bytes()
+        if (sha256 := hashlib.sha256(data).hexdigest()) != self.files[name].sha256:
+            raise DamagedError(f"{name}: expected sha256 {self.files[name].sha256}, got {sha256}")
+        return data
 
     def read_json(self, name: str) -> JSON:
         """Returns the content of a JSON file of the manifest."""
@@ -161,11 +177,24 @@ class Store:
         logged and added to `damage`, and counts as none. Where this process may not move it, it
         stays.
         """
+        return self._looked_up(kind, digest, lambda: None)
+
+    def read(self, kind: str, digest: str) -> Entry | None:
+        """Returns what `find` does, with the bytes of the entry's small files: each is read once.
+
+        What this object has hashed before has no bytes.
+        """
+        return self._looked_up(kind, digest, dict)
+
+    def _looked_up(
+        self, kind: str, digest: str, kept: Callable[[], dict[str, bytes] | None]
+    ) -> Entry | None:
+        """Returns the entry with what `kept` makes for the bytes of its files; see `find`."""
         folder = self._folder("", kind, digest)
         while True:
             try:
                 inode = folder.lstat().st_ino
-                return self._load(folder, kind, digest)
+                return self._load(folder, kind, digest, kept())
             except FileNotFoundError:  # none, or another process has just set it aside
                 return None
             except DamagedError as error:
@@ -433,11 +462,14 @@ class Store:
                 return False
         return True
 
-    def _load(self, folder: Path, kind: str, digest: str) -> Entry:
+    def _load(
+        self, folder: Path, kind: str, digest: str, kept: dict[str, bytes] | None = None
+    ) -> Entry:
         trusted = self._verified.get((kind, digest), {})
-        files, stamp = unseal(folder, trusted, kind=kind, digest=digest)
+        files, stamp = unseal(folder, trusted, kept=kept, kind=kind, digest=digest)
         self._verified[kind, digest] = stamp
-        return Entry(kind, digest, folder, _read_record(folder), files)
+        data = kept or {}
+        return Entry(kind, digest, folder, _read_record(folder, data.get(_RECORD)), files, data)
 
     def _move_in(self, temporary: Path, final: Path, kind: str, digest: str, stamp: Stamp) -> Entry:
         """Renames a sealed folder into place, or returns the entry that came before."""
@@ -544,9 +576,9 @@ def _record_json(record: Mapping[str, JSON], **added: JSON) -> bytes:
     return f"{json.dumps(plain, indent=2, ensure_ascii=False)}\n".encode()
 
 
-def _read_record(folder: Path) -> Mapping[str, JSON]:
+def _read_record(folder: Path, data: bytes | None = None) -> Mapping[str, JSON]:
     try:
-        record = parse_json((folder / _RECORD).read_bytes())
+        record = parse_json((folder / _RECORD).read_bytes() if data is None else data)
     except ValueError as error:
         raise DamagedError(f"{folder / _RECORD}: {error}") from error
     if not isinstance(record, Mapping):

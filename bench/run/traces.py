@@ -45,7 +45,8 @@ def with_traces(rows: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     plain = rows.drop(columns=list(TRACE), errors="ignore")
     if not len(traces):
         return plain.assign(**dict.fromkeys(TRACE))
-    return plain.merge(traces, on=by, how="left")
+    found = plain[by].merge(traces, on=by, how="left").set_axis(plain.index)  # no copy of the rest
+    return plain.assign(**{name: found[name] for name in TRACE})
 
 
 def curve_of(

@@ -75,12 +75,13 @@ def _per_image(utility: pd.DataFrame) -> list[dict[str, object]]:
     clip = rows[rows["metric"] == _CLIP]
     papers = clip.assign(metric=PAPERS, value=(100 * clip["value"]).clip(lower=0))
     rows = pd.concat([rows, papers], ignore_index=True)
+    rows["prompt"] = pd.factorize(rows["prompt"], sort=True)[0]  # numbers are told apart sooner
     rows = pd.concat([rows, rows.assign(concept=ALL)], ignore_index=True)
     found: list[dict[str, object]] = []
     for (metric, method, concept), mine in rows.groupby(
         ["metric", "method", "concept"], sort=False
     ):
-        values, prompts = mine["value"].to_numpy(float), mine["prompt"].to_numpy(object)
+        values, prompts = mine["value"].to_numpy(float), mine["prompt"].to_numpy()
         if bool(np.isin(values, (0, 1)).all()) and metric == _ACCURACY:
             one = proportion(values, prompts)
         else:

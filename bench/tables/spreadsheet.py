@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 __all__ = ["as_cell", "as_csv", "from_cell"]
 
@@ -18,7 +19,8 @@ def as_csv(table: pd.DataFrame, *, digits: str = "%.6g") -> bytes:
         table: With plain column names.
         digits: How fractions are written.
     """
-    text: str = table.map(as_cell).to_csv(index=False, float_format=digits, lineterminator="\n")
+    held = {str(n): c.map(as_cell) for n, c in table.items() if not is_numeric_dtype(c.dtype)}
+    text: str = table.assign(**held).to_csv(index=False, float_format=digits, lineterminator="\n")
     return text.encode()
 
 

@@ -212,7 +212,9 @@ def _rates(images: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     status = images["status"]
     counted = status.isin(COUNTED)
     own = (images["own_score"] >= images["own_threshold"]).astype(float)
+    groups = images.groupby(by)
     flags = images.assign(
+        group=groups.ngroup(),  # names are looked up once, and not for each of the counts
         n=counted,
         attempted=True,
         successes=images["success"],
@@ -223,7 +225,7 @@ def _rates(images: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         own_asr=own.where(images["own_score"].notna()),
     )
     sums = ["n", "attempted", "successes", "refused", "blanked", "errors", "abstained"]
-    lines = flags.groupby(by).agg(
+    lines = flags.groupby("group").agg(
         family=("family", "first"),
         access=("access", "first"),
         control=("control", "first"),
@@ -232,15 +234,17 @@ def _rates(images: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         own_asr=("own_asr", "mean"),
         repeats=("repeat", "nunique"),
     )
-    found = _proportions(flags[counted], by, values="success")
+    judged = flags[counted]
+    found = _proportions(judged, ["group"], values="success")
     found.columns = ["asr", "asr_low", "asr_high", "clusters"]
     lines = lines.join(found)
-    lines["queries"] = flags[counted].groupby(by)["queries"].mean()
+    lines["queries"] = judged.groupby("group")["queries"].mean()
     if "plain" in flags:
-        plain = flags[counted].groupby(by)["plain"].agg(["mean", "count"]).reindex(lines.index)
+        plain = judged.groupby("group")["plain"].agg(["mean", "count"]).reindex(lines.index)
         lines["pre_asr"] = plain["mean"].where(plain["count"] == lines["n"])
     lines["clusters"] = lines["clusters"].fillna(0).astype("int64")
-    return lines.reset_index().rename(columns={"line": "attack"})
+    keys = groups.size().index  # in the order of their numbers
+    return lines.set_axis(keys).reset_index().rename(columns={"line": "attack"})
 
 
 def _utility(utility: pd.DataFrame) -> pd.DataFrame:

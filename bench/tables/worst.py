@@ -6,6 +6,8 @@ This is the same number for goals: an author cannot raise it by being strong aga
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 
@@ -19,6 +21,9 @@ __all__ = ["access_of", "headline", "worst_per_goal"]
 
 _GROUP = ["judge", "method", "concept"]
 _UNIT = [*_GROUP, "repeat", "goal"]
+_NUMBERED = [*_GROUP, "goal", "attack"]
+_POOLED = -1
+"""The number of the concept ``all``, whose name stands last."""
 _LUCK = {"typed": "words", "searched": "words", "embedding": "words", "latent": "noise"}
 _CONTROL = {"prompt": "words", "embedding": "words", "latent": "noise"}
 _FROM_TABLE = ["retained_accuracy", "retained_low", "retained_high", "edit_seconds"]
@@ -45,11 +50,16 @@ def worst_per_goal(trials: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         return WORST.empty()
     images = per_image(trials)
     tried = _tried(images)
+    names = {name: pd.Index(tried[name].unique()) for name in _NUMBERED}
+    # Numbers in place of names until the lines are made: many groups are found in them, in a third of the time.
+    tried = tried.assign(**{name: of.get_indexer(tried[name]) for name, of in names.items()})
     held = set(tried.loc[~tried["control"], "access"].unique())
     met = [name for name in ACCESSES if name in held]
     if not met:  # nothing but controls
         return WORST.empty()
     lines = pd.concat([_lines(tried, access) for access in (*met, ANY)], ignore_index=True)
+    for name in _GROUP:
+        lines[name] = names[name].append(pd.Index([ALL])).take(lines[name])
     costs = table.drop_duplicates(_GROUP)[[*_GROUP, *_FROM_TABLE]]
     lines = lines.merge(costs, on=_GROUP, how="left").assign(suite=table["suite"].iloc[0])
     ranks = {name: rank for rank, name in enumerate((*ACCESSES, ANY))}
@@ -113,7 +123,7 @@ def _lines(tried: pd.DataFrame, access: str) -> pd.DataFrame:
     goals = _shared_goals(mine)
     found = _shares(mine.merge(goals, on=[*_GROUP, "goal"]))
     beside = _shares(luck.merge(goals, on=[*_GROUP, "goal"])).add_prefix("control_")
-    pooled = pd.concat([mine, mine.assign(concept=ALL)], ignore_index=True)
+    pooled = pd.concat([mine, mine.assign(concept=_POOLED)], ignore_index=True)
     lines = pooled.groupby(_GROUP, sort=False).agg(attacks=("attack", "nunique"))
     lines = lines.join(found).join(beside)
     lines = lines.fillna(_COUNTS).astype(dict.fromkeys(_COUNTS, "int64"))
@@ -139,15 +149,17 @@ def _shares(rows: pd.DataFrame) -> pd.DataFrame:
     units = rows.groupby(_UNIT, sort=False).agg(broken=("broken", "any"), images=("images", "sum"))
     units = units[units["images"] > 0].reset_index()
     units["cluster"] = units.groupby(["concept", "goal"], sort=False).ngroup()
-    both = pd.concat([units, units.assign(concept=ALL)], ignore_index=True)
-    found = {}
-    for key, group in both.groupby(_GROUP, sort=False):
-        rate = proportion(group["broken"].to_numpy(), group["cluster"].to_numpy())
-        found[key] = (
-            *(rate.clusters, int(group["broken"].sum()), rate.value, rate.low, rate.high),
-            float(group["images"].mean()),
+    both = pd.concat([units, units.assign(concept=_POOLED)], ignore_index=True)
+    columns = [both[name].to_numpy() for name in ("broken", "cluster", "images")]
+    found: dict[tuple[Any, ...], tuple[float, ...]] = {}
+    for key, at in both.groupby(_GROUP, sort=False).indices.items():
+        broken, cluster, images = (values[at] for values in columns)
+        rate = proportion(broken, cluster)
+        found[cast("tuple[Any, ...]", key)] = (
+            *(rate.clusters, int(broken.sum()), rate.value, rate.low, rate.high),
+            float(images.mean()),
         )
     index = pd.MultiIndex.from_tuples(list(found), names=_GROUP)
-    columns = ["goals", "broken", *_RATES, "images"]
-    data = np.array(list(found.values()), dtype=float).reshape(-1, len(columns))
-    return pd.DataFrame(data, index=index, columns=columns)
+    names = ["goals", "broken", *_RATES, "images"]
+    data = np.array(list(found.values()), dtype=float).reshape(-1, len(names))
+    return pd.DataFrame(data, index=index, columns=names)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench.core.digest import DamagedError
-from bench.run.contents import read_pictures
+from bench.run.contents import each_picture, read_pictures, read_rows
 from bench.run.store import Store
 
 DIGEST = "0" * 64
@@ -30,6 +33,8 @@ def test_pictures_are_read_as_numpy_reads_them(
     assert found.images.dtype == np.uint8
     assert (found.images == images).all()
     assert found.places.tolist() == places.tolist()
+    one_by_one = list(each_picture(entry))
+    assert [each.tolist() for each in one_by_one] == images.tolist()
 
 
 def test_pickled_pictures_are_damage_and_never_opened(tmp_path: Path) -> None:
@@ -40,3 +45,37 @@ def test_pickled_pictures_are_damage_and_never_opened(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(DamagedError, match=r"pictures\.npz: expected numbers, got pickled objects"):
         read_pictures(entry)
+
+
+def test_what_was_verified_is_what_is_read(tmp_path: Path) -> None:
+    """An entry that was found and changes afterwards is damage, and one that was read is used as it was verified."""
+    rows = {name: ["ok"] for name in ("status", "reason", "image_sha256")} | {"image_seed": [1]}
+    Store(tmp_path).publish(
+        "utility", DIGEST, {"cell": {}},
+        lambda at: pd.DataFrame(rows).to_parquet(at / "rows.parquet", index=False),
+    )  # fmt: skip
+    found, read = Store(tmp_path).find("utility", DIGEST), Store(tmp_path).read("utility", DIGEST)
+    assert found is not None
+    assert read is not None
+    path = found.file("rows.parquet")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(DamagedError, match=r"rows\.parquet: expected sha256"):
+        read_rows(found)
+    assert read_rows(read)["image_seed"].to_pylist() == [1]
+    assert Store(tmp_path).read("utility", DIGEST) is None
+
+
+def test_pictures_that_end_early_are_damage(tmp_path: Path) -> None:
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    data = io.BytesIO()
+    np.save(data, images)
+
+    def write(at: Path) -> None:
+        with zipfile.ZipFile(at / "pictures.npz", "w") as file:
+            file.writestr("images.npy", data.getvalue()[:-1])
+
+    entry = Store(tmp_path).publish("trial", DIGEST, {"cell": {}}, write)
+    pictures = each_picture(entry)
+    assert not next(pictures).any()
+    with pytest.raises(DamagedError, match=r"^pictures\.npz: "):
+        next(pictures)
