@@ -91,7 +91,7 @@ class Tensors:
         return is_published(trial.attack) and all(name in self._all() for name in names)
 
     def _entry(self, trial: TrialCell) -> Entry | None:
-        """What the store has of an attack; asked once, as a look reads the record and checks the files."""
+        """The entry of an attack, where the store has it; asked once, as a look reads its record and checks its files."""
         if self._store is None:
             return None
         digest = trial.parents["attack"]
