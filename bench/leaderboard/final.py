@@ -119,9 +119,8 @@ def check_tables(run: PublishedRun) -> None:
     Raises:
         UsageError: in one line.
     """
-    found = derived(run)
-    for name, frame in (("table", found.table), ("worst", found.worst), ("flags", found.flags)):
-        said, data = run.tables[f"{name}.csv"], as_csv(frame)
+    for name, data in _texts(_Same(run)).items():
+        said = run.tables[f"{name}.csv"]
         if said != data:
             raise UsageError(
                 f"{run.folder / name}.csv:{_first_apart(said, data)}: expected what the rows give, got another text; "
@@ -161,6 +160,14 @@ def _derived(same: _Same) -> Derived:
         return Derived(table, worst_per_goal(run.trials, table), flag(table, own, run.edits))
     except ValueError as error:
         raise UsageError(f"{run.folder}: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _texts(same: _Same) -> Mapping[str, bytes]:
+    """The tables as they are published."""
+    found = _derived(same)
+    frames = {"table": found.table, "worst": found.worst, "flags": found.flags}
+    return {name: as_csv(frame) for name, frame in frames.items()}
 
 
 def _cut(about: Mapping[str, Any]) -> str:

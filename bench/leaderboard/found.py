@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
@@ -18,6 +18,9 @@ from bench.run.cells import TrialCell
 from bench.run.plan import Plan
 
 __all__ = ["check_candidates", "is_published"]
+
+_SAID: Final = ("method", "concept", "repeat", "goal", "prompt", "variant", "queries")
+"""Columns of the rows that a candidate repeats."""
 
 
 def is_published(attack: Attack) -> bool:
@@ -40,7 +43,8 @@ def check_candidates(run: PublishedRun, plan: Plan) -> None:
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for line in run.candidates:
         lines.setdefault(str(line.get("attack_digest")), []).append(line)
-    first = run.trials.drop_duplicates(["trial_digest", "candidate"])
+    columns = ["trial_digest", "candidate", *_SAID, "own_score"]
+    first = run.trials[columns].drop_duplicates(["trial_digest", "candidate"])
     finds = dict(list(first.groupby("trial_digest", sort=False)))
     for trial in (c for c in plan.cells if isinstance(c, TrialCell)):
         if not is_published(trial.attack):
@@ -59,8 +63,7 @@ def check_candidates(run: PublishedRun, plan: Plan) -> None:
 
 
 def _check(line: Mapping[str, Any], row: Mapping[Any, Any], attack: str, where: str) -> None:
-    names = ("method", "concept", "repeat", "goal", "prompt", "variant", "queries")
-    for name, expected in ({n: row[n] for n in names} | {"attack": attack}).items():
+    for name, expected in ({n: row[n] for n in _SAID} | {"attack": attack}).items():
         if line.get(name) != expected:
             raise UsageError(
                 f"{where}: expected {name} {shown(expected)} as in the rows, got {shown(line.get(name))}"

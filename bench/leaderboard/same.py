@@ -54,7 +54,10 @@ def check_statuses(rows: pd.DataFrame, cell: ScoreCell, where: str) -> None:
     """
     stopped = rows["status"].isin(["refused", "blanked"])
     allowed = (rows["status"] == "ok") | (stopped & ("filters" in cell.method.slots))
-    odd = rows[~allowed & ~((rows["status"] == "refused") & rows["prompt"].map(about_minors))]
+    if allowed.all():  # before any prompt is read
+        return
+    odd = rows[~allowed]
+    odd = odd[~((odd["status"] == "refused") & odd["prompt"].map(about_minors))]
     if len(odd):
         status = odd["status"].iloc[0]
         raise UsageError(

@@ -55,13 +55,13 @@ _TIMED: Final = 2
 _Name = TypeVar("_Name")
 
 
-def timer_on(device: torch.device) -> Timer:
-    """A clock that lets a piece of work run once, and then times it: the best of a few."""
+def timer_on(device: torch.device, times: int = _TIMED) -> Timer:
+    """A clock that lets a piece of work run once, and then times it: the best of a few times."""
 
     def timed(work: Callable[[], object]) -> float:
         work()
         best = math.inf
-        for _ in range(_TIMED):
+        for _ in range(times):
             _wait(device)
             began = time.perf_counter()
             work()

@@ -46,7 +46,7 @@ def kernels(models: Mapping[Dtype, TextToImage], size: Size) -> Iterator[dict[st
 
 
 def _of(model: TextToImage, size: Size) -> Iterator[dict[str, Any]]:
-    base, timer = model.backbone, timer_on(model.device)
+    base, timer = model.backbone, timer_on(model.device, min(2, size.repeats))
     began = time.perf_counter()
     if model.device.type == "cuda":
         chosen = choose(base, {}, timer, rows=min(8, size.goals))

@@ -58,7 +58,8 @@ def measure(jobs: Mapping[str, Job], repeats: int, device: torch.device) -> dict
 
     Args:
         jobs: By name.
-        repeats: Rounds that count; warming up comes before them.
+        repeats: Rounds that count; warming up comes before them, unless there is one alone, whose figures
+            only show that everything runs.
         device: Waited for before a clock is read.
 
     Raises:
@@ -66,7 +67,7 @@ def measure(jobs: Mapping[str, Job], repeats: int, device: torch.device) -> dict
     """
     if repeats < 1:
         raise ValueError(f"expected at least 1 repeat, got {repeats}")
-    for job in jobs.values():
+    for job in jobs.values() if repeats > 1 else ():
         job.warm()
     gc.collect()
     runs: dict[str, list[_Run]] = {name: [] for name in jobs}

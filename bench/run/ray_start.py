@@ -78,6 +78,21 @@ def _inward(ray: Any) -> Iterator[None]:
 
 
 @contextmanager
+def _lean(ray: Any) -> Iterator[None]:
+    """Lets a Ray that starts meanwhile do without three processes that serve nobody here.
+
+    They scale clusters, read what workers print, and answer browsers; the start would wait for the last.
+    Where a later Ray names them otherwise, they start as ever.
+    """
+    with ExitStack() as stack:
+        for name in ("start_monitor", "start_log_monitor", "start_api_server"):
+            stack.enter_context(
+                _in_place_of(ray._private.node.Node, name, lambda node, **how: None)
+            )
+        yield
+
+
+@contextmanager
 def _temporary(folder: Path) -> Iterator[None]:
     """Lets processes that start meanwhile keep temporary files there: they go with it, whoever is killed."""
     before = os.environ.get("TMPDIR")
@@ -99,16 +114,16 @@ def silent(ray: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _in_place_of(module: Any, name: str, other: Callable[..., Any]) -> Iterator[None]:
-    """Puts another function in the place of one, where there is one."""
-    before = getattr(module, name, None)
+def _in_place_of(owner: Any, name: str, other: Callable[..., Any]) -> Iterator[None]:
+    """Puts another function of a module or class in the place of one, where there is one."""
+    before = getattr(owner, name, None)
     if before is not None:
-        setattr(module, name, other)
+        setattr(owner, name, other)
     try:
         yield
     finally:
         if before is not None:
-            setattr(module, name, before)
+            setattr(owner, name, before)
 
 
 def shut_down(ray: Any) -> None:
@@ -135,7 +150,7 @@ def local_ray(cpus: int, *, gpus: int | None = 0) -> Iterator[None]:
         stack.callback(shut_down, ray)
         for tries_left in reversed(range(_TRIES)):
             try:
-                with _inward(ray), _temporary(folder):
+                with _inward(ray), _lean(ray), _temporary(folder):
                     ray.init(
                         num_cpus=cpus, num_gpus=gpus, include_dashboard=False,
                         object_store_memory=_OBJECTS, _temp_dir=str(folder),

@@ -31,6 +31,14 @@ from tests.tiny import SUITE
 ROOT = Path(__file__).parents[2]
 LOG = "child.log"
 TIMED = ("edit_seconds", "edit_memory_mb", "seconds", "peak_memory_mb")
+HEAVY = (
+    "bench.report.write",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "matplotlib.backends.backend_pdf",
+    "transformers.models.clip.modeling_clip",
+)
+"""Imported before the first child, which would import them once more."""
 SAME = ("trials.parquet", "utility.parquet", "flags.csv", "grid-star.png", "scatter.png")
 
 
@@ -82,6 +90,8 @@ def _kills(folder: Path, number: int, seed: int) -> dict[str, int]:
 def _import_what_is_run(folder: Path, place: Path) -> None:
     """Runs the suite in a child, and imports here what it has imported: much is imported where it is used."""
     told, log = folder / "modules.json", folder / LOG
+    for name in HEAVY:
+        importlib.import_module(name)
 
     def work() -> int:
         code = run(folder, place)

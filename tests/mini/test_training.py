@@ -214,7 +214,7 @@ def test_whitening_changes_latents_and_no_picture(monkeypatch: pytest.MonkeyPatc
     @torch.no_grad()
     def round_trip() -> tuple[Tensor, Tensor, Tensor]:
         posterior = vae.encode(images).latent_dist
-        return posterior.mean, posterior.logvar, vae.decode(posterior.mean).sample
+        return posterior.mean, posterior.logvar, vae.decode(posterior.mean[:8]).sample
 
     before, spread_before, shown_before = round_trip()
     _whiten(vae, seed=0, device=torch.device("cpu"))

@@ -149,6 +149,9 @@ def test_every_job_runs_once_a_round_and_the_order_turns_round() -> None:
     took = measure({name: job(name) for name in "ab"}, 3, CPU)
     assert told == ["A", "B", *"ab", *"ba", *"ab"]
     assert [len(m.seconds) for m in took.values()] == [3, 3]
+    told.clear()
+    measure({"a": job("a")}, 1, CPU)
+    assert told == ["a"], "a single round is not warmed up for"
     with pytest.raises(ValueError, match="at least 1 repeat"):
         measure({}, 0, CPU)
 

@@ -106,6 +106,8 @@ def main(folder: Path) -> None:
         found["apart"] = (folder / "there" / "apart").exists()
         pids = list(children(os.getpid()))
         found["addresses"] = addresses([os.getpid(), *pids])
+        idle = ("/monitor.py", "/log_monitor.py", "/dashboard.py")
+        found["idle"] = [title(pid)[:100] for name in idle for pid in named(pids, name)]
         found["token"] = os.environ["RAY_AUTH_MODE"]
     found["left"] = [
         p.name for some in (place, "tvc-worker-") for p in Path("/tmp").glob(f"{some}*")

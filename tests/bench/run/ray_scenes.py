@@ -186,38 +186,40 @@ def a_cell_kills_whoever_tries_it(at: Path) -> Told:
 
 
 @scene
-def one_disk_is_full(at: Path) -> Told:
-    plan, heard = tiny(at), Heard()
-    outcome = simulated(at, plan, {"small_files": "one"}, watcher=heard)
-    return told(at, plan, outcome) | {"lost": heard.lost}
-
-
-@scene
-def every_disk_is_full(at: Path) -> Told:
-    plan, heard = tiny(at), Heard()
+def every_disk_is_full_and_then_one(at: Path) -> Told:
+    plan, every, one = tiny(at), Heard(), Heard()
     try:
-        simulated(at, plan, {"small_files": "all"}, watcher=heard)
+        simulated(at, plan, {"small_files": "all"}, watcher=every)
         refused = ""
     except OSError as error:
         refused = f"{error.errno} {error.strerror}"
-    return told(at, plan, simulated(at, plan, {})) | {"lost": heard.lost, "refused": refused}
+    outcome = simulated(at, plan, {"small_files": "one"}, watcher=one)
+    return told(at, plan, outcome) | {
+        "every_lost": every.lost, "one_lost": one.lost, "refused": refused,
+    }  # fmt: skip
 
 
 @scene
-def gpus_are_shared(at: Path) -> Told:
-    """Each of the two GPUs that Ray is told of seats two; no fifth worker ever finds a place."""
-    plan, heard = tiny(at), Opener(at, 2 * GPUS)
+def gpus_are_shared_and_nobody_sees_the_store(at: Path) -> Told:
+    """Each of the two GPUs that Ray is told of seats two; no fifth worker ever finds a place.
+
+    Images are dropped when every score has seen them.
+    """
+    plan, heard = tiny(at, SUITE + "images: thumbnails\n"), Opener(at, 2 * GPUS)
     try:
         simulated(at, plan, {}, workers=2 * GPUS + 1, runtime=Runtime(), per_gpu=2)
         refused = ""
     except UsageError as error:
         refused = str(error)
-    how: Told = {"workers": None, "runtime": Runtime(), "per_gpu": 2}
+    how: Told = {"workers": None, "runtime": Runtime(), "per_gpu": 2, "bench": "Elsewhere"}
     outcome = simulated(at, plan, {"hold": "attack"}, watcher=heard, **how)
     workers = [line.split()[1:] for line in (at / "workers").read_text().splitlines()]
+    temporary = Path(tempfile.gettempdir())
+    own = [p.name for some in ("", "tvc-ray-*/") for p in temporary.glob(f"{some}tvc-worker-*")]
+    images = len(list((at / "store" / "images").glob("*/*")))
     return told(at, plan, outcome) | {
         "refused": refused, "workers": workers, "reports": heard.reports,
-        "opened": (at / "go").exists(),
+        "opened": (at / "go").exists(), "own": own, "images": images,
     }  # fmt: skip
 
 
@@ -239,23 +241,13 @@ def another_process_joins(at: Path) -> Told:
 
 
 @scene
-def nobody_sees_the_store_and_images_are_dropped(at: Path) -> Told:
-    plan = tiny(at, SUITE + "images: thumbnails\n")
-    outcome = simulated(at, plan, {}, bench="Elsewhere")
-    temporary = Path(tempfile.gettempdir())
-    own = [p.name for some in ("", "tvc-ray-*/") for p in temporary.glob(f"{some}tvc-worker-*")]
-    images = len(list((at / "store" / "images").glob("*/*")))
-    return told(at, plan, outcome) | {"own": own, "images": images}
-
-
-@scene
 def a_cell_raises(at: Path) -> Told:
     plan = tiny(at)
     bad = next(c for c in plan.cells if c.kind == "attack")
     first = simulated(at, plan, {"raise": bad.digest}, bench="Elsewhere")
     failures = Store(at / "store").failures("attack", bad.digest)
     traces = [failure.traceback for failure in failures]
-    return told(at, plan, simulated(at, plan, {})) | {
+    return told(at, plan, simulated(at, plan, {}, workers=1)) | {
         "first": first.as_json(), "bad": bad.title, "traces": traces,
     }  # fmt: skip
 

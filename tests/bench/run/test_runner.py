@@ -116,6 +116,13 @@ def finished(
     return plan, root, run_plan(plan, Store(root), miniature)
 
 
+@pytest.fixture(scope="module")
+def table(finished: tuple[Plan, Path, Outcome]) -> pd.DataFrame:
+    """Its table without what was measured of time and memory."""
+    plan, root, _ = finished
+    return table_of(plan, Store(root)).drop(columns=TIMES)
+
+
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh module for plug-ins, importable by the name of the file."""
@@ -475,11 +482,14 @@ def test_a_keyboard_interrupt_is_no_failure(
 
 @pytest.mark.parametrize("name", ["rows.parquet", "pictures.npz", "record.json"])
 def test_a_damaged_entry_is_set_aside_and_computed_again(
-    finished: tuple[Plan, Path, Outcome], miniature: TextToImage, tmp_path: Path, name: str
+    finished: tuple[Plan, Path, Outcome],
+    table: pd.DataFrame,
+    miniature: TextToImage,
+    tmp_path: Path,
+    name: str,
 ) -> None:
     plan, root, _ = finished
     subprocess.run(["cp", "-a", f"{root}/.", str(tmp_path)], check=True)
-    before = table_of(plan, Store(root))
     cell = cell_of(plan, "trial", "uce", "random_tokens")
     entry = Store(tmp_path).find("trial", cell.digest)
     assert entry is not None
@@ -496,7 +506,7 @@ def test_a_damaged_entry_is_set_aside_and_computed_again(
     assert name in line
     (kept,) = store.quarantined()
     assert (kept.path / "entry" / name).read_bytes() == bytes(data)
-    assert_frame_equal(table_of(plan, store).drop(columns=TIMES), before.drop(columns=TIMES))
+    assert_frame_equal(table_of(plan, store).drop(columns=TIMES), table)
     assert store.verify() == []
 
 
@@ -550,6 +560,7 @@ CONTENTS = [
 @pytest.mark.parametrize(("kind", "name", "data"), CONTENTS)
 def test_an_entry_that_fits_its_manifest_but_holds_nonsense_is_computed_again(
     finished: tuple[Plan, Path, Outcome],
+    table: pd.DataFrame,
     miniature: TextToImage,
     tmp_path: Path,
     kind: str,
@@ -575,9 +586,7 @@ def test_an_entry_that_fits_its_manifest_but_holds_nonsense_is_computed_again(
     outcome = run_plan(plan, store, miniature)
     assert (outcome.computed, outcome.cached, outcome.failed) == (1, CELLS - 1, [])
     assert len(outcome.set_aside) == len(store.quarantined()) == 1
-    assert_frame_equal(
-        table_of(plan, store).drop(columns=TIMES), table_of(plan, Store(root)).drop(columns=TIMES)
-    )
+    assert_frame_equal(table_of(plan, store).drop(columns=TIMES), table)
 
 
 def test_a_damaged_record_of_a_failure_stops_neither_run_nor_report(

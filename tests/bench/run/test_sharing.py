@@ -38,6 +38,8 @@ FIELDS: dict[str, Any] = {
     "keep_images": 1,
 }
 CELLS = 1 + 2 * (2 + 3 + 3 * 3)
+SCENES = {"both-live": (0, 0), "one-dies": (2, 0)}
+"""By name, of each process the number of the cell at which it dies; 0: it lives."""
 
 
 def at_work(root: Path, plan: Plan, base: TextToImage, *, fatal: int) -> int:
@@ -60,13 +62,22 @@ def at_work(root: Path, plan: Plan, base: TextToImage, *, fatal: int) -> int:
     return 0
 
 
-def children(root: Path, fatal: tuple[int, ...]) -> None:
-    """Runs in a process of its own: starts a child for each number and waits for all."""
+def scenes(place: Path) -> None:
+    """Runs in a process of its own, which loads the base once for all of them."""
     torch.set_num_threads(1)  # a child must not wait for threads that it does not have
     base = load_model()
     plan = make_plan(load_suite("mini-quick").with_(**FIELDS), base.backbone.digest)
-    warm = run_plan(plan, Store(root.parent / f"{root.name}-warm"), base)
+    warm = run_plan(plan, Store(place / "warm"), base)
     assert warm.computed == CELLS
+    for name, fatal in SCENES.items():
+        root = place / name
+        root.mkdir()
+        found = children(root, fatal, plan, base)
+        (place / f"{name}.json").write_text(json.dumps(found))
+
+
+def children(root: Path, fatal: tuple[int, ...], plan: Plan, base: TextToImage) -> dict[str, Any]:
+    """Starts a child for each number and waits for all."""
     numbers: list[int] = []
     for number in fatal:
         work = partial(at_work, root, plan, base, fatal=number)
@@ -76,41 +87,46 @@ def children(root: Path, fatal: tuple[int, ...]) -> None:
     store = Store(root / "store")
     there = sum(store.find(c.kind, c.digest) is not None for c in plan.cells)
     removed = [path.name for path in store.clean_tmp()]
-    told = {"statuses": statuses, "logs": logs, "there": there, "removed": removed,
+    return {"statuses": statuses, "logs": logs, "there": there, "removed": removed,
             "damaged": len(store.verify())}  # fmt: skip
-    print(json.dumps(told))  # noqa: T201
 
 
-def told(root: Path, *fatal: int) -> dict[str, Any]:
-    root.mkdir()
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every scene has been played."""
+    place = tmp_path_factory.mktemp("sharing")
     done = subprocess.run(
-        [sys.executable, __file__, str(root), *map(str, fatal)],
+        [sys.executable, __file__, str(place)],
         capture_output=True, text=True, cwd=ROOT, timeout=500, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT), **FORKABLE},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    for log in sorted(root.parent.glob(f"{root.name}-*.log")):
+    return place
+
+
+def told(place: Path, name: str) -> dict[str, Any]:
+    for log in sorted(place.glob(f"{name}-*.log")):
         print(log.name, log.read_text()[-3000:], sep="\n")  # noqa: T201 (shown where the test fails)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads((place / f"{name}.json").read_text())
     return found
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_cells_and_compute_none_twice(tmp_path: Path) -> None:
-    found = told(tmp_path / "a", 0, 0)
+def test_two_processes_share_the_cells_and_compute_none_twice(place: Path) -> None:
+    found = told(place, "both-live")
     assert found["statuses"] == [0, 0]
     assert (found["there"], found["damaged"], found["removed"]) == (CELLS, 0, [])
     first, second = found["logs"].values()
     assert len({*first, *second}) == len(first) + len(second) == CELLS
     assert first and second
-    outcomes = [json.loads(p.read_text()) for p in (tmp_path / "a").glob("outcome-*")]
+    outcomes = [json.loads(p.read_text()) for p in (place / "both-live").glob("outcome-*")]
     assert [o["computed"] + o["cached"] for o in outcomes] == [CELLS, CELLS]
     assert all(not o["failed"] for o in outcomes)
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_was_at_is_done_by_the_other(tmp_path: Path) -> None:
-    found = told(tmp_path / "a", 2, 0)
+def test_what_a_killed_process_was_at_is_done_by_the_other(place: Path) -> None:
+    found = told(place, "one-dies")
     assert found["statuses"] == [-signal.SIGKILL, 0]
     assert (found["there"], found["damaged"]) == (CELLS, 0)
     dead, alive = found["logs"].values()
@@ -120,4 +136,4 @@ def test_what_a_killed_process_was_at_is_done_by_the_other(tmp_path: Path) -> No
 
 
 if __name__ == "__main__":
-    children(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])))
+    scenes(Path(sys.argv[1]))
