@@ -91,7 +91,7 @@ class Tensors:
         return is_published(trial.attack) and all(name in self._all() for name in names)
 
     def _entry(self, trial: TrialCell) -> Entry | None:
-        """The entry of an attack, where the store has it; asked once, as a look reads its record and checks its files."""
+        """The entry of an attack, where the store has it. The store is asked once: a look checks every file."""
         if self._store is None:
             return None
         digest = trial.parents["attack"]

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _USUAL, _USUAL_Z = 0.95, 1.959963984540054
-_DENSE = 64
-"""Labels below so many times their number are counted instead of sorted."""
 """The confidence of all tables, and the normal quantile of its upper end."""
 
 
@@ -373,10 +371,6 @@ def _clustered(values: ArrayLike, clusters: ArrayLike) -> tuple[Floats, NDArray[
         raise ValueError(
             f"expected one cluster label per row, got values {x.shape}, labels {labels.shape}"
         )
-    dense = labels.dtype.kind == "i" and labels.size > 0
-    if dense and 0 <= labels.min() <= labels.max() < _DENSE * labels.size:
-        there = np.bincount(labels) > 0  # numbers from 0 need no sorting
-        return x, (np.cumsum(there) - 1)[labels], int(there.sum())
     unique, codes = np.unique(labels, return_inverse=True)
     return x, codes, unique.size
 

@@ -1,5 +1,6 @@
-"""Every field of every plug-in takes a value of any type, or refuses it in one line: a validator that reads what it
-was given before its type is known must not fall over it.
+"""Every field of every plug-in takes a value of any type, or refuses it in one line.
+
+A validator may read what it was given before its type is known. It must not fall over it.
 """
 
 from __future__ import annotations
