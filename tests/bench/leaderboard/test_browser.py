@@ -214,7 +214,7 @@ def test_a_point_says_on_hover_what_it_is(browser: Any, site: tuple[str, Path]) 
 
     go(browser, site[1] / f"{site[0]}.html")
     browser.execute_script("document.getElementById('scatter').scrollIntoView({block: 'center'})")
-    x, y = browser.execute_script(POINT, 89.8148, 75.0)
+    x, y = browser.execute_script(POINT, 85.1852, 47.2222)
     for dx in (30, 0):
         move = {"type": "mouseMoved", "x": x + dx, "y": y}
         browser.execute_cdp_cmd("Input.dispatchMouseEvent", move)

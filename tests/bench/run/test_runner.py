@@ -306,7 +306,7 @@ def test_cells_stored_before_memory_was_recorded_have_none(
     finished: tuple[Plan, Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, root, _ = finished
-    found = Store.find
+    found = Store.read
 
     def older(self: Store, kind: str, digest: str) -> Entry | None:
         entry = found(self, kind, digest)
@@ -315,7 +315,7 @@ def test_cells_stored_before_memory_was_recorded_have_none(
         del record["timing"]["peak_memory_mb"]
         return replace(entry, record=record)
 
-    monkeypatch.setattr(Store, "find", older)
+    monkeypatch.setattr(Store, "read", older)
     assert (
         publish(plan, Store(root), ASKED, folder=tmp_path)
         .found.cells["peak_memory_mb"]

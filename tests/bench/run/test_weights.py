@@ -179,16 +179,14 @@ def test_a_published_start_is_read_again(run: tuple[Store, Results], tmp_path: P
     assert sum(starts) == 4
 
 
-def test_a_start_that_is_none_is_damage(run: tuple[Store, Results], tmp_path: Path) -> None:
+def test_a_start_that_is_none_is_damage(run: tuple[Store, Results]) -> None:
     (entry, *_) = [e for e in run[0].entries("attack") if _starts(e)]
     for changed in ("1", -1, True):
-        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
-        shutil.copytree(entry.path, tmp_path / "copy")
         rows = _rows(entry)
         rows[0]["start"] = changed
-        (tmp_path / "copy" / "candidates.json").write_text(json.dumps(rows))
+        verified = {"candidates.json": json.dumps(rows).encode()}
         with pytest.raises(DamagedError, match="candidate 0: expected 'start' as it was written"):
-            read(replace(entry, path=tmp_path / "copy"))
+            read(replace(entry, data=verified))
 
 
 def _rows(entry: Entry) -> Any:
