@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
@@ -209,13 +210,19 @@ class Spec(BaseModel):
         return f"{self.name}{preset}({', '.join(changed)})" if changed else f"{self.name}{preset}"
 
     def told(self, field: str, value: object) -> str:
-        """A field's value as labels show it: tables have no room for the path of a file."""
-        return str(value)
+        """A field's value as labels show it: of a path the name alone, as the rest is somebody's own folders."""
+        text = str(value)
+        return _AS_A_PATH.sub(lambda found: _ENDS.split(found[0].rstrip("/\\"))[-1], text)
 
     @classmethod
     def _marked(cls, field: str, mark: str) -> bool:
         extra = cls.model_fields[field].json_schema_extra
         return isinstance(extra, dict) and bool(extra.get(mark))
+
+
+_AS_A_PATH: Final = re.compile(r"""(?<![^\s'"(=])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s'",)]+""")
+"""Text that begins as a path does, by itself or inside a list. An id of the hub, ``owner/name``, does not."""
+_ENDS: Final = re.compile(r"[/\\]")
 
 
 def _texts(value: object) -> Iterator[str]:

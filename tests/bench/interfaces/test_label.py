@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 
@@ -28,6 +28,35 @@ from tvc.method import TaskVectorErasure
 )
 def test_it_names_what_was_asked_for(spec: FewShot | TaskVectorErasure, label: str) -> None:
     assert spec.label == label
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("/home/alice/clip", "clip"),
+        ("./weights/clip/", "clip"),
+        ("~/unet", "unet"),
+        ("../unet.safetensors", "unet.safetensors"),
+        ("C:\\weights\\clip", "clip"),
+        (("/home/alice/a", "b"), "('a', 'b')"),
+        ("openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14"),
+        ("something, as a {}", "something, as a {}"),
+        ("a red / blue star", "a red / blue star"),
+    ],
+)
+def test_of_a_path_it_tells_the_name(value: object, told: str) -> None:
+    assert FewShot().told("anything", value) == told
+
+
+@pytest.mark.parametrize(
+    ("point", "name"), [(p, n) for p in get_args(registry.PlugPoint) for n in registry.names(p)]
+)
+def test_no_label_has_the_folders_of_a_path(point: registry.PlugPoint, name: str) -> None:
+    cls = registry.get(point, name)
+    for key, field in cls.model_fields.items():
+        if field.annotation is str and not cls.needs:
+            spec = cls().model_copy(update={key: "/home/alice/there"})
+            assert "alice" not in spec.label, key
 
 
 def test_a_new_preset_renames_nothing() -> None:
