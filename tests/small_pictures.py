@@ -20,6 +20,7 @@ class SmallPictures(MiniJudge):
     """The miniature's judge, who enlarges what is smaller than the pictures that it knows."""
 
     name: ClassVar[str] = "small_pictures"
+    side: ClassVar[int | None] = None
 
     def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
         """See the base class."""

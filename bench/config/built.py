@@ -13,6 +13,7 @@ from bench.config.refusals import (
     check_base,
     check_controls,
     check_networks,
+    check_sides,
     check_together,
     check_utility,
 )
@@ -104,6 +105,7 @@ class Suite:
         metrics = cast("tuple[Measure, ...]", listed("metric", "metrics", file.metrics))
         with below("sampler"):
             sampler = made(Sampler, file.sampler)
+        check_sides((*judges, surrogate), sampler)
         known = known_concepts(file)
         concepts = erased_concepts(file, known)
         check_together(file.group_sizes, len(concepts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from bench.config.parts import below
@@ -12,12 +12,14 @@ from bench.core.errors import UsageError, did_you_mean, shown
 from bench.core.spec import Spec
 from bench.interfaces import Judge
 from bench.model.pipeline.inspect import local_folder, looks_local
+from bench.model.sampler import Sampler
 
 __all__ = [
     "CONTROLS",
     "check_base",
     "check_controls",
     "check_networks",
+    "check_sides",
     "check_together",
     "check_utility",
 ]
@@ -30,6 +32,21 @@ CONTROLS: Final[dict[str, tuple[str, ...]]] = {
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def check_sides(judges: Iterable[Judge], sampler: Sampler) -> None:
+    """Refuses images of a size that a judge does not take.
+
+    Raises:
+        UsageError: with the judge, at the sampler's size.
+    """
+    for judge in judges:
+        if sampler.size is not None and judge.side not in (None, sampler.size):
+            raise UsageError(
+                f"expected {judge.side}, the only size that {judge.label} sees, got {sampler.size}; "
+                "leave it out or take another judge",
+                at=("sampler", "size"),
+            )
 
 
 def check_base(file: SuiteFile) -> None:

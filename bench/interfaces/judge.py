@@ -26,10 +26,12 @@ class Judge(Spec, ABC):
             may stop by that of its surrogate: there, another one searches again.
         abstains: Whether a score that is NaN says that there is nothing to judge, such as no face in the
             image. Of every other judge it is an error.
+        side: Pixels of a side of the images that it takes; ``None``: of any. A suite that samples others is refused.
     """
 
     kind: ClassVar[str] = "judge"
     abstains: ClassVar[bool] = False
+    side: ClassVar[int | None] = None
     threshold: Number = applied(0.5)
 
     def labels(self, concept: Concept) -> tuple[str, ...]:

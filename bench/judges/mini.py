@@ -37,6 +37,7 @@ class MiniJudge(Judge):
     """
 
     name: ClassVar[str] = "mini_judge"
+    side: ClassVar[int | None] = _SIDE
     folder: str = ""
 
     def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:

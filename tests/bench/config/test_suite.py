@@ -68,6 +68,7 @@ class Seeds(Tries):
 
 class Eye(Judge):
     name: ClassVar[str] = "eye"
+    side: ClassVar[int | None] = 64
     weights: str = "small"
     def scores(self, images, concept):
         return images
@@ -459,6 +460,8 @@ def test_other_values(folder: Path) -> None:
          "has that home folder"),
         ("seeds: 1", "seeds: 1000000", 18, "key seeds: expected less than or equal to 10000, got 1000000"),
         ("steps: 12", "size: 9", 5, "key sampler.size: expected a multiple of 8, got 9"),
+        ("steps: 12", "size: 32", 5, "key sampler.size: expected 64, the only size that eye sees, got 32; "
+         "leave it out or take another judge"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_its_line(
