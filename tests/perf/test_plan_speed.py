@@ -39,16 +39,16 @@ def concept(number: int) -> dict[str, Any]:
 
 
 LARGE: dict[str, dict[str, Any]] = {
-    "methods": {"concepts": ["star", "zorbo"], "methods": methods(500)},
+    "methods": {"concepts": ["star", "zorbo"], "methods": methods(300)},
     "concepts": {
-        "concepts": [concept(i) for i in range(200)],
+        "concepts": [concept(i) for i in range(125)],
         "methods": FEW,
         "judges": ["tests.perf.blind_judges:BlindJudge"],
         "surrogate": "tests.perf.blind_judges:BlindSurrogate",
         "metrics": ["clip_score", "drift"],
     },
-    "repeats": {"concepts": ["all"], "methods": FEW, "repeats": 10},
-    "transfers": {"concepts": ["star", "zorbo"], "methods": methods(67), "transfer": ["prompts"]},
+    "repeats": {"concepts": ["all"], "methods": FEW, "repeats": 6},
+    "transfers": {"concepts": ["star", "zorbo"], "methods": methods(47), "transfer": ["prompts"]},
 }
 
 
