@@ -184,9 +184,9 @@ def _write(
     threshold = float(trials["threshold"].iloc[0]) if len(trials) else 0.5
     swept = sweep(trials, suite, label_sets)
     write_atomic(folder / "sweep.csv", as_csv(swept))
-    figure = sweep_plot(swept, threshold=threshold, suite=suite, status=status)
-    _draw(figure, folder / "sweep", "png")
-    del figure
+    _draw(
+        sweep_plot(swept, threshold=threshold, suite=suite, status=status), folder / "sweep", "png"
+    )
     curves = [row for row in curves if row["method"] not in taken.unpooled]
     spent = budget(table, trials, curves, suite, taken.looks)
     if len(spent):

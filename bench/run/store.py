@@ -177,24 +177,22 @@ class Store:
         logged and added to `damage`, and counts as none. Where this process may not move it, it
         stays.
         """
-        return self._looked_up(kind, digest, lambda: None)
+        return self._looked_up(kind, digest, keep=False)
 
     def read(self, kind: str, digest: str) -> Entry | None:
         """Returns what `find` does, with the bytes of the entry's small files: each is read once.
 
         What this object has hashed before has no bytes.
         """
-        return self._looked_up(kind, digest, dict)
+        return self._looked_up(kind, digest, keep=True)
 
-    def _looked_up(
-        self, kind: str, digest: str, kept: Callable[[], dict[str, bytes] | None]
-    ) -> Entry | None:
-        """Returns the entry with what `kept` makes for the bytes of its files; see `find`."""
+    def _looked_up(self, kind: str, digest: str, *, keep: bool) -> Entry | None:
+        """Returns what `find` does; where they are to be kept, with the bytes of small files."""
         folder = self._folder("", kind, digest)
         while True:
             try:
                 inode = folder.lstat().st_ino
-                return self._load(folder, kind, digest, kept())
+                return self._load(folder, kind, digest, {} if keep else None)
             except FileNotFoundError:  # none, or another process has just set it aside
                 return None
             except DamagedError as error:
