@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from bench.core.errors import UsageError
+from bench.tables.frames import read_table
 from bench.tables.spreadsheet import from_cell
 from bench.tables.text import interval
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "compared"]
 
 _LINE = ["judge", "method", "concept", "attack"]
 _RATES = ["asr", "asr_low", "asr_high"]
@@ -52,3 +56,44 @@ def compare(table: pd.DataFrame, committed: pd.DataFrame) -> Comparison:
     then = interval(apart, *(f"{name}_old" for name in _RATES))
     said = names + ": " + now + " %, committed " + then + " %"
     return Comparison(int(met.sum()), tuple(said), int((both["_merge"] != "both").sum()))
+
+
+def compared(before: Path, after: Path) -> Comparison:
+    """Holds one ``table.csv`` against an earlier one of the same suite.
+
+    Raises:
+        UsageError: a file is not there, or is no table of a report.
+    """
+    tables = []
+    for path in (before, after):
+        try:
+            table = read_table(path)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: expected a table.csv of a report, got: {error}") from error
+        if lacking := [name for name in (*_LINE, *_RATES) if name not in table]:
+            raise UsageError(
+                f"{path}: expected a table.csv of a report, got one without {lacking[0]!r}"
+            )
+        tables.append(table)
+    old, new = tables
+    return compare(new.assign(**{name: new[name].map(from_cell) for name in _LINE}), old)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints how two tables compare; the exit code."""
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m bench.tables.compare BEFORE/table.csv AFTER/table.csv\n")
+        return 2
+    try:
+        found = compared(Path(arguments[0]), Path(arguments[1]))
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    both = found.agree + len(found.apart)
+    said = f"{found.agree} of {both} lines agree within their intervals, {found.unmatched} are in one alone"
+    sys.stdout.write("\n".join([said, *(f"apart: {line}" for line in found.apart)]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
