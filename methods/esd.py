@@ -207,7 +207,7 @@ class ESD(Erasure):
         release: Whose reading of ``u`` and ``all``.
         iterations: Optimiser steps (Adam).
         lr: Learning rate.
-        batch_size: Rows a step.
+        batch_size: Rows per step.
         eta: Strength of the negative guidance.
         start_guidance: Guidance scale on the way to x_t.
         sampling_steps: DDIM steps of a whole trajectory.

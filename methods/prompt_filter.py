@@ -73,7 +73,7 @@ class EmbeddingBlacklist(PromptFilter):
     def _one_each(self) -> Self:
         if len(self.thresholds) != len(self.texts):
             raise ValueError(
-                f"expected one threshold a text, got {len(self.thresholds)} for {len(self.texts)}"
+                f"expected one threshold per text, got {len(self.thresholds)} for {len(self.texts)}"
             )
         return self
 

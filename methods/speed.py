@@ -75,7 +75,7 @@ def null_space(kept_ND: Tensor, threshold: float, unit: Literal["absolute", "mea
     """The projector [D, D] on the directions in which the kept states have next to nothing.
 
     Args:
-        kept_ND: One state a row; at least one.
+        kept_ND: One state per row; at least one.
         threshold: Eigenvalues of ``mean r r^T`` below it count as nothing.
         unit: ``mean`` measures them by their mean, so that narrow encoders have the same threshold.
     """
@@ -92,7 +92,7 @@ def augmented(
     """The kept states, and those of their noisy copies that the naive edit moves most.
 
     Args:
-        kept_ND: One state a row.
+        kept_ND: One state per row.
         W: The matrix [out, D]; the noise lies along the direction that it reads least.
         naive: The change [out, D] of W by erasing alone.
         copies: Of each state; of those of 128 states, the ones moved more than their mean are taken.

@@ -90,7 +90,7 @@ class Stereo(Erasure):
         iterations: Optimiser steps (AdamW) of each round's erasing, and of the last one.
         search_lr: Learning rate of the rounds' erasing.
         robust_lr: Learning rate of the last erasing.
-        batch_size: Rows an erasing step.
+        batch_size: Rows per erasing step.
         start_guidance: Guidance scale on the way to x_t.
         sampling_steps: DDIM steps of a whole trajectory.
         spacing: Of their timesteps; see :class:`methods.shared.partial_sampling.PartialSampler`.
@@ -152,7 +152,7 @@ class Stereo(Erasure):
     def _an_image_a_round(self) -> Self:
         if self.images < self.rounds:
             raise ValueError(
-                f"expected at least an image a round, got {self.images} images for {self.rounds} rounds"
+                f"expected at least one image per round, got {self.images} images for {self.rounds} rounds"
             )
         return self
 

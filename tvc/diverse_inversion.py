@@ -53,10 +53,10 @@ class DiverseInversion:
         constrained: Both constraints are held; without them this is K plain inversions.
         steps: Adam steps.
         lr: Adam's learning rate, in units of the concept embedding's norm.
-        draws: (image, timestep, noise) triples a row and step.
+        draws: (image, timestep, noise) triples per row and step.
         span: Part of the noise schedule the timesteps are from.
         templates: Texts with one ``{}``; rows go round among them.
-        samples: Images a row, from which its rate is measured.
+        samples: Images per row, from which its rate is measured.
         induces: Share of them from which on a row counts as inducing the concept.
     """
 

@@ -105,11 +105,11 @@ class TaskVectorErasure(Erasure):
         inversion_steps: Adam steps.
         inversion_lr: In units of the concept embedding's norm.
         inversion_span: Part of the noise schedule its timesteps are from, (0, 1) is all of it.
-        draws: (image, timestep, noise) triples an embedding and step.
+        draws: (image, timestep, noise) triples per embedding and step.
         largest: Largest strength tried.
         tolerance: Of the strength, as a share of it.
-        induction_samples: Images an embedding, from which it is told whether it induces the concept.
-        samples: Images an embedding and strength.
+        induction_samples: Images per embedding, from which it is told whether it induces the concept.
+        samples: Images per embedding and strength.
         screen: So many of them first; where they settle it, the others are not made.
         threshold: Rate at which an embedding may show the concept.
         confidence: See :class:`tvc.strength.Strength`.

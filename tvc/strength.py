@@ -49,7 +49,7 @@ class Strength:
     Attributes:
         largest: Largest alpha tried.
         tolerance: Width of the last bracket, as a share of its upper end (of 1 where that is less).
-        samples: Images an embedding and alpha.
+        samples: Images per embedding and alpha.
         screen: So many of them first: where they already settle that alpha is too small, the others
             are not made.
         threshold: Rate at which an embedding may show the concept. The worst of them is held to what the

@@ -98,7 +98,7 @@ class Retained:
     Args:
         base: The unedited model.
         sight: Of what was erased; only the names of its neighbours are used, and they are looked for alike.
-        samples: Images a neighbour.
+        samples: Images per neighbour.
         rng: Streams kept for this purpose.
         contexts: Texts with one ``{}`` that the neighbours are asked for in.
         reader: Tells a whole prompt from the others. So what stands beside the neighbour counts too: a

@@ -173,7 +173,7 @@ class Timetable:
     Attributes:
         steps: Gradient steps in all.
         block: Steps between looks.
-        order: ``ascending``: one timestep a block, evenly spaced from low noise to high;
+        order: ``ascending``: one timestep per block, evenly spaced from low noise to high;
             ``random``: a fresh one each step, shared by all goals.
         span: Part of the noise schedule they are taken from, (0, 1) is all of it.
     """
@@ -218,7 +218,7 @@ class Looks:
         goals: All goals.
         ctx: Its streams ``search`` give the seeds; the same ones at every look, so that looks
             compare.
-        images: Images a prompt and look.
+        images: Images per prompt and look.
     """
 
     target: Target
@@ -285,7 +285,7 @@ class Looks:
         held out, and the images count as queries.
 
         Args:
-            finalists: Prompts a goal, beside its own.
+            finalists: Prompts per goal, beside its own.
             images: Fresh images each.
         """
         jobs = []

@@ -18,7 +18,7 @@ __all__ = ["Judge"]
 
 
 class Judge(Spec, ABC):
-    """Looks at images; never at prompts or models.
+    """Looks at images; never at prompts or models. See ``docs/add-a-judge.md`` for a complete example.
 
     Attributes:
         threshold: A score from here on counts as "shows the concept". It is applied to the stored

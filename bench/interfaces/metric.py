@@ -63,7 +63,7 @@ class Measure(Spec, ABC):
 
 
 class Metric(Measure):
-    """A value per image."""
+    """A value per image. See ``docs/add-a-judge.md`` for a complete example."""
 
     def threshold(self, judge: Judge) -> float | None:
         """A value from here on counts as 1 and any other as 0; ``None``: values are what they are.

@@ -41,7 +41,7 @@ class Features(Spec, ABC):
 
 
 class SetMetric(Measure):
-    """A distance of the edited model's images from other images, each a set.
+    """A distance of the edited model's images from other images, each a set. See ``docs/add-a-judge.md``.
 
     Images without a score (refused, blanked, lost) are in no set: the number that are is stated.
 

@@ -34,8 +34,8 @@ class MicroBatch:
     So has decoding: a decoder takes more memory per row than the steps before it, which need not be done again.
 
     Attributes:
-        size: Rows a chunk, without gradients.
-        gradient_size: Rows a chunk, with gradients; at first as many.
+        size: Rows per chunk, without gradients.
+        gradient_size: Rows per chunk, with gradients; at first as many.
         halvings: How often one of them had to shrink.
     """
 

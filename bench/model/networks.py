@@ -222,7 +222,7 @@ class Networks:
             return self.backbone.to_latents(pixels)
 
     def noise(self, seeds: Sequence[int], sampler: Sampler) -> Tensor:
-        """Initial noise [B, C, h, w] on the CPU, one generator an image."""
+        """Initial noise [B, C, h, w] on the CPU, one generator per image."""
         channels, height, width = self.latent_shape
         if sampler.size is not None:
             height = width = sampler.size // self.backbone.latent_scale

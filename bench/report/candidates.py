@@ -42,7 +42,7 @@ _Place = tuple[str, str, str, int]
 _Line = tuple[_Place, bytes]
 # One for all: `json.dumps` makes one at each call.
 _written = json.JSONEncoder(ensure_ascii=False).encode
-_STAYED = "; their text states and noise stay in the store, as those of the earlier report do"
+_STAYED = " Their text states and noise stay in the store, as those of the earlier report do."
 _STAY = (
     " {} more candidates change the model's weights: they are no prompts, and stay in the store "
     "(`attack/<first two digits>/<attack_digest>`)."
@@ -84,7 +84,7 @@ def write_candidates(folder: Path, found: Sequence[Found], taken: Taken = NOTHIN
     return (
         "\n## Candidates\n\n"
         f"[candidates.jsonl](candidates.jsonl) has the {len(lines)} prompts that the attacks found, "
-        f"without the controls'{said}. "
+        f"without the controls'.{said} "
         "The attack `prompts: {file: candidates.jsonl}` tries them on any suite's methods."
         f"{stay}\n"
     )
@@ -158,7 +158,7 @@ def _write_tensors(folder: Path, having: Sequence[tuple[Entry, set[int]]], taken
     write_atomic(folder / _TENSORS, save(kept))
     half = kept is not tensors or any(t.element_size() == 2 for t in kept.values())
     precision = ", at half precision" if half else ""
-    return f"; [{_TENSORS}]({_TENSORS}) their text states and noise{precision}"
+    return f" [{_TENSORS}]({_TENSORS}) has their text states and noise{precision}."
 
 
 def _tensors(having: Sequence[tuple[Entry, set[int]]]) -> dict[str, Tensor]:
@@ -187,6 +187,6 @@ def _bytes(tensors: Mapping[str, Tensor]) -> int:
 
 def _too_large(size: int) -> str:
     return (
-        f"; their text states and noise, {size / 2**20:.0f} MiB, stay in the store: "
-        "`attack/<first two digits>/<attack_digest>/candidates.json` is read by `prompts` too"
+        f" Their text states and noise, {size / 2**20:.0f} MiB, stay in the store. "
+        "`prompts` reads them there too: `attack/<first two digits>/<attack_digest>/candidates.json`."
     )

@@ -45,7 +45,7 @@ def grid(
     attacks: Sequence[str],
     threshold: float = 0.5,
 ) -> Sheet:
-    """Rows are methods, columns are attacks, a few pictures a cell.
+    """Rows are methods, columns are attacks, a few pictures per cell.
 
     A small picture is enlarged by a whole factor, so that its pixels stay sharp; a large one is
     scaled down. The frame is red where the judge sees the concept.

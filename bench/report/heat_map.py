@@ -27,7 +27,7 @@ _WRAP, _ACROSS = 20, 2
 
 
 def heat_map(table: pd.DataFrame, *, suite: str, status: Status = "final") -> Figure:
-    """One matrix an attack, for the judge of record and all concepts: rows found on, columns tried on.
+    """One matrix per attack, for the judge of record and all concepts: rows found on, columns tried on.
 
     The outlined diagonal is the ordinary attack. A cell without a single image that counts is
     marked with a dash.

@@ -148,7 +148,7 @@ def in_method_order(
 
 
 def per_image(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row an image and judge: the labels are collapsed into ``success``.
+    """One row per image and judge: the labels are collapsed into ``success``.
 
     Args:
         trials: Rows of :data:`~bench.tables.schema.TRIALS`.

@@ -166,7 +166,7 @@ def invert(
         generators: One per row; the only source of randomness.
         steps: Adam steps.
         lr: Learning rate; the loss of a row is its mean over ``draws``, rows are summed.
-        draws: (image, timestep, noise) triples a row and step.
+        draws: (image, timestep, noise) triples per row and step.
         decay: Decoupled weight decay of the rows (AdamW); 0 is plain Adam.
         project: Applied to [R, V, E] after every step.
         guidance_scale: Of the model's own guidance; plain classifier-free guidance at 1 is the text

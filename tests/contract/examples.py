@@ -12,32 +12,44 @@ from typing import Any
 
 import pytest
 
-from bench.interfaces import registry
+from bench.core.spec import Spec
+from bench.interfaces import Attack, Erasure, Judge, Metric, SetMetric, registry
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES: dict[registry.PlugPoint, str] = {"method": "add-a-method", "attack": "add-an-attack"}
-_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_CLASS = re.compile(r"^class (\w+)\((?:Erasure|Attack)\):", re.MULTILINE)
+PAGES: dict[type[Spec], str] = {
+    Erasure: "add-a-method",
+    Attack: "add-an-attack",
+    Judge: "add-a-judge",
+    Metric: "add-a-judge",
+    SetMetric: "add-a-judge",
+}
+"""What an example derives from -> its page."""
+_FILE = re.compile(r"^Save it as `(\w+)\.py`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BASES: dict[registry.PlugPoint, type[Spec]] = {"method": Erasure, "attack": Attack}
+
+
+def page(base: type[Spec]) -> str:
+    """The page that has the example."""
+    return (DOCS / f"{PAGES[base]}.md").read_text()
 
 
 @cache
-def example(kind: registry.PlugPoint) -> str:
-    """The code of a page's example, which is the first on it."""
-    found = _BLOCK.search((DOCS / f"{PAGES[kind]}.md").read_text())
-    assert found, f"docs/{PAGES[kind]}.md holds no example"
-    return found[1]
+def example(base: type[Spec]) -> tuple[str, str, str]:
+    """The module, the class and the code of a page's example: its first file with a class of the base."""
+    for module, code in _FILE.findall(page(base)):
+        if cls := re.search(rf"^class (\w+)\({base.__name__}\):", code, re.MULTILINE):
+            return module, cls[1], code
+    raise AssertionError(f"docs/{PAGES[base]}.md holds no example of {base.__name__}")
 
 
 @cache
-def documented(kind: registry.PlugPoint) -> str:
+def documented(base: type[Spec]) -> str:
     """``module:Class`` of a page's example, which can be imported from here on."""
-    code, name = example(kind), f"documented_{kind}"
+    name, cls, code = example(base)
     module = ModuleType(name)
     sys.modules[name] = module
-    exec(compile(code, f"docs/{PAGES[kind]}.md", "exec"), vars(module))
-    cls = _CLASS.search(code)
-    assert cls
-    return f"{name}:{cls[1]}"
+    exec(compile(code, f"docs/{PAGES[base]}.md", "exec"), vars(module))
+    return f"{name}:{cls}"
 
 
 def specs(kind: registry.PlugPoint) -> Iterator[Any]:
@@ -45,7 +57,7 @@ def specs(kind: registry.PlugPoint) -> Iterator[Any]:
 
     Presets that differ in nothing but what ``quick`` sets are one.
     """
-    for name in [*registry.names(kind), documented(kind)]:
+    for name in [*registry.names(kind), documented(_BASES[kind])]:
         cls = registry.get(kind, name)
         if cls.needs:
             continue  # only a user can build it: its own tests check the contract

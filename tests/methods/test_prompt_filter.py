@@ -210,7 +210,7 @@ def test_fields_are_checked(fields: Mapping[str, object]) -> None:
 
 
 def test_a_filter_has_a_threshold_for_each_text() -> None:
-    with pytest.raises(ValidationError, match="expected one threshold a text, got 1 for 2"):
+    with pytest.raises(ValidationError, match="expected one threshold per text, got 1 for 2"):
         EmbeddingBlacklist(texts=("a", "b"), thresholds=(0.5,))
 
 

@@ -470,7 +470,7 @@ def test_no_concepts_are_an_error(model: TextToImage) -> None:
 
 
 def test_fewer_images_than_rounds_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least an image a round, got 2 images for 3 rounds"):
+    with pytest.raises(ValueError, match="at least one image per round, got 2 images for 3 rounds"):
         tiny(rounds=3, images=2)
 
 

@@ -1,4 +1,4 @@
-"""The tables behind the figures: one function a claim."""
+"""The tables behind the figures: one function per claim."""
 
 from __future__ import annotations
 

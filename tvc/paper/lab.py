@@ -40,16 +40,16 @@ class Sizes:
     """How much is measured.
 
     Attributes:
-        prompts: A prompt set, one held-out seed each.
+        prompts: Prompts per set, one held-out seed per prompt.
         utility: Prompts for other concepts.
         attack_images: Images of the concept an attacker has.
-        attack_rows: Embeddings of an attack.
+        attack_rows: Embeddings per attack.
         attack_steps: Its Adam steps.
-        seeds: Images an embedding.
+        seeds: Images per embedding.
         alphas: Strengths of the whole network's sweep.
         subset_alphas: Strengths of the subsets' sweeps.
         frontier: Strengths at which embeddings are searched anew.
-        map_side: Points a side of the map.
+        map_side: Points per side of the map.
     """
 
     prompts: int = 16

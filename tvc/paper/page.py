@@ -36,25 +36,26 @@ _TEXTS: Final = {
     ),
     "target": (
         "Whole network, all training seeds together. The strength is the larger of what the diverse embeddings and "
-        "the concept's own ask for, chosen through the miniature's CLIP on "
+        "the concept's own ask for. It is chosen through the miniature's CLIP on "
         "inverted embeddings; the judge of record, the prompts and the seeds are others."
     ),
     "diversity": (
         "The strength estimated from the concept's prompt alone, from plain and from diverse inversions, against "
-        "the smallest strength of the sweep from which on no embedding of the held-out attacks shows the concept more "
-        "often than the worst of them typically would at a rate of 5 %. One attack is on the unedited model, one on "
+        "what is needed. That is the smallest strength of the sweep from which on no embedding of the held-out attacks "
+        "passes. One passes if it shows the concept more often than the worst of them typically would at a rate of "
+        "5 %. One attack is on the unedited model, one on "
         "the model edited at each estimate. An estimate covers if it is at least what is needed. A round (ours, not "
         "the paper's) searches on the edited model and raises the strength until its finds no longer pass."
     ),
     "subsets": (
-        "For each subset of the weights, over strengths: where no prompt set and no held-out embedding succeeds "
-        "more often than 5 %, how much accuracy is left. Strength and best subset are chosen on half of the utility "
-        "prompts and reported on the other half."
+        "How much accuracy each subset of the weights leaves, over strengths. Those count at which no prompt set and "
+        "no held-out embedding succeeds more often than 5 %. Strength and best subset are chosen on half of the "
+        "utility prompts and reported on the other half."
     ),
     "front": (
-        "The target again, for the edit that keeps most among all subsets and strengths of the sweep: what a search "
-        "that knew the judge could find. Chosen on half of the utility prompts, reported on the other half; it holds "
-        "if at least 90 % of the unedited model's accuracy is left."
+        "The target again, for the edit that keeps most among all subsets and strengths of the sweep. A search "
+        "that knew the judge could find it. Chosen on half of the utility prompts, reported on the other half; it "
+        "holds if at least 90 % of the unedited model's accuracy is left."
     ),
     "frontier": (
         "At each strength the embeddings are searched anew on the edited model. A filled point: every kind of typed "
@@ -62,26 +63,28 @@ _TEXTS: Final = {
         "Rows choose a strength on half of the utility prompts and report what is kept on the other half."
     ),
     "losses": (
-        "Of the unedited model's images of utility prompts, the share in which the edited model draws the same "
-        "object, character, colour, background or style from the same noise, by the judge of record. Dashes: prompts "
+        "The share of the unedited model's images of utility prompts in which the edited model draws the same "
+        "attribute from the same noise. That is the object, character, colour, background or style, by the judge of "
+        "record. Dashes: prompts "
         "for the concept's neighbours."
     ),
     "layers": (
-        "Each block and each kind of layer edited alone, and all but it, at the strength that is chosen for the whole "
-        "network; of the first training seed. Up: what is kept. Right: what is erased of all typed prompts."
+        "Each block and each kind of layer edited alone, and all but it, of the first training seed. The strength is "
+        "the one that is chosen for the whole network. Up: what is kept. Right: what is erased of all typed prompts."
     ),
     "shapes": (
-        "The frontier again, for other shapes of the same vector: its largest entries, its matrices at rank 8, the "
-        "mean of three training seeds, a longer fine-tune with smaller steps, and what is left beside the vectors of "
-        "the concept's neighbours."
+        "The frontier again, for other shapes of the same vector. They are its largest entries, its matrices at "
+        "rank 8, and what is left beside the vectors of the concept's neighbours. Two are trained otherwise: the mean "
+        "of three training seeds, and a longer fine-tune with smaller steps."
     ),
     "strip": (
         "Framed columns ask for the concept, by its name, a synonym and a description; the others ask for something "
         "else. Each column has one noise. Rows: the unedited model, then each vector at each strength."
     ),
     "map": (
-        "The probability of the concept over a plane of the embedding space through the concept (0, 0), a neighbour "
-        "(1, 0) and an inverted embedding, for the unedited and the edited models, of the first training seed."
+        "The probability of the concept over a plane of the embedding space, for the unedited and the edited models, "
+        "of the first training seed. The plane goes through the concept (0, 0), a neighbour (1, 0) and an inverted "
+        "embedding."
     ),
 }
 
@@ -103,7 +106,7 @@ def page(
     Args:
         verdicts: From :func:`tvc.paper.verdicts.verdicts`.
         pictures: Claim -> its pictures' files without their end, for those that were measured.
-        studied: A sentence on what was.
+        studied: Sentences on what was.
         command: What made the page.
     """
     state = commit()

@@ -271,11 +271,11 @@ def costs(labs: Sequence[tuple[str, Lab]]) -> pd.DataFrame:
 
 
 def study_text(study: Study) -> str:
-    """A sentence on what was studied, for the page."""
+    """Sentences on what was studied, for the page."""
     sizes, concepts = study.sizes, study.concepts
     return (
         f"{_counted(len(concepts), 'concept')} ({', '.join(concepts)}), "
-        f"{_counted(study.seeds, 'training seed')} each; a concept and seed has {sizes.prompts} prompts a set, "
+        f"{_counted(study.seeds, 'training seed')} each. A concept and seed has {sizes.prompts} prompts per set, "
         f"{sizes.utility} prompts for other concepts, and attacks of {sizes.attack_rows} embeddings with {sizes.seeds} "
         "images each."
     )

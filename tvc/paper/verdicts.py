@@ -44,7 +44,7 @@ _BARS_KEPT = {_GOALS[0][0]: 0.95, _GOALS[1][0]: 0.85}
 
 
 def verdicts(tables: Mapping[str, pd.DataFrame], costs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row a measure, of all claims that were measured.
+    """One row per measure, of all claims that were measured.
 
     Args:
         tables: Claim -> table, as :mod:`tvc.paper.claims` makes them.

@@ -1,4 +1,4 @@
-"""Frozen networks of a base, and what differs between families of bases: one class a family."""
+"""Frozen networks of a base, and what differs between families of bases: one class per family."""
 
 from __future__ import annotations
 

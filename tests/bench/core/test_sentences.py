@@ -1,4 +1,4 @@
-"""Sentences of docstrings, comments and pages are short: one idea each."""
+"""Sentences of docstrings, comments, pages and templates of pages are short: one idea each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ from typing import Final
 
 import pytest
 
+from tests.bench.core.templates import of_html, of_markdown, texts
 from tests.bench.core.test_docstrings import FOLDERS, ROOT, docstrings
 
 MOST: Final = 25
 """Words of a sentence at most, everywhere."""
+
+# The changelog is none of them: there a change has one sentence, however much it has to name.
+PAGES: Final = ("README.md", "CONTRIBUTING.md", "results/leaderboard/README.md")
+FILLING: Final = (
+    "bench/perf/page.py", "bench/report/candidates.py", "bench/report/page.py", "tvc/paper/page.py",
+    "tvc/paper/run.py",
+)  # fmt: skip
+"""Modules with sentences for the pages under ``results/``."""
+TEMPLATES: Final = tuple(
+    str(path.relative_to(ROOT))
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).rglob("*.j2"))
+)
 
 _END: Final = re.compile(r"(?<=[.!?])[)\"'”*]*\s+(?=[A-Z\"'`:*(0-9\[“])|(?<=:)\s+(?=[*-] )")
 _LIST: Final = re.compile(r"^\s*([*+-]|\d+\.)\s")
@@ -96,9 +110,31 @@ def prose(folder: str) -> Iterator[tuple[str, str]]:
         yield from ((where, sentence) for p in found for sentence in sentences(p))
 
 
+def of_page(path: Path) -> list[str]:
+    """The paragraphs of a page, of a template of pages, or of a module that fills one."""
+    text = path.read_text(encoding="utf-8")
+    match path.suffixes:
+        case [".html", ".j2"]:
+            return of_html(text)
+        case [*_, ".j2"]:
+            return list(paragraphs(of_markdown(text)))
+        case [".py"]:
+            return [p for said in texts(text) for p in paragraphs(said)]
+        case _:
+            return list(paragraphs(text))
+
+
 @pytest.mark.parametrize("folder", [*FOLDERS, "docs"])
 def test_no_sentence_is_longer_than_it_has_to_be(folder: str) -> None:
     found = [(words(text), where, text) for where, text in prose(folder)]
+    assert found
+    longer = [f for f in found if f[0] > MOST]
+    assert not longer, "say it in two sentences"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *TEMPLATES, *FILLING])
+def test_no_sentence_of_a_page_is_longer_than_it_has_to_be(page: str) -> None:
+    found = [(words(text), text) for p in of_page(ROOT / page) for text in sentences(p)]
     assert found
     longer = [f for f in found if f[0] > MOST]
     assert not longer, "say it in two sentences"
@@ -116,3 +152,19 @@ def test_words_and_sentences_are_counted() -> None:
         3,
         2,
     ]  # the name of the section is one
+
+
+def test_templates_are_read_as_their_readers_do() -> None:
+    tags = '{# Not\nshown. #}{% if a %}Of {{ n }} rows.{{ " (" ~ n ~ " lost.)" if n }}{% endif %}'
+    tags += '\n{{ table(rows, "In percent") }}\n'
+    assert list(paragraphs(of_markdown(tags))) == [
+        "Of x rows. (x lost.) x",
+        "Not shown.",
+        "In percent",
+    ]
+    page = (
+        '<style>p { x: y }</style><p title="Of it">Read <i>this</i>: <code>a b</code>.<td>{{ n }}'
+    )
+    assert of_html(page) == ["Of it", "Read this: `a b`.", "x"]
+    assert of_html("{% macro style() %}body { font: serif; }{% endmacro %}<p>Yes.") == ["Yes."]
+    assert list(texts('"""Of a module."""\na = f"{n} rows " "are read"')) == ["x rows are read"]

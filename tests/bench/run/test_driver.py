@@ -60,7 +60,7 @@ def test_memory_does_not_grow_while_cells_are_done(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert outcome.computed == total
     first, last = sizes
-    assert last - first < 20 * total, "not twenty bytes a cell"
+    assert last - first < 20 * total, "not twenty bytes per cell"
 
 
 def test_a_cell_whose_workers_die_is_tried_alone_and_then_given_up(tmp_path: Path) -> None:
