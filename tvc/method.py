@@ -113,7 +113,7 @@ class TaskVectorErasure(Erasure):
         screen: So many of them first; where they settle it, the others are not made.
         threshold: Rate at which an embedding may show the concept.
         confidence: See :class:`tvc.strength.Strength`.
-        sensitivity: The checker's threshold is half-way, in log-odds, to the score that this share of the
+        sensitivity: The surrogate's threshold is half-way, in log-odds, to the score that this share of the
             unedited model's images of the concept reach.
         contexts: By the concept's family, texts with one ``{}`` that the embeddings are looked at in; for
             a family that is not there, the bare word.
@@ -348,13 +348,13 @@ class TaskVectorErasure(Erasure):
         """How it samples."""
         return Sampler(steps=self.sampling_steps, guidance_scale=self.guidance_scale)
 
-    def checker(self) -> Judge:
-        """The checker that tells it whether an image shows the concept."""
+    def surrogate(self) -> Judge:
+        """The judge that tells it whether an image shows the concept."""
         return ClipZeroShot(clip=self.clip, template=self.template)
 
     def sight(self, concept: Concept) -> Sight:
         """How it looks for a concept."""
-        return Sight(concept, self.sampler(), self.checker())
+        return Sight(concept, self.sampler(), self.surrogate())
 
     def tuning(self) -> FineTune:
         """Constants of the fine-tune."""

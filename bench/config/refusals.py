@@ -97,7 +97,7 @@ def check_networks(judges: Sequence[Judge], surrogate: Judge, entry: Entry) -> N
 
     Args:
         judges: Those that decide.
-        surrogate: The attacker's own.
+        surrogate: Guides the attacks.
         entry: How the suite file names it.
 
     Raises:
