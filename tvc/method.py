@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
-from bench.core.spec import added, runtime
+from bench.core.spec import PathText, added, runtime
 from bench.interfaces import Concept, Context, Erasure, Judge, Role, Slot
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model.sampler import Sampler
@@ -193,7 +193,7 @@ class TaskVectorErasure(Erasure):
     contexts: Mapping[str, tuple[str, ...]] = MINI
     sampling_steps: Solver = 6
     guidance_scale: Guidance = 3.0
-    clip: str = ""
+    clip: PathText = ""
     template: str = "something, as a {}"
     checkpointing: bool = runtime(False)
     pairs: Literal["none", "scenes"] = added("none")
