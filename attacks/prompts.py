@@ -7,13 +7,13 @@ yours, or what an attack found on another model (``candidates.jsonl`` of a repor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import Field, PrivateAttr
 
 from attacks.shared.prompt_file import CandidateFile, PromptRow, file_hashes, read_prompt_file
 from bench.core.errors import UsageError, shown
+from bench.core.spec import PathText
 from bench.interfaces import (
     Access,
     Attack,
@@ -50,21 +50,19 @@ class Prompts(Attack):
     name: ClassVar[str] = "prompts"
     access: ClassVar[Access] = Access.PROMPT
     prompt_sets: PromptSets = ("name", "synonyms", "indirect")
-    file: str | None = None
+    file: PathText | None = None
     columns: Columns = Columns()
     where: Where = Field(default_factory=dict)
     draws: Draws = "suite"
     _content: CandidateFile | None = PrivateAttr(None)
 
     def told(self, field: str, value: object) -> str:
-        """The name of the file without its folder; of columns, what was said."""
+        """See the base class: of columns and of rows, what was said."""
         match value:
             case Columns():
                 return str(value.named)
             case Mapping():
                 return str({name: list(texts) for name, texts in value.items()})
-            case str() if field == "file":
-                return Path(value).name
         return super().told(field, value)
 
     @property

@@ -40,9 +40,10 @@ from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import states_with, with_places
 from bench.toolkit.tuning import Optimiser, tune
-from methods.esd import in_turn, negative_guidance
+from methods.shared.distillation import negative_guidance
 from methods.shared.keeping import kept_names
 from methods.shared.partial_sampling import PartialSampler, Spacing
+from methods.shared.turns import in_turn
 from methods.shared.waypoints import Routes, Waypoints
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.tuning import Optimiser, timesteps, tune
 from bench.toolkit.wording import about, family_word, in_context, subjects
-from methods.esd import in_turn
+from methods.shared.turns import in_turn
 
 if TYPE_CHECKING:
     from torch import Tensor

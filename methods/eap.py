@@ -40,9 +40,11 @@ from bench.model.conditioning import Conditioning
 from bench.model.schedule import Schedule
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, tune
-from methods.esd import Variant, guided_away, in_turn, needs, trained
+from methods.shared.distillation import guided_away
 from methods.shared.keeping import without
 from methods.shared.partial_sampling import PartialSampler, Spacing
+from methods.shared.turns import in_turn
+from methods.shared.unet_parts import Variant, needs, trained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +113,7 @@ class EAP(Erasure):
         mini: for the miniature: ESD's settings for it, and its small vocabulary.
 
     Attributes:
-        variant: Which parameters are trained; see :func:`methods.esd.trained`.
+        variant: Which parameters are trained; see :func:`methods.shared.unet_parts.trained`.
         words: What may be preserved; those that name a concept are left out. Empty: the whole words of
             the tokenizer that are letters alone.
         nearest: Of these, by the distance of their text states to the concept's.

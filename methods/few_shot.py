@@ -33,7 +33,7 @@ from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.tuning import Optimiser, timesteps, tune
 from bench.toolkit.wording import mentions
-from methods.esd import in_turn
+from methods.shared.turns import in_turn
 
 if TYPE_CHECKING:
     from torch import Tensor

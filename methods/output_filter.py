@@ -31,6 +31,7 @@ from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import expanded
 from bench.core.json_files import read_object
 from bench.core.lazy import F, torch
+from bench.core.spec import PathText
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot
 from bench.model.filters import ImageFilter
 from bench.model.sampler import Sampler
@@ -171,7 +172,7 @@ class OutputFilter(Erasure):
     }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {"images": 2, "steps": 2}
     checker: Literal["clip", "safety_checker"] = "clip"
-    source: str = ""
+    source: PathText = ""
     false_positives: float = Field(0.05, ge=0, lt=1)
     things: tuple[str, ...] = Field(THINGS, min_length=1)
     threshold: Number | None = None

@@ -30,8 +30,10 @@ from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser
-from methods.esd import ESD, Variant, distil, guided_away, needs, trained
+from methods.esd import ESD
+from methods.shared.distillation import distil, guided_away
 from methods.shared.partial_sampling import PartialSampler, Spacing
+from methods.shared.unet_parts import Variant, needs, trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +85,7 @@ class RACE(Erasure):
         attack_steps: Of the search, at each step of training.
         start: ESD's preset that the edit starts from.
         start_iterations: Its optimiser steps; ``None``: the preset's.
-        variant: Which parameters are trained; see :func:`methods.esd.trained`.
+        variant: Which parameters are trained; see :func:`methods.shared.unet_parts.trained`.
         iterations: Optimiser steps (Adam) after ESD.
         lr: Learning rate.
         batch_size: Rows per step.

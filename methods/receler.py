@@ -41,10 +41,11 @@ from bench.model.listening import listening
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.attention import attention_maps
 from bench.toolkit.tuning import Optimiser, tune_hook
-from methods.esd import in_turn, negative_guidance
+from methods.shared.distillation import negative_guidance
 from methods.shared.erasers import Erasers, added, fresh
 from methods.shared.guides import last_token
 from methods.shared.partial_sampling import PartialSampler, Spacing
+from methods.shared.turns import in_turn
 
 if TYPE_CHECKING:
     from torch import Tensor

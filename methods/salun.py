@@ -37,9 +37,9 @@ from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.tuning import Optimiser, mixed, timesteps, tune
 from bench.toolkit.wording import about
-from methods.esd import in_turn
 from methods.shared.guides import guide_or_neighbour
 from methods.shared.keeping import kept_names
+from methods.shared.turns import in_turn
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -33,7 +33,7 @@ from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser, tune_hook
-from methods.esd import negative_guidance
+from methods.shared.distillation import negative_guidance
 from methods.shared.partial_sampling import PartialSampler, Spacing
 from methods.shared.prompt_gates import (
     GatedAdapters,

@@ -43,8 +43,10 @@ from bench.toolkit.images import images_of, latents_of
 from bench.toolkit.inversion import invert, name_embedding, states_with, with_places
 from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import about, family_word, in_context, mentions
-from methods.esd import Release, Variant, distil, in_turn, needs, trained
+from methods.shared.distillation import distil
 from methods.shared.partial_sampling import PartialSampler, Spacing
+from methods.shared.turns import in_turn
+from methods.shared.unet_parts import Release, Variant, needs, trained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,8 +86,8 @@ class Stereo(Erasure):
         mini: for the miniature: fewer, larger steps and a shorter trajectory.
 
     Attributes:
-        variant: Which parameters both stages train; see :func:`methods.esd.trained`. The published one
-            is ``u``, everything but the cross-attention.
+        variant: Which parameters both stages train; see :func:`methods.shared.unet_parts.trained`. The
+            published one is ``u``, everything but the cross-attention.
         rounds: Of the search; 0 erases the name alone.
         iterations: Optimiser steps (AdamW) of each round's erasing, and of the last one.
         search_lr: Learning rate of the rounds' erasing.

@@ -18,6 +18,11 @@ LINES: Final = 400
 
 _LONGER: Final = {"bench/run/store.py"}
 
+PLUG_INS: Final = ("methods/", "attacks/", "tvc/", "bench/judges/", "bench/metrics/")
+
+_LOADS_BASES: Final = {"tvc/paper/run.py"}
+"""It measures the paper's claims, and loads bases as commands do."""
+
 
 def sources() -> Iterator[tuple[str, str]]:
     """Every source file, by its path from the root."""
@@ -57,6 +62,49 @@ def test_nothing_is_asserted_to_be_there(folder: str) -> None:
             assert not isinstance(node, ast.Assert), (
                 f"{path}:{node.lineno}: raise an error, or do without"
             )
+
+
+def backbones(text: str) -> list[int]:
+    """The lines of code that reach for a backbone: by an attribute, a name, an argument, an import or a string."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Attribute(attr="backbone") | ast.Name(id="backbone"):
+                found.append(node.lineno)
+            case ast.keyword(arg="backbone") | ast.arg(arg="backbone"):
+                found.append(node.lineno)
+            case ast.Constant(value="backbone"):
+                found.append(node.lineno)
+            case ast.ImportFrom(module=str(module)) if "backbone" in module.split("."):
+                found.append(node.lineno)
+            case ast.ImportFrom(names=names) | ast.Import(names=names):
+                found += [node.lineno for name in names if "backbone" in name.name.split(".")]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "unet = model.backbone.unet",
+        "backbone = one",
+        "other = replace(model, backbone=one)",
+        "def erase(backbone): ...",
+        "folder = getattr(model, 'backbone').folder",
+        "from bench.model.backbone import load_backbone",
+        "from bench.model import backbone as loading",
+        "import bench.model.backbone",
+    ],
+)
+def test_who_reaches_for_a_backbone_is_found(line: str) -> None:
+    assert backbones(f'"""Of the backbone."""\nroles = model.having(role)\n{line}\n') == [3]
+
+
+def test_plug_ins_ask_the_model_and_not_its_backbone() -> None:
+    """Families of bases differ behind the model, so a plug-in suits a new one as it is."""
+    asked = [n for n, _ in sources() if n.startswith(PLUG_INS) and n not in _LOADS_BASES]
+    assert {name.rpartition("/")[0] + "/" for name in asked} >= set(PLUG_INS)
+    found = {name: backbones((ROOT / name).read_text(encoding="utf-8")) for name in asked}
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 def test_every_room_has_a_floor() -> None:

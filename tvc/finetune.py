@@ -68,7 +68,7 @@ def concept_images(
     """Images [n, 3, H, W] of the concept, sampled by its name.
 
     Raises:
-        ValueError: the model cannot draw the concept: the checker sees it in less than half of
+        ValueError: the model cannot draw the concept: the surrogate sees it in less than half of
             them.
     """
     seeds = [rng.seed("concept images", k) for k in range(n)]
@@ -78,16 +78,16 @@ def concept_images(
 
 
 def check_drawn(model: TextToImage, sight: Sight, images_N3HW: Tensor) -> None:
-    """Refuses images in which the checker does not see the concept.
+    """Refuses images in which the surrogate does not see the concept.
 
     Raises:
-        ValueError: the checker sees it in less than half of them.
+        ValueError: the surrogate sees it in less than half of them.
     """
     share = float(sight.seen(model, images_N3HW).float().mean())
     if share < _DRAWN:
         raise ValueError(
             f"the base draws {sight.concept.text!r} in only {share:.0%} of {len(images_N3HW)} images, by "
-            f"{sight.checker.label}; expected at least {_DRAWN:.0%}: a concept that the base cannot draw "
+            f"{sight.surrogate.label}; expected at least {_DRAWN:.0%}: a concept that the base cannot draw "
             "cannot be erased from it"
         )
 

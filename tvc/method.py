@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
-from bench.core.spec import added, runtime
+from bench.core.spec import PathText, added, runtime
 from bench.interfaces import Concept, Context, Erasure, Judge, Role, Slot
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model.sampler import Sampler
@@ -113,7 +113,7 @@ class TaskVectorErasure(Erasure):
         screen: So many of them first; where they settle it, the others are not made.
         threshold: Rate at which an embedding may show the concept.
         confidence: See :class:`tvc.strength.Strength`.
-        sensitivity: The checker's threshold is half-way, in log-odds, to the score that this share of the
+        sensitivity: The surrogate's threshold is half-way, in log-odds, to the score that this share of the
             unedited model's images of the concept reach.
         contexts: By the concept's family, texts with one ``{}`` that the embeddings are looked at in; for
             a family that is not there, the bare word.
@@ -193,7 +193,7 @@ class TaskVectorErasure(Erasure):
     contexts: Mapping[str, tuple[str, ...]] = MINI
     sampling_steps: Solver = 6
     guidance_scale: Guidance = 3.0
-    clip: str = ""
+    clip: PathText = ""
     template: str = "something, as a {}"
     checkpointing: bool = runtime(False)
     pairs: Literal["none", "scenes"] = added("none")
@@ -348,13 +348,13 @@ class TaskVectorErasure(Erasure):
         """How it samples."""
         return Sampler(steps=self.sampling_steps, guidance_scale=self.guidance_scale)
 
-    def checker(self) -> Judge:
-        """The checker that tells it whether an image shows the concept."""
+    def surrogate(self) -> Judge:
+        """The judge that tells it whether an image shows the concept."""
         return ClipZeroShot(clip=self.clip, template=self.template)
 
     def sight(self, concept: Concept) -> Sight:
         """How it looks for a concept."""
-        return Sight(concept, self.sampler(), self.checker())
+        return Sight(concept, self.sampler(), self.surrogate())
 
     def tuning(self) -> FineTune:
         """Constants of the fine-tune."""

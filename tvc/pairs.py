@@ -51,7 +51,7 @@ def paired_images(
     if seen > _STILL_THERE:
         raise ValueError(
             f"the scenes without {sight.concept.text!r} show it in {seen:.0%} of {n} images, by "
-            f"{sight.checker.label}; expected at most {_STILL_THERE:.0%}: give scenes in which "
+            f"{sight.surrogate.label}; expected at most {_STILL_THERE:.0%}: give scenes in which "
             "something else stands in its place"
         )
     return shown, plain

@@ -1,4 +1,4 @@
-"""How it is seen whether a model draws a concept: it is sampled, and a checker looks."""
+"""How it is seen whether a model draws a concept: it is sampled, and the surrogate looks."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Sight:
     Attributes:
         concept: What is looked for.
         sampler: The sampler that a strength is meant for.
-        checker: Tells whether an image shows the concept; never the judge of record.
+        surrogate: Tells whether an image shows the concept; never the judge of record.
     """
 
     concept: Concept
     sampler: Sampler
-    checker: Judge
+    surrogate: Judge
 
     def scores(self, model: TextToImage, images_N3HW: Tensor) -> Tensor:
-        """The checker's score [N] of a model's images for the concept, on the model's device."""
-        return self.checker.scores(images_N3HW.to(model.device), self.concept).amax(1)
+        """The surrogate's score [N] of a model's images for the concept, on the model's device."""
+        return self.surrogate.scores(images_N3HW.to(model.device), self.concept).amax(1)
 
     def seen(self, model: TextToImage, images_N3HW: Tensor) -> Tensor:
-        """Bool [N]: the checker sees the concept in the image."""
-        return self.scores(model, images_N3HW) >= self.checker.threshold
+        """Bool [N]: the surrogate sees the concept in the image."""
+        return self.scores(model, images_N3HW) >= self.surrogate.threshold

@@ -2,7 +2,7 @@
 
 Reconstruction (methods.md 1.3): by bisection over a batched evaluation. The threshold is what
 images without the concept score. On the same edited model, images of the concept's neighbours are
-false alarms of the checker at some rate. It grows where the edit is so strong that images fall
+false alarms of the surrogate at some rate. It grows where the edit is so strong that images fall
 apart. An embedding shows no concept if it does no better than chance at that rate or at the one
 allowed. Embeddings are looked at in the contexts that a concept is asked for in
 (:mod:`tvc.contexts`). What it looked at is recorded, because the paper's reviewers found the same
@@ -58,8 +58,8 @@ class Strength:
             the level (see :func:`chance_level`). All are at the rate allowed, or at that of false
             alarms. At 0.5 the level is what the worst of them typically shows.
         sensitivity: The share of the unedited model's images of the concept that reach a score. The
-            checker's threshold is raised to the middle, in log-odds, between its own and that score.
-            Images of an edit that works are often in between. At its own threshold a checker sees
+            surrogate's threshold is raised to the middle, in log-odds, between its own and that score.
+            Images of an edit that works are often in between. At its own threshold a surrogate sees
             the concept in some of them; at the other it misses some that show it.
         bar: ``typical`` is all of the above. ``worst`` holds the worst embedding of the set to the
             threshold itself, or to the false alarms where they are more.
@@ -80,7 +80,7 @@ class Strength:
         """The largest rate at which the worst of ``rows`` embeddings may show the concept.
 
         Args:
-            floor: Share of images without the concept that the checker takes for it.
+            floor: Share of images without the concept that the surrogate takes for it.
             rows: Embeddings.
         """
         rate = max(floor, self.threshold)
@@ -135,13 +135,13 @@ def chance_level(floor: float, rows: int, samples: int, confidence: float) -> fl
     """The largest rate that the worst of some embeddings reaches by false alarms alone.
 
     Args:
-        floor: Share of images without the concept that the checker takes for it.
+        floor: Share of images without the concept that the surrogate takes for it.
         rows: Embeddings.
         samples: Images of each.
         confidence: With this probability all of them stay at or under the level.
 
     Returns:
-        A multiple of ``1 / samples``; 0 for a checker without false alarms.
+        A multiple of ``1 / samples``; 0 for a surrogate without false alarms.
     """
     from scipy.stats import binom
 
@@ -246,7 +246,7 @@ def estimate(
         if alpha not in looks:
             edited = edited_at(alpha)
             alarms = _neighbours(edited, sight, contexts, seeds)
-            floor = float((alarms >= strict.checker.threshold).float().mean())
+            floor = float((alarms >= strict.surrogate.threshold).float().mean())
             level = how.level(floor, len(vectors))
             parts: list[Tensor] = []
             for part in (slice(0, how.screen), slice(how.screen, None)):
@@ -280,7 +280,7 @@ def estimate(
             "seeds": seeds,
             "contexts": list(contexts),
             "images": sum(look.shown_RS.numel() for look in looks.values()),
-            "checker_threshold": strict.checker.threshold,
+            "surrogate_threshold": strict.surrogate.threshold,
             "false_alarms": {str(a): look.floor for a, look in sorted(looks.items())},
             "inversions": inversions.about,
         },
@@ -313,7 +313,7 @@ def _settled(shown_RS: Tensor, allowed: float) -> bool:
 def _neighbours(
     model: TextToImage, sight: Sight, contexts: Sequence[str], seeds: Sequence[int]
 ) -> Tensor:
-    """The checker's scores for the concept where the model was asked for something else."""
+    """The surrogate's scores for the concept where the model was asked for something else."""
     names = sight.concept.neighbours or ("",)
     prompts = [prompt for name in names for prompt in about(name, contexts, len(seeds))]
     images = images_of(model, prompts, [*seeds] * len(names), sight.sampler)
@@ -328,11 +328,11 @@ def _stricter(
     prompts = about(sight.concept.text, contexts, len(seeds))
     scores = sight.scores(base, images_of(base, prompts, seeds, sight.sampler))
     reached = scores.double().quantile(1 - how.sensitivity).clamp(max=1 - 1e-6)
-    checker = sight.checker
-    own = torch.tensor(checker.threshold, dtype=torch.float64)
+    surrogate = sight.surrogate
+    own = torch.tensor(surrogate.threshold, dtype=torch.float64)
     middle = float(torch.sigmoid((torch.logit(own) + torch.logit(reached)) / 2))
-    strict = checker.model_copy(update={"threshold": max(checker.threshold, middle)})
-    return replace(sight, checker=strict)
+    strict = surrogate.model_copy(update={"threshold": max(surrogate.threshold, middle)})
+    return replace(sight, surrogate=strict)
 
 
 def _interval(

@@ -147,7 +147,7 @@ class Retained:
             images = images_of(model, prompts, self._seeds, self._sight.sampler)
             seen = replace(self._sight, concept=neighbour).seen(model, images).cpu()
             if self._reader:
-                by_text = replace(self._sight, checker=self._reader)
+                by_text = replace(self._sight, surrogate=self._reader)
                 seen = seen & self._reads(by_text, model, images, prompts)
             shows.append(seen)
         return torch.cat(shows)

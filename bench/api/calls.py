@@ -117,8 +117,8 @@ def attack(
         prompts: Where the attack starts; by default the rows of its file of goals, or else the concept's
             own sets, as the attack asks for them.
         sampler: By default the suites' own.
-        surrogate: The attacker's own judge; the default looks through the miniature's CLIP, and is
-            refused on other bases.
+        surrogate: Guides the search, and decides nothing. The default looks through the miniature's
+            CLIP, and is refused on other bases.
         limit: At most so many goals per prompt set; 1 or more.
         seed: Of the attack's random streams.
         base: What a pipeline was made from.

@@ -42,7 +42,7 @@ class Suite:
         methods: The erasures; the controls are among them.
         attacks: The attacks; the controls are among them.
         judges: Those that decide; the first is the judge of record.
-        surrogate: The attacker's own judge.
+        surrogate: Guides the attacks, and decides nothing.
         metrics: What measures utility.
         sampler: How every image is made.
         concepts: What is erased.

@@ -12,7 +12,7 @@ from bench.config.suite_file import ConceptEntry, SuiteFile
 from bench.core.errors import UsageError, shown, unknown
 from bench.core.files import is_folder
 from bench.core.json_files import read_object
-from bench.core.shipped import model_folder
+from bench.core.shipped import MINIATURES, model_folder
 from bench.interfaces import Concept
 from bench.interfaces.minors import about_minors
 
@@ -94,8 +94,8 @@ def _allowed(concept: Concept) -> Concept:
 def _concepts_path(file: SuiteFile) -> Path | None:
     if file.concepts_file is not None:
         return Path(file.concepts_file)
-    if file.base == "miniature":
-        return model_folder() / "concepts.json"
+    if file.base in MINIATURES:
+        return model_folder(file.base) / "concepts.json"
     return Path(file.base) / "concepts.json" if is_folder(file.base) else None
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from bench.config.parts import below
 from bench.config.suite_file import Entry, SuiteFile, Utility
 from bench.core.errors import UsageError, did_you_mean, shown
+from bench.core.shipped import MINIATURES
 from bench.core.spec import Spec
 from bench.interfaces import Judge
 from bench.model.pipeline.inspect import local_folder, looks_local
@@ -61,7 +62,7 @@ def check_base(file: SuiteFile) -> None:
     if not local and looks_local(base):
         raise UsageError(f"expected a folder, got {shown(base)}: no such folder", at=("base",))
     if not local and not _HUB_ID.fullmatch(base):
-        meant = did_you_mean(base, ["miniature"])
+        meant = did_you_mean(base, MINIATURES)
         expected = "expected 'miniature', a folder, or a hub id (owner/name)"
         raise UsageError(f"{expected}, got {shown(base)}{meant}", at=("base",))
     if local and revision is not None:
@@ -97,7 +98,7 @@ def check_networks(judges: Sequence[Judge], surrogate: Judge, entry: Entry) -> N
 
     Args:
         judges: Those that decide.
-        surrogate: The attacker's own.
+        surrogate: Guides the attacks.
         entry: How the suite file names it.
 
     Raises:

@@ -16,6 +16,7 @@ from bench.config.strict_yaml import Place, parse_yaml
 from bench.config.suite_file import Entry, SuiteFile, Utility
 from bench.core.errors import UsageError, shown, unknown
 from bench.core.files import bounded, expanded, is_folder
+from bench.core.shipped import MINIATURES
 
 __all__ = [
     "CONTROLS",
@@ -142,7 +143,9 @@ def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The data with its paths seen from ``folder``."""
     data = dict(data)
     for key in ("base", "concepts_file"):
-        if isinstance(value := data.get(key), str) and (key, value) != ("base", "miniature"):
+        if isinstance(value := data.get(key), str):
+            if key == "base" and value in MINIATURES:
+                continue
             with below(key):
                 path = (folder / expanded(value)).absolute()
             if key == "concepts_file" or is_folder(path):

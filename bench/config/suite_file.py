@@ -88,7 +88,7 @@ class SuiteFile(BaseModel):
         methods: Entries of the registry; the controls are among them.
         attacks: Entries of the registry; the controls are among them.
         judges: Entries of the registry; the first is the judge of record.
-        surrogate: The attacker's own judge, which is none of the judges.
+        surrogate: Guides the attacks; it looks through another network than any of the judges.
         metrics: Entries of the registry.
         goals: Prompts per prompt set; or the file whose rows are the goals of every attack.
         seeds: Held-out image seeds per candidate.

@@ -220,23 +220,21 @@ def unseal(
             raise DamagedError(f"{name}: expected {info.size} bytes, got {size}")
     if stamp != trusted:
         for name, info in files.items():
-            path = f"{folder}/{name}"
-            if kept is not None and info.size <= _SMALL:
-                kept[name] = _bytes(path, info.size)
-                sha256 = hashlib.sha256(kept[name]).hexdigest()
-            else:
-                sha256 = _seen_sha256(path, info.size)
+            sha256, data = _seen(f"{folder}/{name}", info.size)
             if sha256 != info.sha256:
                 raise DamagedError(f"{name}: expected sha256 {info.sha256}, got {sha256}")
+            if kept is not None and data is not None:
+                kept[name] = data
     return files, stamp
 
 
-def _seen_sha256(path: str, size: int) -> str:
-    """As `file_sha256`, of a file that was just seen to be a regular one of this size."""
+def _seen(path: str, size: int) -> tuple[str, bytes | None]:
+    """The sha256 of a file that was just seen to be a regular one of this size, and the bytes of a small one."""
     if size <= _SMALL:
-        return hashlib.sha256(_bytes(path, size)).hexdigest()
+        data = _bytes(path, size)
+        return hashlib.sha256(data).hexdigest(), data
     with io.FileIO(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest(), None
 
 
 def _bytes(path: str, size: int) -> bytes:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
@@ -14,7 +14,11 @@ from bench.core.characters import plain
 from bench.core.digest import digest_of, file_sha256
 from bench.core.errors import unknown
 
-__all__ = ["Spec", "added", "applied", "content", "runtime", "weights_digest"]
+__all__ = ["PathText", "Spec", "added", "applied", "content", "runtime", "weights_digest"]
+
+_PATH: Final = "path"
+PathText: TypeAlias = Annotated[str, _PATH]
+"""Of a field that names a file or a folder: labels tell its name alone, for the rest is somebody's own folders."""
 
 
 def runtime(default: Any, **kwargs: Any) -> Any:
@@ -210,9 +214,23 @@ class Spec(BaseModel):
         return f"{self.name}{preset}({', '.join(changed)})" if changed else f"{self.name}{preset}"
 
     def told(self, field: str, value: object) -> str:
-        """A field's value as labels show it: of a path the name alone, as the rest is somebody's own folders."""
+        """A field's value as labels show it: of a path the name alone.
+
+        A field of :data:`PathText` holds one, maybe behind ``kind@``. In others a path is known by its look.
+        """
         text = str(value)
-        return _AS_A_PATH.sub(lambda found: _ENDS.split(found[0].rstrip("/\\"))[-1], text)
+        if not self._names_a_path(field):
+            return _AS_A_PATH.sub(lambda found: _last(found[0]), text)
+        kind = found[0] if (found := _KIND.match(text)) else ""
+        return kind + _last(text.removeprefix(kind))
+
+    @classmethod
+    def _names_a_path(cls, field: str) -> bool:
+        if (info := cls.model_fields.get(field)) is None:
+            return False
+        # Of `PathText | None` the mark is inside.
+        among = [getattr(part, "__metadata__", ()) for part in get_args(info.annotation)]
+        return any(_PATH in marks for marks in (info.metadata, *among))
 
     @classmethod
     def _marked(cls, field: str, mark: str) -> bool:
@@ -222,7 +240,13 @@ class Spec(BaseModel):
 
 _AS_A_PATH: Final = re.compile(r"""(?<![^\s'"(=])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s'",)]+""")
 """Text that begins as a path does, by itself or inside a list. An id of the hub, ``owner/name``, does not."""
+_KIND: Final = re.compile(r"[^/\\@]*@")
+"""How the path of a file begins that has to say what it is, such as ``open_clip:<architecture>@``."""
 _ENDS: Final = re.compile(r"[/\\]")
+
+
+def _last(path: str) -> str:
+    return _ENDS.split(path.rstrip("/\\"))[-1]
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -140,7 +140,7 @@ class Target:
     Attributes:
         model: The edited model, with its guidance and filters.
         sampler: The suite's sampler.
-        surrogate: The attacker's own judge, never the one that decides.
+        surrogate: Guides the search; it is never one of the judges that decide.
     """
 
     model: TextToImage

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.bounds import Count
 from bench.core.errors import UsageError
-from bench.core.files import expanded
 from bench.core.image_files import image_paths, images_digest
-from bench.core.spec import Spec, runtime
+from bench.core.spec import PathText, Spec, runtime
 from bench.interfaces.metric import Measure
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class SetMetric(Measure):
     columns: ClassVar[tuple[str, ...]] = ()
     least: ClassVar[float] = -math.inf
     most: ClassVar[float] = math.inf
-    real: str = runtime("")
+    real: PathText = runtime("")
     resamples: Count = 200
 
     def identity(self) -> dict[str, Any]:
@@ -75,17 +74,13 @@ class SetMetric(Measure):
             except UsageError as error:
                 raise error.below(self.name, "real") from error
 
-    def told(self, field: str, value: object) -> str:
-        """See the base class: of a folder, its name."""
-        return expanded(self.real).name if field == "real" else super().told(field, value)
-
     def _described(self) -> str:
         """The label, with the name of the folder of real images, which tells two of them apart."""
         own = super()._described()
         if not self.real:
             return own
         head, found, fields = own.partition("(")
-        return f"{head}(real={self.told('real', '')}{', ' if found else ''}{fields or ')'}"
+        return f"{head}(real={self.told('real', self.real)}{', ' if found else ''}{fields or ')'}"
 
     @abstractmethod
     def features(self) -> Features:

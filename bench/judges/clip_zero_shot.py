@@ -13,7 +13,7 @@ from pydantic import field_validator
 
 from bench.core.errors import UsageError
 from bench.core.lazy import torch
-from bench.core.spec import weights_digest
+from bench.core.spec import PathText, weights_digest
 from bench.interfaces import Concept, Judge
 from bench.toolkit.clip import check_source, clip_files, load_clip
 
@@ -37,7 +37,7 @@ class ClipZeroShot(Judge):
     """
 
     name: ClassVar[str] = "clip_zero_shot"
-    clip: str = ""
+    clip: PathText = ""
     alternatives: tuple[str, ...] = ()
     template: str = "{}"
 

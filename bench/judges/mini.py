@@ -15,7 +15,7 @@ from bench.core.errors import UsageError, unknown
 from bench.core.json_files import read_object
 from bench.core.lazy import torch
 from bench.core.shipped import folder_of, judge_folder
-from bench.core.spec import content
+from bench.core.spec import PathText, content
 from bench.interfaces import Concept, Judge
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class MiniJudge(Judge):
 
     name: ClassVar[str] = "mini_judge"
     side: ClassVar[int | None] = _SIDE
-    folder: str = ""
+    folder: PathText = ""
 
     def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
         """The softmax probability of the class ``concept.text``.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from bench.core.spec import PathText
 from bench.interfaces import Metric, UtilityBatch
 from bench.toolkit.clip import check_source, clip_files, load_clip
 
@@ -26,7 +27,7 @@ class ClipScore(Metric):
     """
 
     name: ClassVar[str] = "clip_score"
-    clip: str = ""
+    clip: PathText = ""
 
     def files(self) -> tuple[Path, ...]:
         """CLIP's weights."""

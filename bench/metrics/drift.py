@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from bench.core.spec import PathText
 from bench.interfaces import Metric, UtilityBatch
 from bench.toolkit.clip import check_source, clip_files, load_clip
 
@@ -30,7 +31,7 @@ class Drift(Metric):
     name: ClassVar[str] = "drift"
     higher_is_better: ClassVar[bool] = False
     space: Literal["clip", "pixel"] = "clip"
-    clip: str = ""
+    clip: PathText = ""
 
     def files(self) -> tuple[Path, ...]:
         """CLIP's weights, where it looks through one."""

@@ -115,12 +115,12 @@ class Entry:
         return data
 
     def read_json(self, name: str) -> JSON:
-        """Returns the content of a JSON file of the manifest."""
-        path = self.file(name)
+        """Returns the content of a JSON file of the manifest, held to it as `read_bytes` holds it."""
+        data = self.read_bytes(name)
         try:
-            return parse_json(path.read_bytes())
+            return parse_json(data)
         except ValueError as error:
-            raise StoreError(f"{path}: {error}") from error
+            raise StoreError(f"{self.file(name)}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

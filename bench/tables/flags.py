@@ -176,7 +176,7 @@ def _search_above_held_out(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _judge_disagreement(lines: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """A second judge decides otherwise; with one judge, the attacker's own is the second."""
+    """A second judge decides otherwise; with one judge, the surrogate is the second."""
     if len(trials["judge"].unique()) > 1:
         return _paired_disagreement(lines, trials)
     apart = lines["own_asr"] - lines["asr"]

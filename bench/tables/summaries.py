@@ -141,7 +141,7 @@ BUDGET = Schema(
 STAGES = Schema(
     "stages",
     "One line per (judge, method, concept, attack, stage) of an ensemble whose goals leave when they are "
-    "broken, derived from the rows by `bench.tables.stages.stages`. The ensemble's own judge decides who "
+    "broken, derived from the rows by `bench.tables.stages.stages`. The surrogate decides who "
     "leaves; who is broken is the judge's word on held-out images of every find.",
     (
         _SUITE,

@@ -31,7 +31,7 @@ class Optimiser:
     Attributes:
         steps: Optimiser steps.
         lr: Learning rate, constant but for ``schedule``.
-        kind: ``adamw``, ``adam`` or ``sgd`` (no momentum).
+        rule: How a gradient becomes a step: ``adamw``, ``adam`` or ``sgd`` (no momentum).
         weight_decay: Apart from the gradient with ``adamw``; a part of it, L2, with the others.
         betas: Adam's.
         eps: Adam's, added to the root of the second moment.
@@ -45,7 +45,7 @@ class Optimiser:
 
     steps: int
     lr: float
-    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    rule: Literal["adamw", "adam", "sgd"] = "adamw"
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -56,9 +56,9 @@ class Optimiser:
 
     def over(self, leaves: Sequence[Tensor]) -> torch.optim.Optimizer:
         """A fresh optimiser over ``leaves``."""
-        if self.kind == "sgd":
+        if self.rule == "sgd":
             return torch.optim.SGD(leaves, lr=self.lr, weight_decay=self.weight_decay)
-        adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.kind]
+        adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.rule]
         return adam(
             leaves, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
         )

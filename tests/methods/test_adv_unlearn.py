@@ -12,7 +12,7 @@ from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import with_places
 from methods.adv_unlearn import AdvUnlearn, Slopes, prefix
-from methods.esd import negative_guidance
+from methods.shared.distillation import negative_guidance
 from methods.shared.partial_sampling import PartialSampler
 from methods.shared.waypoints import Routes, Waypoints
 

@@ -14,8 +14,11 @@ from bench.interfaces import Concept, Rng
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage, load_model
 from bench.toolkit.tuning import Optimiser
-from methods.esd import ESD, distil, in_turn, negative_guidance, trained
+from methods.esd import ESD
+from methods.shared.distillation import distil, negative_guidance
 from methods.shared.partial_sampling import PartialSampler
+from methods.shared.turns import in_turn
+from methods.shared.unet_parts import trained
 from methods.stereo import Stereo
 from tests.v_form import in_v_form
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from bench.core.rng import generator_for
 from bench.interfaces import Concept, Rng
 from bench.model.text_to_image import TextToImage
-from methods.esd import trained
 from methods.race import RACE, ascend
+from methods.shared.unet_parts import trained
 
 RNG = Rng(("race",))
 STAR = Concept(text="star")

@@ -18,8 +18,9 @@ from bench.toolkit.inversion import TextWithPlaces, invert, name_embedding, with
 from bench.toolkit.tuning import Optimiser
 from bench.toolkit.wording import in_context, mentions
 from methods import stereo
-from methods.esd import distil, negative_guidance, trained
+from methods.shared.distillation import distil, negative_guidance
 from methods.shared.partial_sampling import PartialSampler
+from methods.shared.unet_parts import trained
 from methods.stereo import Stereo, robust_target
 
 RNG = Rng(("stereo",))

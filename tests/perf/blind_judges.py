@@ -24,6 +24,6 @@ class BlindJudge(Judge):
 
 
 class BlindSurrogate(BlindJudge):
-    """Is the attacker's own."""
+    """Guides the attacks."""
 
     name: ClassVar[str] = "blind_surrogate"

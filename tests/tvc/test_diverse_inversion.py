@@ -19,7 +19,7 @@ from tvc.diverse_inversion import DiverseInversion, InversionSet, bins, diverse_
 from tvc.method import TaskVectorErasure
 from tvc.sight import Sight
 
-CHECKER = TaskVectorErasure().checker()
+SURROGATE = TaskVectorErasure().surrogate()
 
 QUICK = DiverseInversion(rows=3, steps=3, draws=1, samples=2, templates=("{}", "a {}"))
 
@@ -176,7 +176,7 @@ def test_rows_stay_in_their_bins_and_say_what_they_do(
     images = model.sample(["heart"] * 4, list(range(4)), Sampler(steps=2)).images_B3HW
     found = diverse_inversion(
         model,
-        Sight(concepts["heart"], Sampler(steps=2), CHECKER),
+        Sight(concepts["heart"], Sampler(steps=2), SURROGATE),
         images,
         QUICK,
         rng=Rng(("t",)),

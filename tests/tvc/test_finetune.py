@@ -16,7 +16,7 @@ from tvc.finetune import PRESETS, FineTune, concept_images, fine_tune
 from tvc.method import TaskVectorErasure
 from tvc.sight import Sight
 
-CHECKER = TaskVectorErasure().checker()
+SURROGATE = TaskVectorErasure().surrogate()
 
 SMALL = FineTune(images=8, steps=25, lr=3e-4, batch_size=8, flip=False)
 
@@ -24,7 +24,7 @@ SMALL = FineTune(images=8, steps=25, lr=3e-4, batch_size=8, flip=False)
 @pytest.fixture(scope="module")
 def images(miniature: TextToImage, concepts: Mapping[str, Concept]) -> Tensor:
     return concept_images(
-        miniature, Sight(concepts["heart"], Sampler(steps=3), CHECKER), 8, rng=Rng(("t",))
+        miniature, Sight(concepts["heart"], Sampler(steps=3), SURROGATE), 8, rng=Rng(("t",))
     )
 
 
@@ -82,7 +82,7 @@ def test_a_concept_that_the_base_cannot_draw_is_refused(
     nothing = Destroyed()(model, [concepts["star"]], rng=Rng(("t",)))
     with pytest.raises(ValueError, match="cannot draw cannot be erased"):
         concept_images(
-            nothing, Sight(concepts["star"], Sampler(steps=3), CHECKER), 6, rng=Rng(("t",))
+            nothing, Sight(concepts["star"], Sampler(steps=3), SURROGATE), 6, rng=Rng(("t",))
         )
 
 

@@ -15,7 +15,7 @@ from tvc.pairs import paired_images, paired_vector
 from tvc.scenes import MINI, SD, scene_pairs, wrong_scene
 from tvc.sight import Sight
 
-CHECKER = TaskVectorErasure().checker()
+SURROGATE = TaskVectorErasure().surrogate()
 SAMPLER = Sampler(steps=3)
 TUNE = replace(PRESETS["mini"], images=4, steps=2, batch_size=2)
 
@@ -66,7 +66,7 @@ def test_what_has_no_scene_or_no_partner_is_refused(
     plain = {"style": (("a circle, as a {}", "a circle"), ("a fish, as a {}", "a fish"))}
     with pytest.raises(ValueError, match="the scenes without 'flat picture' show it in"):
         paired_images(
-            model, Sight(bare(concepts["flat picture"]), SAMPLER, CHECKER), plain, 4, rng=Rng(("t",))
+            model, Sight(bare(concepts["flat picture"]), SAMPLER, SURROGATE), plain, 4, rng=Rng(("t",))
         )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_fields_that_contradict_each_other_are_refused(given: dict[str, object],
 def test_both_halves_of_a_pair_begin_with_the_same_noise(
     model: TextToImage, concepts: Mapping[str, Concept]
 ) -> None:
-    heart = Sight(bare(concepts["heart"]), SAMPLER, CHECKER)
+    heart = Sight(bare(concepts["heart"]), SAMPLER, SURROGATE)
     same = {"object": (("a red {}", "a red valentine"),)}  # another word for the same thing
     with pytest.raises(ValueError, match="the scenes without 'heart' show it"):
         paired_images(model, heart, same, 2, rng=Rng(("t",)))

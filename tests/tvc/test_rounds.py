@@ -17,7 +17,7 @@ from tvc.sight import Sight
 from tvc.strength import Estimate, Strength, smallest_alpha
 from tvc.task_vector import TaskVector
 
-CHECKER = TaskVectorErasure().checker()
+SURROGATE = TaskVectorErasure().surrogate()
 SAMPLER = Sampler(steps=3)
 HOW = Strength(largest=1.0, tolerance=0.25, samples=4, screen=2, bar="worst", resamples=20)
 
@@ -37,7 +37,7 @@ def played(
 ) -> list[Round]:
     vector, rng = fading(model), Rng(("t",))
     sight = Sight(
-        concept.model_copy(update={"neighbours": concept.neighbours[:1]}), SAMPLER, CHECKER
+        concept.model_copy(update={"neighbours": concept.neighbours[:1]}), SAMPLER, SURROGATE
     )
     images = concept_images(model, sight, 4, rng=rng)
     search = replace(INVERSIONS["mini"], rows=2, draws=1, steps=steps, samples=1)

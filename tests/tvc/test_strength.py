@@ -26,9 +26,9 @@ from tvc.strength import (
 )
 from tvc.task_vector import TaskVector
 
-CHECKER = TaskVectorErasure().checker()
+SURROGATE = TaskVectorErasure().surrogate()
 SAMPLER = Sampler(steps=3)
-"""In so few steps the miniature still draws what the checker sees."""
+"""In so few steps the miniature still draws what the surrogate sees."""
 
 
 @pytest.mark.parametrize("edge", [0.3, 1.0, 1.7, 3.9])
@@ -78,7 +78,7 @@ def test_an_estimate_on_a_real_model(model: TextToImage, concepts: Mapping[str, 
 
     found = estimate(
         lambda a: vector.subtracted(model, a) if a else model,
-        Sight(heart, SAMPLER, CHECKER),
+        Sight(heart, SAMPLER, SURROGATE),
         prompt_set(model, heart),
         how,
         rng=Rng(("t",)),
@@ -101,7 +101,7 @@ def test_looking_at_a_few_images_first_changes_nothing(
 
     def with_a_screen_of(images: int) -> Estimate:
         return estimate(
-            lambda a: vector.subtracted(model, a) if a else model, Sight(heart, SAMPLER, CHECKER),
+            lambda a: vector.subtracted(model, a) if a else model, Sight(heart, SAMPLER, SURROGATE),
             prompt_set(model, heart), Strength(largest=1.0, tolerance=0.25, samples=4, screen=images, resamples=20),
             rng=Rng(("t",)), contexts=("{}", "a red {}"),
         )  # fmt: skip
@@ -116,21 +116,21 @@ def test_looking_at_a_few_images_first_changes_nothing(
     assert [(a, worst) for a, worst, _, level in few.curve if worst <= level] == passed
 
 
-def test_the_checker_decides_half_way_to_what_the_concept_scores(
+def test_the_surrogate_decides_half_way_to_what_the_concept_scores(
     model: TextToImage, concepts: Mapping[str, Concept]
 ) -> None:
     def at(sensitivity: float) -> Judge:
         how = Strength(samples=8, sensitivity=sensitivity)
-        sight = Sight(concepts["heart"], SAMPLER, CHECKER)
-        return _stricter(model, sight, ("{}",), how, Rng(("t",))).checker
+        sight = Sight(concepts["heart"], SAMPLER, SURROGATE)
+        return _stricter(model, sight, ("{}",), how, Rng(("t",))).surrogate
 
     strict, lax = at(0.5), at(1.0)
-    assert CHECKER.threshold <= lax.threshold < strict.threshold < 1
+    assert SURROGATE.threshold <= lax.threshold < strict.threshold < 1
     seeds = [Rng(("t",)).seed("own", k) for k in range(16)]
     images = model.sample(["heart"] * 16, seeds, SAMPLER).images_B3HW
-    median = float(CHECKER.scores(images, concepts["heart"]).amax(1).median())
+    median = float(SURROGATE.scores(images, concepts["heart"]).amax(1).median())
     odds = torch.logit(
-        torch.tensor([CHECKER.threshold, strict.threshold, median], dtype=torch.float64)
+        torch.tensor([SURROGATE.threshold, strict.threshold, median], dtype=torch.float64)
     )
     assert odds[1] - odds[0] == pytest.approx(float(odds[2] - odds[1]), abs=0.2)
 
@@ -187,5 +187,6 @@ def test_a_set_in_which_nothing_induces_the_concept_is_refused(
     nothing = replace(prompt_set(model, concepts["heart"]), rates_R=torch.zeros(1))
     with pytest.raises(ValueError, match="search longer"):
         estimate(
-            lambda a: model, Sight(concepts["heart"], Sampler(steps=2), CHECKER), nothing, Strength(), rng=Rng(("t",)),
+            lambda a: model, Sight(concepts["heart"], Sampler(steps=2), SURROGATE), nothing, Strength(),
+            rng=Rng(("t",)),
         )  # fmt: skip

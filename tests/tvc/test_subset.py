@@ -15,9 +15,9 @@ from tvc.strength import Strength, prompt_set
 from tvc.subset import Retained, named_subset, rank_subsets, subset_names
 from tvc.task_vector import TaskVector
 
-CHECKER = TaskVectorErasure().checker()
+SURROGATE = TaskVectorErasure().surrogate()
 SAMPLER = Sampler(steps=3)
-"""In so few steps the miniature still draws what the checker sees."""
+"""In so few steps the miniature still draws what the surrogate sees."""
 
 
 def unet(model: TextToImage) -> list[str]:
@@ -64,7 +64,7 @@ def test_utility_is_whole_for_the_unedited_model_and_lost_with_the_output(
         {"unet.conv_out.weight": model.parameter("unet.conv_out.weight").clone()},
     )
     utility = Retained(
-        model, Sight(concepts["heart"], SAMPLER, CHECKER), samples=4, rng=Rng(("t",)),
+        model, Sight(concepts["heart"], SAMPLER, SURROGATE), samples=4, rng=Rng(("t",)),
         contexts=("{}", "a red {}"),
     )  # fmt: skip
     assert utility.share(model) == 1.0
@@ -76,7 +76,7 @@ def test_utility_counts_what_stands_beside_the_neighbour(
 ) -> None:
     def utility(reader: Judge | None) -> Retained:
         return Retained(
-            model, Sight(concepts["sketch"], SAMPLER, CHECKER), samples=8, rng=Rng(("t",)),
+            model, Sight(concepts["sketch"], SAMPLER, SURROGATE), samples=8, rng=Rng(("t",)),
             contexts=MINI["style"], reader=reader,
         )  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_a_concept_without_neighbours_has_no_utility_to_look_at(
 ) -> None:
     alone = concepts["heart"].model_copy(update={"neighbours": ()})
     with pytest.raises(ValueError, match="has no neighbour that the base draws"):
-        Retained(model, Sight(alone, SAMPLER, CHECKER), samples=1, rng=Rng(("t",)))
+        Retained(model, Sight(alone, SAMPLER, SURROGATE), samples=1, rng=Rng(("t",)))
 
 
 def test_ranking_puts_what_reaches_the_threshold_first(
@@ -106,7 +106,7 @@ def test_ranking_puts_what_reaches_the_threshold_first(
     )
     heart = concepts["heart"]
     ranked = rank_subsets(
-        model, TaskVector(model.backbone.digest, deltas), Sight(heart, SAMPLER, CHECKER), [prompt_set(model, heart)],
+        model, TaskVector(model.backbone.digest, deltas), Sight(heart, SAMPLER, SURROGATE), [prompt_set(model, heart)],
         Strength(largest=1.0, tolerance=0.5, samples=2, resamples=10), subsets=["mid", "convolutions", "mid"],
         rng=Rng(("t",)),
     )  # fmt: skip

@@ -79,7 +79,7 @@ class Lab:
         concepts: All concepts by name; the others give the utility prompts.
         name: The concept.
         method: Constants of the task vector.
-        judge: The judge of record; the method itself looks through its own checker.
+        judge: The judge of record; the method itself looks through its surrogate.
         folder: Where pieces are kept. They are keyed by everything they depend on.
         sizes: How much.
         seed: Of the fine-tune, the inversions, the attacks and the images.
@@ -116,8 +116,9 @@ class Lab:
         if model.dtype != torch.float32:  # left out where it is: folders keep their names
             key["dtype"] = str(model.dtype)
         # What an attack on any model depends on, of the method's constants.
+        # The surrogate's key is an older word: kept pieces are named by it.
         shared = {"search": asdict(method.inversion()), "sampler": method.sampler().identity(),
-                  "checker": method.checker().identity(), "common": dict(common or {})}  # fmt: skip
+                  "checker": method.surrogate().identity(), "common": dict(common or {})}  # fmt: skip
         self.pieces = Pieces(
             folder, name, seed, own={**key, "method": method.identity()}, shared={**key, **shared},
             common={"none", *(common or {})}, deadline=deadline,

@@ -1,8 +1,9 @@
-"""Libraries that a command loads before it works: help nothing heavy, lists and plans no network's library."""
+"""Libraries that a command loads before it works: help nothing heavy; lists, plans and reports no network's library."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 
 from bench.core import lazy
 from bench.core.lazy import no_grad
+from tests.tiny import SUITE
 
 ROOT = Path(__file__).parents[3]
 LISTS = ("methods", "attacks", "judges", "metrics", "suites", "concepts", "store")
@@ -45,6 +47,20 @@ for name in suite_names():
     made.check_base(model_folder())
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 """
+NETWORKS = LIBRARIES - {"jinja2", "matplotlib", "pandas", "pyarrow", "scipy", "torch"}
+"""Those that a report has no use for: it draws, and torch reads states that attacks found."""
+WATCHED = """
+import os, sys
+import torch
+
+def built(network, *args, **kwargs):
+    os.write(2, f"a network is built: {type(network).__qualname__}".encode())
+    os._exit(77)  # nobody can catch that
+
+torch.nn.Module.__init__ = built
+"""
+STATES = "{seed_search: {tries: 1}}, {concept_inversion: {images: 2, steps: 1, draws: 1, restarts: 1, checks: 1}}]"
+PART = ("--only", "none", "--only", "prompts", "--only", "concept_inversion")
 
 
 def loaded(code: str, *commands: Sequence[str]) -> set[str]:
@@ -73,6 +89,30 @@ def test_the_plan_of_every_shipped_suite_is_made_without_a_library() -> None:
 
 def test_plan_loads_no_library(tmp_path: Path) -> None:
     assert not loaded(COMMANDS, ("plan", "mini-quick", "--store", str(tmp_path))) & LIBRARIES
+
+
+@pytest.mark.slow
+def test_report_builds_no_network(tmp_path: Path) -> None:
+    """Images, scores and states are in the store: even a report with tensors reads and draws, and no more."""
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("{seed_search: {tries: 1}}]", STATES))
+    words = ("tiny.yaml", *PART, "--out", "report")
+
+    def done(code: str, command: str) -> subprocess.CompletedProcess[str]:
+        called = [sys.executable, "-c", code, json.dumps([[command, *words]])]
+        place = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(called, cwd=tmp_path, env=place, capture_output=True, text=True)
+
+    seen = done(WATCHED + COMMANDS, "run")
+    assert (seen.returncode, "a network is built" in seen.stderr) == (77, True), (
+        "the probe sees them"
+    )
+    made = done(COMMANDS, "run")
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "report" / "candidates.safetensors").unlink()
+    told = done(WATCHED + COMMANDS, "report")
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "report" / "candidates.safetensors").is_file()
+    assert not set(json.loads(told.stderr.splitlines()[-1])) & NETWORKS
 
 
 def test_torch_by_way_of_bench_lazy_is_torch() -> None:

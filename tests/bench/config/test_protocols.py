@@ -10,6 +10,7 @@ import pytest
 from bench.config.protocols import followed, name_of, named, question
 from bench.config.suite import SUITES, read_suite, suite_names
 from bench.core.errors import UsageError
+from bench.core.shipped import MINIATURES
 
 NAME = "sd14-styles-quick"
 CLAIMS = [name for name in suite_names() if read_suite(name).protocol is not None]
@@ -36,7 +37,7 @@ def test_a_shipped_suite_follows_the_protocol_of_its_name(name: str) -> None:
 
 
 def test_every_suite_of_a_real_base_has_a_protocol_and_no_two_ask_the_same() -> None:
-    real = [name for name in suite_names() if read_suite(name).base != "miniature"]
+    real = [name for name in suite_names() if read_suite(name).base not in MINIATURES]
     assert CLAIMS == real
     assert {f"sd14-{what}{size}" for what in ("nudity", "objects", "styles", "identities")
             for size in ("", "-quick")} < set(real)  # fmt: skip

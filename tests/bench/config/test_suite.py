@@ -20,8 +20,10 @@ from attacks.random_tokens import RandomTokens
 from bench.config import concepts, suite
 from bench.config.suite import SuiteFile, load_suite, suite_names
 from bench.core.errors import MOST_MESSAGE, UsageError, shown
+from bench.core.shipped import MINIATURES
 from bench.core.spec import Spec
 from bench.interfaces import Concept, registry
+from bench.model.pipeline import inspect
 from bench.publish import Asked, place
 from bench.run.plan import make_plan
 
@@ -398,7 +400,7 @@ def test_other_values(folder: Path) -> None:
         ("base: world", "base: word", 2, "key base: expected 'miniature', a folder, or a hub id "
          "(owner/name), got 'word'"),
         ("base: world", "base: minature", 2, "key base: expected 'miniature', a folder, or a hub "
-         "id (owner/name), got 'minature'; did you mean 'miniature'?"),
+         "id (owner/name), got 'minature'; did you mean 'miniature' or 'miniature-v' or 'miniature-xl'?"),
         ("base: world", "base: a/b", 2, "key base: expected a revision for hub id a/b, got none; "
          "name a commit"),
         ("base: world", "base: a/b\nrevision: main", 3, "key revision: expected a commit of 40 "
@@ -660,6 +662,23 @@ def test_a_message_is_short_whatever_came(folder: Path) -> None:
         ("dtype: float32", f"dtype: {long}"),
     ):
         assert len(message_of(written(folder, SUITE, (old, new)))) <= MOST_MESSAGE
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_each_miniature_is_a_base_by_its_name_with_concepts_of_its_own(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = folder / "ours"
+    for home in (ours, folder):  # the folder beside the suite only has the same name
+        (home / name).mkdir(parents=True)
+        (home / name / "concepts.json").write_text(json.dumps({home.name: {"text": home.name}}))
+    for module in (concepts, inspect):
+        monkeypatch.setattr(module, "model_folder", ours.joinpath)
+    loaded = load_suite(
+        written(folder, SUITE, ("base: world", f"base: {name}"), ("[star, moon]", "[all]"))
+    )
+    assert loaded.base == name
+    assert set(loaded.known_concepts) == {"ours"}
 
 
 @pytest.mark.parametrize("name", [n for n in suite_names() if n.startswith("mini-")])

@@ -7,10 +7,14 @@ from typing import Any, ClassVar, get_args
 
 import pytest
 
+from attacks.prompts import Prompts
 from bench.config.suite import load_suite
 from bench.core.errors import UsageError
 from bench.interfaces import registry
+from bench.judges.clip_zero_shot import ClipZeroShot
+from bench.metrics.fid import Fid
 from methods.few_shot import FewShot
+from methods.output_filter import OutputFilter
 from methods.uce import UCE
 from tvc.method import TaskVectorErasure
 
@@ -57,6 +61,26 @@ def test_no_label_has_the_folders_of_a_path(point: registry.PlugPoint, name: str
         if field.annotation is str and not cls.needs:
             spec = cls().model_copy(update={key: "/home/alice/there"})
             assert "alice" not in spec.label, key
+
+
+@pytest.mark.parametrize(
+    ("spec", "label"),
+    [
+        (ClipZeroShot(clip="alice/weights/clip"), "clip_zero_shot(clip=clip)"),
+        (ClipZeroShot(clip="open_clip:ViT@/home/alice/a.st"), "clip_zero_shot(clip=open_clip:ViT@a.st)"),
+        (ClipZeroShot(clip="open_clip:ViT@alice/a.st"), "clip_zero_shot(clip=open_clip:ViT@a.st)"),
+        (ClipZeroShot(clip="/home/alice@work/clip"), "clip_zero_shot(clip=clip)"),
+        (Prompts(file="alice/mine.csv"), "prompts(file=mine.csv)"),
+        (OutputFilter(source="alice/checker/"), "output_filter(source=checker)"),
+        (Fid(real="alice/photos"), "fid(real=photos)"),
+        (Fid(real="~"), "fid(real=~)"),
+        (Fid(real="alice/photos", resamples=9), "fid(real=photos, resamples=9)"),
+    ],
+)  # fmt: skip
+def test_a_field_that_names_a_path_tells_its_name_however_it_is_written(
+    spec: ClipZeroShot | Prompts | OutputFilter | Fid, label: str
+) -> None:
+    assert spec.label == label
 
 
 def test_a_new_preset_renames_nothing() -> None:

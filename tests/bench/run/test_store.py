@@ -24,7 +24,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.core.digest import canonical_json, digest_of, file_sha256, parse_json, write_atomic
+from bench.core.digest import (
+    DamagedError,
+    canonical_json,
+    digest_of,
+    file_sha256,
+    parse_json,
+    write_atomic,
+)
 from bench.run import store as store_module
 from bench.run.locks import try_lock
 from bench.run.store import Damage, Entry, Store, StoreError
@@ -298,6 +305,22 @@ def test_a_file_that_is_not_json_is_named(store: Store) -> None:
         publish(store).read_json("rows.bin")
 
 
+@pytest.mark.parametrize("found", ["find", "read"])
+def test_a_file_that_changed_since_its_entry_was_found_is_not_read(
+    store: Store, found: str
+) -> None:
+    publish(store)
+    fresh = Store(store.root)
+    entry = fresh.find("edit", DIGEST) if found == "find" else fresh.read("edit", DIGEST)
+    assert entry is not None
+    entry.file("scores.json").write_text('{"asr": 0.75}')
+    if found == "read":  # the bytes that were verified are at hand
+        assert entry.read_json("scores.json") == {"asr": 0.25}
+    else:
+        with pytest.raises(DamagedError, match=r"scores\.json: expected sha256"):
+            entry.read_json("scores.json")
+
+
 def link(folder: Path) -> None:
     (folder / "link").symlink_to("/etc/passwd")
 
@@ -462,11 +485,11 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
     publish(store)
     hashed: list[str] = []
 
-    def counting(path: str, size: int) -> str:
+    def counting(path: str, size: int) -> tuple[str, bytes]:
         hashed.append(Path(path).name)
-        return file_sha256(Path(path))
+        return file_sha256(Path(path)), Path(path).read_bytes()
 
-    monkeypatch.setattr("bench.core.digest._seen_sha256", counting)
+    monkeypatch.setattr("bench.core.digest._seen", counting)
     fresh = Store(store.root)
     for _ in range(3):
         assert_complete(fresh.find("edit", DIGEST))

@@ -15,9 +15,9 @@ from bench.toolkit.tuning import Optimiser, tune
 W, G = 0.5, 0.25  # one parameter, and the gradient of its every step
 
 
-def trained(kind: Literal["adamw", "adam", "sgd"], steps: int, fields: Mapping[str, Any]) -> float:
+def trained(rule: Literal["adamw", "adam", "sgd"], steps: int, fields: Mapping[str, Any]) -> float:
     leaf = torch.tensor([W], dtype=torch.float64, requires_grad=True)
-    engine = Optimiser(steps, 0.1, kind, **fields).over([leaf])
+    engine = Optimiser(steps, 0.1, rule, **fields).over([leaf])
     for _ in range(steps):
         leaf.grad = torch.full_like(leaf, G)
         engine.step()
