@@ -151,3 +151,16 @@ def test_what_a_plan_takes_is_the_same_model(
     assert told.ids[0].equal(expected.ids[0])
     assert told.states_BLD.equal(expected.states_BLD)
     assert dict(model.backbone.unet.config)["sample_size"] == 16
+
+
+def test_a_base_whose_images_a_judge_does_not_take_is_refused(folder: Path) -> None:
+    change(folder / "base", UNET, {"sample_size": 8})
+    code, said = plan(folder)
+    assert code == 2
+    (line,) = said.splitlines()
+    assert (
+        "sampler.size: expected 64, the only size that mini_judge sees, got none, and 32 is" in line
+    )
+    suite = folder / "odd.yaml"
+    suite.write_text(f"{SUITE}sampler: {{size: 64}}\n")
+    assert plan(folder)[0] == 0
