@@ -20,6 +20,7 @@ __all__ = [
     "check_base",
     "check_controls",
     "check_networks",
+    "check_own_side",
     "check_sides",
     "check_together",
     "check_utility",
@@ -46,6 +47,25 @@ def check_sides(judges: Iterable[Judge], sampler: Sampler) -> None:
             raise UsageError(
                 f"expected {judge.side}, the only size that {judge.label} sees, got {sampler.size}; "
                 "leave it out or take another judge",
+                at=("sampler", "size"),
+            )
+
+
+def check_own_side(judges: Iterable[Judge], side: int) -> None:
+    """Refuses images of a base's own size that a judge does not take.
+
+    Args:
+        judges: Those that look at them.
+        side: Pixels of a side.
+
+    Raises:
+        UsageError: with the judge, at the sampler's size.
+    """
+    for judge in judges:
+        if judge.side not in (None, side):
+            raise UsageError(
+                f"expected {judge.side}, the only size that {judge.label} sees, got none, and {side} is "
+                "the base's own; set it, or take another base or judge",
                 at=("sampler", "size"),
             )
 

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.config.refusals import check_own_side
 from bench.config.suite import Suite
 from bench.core.digest import digest_of
 from bench.core.spec import Spec
 from bench.interfaces import Attack, Concept, Judge, Measure, Rng
+from bench.model.pipeline.networks import image_side
 from bench.model.sampler import Sampler
 from bench.run.cells import Cell
 from bench.run.planning.layout import lay_out
@@ -77,7 +79,7 @@ class Plan:
         return (*once.values(), *self.judges, self.surrogate, *self.metrics)
 
     def check_base(self, folder: Path | None) -> None:
-        """Refuses a base that a plug-in does not suit.
+        """Refuses a base that a plug-in does not suit, or whose images a judge does not take.
 
         Args:
             folder: The base's pipeline folder; ``None`` for one that was not loaded from any.
@@ -87,6 +89,8 @@ class Plan:
         """
         for spec in self.specs:
             spec.check_base(folder)
+        if folder is not None and self.sampler.size is None:
+            check_own_side((*self.judges, self.surrogate), image_side(folder))
 
     @property
     def rng(self) -> Rng:

@@ -6,7 +6,7 @@
         case.write(linked_base(folder / str(number)))
         outcome(folder / str(number))
 
-where ``outcome`` raises if the base is neither loaded nor refused in one clear line.
+where ``outcome`` raises if the base is neither refused by inspection, in one clear line, nor loaded.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bench.core.shipped import model_folder
 from bench.model.backbone import load_inspected
 from bench.model.families.stable_diffusion import StableDiffusion
 from bench.model.pipeline.inspect import inspect_base
+from bench.model.text_to_image import TextToImage
 
 __all__ = ["CONFIGS", "WEIGHTS", "Case", "Raw", "cases", "linked_base", "outcome", "put"]
 
@@ -41,6 +42,12 @@ _ODD: Final[tuple[Any, ...]] = (
     "None", "v_prediction", "é\u202e", "a" * 400, [], [None], [1, "x"], [4, 4, 4], [[[[]]]], {}, {"x": 1},
     ["diffusers", "UNet2DConditionModel"], ["None", "Mine"], ["diffusers", ["a"]], [10**9] * 3,
 )  # fmt: skip
+_MORE: Final = (
+    "return_dict", "output_attentions", "attn_implementation", "num_labels", "to_dict", "per_layer_config",
+    "_use_default_values", "_class_name", "_name_or_path", "_commit_hash", "auto_map", "vocab_file", "chat_template",
+    "extra_special_tokens", "added_tokens_decoder", "init_inputs", "padding_side", "mask_token", "inv_gamma",
+)  # fmt: skip
+"""Keys that the miniature's files have not, and some library reads."""
 
 
 @dataclass(frozen=True)
@@ -122,21 +129,27 @@ def put(path: Path, data: bytes) -> None:
 
 
 def outcome(folder: Path) -> str | None:
-    """Why a base is refused, in one line; ``None`` if it loads.
+    """Why inspection refuses a base, in one line; ``None`` if it does not, and the base then loads and reads a prompt.
 
     Raises:
-        AssertionError: the refusal is not one clear line, or the folder is loaded and has another
-            digest than inspection gave.
+        AssertionError: the refusal is not one clear line; or inspection took the folder, and loading refuses it
+            or gives another digest.
         Exception: whatever is neither.
     """
     try:
         files = inspect_base(str(folder))
-        backbone = load_inspected(files)
     except UsageError as error:
         line = str(error)
         assert line.startswith("base ") and line.isprintable() and len(line) <= _LONGEST, line
         return line
+    try:
+        backbone = load_inspected(files)
+    except UsageError as error:
+        raise AssertionError(f"inspection took it, and loading refuses it: {error}") from error
     assert backbone.digest == files.digest
+    assert files.sizes.latent_side == backbone.latent_shape[1]
+    read = TextToImage(backbone).encode(["a red star", ""])
+    assert read.states_BLD.shape[1:] == (files.sizes.context_length, files.sizes.context_width)
     return None
 
 
@@ -180,6 +193,10 @@ def _changed(rng: random.Random, value: Any) -> str:
         if rng.random() < 0.15:
             del holder[key]
             return f"no {place}"
+        if isinstance(holder, dict) and rng.random() < 0.15:
+            more = rng.choice(_MORE)
+            holder[more] = rng.choice(_ODD)
+            return f"{place}, beside it {more!r} = {holder[more]!r}"[:200]
         holder[key] = rng.choice(_ODD)
         return f"{place} = {holder[key]!r}"[:200]
 

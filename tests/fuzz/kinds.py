@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from attacks.prompts import Prompts
 from bench.config.suite import Suite, SuiteFile, Utility, load_suite, read_concepts
-from bench.core.errors import from_pydantic
+from bench.core.errors import UsageError, from_pydantic
 from bench.core.shipped import model_folder
 from bench.core.spec import Spec
 from bench.interfaces import Concept, Rng, registry
@@ -34,7 +34,6 @@ __all__ = ["KINDS", "Kind", "field_cases", "planned"]
 
 _CONCEPTS: Final = (Concept(text="star"), Concept(text="fish"))
 _PARTS: Final = {"method": "methods", "attack": "attacks", "judge": "judges", "metric": "metrics"}
-_EVERY: Final = 10  # of the accepted cases, one in so many is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +103,18 @@ def _checkpoint(seed: int, folder: Path) -> None:
     spec = registry.build("method", {"checkpoint": fields})
     assert isinstance(spec, Checkpoint)
     spec.check_base(model_folder())
-    if seed % _EVERY == 0:
+    spec.remarks(model_folder())
+    try:
         spec(_model(), [_CONCEPTS[0]], rng=Rng(("fuzz",)))
+    except UsageError as error:  # a refusal would count as one of the plan
+        raise AssertionError(f"the plan took it, and the run refuses it: {error}") from error
 
 
 def _base(seed: int, folder: Path) -> None:
     base = bases.linked_base(folder / "base")
     next(bases.cases(random.Random(seed))).write(base)
-    if seed % _EVERY == 0:
-        bases.outcome(base)
-    inspect_base(str(base))
+    if (refused := bases.outcome(base)) is not None:
+        raise UsageError(refused)
 
 
 @cache

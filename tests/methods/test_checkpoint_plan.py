@@ -382,3 +382,18 @@ def test_scales_have_bounds() -> None:
     for scale in (float("nan"), float("inf"), 1e9):
         with pytest.raises(ValidationError):
             Checkpoint(scale=scale)
+
+
+@pytest.mark.parametrize("last", ["to_k", "to_v"])
+def test_no_number_of_a_small_file_is_left_to_the_run(last: str, tmp_path: Path) -> None:
+    """An edit is found at the first parameter that differs; the others are looked at too."""
+    names = [f"unet.{KEY.removesuffix('to_k')}{part}.lora" for part in ("to_k", "to_v")]
+    halves = {"down": drawn(2, 128), "up": drawn(32, 2)}
+    lora = {f"{n}.{half}.weight": w.clone() for n in names for half, w in halves.items()}
+    path = save(tmp_path / "lora.safetensors", lora)
+    built(path).check_base(BASE)
+    save(path, {n: w * torch.nan if f"{last}.lora.up" in n else w for n, w in lora.items()})
+    assert (
+        f"expected finite numbers, got others in unet.{KEY.removesuffix('to_k')}{last}"
+        in refusal(path)
+    )

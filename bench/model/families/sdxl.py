@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from bench.core.errors import UsageError
 from bench.core.lazy import torch
 from bench.model.conditioning import Conditioning
 from bench.model.families.family import Call, Dtype
@@ -106,11 +105,6 @@ class StableDiffusionXL(LatentUNet):
             scheduler=scheduler.from_pretrained(folder / "scheduler", local_files_only=True),
             add_watermarker=False,
         )
-        if pipe.tokenizer.get_vocab() != pipe.tokenizer_2.get_vocab():
-            raise UsageError(
-                f"{folder / 'tokenizer_2'}: expected the tokens of tokenizer, got others; text "
-                "encoders that read different tokens are not supported"
-            )
         if dtype == "float16" and pipe.vae.config.force_upcast:
             pipe.vae.float()
         return cls(

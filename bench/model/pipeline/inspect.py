@@ -6,12 +6,13 @@ the folder is executed: classes are named by an allow-list, before any library s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 from bench.core.digest import digest_of
 from bench.core.errors import UsageError, in_one_line, shown
@@ -20,9 +21,11 @@ from bench.core.json_files import read_object
 from bench.core.shipped import MINIATURES, model_folder
 from bench.core.weight_files import scan
 from bench.model.families.family import Family
-from bench.model.pipeline.configs import check_scheduler
+from bench.model.pipeline.configs import check_scheduler, handed_on
 from bench.model.pipeline.download import HUB_ID, download
 from bench.model.pipeline.index import check_index
+from bench.model.pipeline.layers import in_new_words
+from bench.model.pipeline.networks import read_networks
 from bench.model.pipeline.sizes import Sizes, check_sizes
 from bench.model.pipeline.tokenizer import check_tokenizer
 from bench.model.pipeline.weights import find_weights
@@ -49,6 +52,7 @@ class BaseFiles:
         variants: Of each network, the precision in its file names (``fp16``); ``None`` for plain ones.
         prediction_type: What the UNet predicts: ``epsilon`` or ``v_prediction``.
         sizes: Of its networks.
+        handed_on: Of files of settings, the keys that were checked: the libraries are given no others.
     """
 
     source: str
@@ -60,6 +64,7 @@ class BaseFiles:
     variants: Mapping[str, str | None]
     prediction_type: str
     sizes: Sizes
+    handed_on: Mapping[Path, Mapping[str, Any]]
 
 
 def looks_local(source: str) -> bool:
@@ -150,17 +155,26 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
             f"{folder} lacks {', '.join(missing)}; expected a pipeline of {family.about}"
         )
     scheduler = folder / "scheduler" / "scheduler_config.json"
-    prediction_type = check_scheduler(folder / "scheduler")
+    schedule = check_scheduler(scheduler)
     weights = {part: find_weights(folder / part, stem) for part, stem in family.stems.items()}
-    tensors = {part: found.tensors for part, found in weights.items()}
-    sizes = check_sizes(folder, tensors, family.encoders)
+    networks = read_networks(folder, family.encoders)
+    # diffusers gives new names to what lies in one file alone.
+    tensors = {
+        part: in_new_words(found.tensors) if len(found.files) == 1 else found.tensors
+        for part, found in weights.items()
+    }
+    sizes = check_sizes(networks, tensors)
+    tokenizers = {part: check_tokenizer(folder / part, sizes.words) for part in family.tokenizers}
+    first, *others = family.tokenizers
+    for part in others:
+        if tokenizers[part].words != tokenizers[first].words:
+            raise UsageError(
+                f"{folder / part}: expected the tokens of {first}, got others; text encoders that "
+                "read different tokens are not supported"
+            )
     files = [
         scheduler,
-        *(
-            file
-            for part in family.tokenizers
-            for file in check_tokenizer(folder / part, sizes.words)
-        ),
+        *(file for part in family.tokenizers for file in tokenizers[part].files),
         *(folder / part / "config.json" for part in family.stems),
         *(file for found in weights.values() for file in found.files),
     ]
@@ -176,14 +190,22 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
         family=family,
         classes=classes,
         variants={part: found.variant for part, found in weights.items()},
-        prediction_type=prediction_type,
+        prediction_type=schedule.prediction_type,
         sizes=sizes,
+        handed_on={
+            scheduler: handed_on(schedule),
+            **networks.handed_on,
+            **{path: data for one in tokenizers.values() for path, data in one.handed_on.items()},
+        },
     )
 
 
 @contextmanager
 def nothing_else(files: BaseFiles) -> Iterator[Path]:
-    """A folder of links to a base's files, for as long as it is loaded: libraries can read no others.
+    """A folder of a base's files, for as long as it is loaded: libraries can read no others.
+
+    Settings are what inspection checked of them, the rest are links: a key that no class of a base has could only trip
+    a library up.
 
     Raises:
         OSError: it cannot be made.
@@ -192,7 +214,10 @@ def nothing_else(files: BaseFiles) -> Iterator[Path]:
         for path in files.files:
             link = Path(made) / path.relative_to(files.folder)
             link.parent.mkdir(exist_ok=True)
-            link.symlink_to(path.resolve())
+            if (checked := files.handed_on.get(path)) is None:
+                link.symlink_to(path.resolve())
+            else:
+                link.write_text(json.dumps(checked))
         yield Path(made)
 
 

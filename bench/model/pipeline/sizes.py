@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bench.core.errors import UsageError, shown
 from bench.core.headers import TensorInfo
-from bench.core.json_files import read_object
-from bench.model.pipeline.configs import TextConfig, UNetConfig, VaeConfig, validated
-from bench.model.pipeline.layers import unet_tensors, vae_tensors
+from bench.model.pipeline.configs import TextConfig, UNetConfig, VaeConfig
+from bench.model.pipeline.layers import Shapes, text_tensors, unet_tensors, vae_tensors
+from bench.model.pipeline.networks import Networks
 
 __all__ = ["Sizes", "check_sizes"]
 
-_CONDITIONS: Final = (
-    "class_embed_type", "num_class_embeds", "encoder_hid_dim",
-    "encoder_hid_dim_type", "time_cond_proj_dim",
-)  # fmt: skip
-"""Each asks for an input besides latents, timestep and text states."""
 _SIZES: Final = 6
 """Height and width of the original, of the crop's corner and of the target."""
 _CHANNELS: Final = {8: "an image to edit", 9: "inpainting", 5: "a depth map", 7: "upscaling"}
@@ -47,36 +41,20 @@ class Sizes:
     words: int
 
 
-def check_sizes(
-    folder: Path, tensors: Mapping[str, Mapping[str, TensorInfo]], encoders: Sequence[str]
-) -> Sizes:
-    """The sizes of a base whose networks fit each other, and whose files fit their configurations.
+def check_sizes(networks: Networks, tensors: Mapping[str, Mapping[str, TensorInfo]]) -> Sizes:
+    """The sizes of a base whose networks fit each other, and whose files hold what their configurations ask for.
+
+    With a second text encoder the UNet is told the second's pooled vector and sizes, as SDXL's is.
 
     Args:
-        folder: The base's.
+        networks: Their configurations.
         tensors: Of each network, by name.
-        encoders: Its text encoders. With a second one the UNet is told the second's pooled vector and
-            sizes, as SDXL's is.
 
     Raises:
         UsageError: one does not, or the UNet asks for inputs that this suite does not give.
     """
-    paths = {part: folder / part / "config.json" for part in ("unet", "vae", *encoders)}
-    raw = {part: read_object(path) for part, path in paths.items()}
-    _check_kind(raw["unet"], "UNet2DConditionModel", paths["unet"])
-    _check_kind(raw["vae"], "AutoencoderKL", paths["vae"])
-    for part, config in raw.items():
-        if config.get("quantization_config") is not None:
-            raise UsageError(f"{paths[part]}: quantization_config: quantised weights are not read")
-    _check_conditions(raw["unet"], paths["unet"])
-    unet = validated(UNetConfig, raw["unet"], paths["unet"])
-    vae = validated(VaeConfig, raw["vae"], paths["vae"])
-    texts = {part: validated(TextConfig, raw[part], paths[part]) for part in encoders}
-    for part in encoders:
-        if (model := raw[part].get("model_type", "clip_text_model")) != "clip_text_model":
-            raise UsageError(
-                f"{paths[part]}: model_type: expected clip_text_model, got {shown(model)}"
-            )
+    unet, vae, texts, paths = networks.unet, networks.vae, networks.texts, networks.paths
+    encoders = list(texts)
     text, last = texts[encoders[0]], texts[encoders[-1]]
     for key in ("in_channels", "out_channels"):
         if (count := getattr(unet, key)) != vae.latent_channels:
@@ -91,48 +69,25 @@ def check_sizes(
             f"{paths['unet']}: cross_attention_dim: expected the width of the {whose} states, "
             f"{width}, got {unet.cross_attention_dim}"
         )
+    _check_added(unet, last.projection_dim if len(texts) > 1 else None, paths["unet"])
     for part, one in texts.items():
-        _check_text(one, tensors[part], paths[part])
+        _check_text(one, tensors[part], paths[part], projected=part != encoders[0])
         for key in ("max_position_embeddings", "vocab_size"):
             if (found := getattr(one, key)) != getattr(text, key):
                 raise UsageError(
                     f"{paths[part]}: {key}: expected {getattr(text, key)}, as the first text encoder "
                     f"has, got {found}"
                 )
-    _check_added(unet, last.projection_dim if len(texts) > 1 else None, paths["unet"])
-    if len(texts) > 1:
-        projection = {"text_projection.weight": (last.projection_dim, last.hidden_size)}
-        _check_shapes(projection, tensors[encoders[-1]], paths[encoders[-1]])
     _check_unet(unet, tensors["unet"], paths["unet"])
     _check_vae(vae, tensors["vae"], paths["vae"])
-    side = _side(unet.sample_size, raw["unet"])
     return Sizes(
         latent_channels=vae.latent_channels,
-        latent_side=side,
-        image_side=side * 2 ** (len(vae.block_out_channels) - 1),
+        latent_side=networks.latent_side,
+        image_side=networks.image_side,
         context_width=width,
         context_length=text.max_position_embeddings,
         words=text.vocab_size,
     )
-
-
-def _check_kind(config: Mapping[str, Any], expected: str, path: Path) -> None:
-    if (name := config.get("_class_name", expected)) != expected:
-        raise UsageError(f"{path}: _class_name: expected {expected}, got {shown(name)}")
-
-
-def _check_conditions(config: Mapping[str, Any], path: Path) -> None:
-    for key in _CONDITIONS:
-        if config.get(key) is not None:
-            raise UsageError(
-                f"{path}: {key}: expected null, got {shown(config[key])}; a UNet that asks for more "
-                "than latents, a timestep and text states is not supported"
-            )
-    size = config.get("sample_size")
-    if type(size) is not int:
-        raise UsageError(
-            f"{path}: sample_size: expected one number, the side of a square latent, got {shown(size)}"
-        )
 
 
 def _check_added(unet: UNetConfig, pooled: int | None, path: Path) -> None:
@@ -157,38 +112,17 @@ def _check_added(unet: UNetConfig, pooled: int | None, path: Path) -> None:
         )
 
 
-def _check_text(text: TextConfig, tensors: Mapping[str, TensorInfo], path: Path) -> None:
+def _check_text(
+    text: TextConfig, tensors: Mapping[str, TensorInfo], path: Path, *, projected: bool
+) -> None:
     if text.hidden_size % text.num_attention_heads:
         raise UsageError(
             f"{path}: hidden_size: expected a multiple of the {text.num_attention_heads} heads, "
             f"got {text.hidden_size}"
         )
-    width = text.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.token_embedding.weight": (text.vocab_size, width),
-        "embeddings.position_embedding.weight": (text.max_position_embeddings, width),
-        "final_layer_norm.weight": (width,),
-        "final_layer_norm.bias": (width,),
-    }
-    inner = text.intermediate_size
-    for layer in range(text.num_hidden_layers):
-        prefix = f"encoder.layers.{layer}"
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            shapes[f"{prefix}.self_attn.{name}.weight"] = (width, width)
-            shapes[f"{prefix}.self_attn.{name}.bias"] = (width,)
-        for name in ("layer_norm1", "layer_norm2"):
-            shapes[f"{prefix}.{name}.weight"] = shapes[f"{prefix}.{name}.bias"] = (width,)
-        shapes[f"{prefix}.mlp.fc1.weight"], shapes[f"{prefix}.mlp.fc1.bias"] = (
-            (inner, width),
-            (inner,),
-        )
-        shapes[f"{prefix}.mlp.fc2.weight"], shapes[f"{prefix}.mlp.fc2.bias"] = (
-            (width, inner),
-            (width,),
-        )
     # transformers 4 wrote every name below text_model.
     plain = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
-    _check_shapes(shapes, plain, path)
+    _check_shapes(text_tensors(text, projected), plain, path)
 
 
 def _check_unet(unet: UNetConfig, tensors: Mapping[str, TensorInfo], path: Path) -> None:
@@ -202,28 +136,11 @@ def _check_unet(unet: UNetConfig, tensors: Mapping[str, TensorInfo], path: Path)
             "layers_per_block": unet.layers_per_block,
             "transformer_layers_per_block": unet.transformer_layers_per_block,
             "attention_head_dim": unet.attention_head_dim,
-            "num_attention_heads": unet.num_attention_heads,
         },
     )
     _check_groups(widths, unet.norm_num_groups, path)
-    names = unet_tensors(
-        unet.down_block_types, unet.up_block_types, unet.mid_block_type, unet.layers_per_block,
-        unet.transformer_layers_per_block,
-        () if unet.addition_embed_type is None else ("add_embedding.linear_1", "add_embedding.linear_2"),
-    )  # fmt: skip
-    _check_names(names, tensors, path)
-    kernel = (unet.conv_in_kernel, unet.conv_in_kernel)
-    shapes: dict[str, tuple[int, ...]] = {
-        "conv_in.weight": (widths[0], unet.in_channels, *kernel),
-        "time_embedding.linear_1.weight": (4 * widths[0], widths[0]),
-    }
-    if unet.projection_class_embeddings_input_dim and unet.addition_embed_type:
-        told = unet.projection_class_embeddings_input_dim
-        shapes["add_embedding.linear_1.weight"] = (4 * widths[0], told)
-    for block, width in enumerate(widths):
-        before = widths[max(0, block - 1)]
-        shapes[f"down_blocks.{block}.resnets.0.conv1.weight"] = (width, before, 3, 3)
-    _check_shapes(shapes, tensors, path)
+    _check_heads(unet, path)
+    _check_shapes(unet_tensors(unet), tensors, path)
 
 
 def _check_vae(vae: VaeConfig, tensors: Mapping[str, TensorInfo], path: Path) -> None:
@@ -231,16 +148,7 @@ def _check_vae(vae: VaeConfig, tensors: Mapping[str, TensorInfo], path: Path) ->
     kinds = {"down_block_types": vae.down_block_types, "up_block_types": vae.up_block_types}
     _check_lengths(len(widths), path, kinds)
     _check_groups(widths, vae.norm_num_groups, path)
-    _check_names(vae_tensors(len(widths), vae.layers_per_block), tensors, path)
-    shapes: dict[str, tuple[int, ...]] = {
-        "encoder.conv_in.weight": (widths[0], vae.in_channels, 3, 3),
-        "decoder.conv_in.weight": (widths[-1], vae.latent_channels, 3, 3),
-        "decoder.conv_out.weight": (vae.out_channels, widths[0], 3, 3),
-    }
-    for block, width in enumerate(widths):
-        before = widths[max(0, block - 1)]
-        shapes[f"encoder.down_blocks.{block}.resnets.0.conv1.weight"] = (width, before, 3, 3)
-    _check_shapes(shapes, tensors, path)
+    _check_shapes(vae_tensors(vae), tensors, path)
 
 
 def _check_lengths(blocks: int, path: Path, fields: Mapping[str, Any]) -> None:
@@ -258,25 +166,28 @@ def _check_groups(widths: Sequence[int], groups: int, path: Path) -> None:
         )
 
 
-def _check_names(names: Iterable[str], tensors: Mapping[str, TensorInfo], path: Path) -> None:
-    for name in names:  # it ends at the first, however many layers the file asks for
+def _check_heads(unet: UNetConfig, path: Path) -> None:
+    """Refuses heads that do not share the width of their block; blocks without attention have none."""
+    given = unet.attention_head_dim
+    heads = given if isinstance(given, list) else [given] * len(unet.block_out_channels)
+    kinds = [*unet.down_block_types, *unet.up_block_types[::-1]]
+    levels = [at % len(heads) for at, kind in enumerate(kinds) if kind.startswith("CrossAttn")]
+    if unet.mid_block_type is not None:
+        levels.append(len(heads) - 1)
+    for level in levels:
+        if (width := unet.block_out_channels[level]) % heads[level]:
+            place = f"[{level}]" if isinstance(given, list) else ""
+            raise UsageError(
+                f"{path}: attention_head_dim{place}: expected a divisor of {width} in "
+                f"block_out_channels, got {heads[level]}"
+            )
+
+
+def _check_shapes(shapes: Shapes, tensors: Mapping[str, TensorInfo], path: Path) -> None:
+    for name, shape in shapes:  # it ends at the first, however many layers the file asks for
         if name not in tensors:
             raise UsageError(f"{path.parent}: the weights lack {name}, which {path.name} asks for")
-
-
-def _check_shapes(
-    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, TensorInfo], path: Path
-) -> None:
-    _check_names(shapes, tensors, path)
-    for name, shape in shapes.items():
         if (found := tensors[name].shape) != shape:
             raise UsageError(
                 f"{path.parent}: {name} has the shape {found}, and {path.name} asks for {shape}"
             )
-
-
-def _side(sample_size: int, config: Mapping[str, Any]) -> int:
-    """The latent's side that diffusers gives: it takes files before version 0.9 to be wrong below 64."""
-    version = re.match(r"0\.(\d+)\.", str(config.get("_diffusers_version", "")))
-    old = version is not None and int(version[1]) < 9
-    return max(64, sample_size) if old else sample_size

@@ -21,6 +21,7 @@ from bench.interfaces import Role
 from bench.model.families.latent_unet import LatentUNet
 from bench.model.families.sdxl import StableDiffusionXL
 from bench.model.families.stable_diffusion import StableDiffusion
+from bench.model.pipeline.networks import read_networks
 from bench.model.pipeline.sizes import check_sizes
 from bench.model.published import LENGTH, NOISE, SD14, SD21, SDXL, Shape
 from bench.model.text_to_image import TextToImage
@@ -80,7 +81,7 @@ def test_a_published_configuration_passes_inspection(name: str, tmp_path: Path) 
         part: {n: TensorInfo("F16", tuple(w.shape), 0, 0) for n, w in network.state_dict().items()}
         for part, network in parts.items()
     }
-    sizes = check_sizes(tmp_path, tensors, of.family.encoders)
+    sizes = check_sizes(read_networks(tmp_path, of.family.encoders), tensors)
     assert (sizes.image_side, sizes.context_width) == (of.side, of.context)
     assert (sizes.context_length, sizes.words) == (77, 49408)
 

@@ -114,6 +114,8 @@ def test_the_files_that_are_used_are_enough(form: Change, folder: Path, tmp_path
 
 def altered(path: Path) -> None:
     """The same content in other bytes: what is hashed is the file."""
+    if path.suffix == ".txt":  # an empty line is no merge
+        return put(path, b"#version: altered\n" + path.read_bytes())
     if path.suffix != ".safetensors":
         return put(path, path.read_bytes() + b"\n")
     raw = Raw.read(path)
