@@ -2,7 +2,7 @@
 
 Every option of diffusers' ``UNet2DConditionModel`` and ``AutoencoderKL`` is here. The defaults are those of the
 classes, for old files leave many keys out. An option that no Stable Diffusion sets may have its default alone. So what
-a configuration asks for is known without building the network: to build it would import torch and diffusers, which
+a configuration asks for is known without building the network. To build it would import torch and diffusers, which
 takes several times as long as a whole plan. A key that is not named here is not handed to the libraries
 (:func:`handed_on`): nothing that was not checked can make them fail.
 """

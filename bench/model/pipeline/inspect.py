@@ -204,7 +204,7 @@ def _inspected(source: str, folder: Path) -> BaseFiles:
 def nothing_else(files: BaseFiles) -> Iterator[Path]:
     """A folder of a base's files, for as long as it is loaded: libraries can read no others.
 
-    Settings are what inspection checked of them, the rest are links: a key that no class of a base has could only trip
+    Settings are what inspection checked of them, the rest are links. A key that no class of a base has could only trip
     a library up.
 
     Raises:
