@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -480,6 +481,13 @@ def test_report_repeats_the_files_without_computing(copy: Path) -> None:
     shutil.rmtree(copy / "results")
     said = call("report", "tiny.yaml", at=copy)
     assert said.code == 0
+    first = json.loads(before["provenance.json"])
+    looked = first.pop("run")["self_check"]
+    assert json.loads((copy / "results/runs/tiny/provenance.json").read_text()) == first
+    (origin,) = first["origins"]
+    assert (origin["cells"], origin["self_checks"]) == (CELLS, [looked])
+    assert origin["versions"]["torch"] == metadata.version("torch")
+    assert (origin["device"]["type"], origin["commit"]) == ("cpu", first["commit"])
     for name in FILES - {"provenance.json", "scatter.pdf"}:
         assert (copy / "results/runs/tiny" / name).read_bytes() == before[name], name
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data
