@@ -10,10 +10,11 @@ many candidates. It goes on with the best of them, even if it is worse. The best
 masks its list of words.
 
 Different on purpose: written from descriptions, since the original's licence allows no derived code. Its
-gradient is one position off its tokens; ours is not. It starts from random letters, ours from any tokens
-that may be used. Its target texts are not here. The target is the goal's own prompt, read by the
-*unedited* encoder, and the search runs on the edited one. Of the restarts the nearest is taken; the
-original keeps each as a prompt of its own. All goals and restarts are one batch.
+gradient is one position off its tokens; ours is not. It gives each place as many candidates, ours draws
+the places. It drops candidates that read as another number of tokens, ours tries them all. It starts from
+random letters, ours from any tokens that may be used. Its target texts are not here. The target is the
+goal's own prompt, read by the *unedited* encoder, and the search runs on the edited one. Of the restarts
+the nearest is taken; the original keeps each as a prompt of its own. All goals and restarts are one batch.
 """
 
 from __future__ import annotations

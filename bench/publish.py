@@ -154,6 +154,7 @@ def publish(
         "suite_digest": plan.suite_digest,
         "warnings": [*plan.warnings, *(() if extended is None else extended.remarks)],
         "base": plan.base,
+        "origins": found.origins,
         "failed": found.failed,
         "blocked": found.blocked,
         "errors": found.errors,

@@ -39,7 +39,7 @@ from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.inversion import states_with, with_places
-from bench.toolkit.tuning import Optimiser, tune
+from bench.toolkit.tuning import Optimiser, require_finite, tune
 from methods.shared.distillation import negative_guidance
 from methods.shared.keeping import kept_names
 from methods.shared.partial_sampling import PartialSampler, Spacing
@@ -76,6 +76,9 @@ def prefix(
         steps: Of Adam.
         lr: Its learning rate.
         slopes: ``summed`` moves by the sum of all gradients so far, ``own`` by each step's own.
+
+    Raises:
+        FloatingPointError: a gradient is not finite.
     """
     found = start_BVE.detach().clone().requires_grad_()
     adam = torch.optim.Adam([found], lr=lr)
@@ -84,6 +87,7 @@ def prefix(
         predicted = live.denoise(at.x_BChw, at.t_B, told_of(found))
         apart = (predicted.float() - at.own_BChw.float()).square().mean((1, 2, 3))
         (slope,) = torch.autograd.grad(apart.sum(), found)
+        require_finite([slope], "adv_unlearn: the gradient of the search")
         before = found.grad if slopes == "summed" else None
         found.grad = slope if before is None else before + slope
         adam.step()
@@ -172,7 +176,7 @@ class AdvUnlearn(Erasure):
 
         Raises:
             ValueError: a concept's prompt is too long to have a word in front.
-            FloatingPointError: the training diverged.
+            FloatingPointError: the training diverged, or the search did.
         """
         texts = [t.format(c.text) for c in concepts for t in self.templates]
         retain = self.retain or [f"a photo of a {name}" for name in kept_names(concepts)]

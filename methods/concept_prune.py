@@ -29,6 +29,7 @@ from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.listening import listening
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import require_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,6 +141,7 @@ class ConceptPrune(Erasure):
 
         Raises:
             ValueError: a UNet without such layers, or nothing was found to prune.
+            FloatingPointError: a prediction is not finite.
         """
         names = self.parameters(model)
         if not names:
@@ -234,6 +236,8 @@ def _watch(
         for step, t in enumerate(scheduler.timesteps[:watched]):
             scaled = scheduler.scale_model_input(latents, t).to(dtype)
             eps, memory = model.guide(scaled, t, contexts, sampler.guidance_scale, step, memory)
+            # Else the masks would be made of comparisons with what is no number.
+            require_finite([eps], f"concept_prune: the prediction at step {step}")
             rows.append(torch.cat([step_squares[name] for name in names]))
             latents = scheduler.step(eps.float(), t, latents)[0]
     return torch.stack(rows)

@@ -39,7 +39,7 @@ from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.conditioning import Conditioning
 from bench.model.schedule import Schedule
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import Optimiser, tune
+from bench.toolkit.tuning import Optimiser, require_finite, tune
 from methods.shared.distillation import guided_away
 from methods.shared.keeping import without
 from methods.shared.partial_sampling import PartialSampler, Spacing
@@ -174,7 +174,7 @@ class EAP(Erasure):
 
         Raises:
             UsageError: every word names a concept.
-            FloatingPointError: the training diverged.
+            FloatingPointError: the training diverged, or the search did.
         """
         with torch.no_grad():
             phrases = model.encode([t.format(c.text) for c in concepts for t in self.templates])
@@ -282,8 +282,13 @@ class _Search:
         return Conditioning.cat(rows)
 
     def ascend(self, harm: Tensor) -> None:
-        """One step of the logits towards more harm; those of concepts that had no row stay."""
+        """One step of the logits towards more harm; those of concepts that had no row stay.
+
+        Raises:
+            FloatingPointError: a gradient is not finite.
+        """
         slopes = torch.autograd.grad(-harm, self._logits, allow_unused=True)
+        require_finite(slopes, "eap: the gradient of the search")
         for logits, slope in zip(self._logits, slopes, strict=True):
             logits.grad = slope
         self._adam.step()

@@ -29,7 +29,7 @@ from bench.core.lazy import torch
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import Optimiser
+from bench.toolkit.tuning import Optimiser, require_finite
 from methods.esd import ESD
 from methods.shared.distillation import distil, guided_away
 from methods.shared.partial_sampling import PartialSampler, Spacing
@@ -59,6 +59,9 @@ def ascend(
         epsilon: Radius of the ball, and of the random start; a step is a quarter of it.
         steps: Signed gradient steps.
         generator: Of the random start.
+
+    Raises:
+        FloatingPointError: a gradient is not finite.
     """
     low, high = (bound[:, None, None] for bound in states_BLD.flatten(1).aminmax(dim=1))
     start = torch.rand(states_BLD.shape, generator=generator).to(states_BLD) * 2 - 1
@@ -66,6 +69,7 @@ def ascend(
     for _ in range(steps):
         found = found.detach().requires_grad_()
         (slope,) = torch.autograd.grad(loss_of(found), found)
+        require_finite([slope], "race: the gradient of the search")
         moved = (found.detach() - epsilon / 4 * slope.sign() - states_BLD).clamp(-epsilon, epsilon)
         found = (states_BLD + moved).clamp(low, high)
     return found.detach()
@@ -138,7 +142,7 @@ class RACE(Erasure):
         """The model with trained weights in its UNet.
 
         Raises:
-            FloatingPointError: the training diverged.
+            FloatingPointError: the training diverged, or the search did.
         """
         first = self._esd()(model, concepts, rng=ctx.rng.child("esd"), progress=ctx.progress)
         with torch.no_grad():

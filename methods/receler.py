@@ -40,7 +40,7 @@ from bench.model.conditioning import Conditioning
 from bench.model.listening import listening
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.attention import attention_maps
-from bench.toolkit.tuning import Optimiser, tune_hook
+from bench.toolkit.tuning import Optimiser, require_finite, tune_hook
 from methods.shared.distillation import negative_guidance
 from methods.shared.erasers import Erasers, added, fresh
 from methods.shared.guides import last_token
@@ -201,7 +201,7 @@ class Receler(Erasure):
         """The model with adapters in it.
 
         Raises:
-            FloatingPointError: the training diverged.
+            FloatingPointError: the training diverged, or the search did.
         """
         layers = model.layers(Role.CROSS_ATTENTION)
         texts = [concept.text for concept in concepts]
@@ -282,6 +282,7 @@ class Receler(Erasure):
                 states = [one.states for one in soft]
                 # The last prediction is trained on too, so its graph is kept.
                 grads = torch.autograd.grad(near, states, retain_graph=not left, allow_unused=True)
+                require_finite(grads, "receler: the gradient of the search")
                 for one, grad in zip(soft, grads, strict=True):
                     one.step(grad)
         return predicted, outputs

@@ -35,7 +35,7 @@ from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.images import images_of, latents_of
-from bench.toolkit.tuning import Optimiser, mixed, timesteps, tune
+from bench.toolkit.tuning import Optimiser, mixed, require_finite, timesteps, tune
 from bench.toolkit.wording import about
 from methods.shared.guides import guide_or_neighbour
 from methods.shared.keeping import kept_names
@@ -133,7 +133,7 @@ class SalUn(Erasure):
         """The model with trained weights in its UNet.
 
         Raises:
-            FloatingPointError: the training diverged.
+            FloatingPointError: the training diverged, or the saliency is not finite.
         """
         forget = [about(c.text, self.templates, self.images) for c in concepts]
         instead = [about(self._instead(c), self.templates, self.images) for c in concepts]
@@ -211,11 +211,15 @@ class SalUn(Erasure):
                 w = self.saliency_guidance
                 guided = (1 + w) * concept - w * empty
                 loss = F.mse_loss(guided, model.schedule.target(x, noise, t).float())
+            # A mask would be made of it all the same: what is no number is larger than nothing.
+            require_finite([loss], f"salun: saliency: the loss at step {done}")
             with model_time():
                 loss.backward()
             ctx.spend(gradient_steps=1)
             ctx.progress(done + 1, len(batches), "salun: saliency")
-        return {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
+        slopes = {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
+        require_finite(slopes.values(), "salun: saliency: the gradient")
+        return slopes
 
     def _instead(self, concept: Concept) -> str:
         return guide_or_neighbour(concept) if self.instead is None else self.instead

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bench.interfaces import Concept, Judge
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import require_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +31,14 @@ class Sight:
     surrogate: Judge
 
     def scores(self, model: TextToImage, images_N3HW: Tensor) -> Tensor:
-        """The surrogate's score [N] of a model's images for the concept, on the model's device."""
-        return self.surrogate.scores(images_N3HW.to(model.device), self.concept).amax(1)
+        """The surrogate's score [N] of a model's images for the concept, on the model's device.
+
+        Raises:
+            FloatingPointError: a score is not finite.
+        """
+        scores_NL = self.surrogate.scores(images_N3HW.to(model.device), self.concept)
+        require_finite([scores_NL], f"{self.surrogate.label}: a score")
+        return scores_NL.amax(1)
 
     def seen(self, model: TextToImage, images_N3HW: Tensor) -> Tensor:
         """Bool [N]: the surrogate sees the concept in the image."""

@@ -56,8 +56,14 @@ class Extension:
         by: dict[str, list[Line]] = {}
         for line, commit in sorted(self.run.commits().items()):
             by.setdefault(commit, []).append(line)
-        rows = self.run.files["trials.parquet"]
-        return [{"commit": commit, "lines": by[commit], "taken_from": rows} for commit in by]
+        rows, about = self.run.files["trials.parquet"], self.run.provenance
+        earlier = {str(part["commit"]): part.get("origins") for part in about.get("parts", ())}
+        earlier[str(about["commit"])] = about.get("origins")
+        return [
+            {"commit": commit, "lines": lines, "taken_from": rows}
+            | ({"origins": origins} if (origins := earlier.get(commit)) else {})
+            for commit, lines in by.items()
+        ]
 
     @property
     def remarks(self) -> list[str]:

@@ -42,6 +42,7 @@ def check_answers(
         ValueError: a goal has no candidate, or a candidate has no goal. Or one carries more than
             the attacker holds, or starts at no step or without latents. Or a weight difference does
             not suit the model, or they are too large.
+        FloatingPointError: a search took gradient steps, and no gradient was finite.
     """
     asked = {goal.id for goal in goals}
     answered = {candidate.goal for candidate in found}
@@ -56,6 +57,7 @@ def check_answers(
             f"{by} returned candidates for {len(foreign)} goals that it was not given, such as "
             f"{shown(min(foreign))}; expected Candidate.goal to be the id of one of the goals"
         )
+    _check_searches(found, by)
     for candidate in found:
         _check_access(candidate, holds, by)
         _check_start(candidate, steps, by)
@@ -67,6 +69,16 @@ def check_answers(
         raise ValueError(
             f"{by} returned {values:,} numbers of weight differences, expected at most "
             f"{MOST_VALUES:,} in all; change fewer parameters, or share one difference among goals"
+        )
+
+
+def _check_searches(found: Sequence[Candidate], by: str) -> None:
+    # One that saw no finite gradient did not search; what it found says nothing of the method.
+    traces = [candidate.trace for candidate in found if candidate.trace is not None]
+    if blind := sum(0 < trace.steps <= trace.bad for trace in traces):
+        raise FloatingPointError(
+            f"{by}: no gradient of {blind} of {len(found)} searches was finite, in any of their steps; "
+            "the edited model's predictions overflow: take a base in float32"
         )
 
 

@@ -160,6 +160,7 @@ class Attack(Spec, ABC):
             UsageError: a goal, or a prompt that the attack brought from a file, speaks of minors; or
                 the base does not suit the attack.
             ValueError: its answers are not as stated.
+            FloatingPointError: numbers of its search are not finite.
         """
         refuse_minors(goals)
         self.check_base(target.model.folder)

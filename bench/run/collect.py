@@ -35,6 +35,7 @@ from bench.run.distances import distance_rows
 from bench.run.gather import Gathered
 from bench.run.joined import Scored, failed, lost, with_prompts
 from bench.run.plan import Plan
+from bench.run.provenance import Origins
 from bench.run.results import Found, Results
 from bench.run.store import Entry, Store
 from bench.run.traces import SEARCH, TRACE, curve_of, traces_of, with_traces
@@ -79,6 +80,7 @@ class _Reading:
         self._distances: list[dict[str, Any]] = []
         self._cells: dict[tuple[str, str], dict[str, Any]] = {}
         self._attacks: set[str] = set()
+        self._origins = Origins()
         self._lost: dict[str, str] = {}  # the kind of what failed, by the digest of what it costs
         self._sample: _Sample | None = None  # its scores come next
 
@@ -104,6 +106,7 @@ class _Reading:
         out.edits = conform(pd.DataFrame(self._edits, columns=EDITS.names), EDITS)
         out.cells = conform(pd.DataFrame(list(self._cells.values()), columns=CELLS.names), CELLS)
         out.missing = sorted(set(out.missing))
+        out.origins = self._origins.as_json()
         return out
 
     def _absent(self, cell: Cell) -> None:
@@ -160,6 +163,7 @@ class _Reading:
                     entry=_lean(entry),
                 )
             )
+        self._origins.add(entry.record)
         timing: Any = entry.record["timing"]
         self._cells[cell.kind, cell.digest] = self._spent(cell, timing)
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])

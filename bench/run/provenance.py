@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.core.digest import canonical_json
 from bench.core.lazy import torch
 
 if TYPE_CHECKING:
     from bench.model.text_to_image import TextToImage
 
-__all__ = ["commit", "provenance"]
+__all__ = ["Origins", "commit", "provenance"]
 
 _PACKAGES = (
     "torch",
@@ -78,3 +80,29 @@ def provenance(base: TextToImage) -> dict[str, Any]:
         "dtype": str(base.backbone.dtype).removeprefix("torch."),
         "base": base.backbone.digest,
     }
+
+
+class Origins:
+    """What computed the cells of a report, by their records: a report that is written again knows it too."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, Any]] = {}
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Counts a cell; one that says nothing of where it is from counts for nothing."""
+        about, check = record.get("provenance"), record.get("self_check")
+        if not isinstance(about, Mapping):
+            return
+        empty = {**about, "cells": 0, "self_checks": []}
+        origin = self._found.setdefault(canonical_json(dict(about)), empty)
+        origin["cells"] += 1
+        # A run that samples nothing has not looked, and neither has one of before looks were kept.
+        if check is not None and check not in origin["self_checks"]:
+            origin["self_checks"].append(check)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Each commit, machine and set of versions once, in the order of the plan.
+
+        Each has the number of its ``cells``, and what the looks at the base before them saw.
+        """
+        return [dict(origin) for origin in self._found.values()]

@@ -139,6 +139,7 @@ class Results:
         blocked: Titles of cells that were not tried, since one that they need has failed.
         errors: Of cells that are there, a line per reason why rows have the status ``error``.
         seconds: Time spent computing the cells, inside models and in all.
+        origins: What computed the cells: see :meth:`bench.run.provenance.Origins.as_json`.
     """
 
     trials: pd.DataFrame = field(default_factory=TRIALS.empty)
@@ -157,3 +158,4 @@ class Results:
     blocked: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
+    origins: list[dict[str, Any]] = field(default_factory=list)

@@ -22,7 +22,7 @@ from bench.run.chains import Share
 from bench.run.plan import Plan
 from bench.run.provenance import provenance
 from bench.run.retention import Retention
-from bench.run.self_check import self_check
+from bench.run.self_check import SelfCheck, self_check
 from bench.run.stages.compute import compute
 from bench.run.stages.workspace import Workspace
 from bench.run.store import Store
@@ -106,7 +106,7 @@ def run_plan(
         outcome.self_check = self_check(base, plan.sampler)
     watcher.begin(len(found.todo), len(found.unique))
     space = Workspace(plan, store, base, watcher.step)
-    worker = Worker(space, watcher, outcome, found.retention(plan, store))
+    worker = Worker(space, watcher, outcome, found.retention(plan, store), check=outcome.self_check)
     worker.work(found.todo, interrupt)
     outcome.set_aside = [f"{d.kind} {d.digest[:12]}: {d.reason}" for d in store.damage]
     outcome.seconds = time.perf_counter() - began
@@ -122,6 +122,7 @@ class Worker:
         watcher: Told of progress.
         outcome: Counts what is done.
         retention: Told of what is in the store, if images are not kept.
+        check: What the look at the base saw, for the record of each cell.
     """
 
     def __init__(
@@ -130,10 +131,14 @@ class Worker:
         watcher: Watcher,
         outcome: Outcome,
         retention: Retention | None = None,
+        *,
+        check: SelfCheck | None = None,
     ) -> None:
         self._store, self._base, self._watcher = work.store, work.base, watcher
         self._outcome, self._workspace = outcome, work
-        self._origin = provenance(work.base)
+        self._origin: dict[str, JSON] = {"provenance": provenance(work.base)}
+        if check is not None:
+            self._origin["self_check"] = dict(check.as_json())
         self._number = 0
         self._lost: set[str] = set()  # digests of cells that failed, or are blocked
         self._retention = retention
@@ -193,7 +198,7 @@ class Worker:
             "title": cell.title,
             "parents": dict(cell.parents),
             "suite": self._workspace.plan.suite.name,
-            "provenance": self._origin,
+            **self._origin,
         }
         reset_peak(base.backbone.device)
         base.micro.begin()

@@ -150,17 +150,18 @@ class Workbench(Bench):
         plan, files = plan_of(job)
         self._base = load_base(files, plan.suite.dtype, job.runtime)
         check_model(plan, self._base)
-        self._check = self_check(self._base, plan.sampler).as_json()
+        self._check = self_check(self._base, plan.sampler)
         self._plan, self._cells = plan, {cell.digest: cell for cell in plan.cells}
         self._outcome: Outcome = Outcome()
         self._make: Callable[[], Worker] = lambda: Worker(
-            Workspace(plan, self.store, self._base, self._step), Watcher(), self._outcome
-        )
+            Workspace(plan, self.store, self._base, self._step), Watcher(), self._outcome,
+            check=self._check,
+        )  # fmt: skip
         self._worker = self._make()
 
     def ready(self) -> Reply:
         """Says that cells can come, and what the look at the base saw."""
-        return Reply(**{**asdict(super().ready()), "check": self._check})
+        return Reply(**{**asdict(super().ready()), "check": self._check.as_json()})
 
     def forget(self) -> None:
         """Empties a store of its own, and forgets what it has read there."""

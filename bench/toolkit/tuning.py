@@ -7,7 +7,7 @@ model is at hand as a teacher, in the same memory and without a second copy.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,15 @@ from bench.model.text_to_image import TextToImage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Optimiser", "mixed", "timesteps", "tune", "tune_hook", "tune_tensors"]
+__all__ = [
+    "Optimiser",
+    "mixed",
+    "require_finite",
+    "timesteps",
+    "tune",
+    "tune_hook",
+    "tune_tensors",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +223,23 @@ def _descend(
         live.meter.spend(gradient_steps=1)
         progress(step + 1, optimiser.steps, what)
     return {n: w.detach() for n, w in (averages or leaves).items()}
+
+
+def require_finite(values: Iterable[Tensor | None], what: str) -> None:
+    """Refuses what a search rests on outside of :func:`tune`, such as gradients, if any is not finite.
+
+    Args:
+        values: ``None`` counts for nothing: a leaf that no row reached.
+        what: Names them, for the error.
+
+    Raises:
+        FloatingPointError: one holds a number that is not finite.
+    """
+    if not all(bool(value.isfinite().all()) for value in values if value is not None):
+        raise FloatingPointError(
+            f"{what} is not finite: numbers overflow, or a search went too far; take a base in float32, "
+            "or a smaller learning rate"
+        )
 
 
 def timesteps(model: TextToImage, n: int, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bench.core.lazy import no_grad, torch
 from bench.model.text_to_image import TextToImage
+from bench.toolkit.tuning import require_finite
 from methods.shared.partial_sampling import PartialSampler
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ class Routes:
             self._pool = Waypoints(*(torch.cat(parts) for parts in zip(*made, strict=True)))
 
     def draw(self, which_B: Tensor, generator: torch.Generator) -> Waypoints:
-        """A waypoint of each of these texts, by their index."""
+        """A waypoint of each of these texts, by their index.
+
+        Raises:
+            FloatingPointError: a prediction is not finite.
+        """
         if self._pool is None:
             return self._made(which_B, generator)
         drawn = torch.randint(self._each, (len(which_B),), generator=generator)
@@ -88,4 +93,5 @@ class Routes:
         wanted = own
         if self._wanted_of is not None:
             wanted = self._wanted_of(model.denoise(x, t, self._empty.repeat(n)), own)
+        require_finite([x, own, wanted], "a prediction of the unedited model")
         return Waypoints(x, t, own, wanted)

@@ -87,24 +87,24 @@ def test_a_row_does_not_see_the_others(target: Target) -> None:
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_the_optimiser_is_torchs(kind: str) -> None:
     g = RNG.generator("adam")
-    x = torch.randn(3, 4, generator=g)
+    x = torch.randn(3, 4, generator=g, dtype=torch.float64)
     theirs = x.clone().requires_grad_()
     cls = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
     engine = cls([theirs], lr=0.05, weight_decay=0.1)
     ours = RowAdam(0.05, 0.1, "adam" if kind == "adam" else "adamw")
     for _ in range(20):
-        grad = torch.randn(3, 4, generator=g)
+        grad = torch.randn(3, 4, generator=g, dtype=torch.float64)
         theirs.grad = grad.clone()
         engine.step()
         x = ours.step(x, grad)
-    torch.testing.assert_close(x, theirs.detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(x, theirs.detach(), atol=1e-12, rtol=0)
 
 
 def test_rows_that_leave_do_not_move_those_that_stay() -> None:
-    grads = torch.randn(6, 3, 2, generator=RNG.generator("leave"))
+    grads = torch.randn(6, 3, 2, generator=RNG.generator("leave"), dtype=torch.float64)
     kept = torch.tensor([0, 2])
     all_, some = RowAdam(0.1, 0.1), RowAdam(0.1, 0.1)
-    x, y = torch.zeros(3, 2), torch.zeros(3, 2)
+    x, y = torch.zeros(3, 2, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
     for i, grad in enumerate(grads):
         x = all_.step(x, grad)
         if i == 3:

@@ -155,6 +155,9 @@ def test_a_run_computes_the_new_lines_alone_and_says_where_the_others_are_from(
         (FIRST, [["destroyed", "star", 0], ["none", "star", 0]]),
         (SECOND, [["negative_prompt", "star", 0]]),
     ]
+    origins = [part["origins"] for part in about["parts"]]
+    assert origins[0] == json.loads((first / "provenance.json").read_text())["origins"]
+    assert sum(one["cells"] for one in origins[1]) == 1 + 13
     assert "--extend" in about["command"]
     run = read_run(two)
     assert [run.commit_of(m) for m in ("none", "negative_prompt", "uce")] == [FIRST, SECOND, THIRD]

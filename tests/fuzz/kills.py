@@ -9,7 +9,6 @@ import. Kills fall on all of a run: on cells, on the store and on the writing of
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import json
 import os
@@ -19,18 +18,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 
 from bench.cli import main as cli
 from tests.forks import FORKABLE, alone, begin, ended, require_success
+from tests.fuzz.same import compare
 from tests.tiny import SUITE
 
 ROOT = Path(__file__).parents[2]
 LOG = "child.log"
-TIMED = ("edit_seconds", "edit_memory_mb", "seconds", "peak_memory_mb")
 HEAVY = (
     "bench.report.write",
     "diffusers.models.autoencoders.autoencoder_kl",
@@ -39,7 +36,6 @@ HEAVY = (
     "transformers.models.clip.modeling_clip",
 )
 """Imported before the first child, which would import them once more."""
-SAME = ("trials.parquet", "utility.parquet", "flags.csv", "grid-star.png", "scatter.png")
 
 
 def kills(folder: Path, number: int, seed: int = 0) -> dict[str, int]:
@@ -51,8 +47,8 @@ def kills(folder: Path, number: int, seed: int = 0) -> dict[str, int]:
         seed: of their times.
 
     Raises:
-        AssertionError: the two differ, times and memory aside, or something was left behind, or a run
-            that nobody killed failed. It holds the end of what the process said.
+        AssertionError: a file of the two differs by more than what was measured, or something was left
+            behind, or a run that nobody killed failed. It holds the end of what the process said.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.kills", str(number), str(seed), str(folder)],
@@ -105,10 +101,16 @@ def _import_what_is_run(folder: Path, place: Path) -> None:
 
 
 def run(folder: Path, place: Path) -> int:
-    """Runs the suite in this process; returns the exit code."""
-    words = ["run", str(folder / "tiny.yaml"), "--store", str(place / "store")]
+    """Runs the suite in this process, which is a child's; returns the exit code.
+
+    Reports name the command, and with it the places: seen from there they are the same for all.
+    """
+    place.mkdir(exist_ok=True)
+    os.chdir(place)
+    suite = os.path.relpath(folder / "tiny.yaml", place)
+    words = ["run", suite, "--store", "store", "--out", "report", "--device", "cpu"]
     try:
-        cli.main([*words, "--out", str(place / "report"), "--device", "cpu"])
+        cli.main(words)
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -141,43 +143,6 @@ def killed(folder: Path, place: Path, after: float) -> bool:
 
 def entries(place: Path) -> int:
     return sum(1 for _ in (place / "store").glob("*/??/*/manifest.json"))
-
-
-def names(place: Path) -> list[str]:
-    """Every file and folder of a store and its report; digests are the same in both."""
-    return sorted(path.relative_to(place).as_posix() for path in place.rglob("*"))
-
-
-def compare(whole: Path, broken: Path) -> None:
-    """Raises AssertionError unless both hold the same bytes, times and memory aside."""
-    folders = ("store/tmp", "store/claims", "store/quarantine", "store/errors")
-    left = [name for name in names(broken) if name.startswith(folders) and name not in folders]
-    assert left == [], left
-    mine, theirs = ({n for n in names(p) if n not in folders} for p in (whole, broken))
-    assert mine == theirs, mine ^ theirs
-    assert bytes_of(whole) == bytes_of(broken)
-
-
-def bytes_of(place: Path) -> dict[str, str]:
-    """The sha256 of everything that no clock and no memory has to do with."""
-    found = {}
-    for path in (place / "store").glob("*/??/*/*"):
-        if path.is_file() and path.name not in ("record.json", "manifest.json"):
-            found[str(path.relative_to(place))] = digest(path.read_bytes())
-    report = place / "report"
-    found |= {name: digest((report / name).read_bytes()) for name in SAME}
-    for name in ("table.csv", "cells.csv"):
-        table = pd.read_csv(report / name)
-        kept = [c for c in table if c not in (*TIMED, "model_seconds", "micro_batch")]
-        found[name] = digest(table[kept].to_csv().encode())
-    about: dict[str, Any] = json.loads((report / "provenance.json").read_text())
-    timed = ("run", "cell_seconds", "share_outside_models", "command")
-    found["provenance"] = json.dumps({k: v for k, v in about.items() if k not in timed})
-    return found
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 if __name__ == "__main__":

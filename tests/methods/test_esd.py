@@ -101,15 +101,15 @@ def test_x_t_and_t_are_those_of_ddim(model: TextToImage, spacing: Any) -> None:
         torch.testing.assert_close(x[row : row + 1], latents, atol=1e-4, rtol=1e-4)
 
 
-def test_a_row_does_not_depend_on_the_others(model: TextToImage) -> None:
+def test_a_row_does_not_depend_on_the_others(exact: TextToImage) -> None:
     stops = torch.tensor([1, 3, 3, 0])
-    noise, states = drawn(4, *model.latent_shape), model.encode(["heart", "brakk", "", "a heart"])
-    contexts, sampler = model.guidance.contexts(model, states), PartialSampler(4, 3.0)
+    noise, states = drawn(4, *exact.latent_shape), exact.encode(["heart", "brakk", "", "a heart"])
+    contexts, sampler = exact.guidance.contexts(exact, states), PartialSampler(4, 3.0)
     with torch.no_grad():
-        x, t = sampler.run(model, contexts, noise, stops)
+        x, t = sampler.run(exact, contexts, noise, stops)
         for row in range(4):
             one = slice(row, row + 1)
-            alone = sampler.run(model, [c[one] for c in contexts], noise[one], stops[one])
+            alone = sampler.run(exact, [c[one] for c in contexts], noise[one], stops[one])
             torch.testing.assert_close(x[one], alone[0], atol=1e-5, rtol=1e-5)
             assert t[row] == alone[1]
 

@@ -101,15 +101,15 @@ def test_a_text_that_does_not_fit_is_refused(model: TextToImage) -> None:
         with_places(model, "no place")
 
 
-def test_rows_are_found_as_if_alone(model: TextToImage) -> None:
-    latents = torch.randn(4, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    texts = [with_places(model, "{}"), with_places(model, "a {}")]
-    start = name_embedding(model, "star").expand(3, 1, -1) + 0.3 * rows(3, 128)[:, None]
+def test_rows_are_found_as_if_alone(exact: TextToImage) -> None:
+    latents = torch.randn(4, *exact.latent_shape, generator=torch.Generator().manual_seed(0))
+    texts = [with_places(exact, "{}"), with_places(exact, "a {}")]
+    start = name_embedding(exact, "star").expand(3, 1, -1) + 0.3 * rows(3, 128)[:, None]
 
     def found(which: list[int]) -> torch.Tensor:
         generators = [torch.Generator().manual_seed(k) for k in which]
         return invert(
-            model, latents, texts, start[which], generators, steps=4, lr=0.05, draws=2
+            exact, latents, texts, start[which], generators, steps=4, lr=0.05, draws=2
         ).vectors_RVE
 
     together = found([0, 1, 2])

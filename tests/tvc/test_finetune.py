@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.interfaces import Concept, Rng
+from bench.interfaces import Concept, Rng, Role
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
-from bench.toolkit.tuning import timesteps
+from bench.toolkit.tuning import Optimiser, timesteps, tune
 from methods.destroyed import Destroyed
 from tvc.finetune import PRESETS, FineTune, concept_images, fine_tune
 from tvc.method import TaskVectorErasure
@@ -51,16 +51,41 @@ def test_the_model_learns_the_concept_without_a_caption(
     )
 
 
+def test_checkpointing_takes_the_gradient_at_the_values_that_are_laid_over(
+    model: TextToImage,
+) -> None:
+    """Recomputed blocks could read the networks' own values, which are others from the second step on."""
+    names = model.having(Role.DENOISER)
+    moved = model.with_weights({name: 1.1 * model.parameter(name) for name in names})
+    noisy = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    told, t = model.encode(["a heart", ""]), torch.tensor([300, 700])
+
+    def slopes(of: TextToImage, *, checkpointing: bool) -> Tensor:
+        """By one plain step down the slope of length 1."""
+        found = tune(
+            of, names, lambda live, step: live.denoise(noisy, t, told).square().mean(),
+            Optimiser(1, 1.0, "sgd", checkpointing=checkpointing),
+        )  # fmt: skip
+        return torch.cat([(of.parameter(n) - found[n]).flatten() for n in names]).detach()
+
+    wanted, plain = slopes(moved, checkpointing=False), slopes(model, checkpointing=False)
+    assert (slopes(moved, checkpointing=True) - wanted).norm() < 1e-3 * wanted.norm()
+    assert (plain - wanted).norm() > 0.05 * wanted.norm()  # those of the values below
+
+
 def test_checkpointing_gives_the_same_vector(
     model: TextToImage, concepts: Mapping[str, Concept], images: Tensor
 ) -> None:
     how = replace(SMALL, steps=2)
-    plain = fine_tune(model, concepts["heart"], images, how, rng=Rng(("t",)))
-    saving = fine_tune(
-        model, concepts["heart"], images, replace(how, checkpointing=True), rng=Rng(("t",))
+    plain, saving = (
+        fine_tune(
+            model, concepts["heart"], images, replace(how, checkpointing=kept), rng=Rng(("t",))
+        )
+        for kept in (False, True)
     )
-    for name, delta in plain.deltas.items():
-        torch.testing.assert_close(saving.deltas[name], delta, rtol=1e-3, atol=1e-6)
+    # Adam takes a gradient of nearly nothing by its sign, so single entries may differ.
+    apart = sum((saving.deltas[n] - delta).square().sum() for n, delta in plain.deltas.items())
+    assert apart < 0.05**2 * sum(delta.square().sum() for delta in plain.deltas.values())
     assert not model.backbone.unet.training
     assert not any(p.requires_grad for p in model.backbone.unet.parameters())
 

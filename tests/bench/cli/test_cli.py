@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,29 @@ class Mine(Erasure):
     def erase(self, model, concepts, ctx):
         raise RuntimeError("the solver diverged")
 """
+OVERFLOWS = """
+from typing import ClassVar
+from bench.interfaces import Erasure
+from bench.model.guidance import ClassifierFree
+
+class Overflowing(ClassifierFree):
+    name: ClassVar[str] = "overflowing"
+    word: int
+
+    def contexts(self, model, conditioning):
+        empty, prompt = super().contexts(model, conditioning)
+        named = (prompt.ids[0] == self.word).any(1)[:, None, None]
+        return empty, prompt.with_states(prompt.states_BLD.masked_fill(named, float("inf")))
+
+class Mine(Erasure):
+    name: ClassVar[str] = "mine"
+    slots: ClassVar[frozenset] = frozenset({"guidance"})
+
+    def erase(self, model, concepts, ctx):
+        (word,) = model.words.ids("star")
+        return model.with_guidance(Overflowing(word=word))
+"""
+"""Its images of prompts with the word ``star`` are not finite; those of other prompts are the model's."""
 
 
 @dataclass(frozen=True)
@@ -374,6 +398,32 @@ def test_a_failed_cell_is_named_and_the_exit_code_is_one(
     assert call("report", "mine.yaml", "--allow-code", at=copy).code == 1
 
 
+def test_images_that_are_not_finite_are_rows_with_an_error_and_the_exit_code_is_one(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(copy))
+    (copy / "overflowing_plugin.py").write_text(OVERFLOWS)
+    text = TINY.replace("methods: [", "methods: ['overflowing_plugin:Mine', ")
+    (copy / "mine.yaml").write_text(text)
+    said = call("run", "mine.yaml", "--allow-code", at=copy)
+    assert said.code == 1
+    assert f"14 cells computed, {CELLS} from the store, 0 failed; " in said.out
+    for command in ("run", "report"):  # it stays so, though nothing is computed any more
+        told = call(command, "mine.yaml", "--allow-code", "--json", at=copy)
+        assert told.code == 1
+        first = told.data["errors"][0]
+        assert first.startswith("trial mine / star / prompts: 2 of 6 rows: "), first
+    report = copy / "results/runs/tiny"
+    assert "DRAFT" in (report / "README.md").read_text()
+    rows = pd.read_parquet(report / "trials.parquet")
+    mine = rows[(rows["method"] == "mine") & (rows["attack"] == "prompts")]
+    named = mine["prompt_set"] == "name"
+    assert set(mine.loc[named, "status"]) == {"error"}
+    assert mine.loc[named, "reason"].str.contains("finite").all()
+    assert mine.loc[named, "score"].isna().all()
+    assert set(mine.loc[~named, "status"]) == {"ok"}
+
+
 def test_a_damaged_entry_is_named_and_computed_again(copy: Path) -> None:
     victim = next((copy / ".store/trial").rglob("rows.parquet"))
     victim.write_bytes(victim.read_bytes()[:-1])
@@ -431,6 +481,13 @@ def test_report_repeats_the_files_without_computing(copy: Path) -> None:
     shutil.rmtree(copy / "results")
     said = call("report", "tiny.yaml", at=copy)
     assert said.code == 0
+    first = json.loads(before["provenance.json"])
+    looked = first.pop("run")["self_check"]
+    assert json.loads((copy / "results/runs/tiny/provenance.json").read_text()) == first
+    (origin,) = first["origins"]
+    assert (origin["cells"], origin["self_checks"]) == (CELLS, [looked])
+    assert origin["versions"]["torch"] == metadata.version("torch")
+    assert (origin["device"]["type"], origin["commit"]) == ("cpu", first["commit"])
     for name in FILES - {"provenance.json", "scatter.pdf"}:
         assert (copy / "results/runs/tiny" / name).read_bytes() == before[name], name
     data = call("report", "tiny.yaml", "--json", "--out", "x", at=copy).data

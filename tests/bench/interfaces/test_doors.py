@@ -33,6 +33,7 @@ from bench.interfaces import (
     Rng,
     Slot,
     Target,
+    Trace,
 )
 from bench.interfaces.answers import check_answers
 from bench.interfaces.minors import NoMinors
@@ -353,3 +354,16 @@ def test_values_that_hold_tensors_are_compared_as_objects() -> None:
     assert {Candidate, TextToImage} <= found
     wrong = {cls.__qualname__ for cls in found if "__eq__" in vars(cls)}
     assert not wrong, f"give these eq=False: {sorted(wrong)}"
+
+
+@pytest.mark.parametrize(("steps", "bad"), [(5, 5), (5, 7), (5, 4), (0, 0)])
+def test_a_search_without_any_finite_gradient_is_an_error(
+    target: Target, goal: Goal, steps: int, bad: int
+) -> None:
+    """With some it is counted, for the flag; one that took no step, such as a goal that holds, is none."""
+    found = Candidate("name-000", "a star", trace=Trace(steps=steps, budget=5, bad=bad))
+    if bad < steps or not steps:
+        assert answers(found)(target, [goal], rng=RNG) == [found]
+        return
+    with pytest.raises(FloatingPointError, match="tries: no gradient of 1 of 1 searches was fini"):
+        answers(found)(target, [goal], rng=RNG)
