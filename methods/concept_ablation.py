@@ -34,6 +34,7 @@ from pydantic import Field
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps
 from bench.core.errors import UsageError
 from bench.core.lazy import F, torch
+from bench.core.templates import Captioned, Sentence
 from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.guidance import NegativePrompt
 from bench.model.listening import listening
@@ -215,9 +216,9 @@ class ConceptAblation(Erasure):
     variant: Literal["model", "noise"] = "model"
     part: Part = "keys-and-values"
     recipe: Literal["family", "style", "object", "unsafe"] = "family"
-    styled: tuple[str, ...] = Field(_STYLE, min_length=1)
+    styled: tuple[Captioned, ...] = Field(_STYLE, min_length=1)
     anchor: str | None = None
-    captions: tuple[str, ...] = ()
+    captions: tuple[Sentence, ...] = ()
     images: Count = 1000
     sampling_steps: Solver = 25
     guidance_scale: Guidance = 6.0

@@ -30,6 +30,7 @@ from pydantic import Field
 
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
 from bench.core.lazy import torch
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.text_to_image import TextToImage
 from bench.toolkit.tuning import Optimiser
@@ -97,7 +98,7 @@ class ESD(Erasure):
     sampling_steps: Solver = 50
     spacing: Spacing = "leading"
     sampled_from: Literal["student", "base"] = "student"
-    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    templates: tuple[Template, ...] = Field(("{}",), min_length=1)
 
     def roles(self) -> frozenset[Role]:
         """The variant's."""

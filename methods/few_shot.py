@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps
 from bench.core.lazy import F, torch
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
@@ -80,7 +81,7 @@ class FewShot(Erasure):
     epochs: Steps = 5
     batch_size: Count = 2
     lr: LearningRate = 1e-5
-    templates: tuple[str, ...] = ()
+    templates: tuple[Template, ...] = ()
     sampling_steps: Solver = 50
     guidance_scale: Guidance = 7.5
 

@@ -37,6 +37,7 @@ from pydantic import BeforeValidator, Field
 
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
 from bench.core.lazy import torch
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
@@ -126,7 +127,7 @@ class MACE(Erasure):
         "images": 2, "image_steps": 2, "iterations": 2, "batch_size": 2, "preserve": ("a house",),
     }  # fmt: skip
     instead: Annotated[str | Guides | None, BeforeValidator(guides_or_text)] = None
-    templates: tuple[str, ...] = ()
+    templates: tuple[Template, ...] = ()
     lam: Weight = 1e3
     preserve: tuple[str, ...] | None = Field(None, min_length=1)
     preserve_scale: Weight = 0.0

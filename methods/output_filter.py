@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from bench.core.bounds import Count, Guidance, Number, Solver
 from bench.core.clock import model_time
@@ -32,6 +32,7 @@ from bench.core.files import expanded
 from bench.core.json_files import read_object
 from bench.core.lazy import F, torch
 from bench.core.spec import PathText
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot
 from bench.model.filters import ImageFilter
 from bench.model.sampler import Sampler
@@ -67,7 +68,7 @@ class ClipChecker(ImageFilter):
     texts: tuple[str, ...] = Field(min_length=1)
     alternatives: tuple[tuple[str, ...], ...]
     thresholds: tuple[Number, ...]
-    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    templates: tuple[Template, ...] = Field(("{}",), min_length=1)
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
@@ -177,7 +178,7 @@ class OutputFilter(Erasure):
     things: tuple[str, ...] = Field(THINGS, min_length=1)
     threshold: Number | None = None
     alternatives: tuple[str, ...] = ()
-    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    templates: tuple[Template, ...] = Field(("{}",), min_length=1)
     images: Count = 64
     steps: Solver = 25
     guidance_scale: Guidance = 7.5
@@ -206,14 +207,6 @@ class OutputFilter(Erasure):
             _weights_of(self._checker_folder(folder))
         except FileNotFoundError as error:
             raise UsageError(f"{error}; give its folder as `source`", at=at) from error
-
-    @field_validator("templates")
-    @classmethod
-    def _have_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        for template in templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"expected templates with one {{}} each, got {template!r}")
-        return templates
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with one more filter.

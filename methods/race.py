@@ -26,6 +26,7 @@ from pydantic import Field
 
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
 from bench.core.lazy import torch
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.conditioning import Conditioning
 from bench.model.text_to_image import TextToImage
@@ -126,7 +127,7 @@ class RACE(Erasure):
     start_guidance: Guidance = 3.0
     sampling_steps: Solver = 50
     spacing: Spacing = "leading"
-    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    templates: tuple[Template, ...] = Field(("{}",), min_length=1)
 
     def roles(self) -> frozenset[Role]:
         """The variant's."""

@@ -28,6 +28,7 @@ from pydantic import Field
 from bench.core.bounds import MOST_STEPS, Weight
 from bench.core.clock import model_time
 from bench.core.lazy import torch
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.text_to_image import TextToImage
 from methods.uce import UCE, Solver, but_for, solve
@@ -118,7 +119,7 @@ class RECE(Erasure):
     lam: float = Field(0.1, gt=0, le=1e6)
     erase_scale: Weight = 1.0
     preserve_scale: Weight = 0.1
-    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    templates: tuple[Template, ...] = Field(("{}",), min_length=1)
     solver: Solver = "float64"
 
     def roles(self) -> frozenset[Role]:

@@ -31,6 +31,7 @@ from pydantic import Field
 from bench.core.bounds import Count, Guidance, LearningRate, Solver, Steps, Weight
 from bench.core.clock import model_time
 from bench.core.lazy import F, torch
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Rng, Role, Slot
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
@@ -115,7 +116,7 @@ class SalUn(Erasure):
     share: float = Field(0.5, gt=0, le=1)
     instead: str | None = None
     remain: tuple[str, ...] | None = ()
-    templates: tuple[str, ...] = Field(("a photo of a {}",), min_length=1)
+    templates: tuple[Template, ...] = Field(("a photo of a {}",), min_length=1)
     images: Count = 800
     sampling_steps: Solver = 50
     guidance_scale: Guidance = 7.5

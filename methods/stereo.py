@@ -35,6 +35,7 @@ from pydantic import Field, model_validator
 
 from bench.core.bounds import Count, Guidance, LearningRate, Number, Solver, Steps, Weight
 from bench.core.lazy import torch
+from bench.core.templates import Sentence, Template
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Role, Slot, silent
 from bench.model.conditioning import Conditioning
 from bench.model.sampler import Sampler
@@ -142,11 +143,11 @@ class Stereo(Erasure):
     inversion_lr: LearningRate = 5e-3
     draws: Count = 1
     initial: str = ""
-    templates: tuple[str, ...] = ()
+    templates: tuple[Template, ...] = ()
     images: Count = 500
     image_steps: Solver = 50
     image_guidance: Guidance = 7.5
-    anchors: tuple[str, ...] = ()
+    anchors: tuple[Sentence, ...] = ()
     anchor_weight: Number = 1.0
     negative_weight: Weight = 3.0
 

@@ -27,6 +27,7 @@ from pydantic import BeforeValidator, Field
 from bench.core.bounds import Weight
 from bench.core.clock import model_time
 from bench.core.lazy import torch
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Role, Slot
 from bench.model.text_to_image import TextToImage
 from methods.shared.calibration import named
@@ -130,7 +131,7 @@ class UCE(Erasure):
     guide: Annotated[str | Guides | None, BeforeValidator(guides_or_text)] = " "
     always: tuple[str, ...] = ("",)
     preserve: tuple[str, ...] = ()
-    templates: tuple[str, ...] = Field(("{}",), min_length=1)
+    templates: tuple[Template, ...] = Field(("{}",), min_length=1)
     formats: Literal["concept", "both"] = "concept"
     solver: Solver = "float64"
 

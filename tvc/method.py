@@ -13,12 +13,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
 from bench.core.spec import PathText, added, runtime
+from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Judge, Role, Slot
 from bench.judges.clip_zero_shot import ClipZeroShot
 from bench.model.sampler import Sampler
@@ -34,7 +35,7 @@ from tvc.finetune import FineTune, concept_images, fine_tune
 from tvc.pairs import paired_images, paired_vector
 from tvc.scenes import MINI as MINI_SCENES
 from tvc.scenes import SD as SD_SCENES
-from tvc.scenes import Scenes, scene_pairs, wrong_scene
+from tvc.scenes import Scenes, scene_pairs
 from tvc.sight import Sight
 from tvc.strength import Strength
 from tvc.subset import named_subset
@@ -177,7 +178,7 @@ class TaskVectorErasure(Erasure):
     low: float = Field(-1.0, ge=-1, le=1)
     high: float = Field(0.98, ge=-1, le=1)
     pairwise: float = Field(0.9, gt=0, le=1)
-    templates: tuple[str, ...] = Field(("{}", "a {}"), min_length=1)
+    templates: tuple[Template, ...] = Field(("{}", "a {}"), min_length=1)
     inversion_steps: Steps = 80
     inversion_lr: LearningRate = 0.06
     inversion_span: Span = (0.4, 0.9)
@@ -190,46 +191,25 @@ class TaskVectorErasure(Erasure):
     threshold: float = Field(0.05, ge=0, lt=1)
     confidence: float = Field(0.5, gt=0, lt=1)
     sensitivity: float = Field(0.9, gt=0, le=1)
-    contexts: Mapping[str, tuple[str, ...]] = MINI
+    contexts: Mapping[str, Annotated[tuple[Template, ...], Field(min_length=1)]] = MINI
     sampling_steps: Solver = 6
     guidance_scale: Guidance = 3.0
     clip: PathText = ""
-    template: str = "something, as a {}"
+    template: Template = "something, as a {}"
     checkpointing: bool = runtime(False)
     pairs: Literal["none", "scenes"] = added("none")
-    scenes: Mapping[str, tuple[tuple[str, str], ...]] = added({})
+    scenes: Scenes = added({})
     partner_share: float = added(1.0, ge=0, le=4)
     with_unet: str = added("", alias="with")
     without_unet: str = added("", alias="without")
     rounds: int = added(0, ge=0, le=100)
     bar: Literal["typical", "worst"] = added("typical")
 
-    @field_validator("contexts")
-    @classmethod
-    def _each_has_a_place(
-        cls, contexts: Mapping[str, tuple[str, ...]]
-    ) -> Mapping[str, tuple[str, ...]]:
-        for family, texts in contexts.items():
-            wrong = [text for text in texts if text.count("{}") != 1]
-            if wrong or not texts:
-                raise ValueError(
-                    f"{family}: expected texts with one {{}} in each, got {wrong or 'none'}"
-                )
-        return contexts
-
     @model_validator(mode="after")
     def _interval_is_one(self) -> TaskVectorErasure:
         if not self.low < self.high:
             raise ValueError(f"expected low < high, got {self.low} and {self.high}")
         return self
-
-    @field_validator("scenes")
-    @classmethod
-    def _each_is_a_pair(cls, given: Scenes) -> Scenes:
-        for family, pairs in given.items():
-            if wrong := wrong_scene(pairs):
-                raise ValueError(f"{family}: {wrong}")
-        return given
 
     @model_validator(mode="after")
     def _one_kind_of_vector(self) -> TaskVectorErasure:

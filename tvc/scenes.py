@@ -9,15 +9,20 @@ stands there: another object, character or style. Where it has none, it is the p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping
+from typing import Annotated, Final, TypeAlias
 
+from pydantic import Field
+
+from bench.core.templates import Sentence, Template
 from bench.interfaces import Concept
 from tvc.mini_scenes import CHARACTER_SCENES, STYLE_SCENES, THING_SCENES
 
-__all__ = ["MINI", "SD", "Scenes", "scene_pairs", "wrong_scene"]
+__all__ = ["MINI", "SD", "Scenes", "scene_pairs"]
 
-Scenes = Mapping[str, tuple[tuple[str, str], ...]]
+Scenes: TypeAlias = Mapping[
+    str, Annotated[tuple[tuple[Template, Sentence], ...], Field(min_length=1)]
+]
 """Family -> pairs of a scene with the concept at ``{}`` and the scene without it."""
 
 _THINGS: Final = (
@@ -157,18 +162,6 @@ SD: Final[Scenes] = {
     ),
 }  # fmt: skip
 """The same for Stable Diffusion; untried there, since no weights can be had."""
-
-
-def wrong_scene(pairs: Sequence[tuple[str, str]]) -> str | None:
-    """Says what is wrong with a family's scenes, or ``None``."""
-    if not pairs:
-        return "expected at least one pair of texts, got none"
-    for scene, other in pairs:
-        if scene.count("{}") != 1:
-            return f"expected one {{}} in the scene with the concept, got {scene!r}"
-        if other.count("{}") > 1:
-            return f"expected at most one {{}} in the scene without the concept, got {other!r}"
-    return None
 
 
 def scene_pairs(concept: Concept, scenes: Scenes, n: int) -> list[tuple[str, str]]:

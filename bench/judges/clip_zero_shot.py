@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import field_validator
-
 from bench.core.errors import UsageError
 from bench.core.lazy import torch
 from bench.core.spec import PathText, weights_digest
+from bench.core.templates import Template
 from bench.interfaces import Concept, Judge
 from bench.toolkit.clip import check_source, clip_files, load_clip
 
@@ -39,14 +38,7 @@ class ClipZeroShot(Judge):
     name: ClassVar[str] = "clip_zero_shot"
     clip: PathText = ""
     alternatives: tuple[str, ...] = ()
-    template: str = "{}"
-
-    @field_validator("template")
-    @classmethod
-    def _has_a_place(cls, template: str) -> str:
-        if template.count("{}") != 1:
-            raise ValueError(f"expected a template with one {{}} in it, got {template!r}")
-        return template
+    template: Template = "{}"
 
     def files(self) -> tuple[Path, ...]:
         """CLIP's weights."""

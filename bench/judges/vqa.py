@@ -15,11 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from pydantic import field_validator
-
 from bench.core.errors import UsageError, shown
 from bench.core.json_files import read_object
 from bench.core.lazy import torch
+from bench.core.templates import Template
 from bench.interfaces import Concept, Judge
 from bench.toolkit.from_folder import FromFolder
 from bench.toolkit.network_folder import CONFIG, folder_of, load
@@ -45,14 +44,7 @@ class Vqa(FromFolder, Judge):
     name: ClassVar[str] = "vqa"
     network_kind: ClassVar[str] = "ForQuestionAnswering"
     reads_texts: ClassVar[bool] = True
-    question: str = "Is there {} in this image?"
-
-    @field_validator("question")
-    @classmethod
-    def _has_a_place(cls, question: str) -> str:
-        if question.count("{}") != 1:
-            raise ValueError(f"expected a question with one {{}} in it, got {question!r}")
-        return question
+    question: Template = "Is there {} in this image?"
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses a network that is missing, unfit, or has no word for yes or no."""

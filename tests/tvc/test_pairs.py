@@ -12,7 +12,7 @@ from bench.model.text_to_image import TextToImage
 from tvc.finetune import PRESETS, fine_tune
 from tvc.method import TaskVectorErasure
 from tvc.pairs import paired_images, paired_vector
-from tvc.scenes import MINI, SD, scene_pairs, wrong_scene
+from tvc.scenes import MINI, SD, scene_pairs
 from tvc.sight import Sight
 
 SURROGATE = TaskVectorErasure().surrogate()
@@ -33,8 +33,8 @@ def test_no_scene_is_a_prompt_of_any_concept(concepts: Mapping[str, Concept]) ->
 def test_every_scene_has_a_place_and_its_partner_does_not_name_the_concept(
     scenes: Mapping[str, tuple[tuple[str, str], ...]],
 ) -> None:
-    for family, pairs in scenes.items():
-        assert wrong_scene(pairs) is None
+    TaskVectorErasure(pairs="scenes", scenes=scenes)  # each has its places
+    for family in scenes:
         concept = Concept(text="flower", family=family, neighbours=("star", "heart"))
         for scene, other in scene_pairs(concept, scenes, 200):
             assert "flower" in scene.split(" ") or "flower," in scene
@@ -75,9 +75,12 @@ def test_what_has_no_scene_or_no_partner_is_refused(
     [
         ({"pairs": "scenes"}, "pairs: scenes and scenes together"),
         ({"scenes": MINI}, "pairs: scenes and scenes together"),
-        ({"pairs": "scenes", "scenes": {"object": ()}}, "object: expected at least one pair"),
-        ({"pairs": "scenes", "scenes": {"object": (("a", "b"),)}}, "expected one {} in the scene"),
-        ({"pairs": "scenes", "scenes": {"object": (("{}", "{} {}"),)}}, "at most one {} in the sc"),
+        ({"pairs": "scenes", "scenes": {"object": ()}}, "at least 1 item"),
+        ({"pairs": "scenes", "scenes": {"object": (("a", "b"),)}}, "with one {} and no"),
+        (
+            {"pairs": "scenes", "scenes": {"object": (("{}", "{} {}"),)}},
+            "with at most one {} and no",
+        ),
         ({"without": "b.safetensors"}, "expected a UNet at with, too"),
         ({"pairs": "scenes", "scenes": MINI, "with": "a.safetensors"}, "expected pairs: none"),
     ],
