@@ -17,6 +17,7 @@ LINES: Final = 400
 """Of a file at most. The store is one thing, and longer."""
 
 _LONGER: Final = {"bench/run/store.py"}
+_WRITERS: Final = {"to_csv", "writer", "DictWriter"}
 
 PLUG_INS: Final = ("methods/", "attacks/", "tvc/", "bench/judges/", "bench/metrics/")
 
@@ -38,6 +39,17 @@ def test_files_are_small() -> None:
 
 def test_few_files_lie_in_the_hall() -> None:
     assert len(list((ROOT / "bench").glob("*.py"))) <= 6
+
+
+def test_tables_are_written_by_what_defuses_formulas() -> None:
+    """A cell that begins with ``=`` is a formula to a spreadsheet: only ``as_csv`` may write CSV."""
+    writers = {
+        name
+        for name, text in sources()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and node.attr in _WRITERS
+    }
+    assert writers == {"bench/tables/spreadsheet.py"}
 
 
 def test_a_plan_is_made_by_small_planners() -> None:

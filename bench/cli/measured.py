@@ -77,6 +77,7 @@ def validity(*runs: Path, published: Path = Path("results/validity/published.csv
     from bench.core.pages import kept_in
     from bench.core.shipped import results_folder
     from bench.report.style import save
+    from bench.tables.spreadsheet import as_csv
     from bench.validity.compare import compared
     from bench.validity.figure import forest
     from bench.validity.page import ceilings, every_pair, every_ranking, medians, read_run
@@ -93,8 +94,8 @@ def validity(*runs: Path, published: Path = Path("results/validity/published.csv
             "expected runs that share five methods with a published table, got none; name a report's folder"
         )
     out_.mkdir(parents=True, exist_ok=True)
-    every_ranking(found).to_csv(out_ / "rankings.csv", index=False, lineterminator="\n")
-    every_pair(found).to_csv(out_ / "pairs.csv", index=False, lineterminator="\n")
+    (out_ / "rankings.csv").write_bytes(as_csv(every_ranking(found), digits=None))
+    (out_ / "pairs.csv").write_bytes(as_csv(every_pair(found), digits=None))
     most = {name: rho for name, (rho, _) in ceilings(between).items()}
     save(forest(found, most), out_ / "ranks.png")
     made = medians(found, between)

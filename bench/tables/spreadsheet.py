@@ -12,12 +12,12 @@ __all__ = ["as_cell", "as_csv", "from_cell"]
 _STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
-def as_csv(table: pd.DataFrame, *, digits: str = "%.6g") -> bytes:
+def as_csv(table: pd.DataFrame, *, digits: str | None = "%.6g") -> bytes:
     """The table in CSV, UTF-8; the text in it as :func:`as_cell` writes it, the numbers as they are.
 
     Args:
         table: With plain column names.
-        digits: How fractions are written.
+        digits: How fractions are written; ``None``: with as many digits as give the same number back.
     """
     held = {str(n): c.map(as_cell) for n, c in table.items() if not is_numeric_dtype(c.dtype)}
     text: str = table.assign(**held).to_csv(index=False, float_format=digits, lineterminator="\n")
