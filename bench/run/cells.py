@@ -94,8 +94,13 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """For people."""
-        return f"{self.kind} {self.method_label or 'unedited'} / {self.concept.text}"
+        """For people: no other cell of its plan has the same one."""
+        return f"{self.kind} {self.method_label or 'unedited'} / {self.concept.text}{self._again}"
+
+    @property
+    def _again(self) -> str:
+        """How a title tells the repeats after the first apart."""
+        return f", repeat {self.repeat}" if self.repeat else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +184,8 @@ class OfAttack(OfMethod):
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.kind} {self.method_label} / {self.concept.text} / {self.attack_label}"
+        about = f"{self.method_label} / {self.concept.text} / {self.attack_label}"
+        return f"{self.kind} {about}{self._again}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +215,8 @@ class TrialCell(OfAttack):
     def title(self) -> str:
         """For people."""
         found = f" found on {self.source_label}" if self.source else ""
-        return f"trial {self.method_label} / {self.concept.text} / {self.attack_label}{found}"
+        about = f"{self.method_label} / {self.concept.text} / {self.attack_label}"
+        return f"trial {about}{found}{self._again}"
 
 
 SampleCell = ReferenceCell | TrialCell | UtilityCell

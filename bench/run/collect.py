@@ -105,7 +105,7 @@ class _Reading:
         out.distances = conform(pd.DataFrame(self._distances, columns=DISTANCES.names), DISTANCES)
         out.edits = conform(pd.DataFrame(self._edits, columns=EDITS.names), EDITS)
         out.cells = conform(pd.DataFrame(list(self._cells.values()), columns=CELLS.names), CELLS)
-        out.missing = sorted(set(out.missing))
+        out.missing.sort()
         out.origins = self._origins.as_json()
         return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ from bench.run.cells import (
     TrialCell,
     UtilityCell,
 )  # fmt: skip
+from bench.run.collect import collect
 from bench.run.plan import Plan, make_plan
+from bench.run.store import Store
 
 BASE = "0" * 64
 OTHER_BASE = "1" * 64
@@ -542,6 +545,33 @@ def test_titles_say_what_a_cell_is() -> None:
     assert titles[0] == "reference unedited / star"
     assert "trial uce[repo-2023] / star / random_tokens(tries=2)" in titles
     assert len(set(titles)) == len(titles)
+
+
+def test_titles_tell_repeats_apart() -> None:
+    made = plan(
+        repeats=2,
+        concepts=["star", "zorbo"],
+        together=[1, 2],
+        transfer=["prompts"],
+        metrics=["accuracy", {"cmmd": {}}],
+    )
+    titles = [c.title for c in made.cells]
+    assert len(set(titles)) == len(titles)
+    assert {c.repeat for c in made.cells} == {0, 1}
+    for cell in made.cells:
+        assert cell.title.endswith(", repeat 1") == (cell.repeat == 1)
+    found = "trial uce[repo-2023] / star / prompts found on destroyed, repeat 1"
+    assert found in titles
+    assert f"score of mini_judge: {found}" in titles
+
+
+def test_every_cell_that_is_missing_counts(tmp_path: Path) -> None:
+    made = plan(repeats=2)
+    again = [cell for cell in made.cells if cell.repeat]
+    assert again
+    found = collect(made, Store(tmp_path))
+    assert len(found.missing) == len(made.cells)
+    assert sorted(cell.title for cell in made.cells) == found.missing
 
 
 def test_bare_concepts_keep_what_a_method_may_know() -> None:
