@@ -73,7 +73,8 @@ def cells_of(run: PublishedRun) -> pd.DataFrame:
     """
     path = run.folder / "cells.csv"
     rows = _typed(run.cells, CELLS, path)
-    times = rows[["seconds", "model_seconds"]].to_numpy()
+    known = rows.assign(reused_seconds=rows["reused_seconds"].fillna(0.0))
+    times = known[["seconds", "model_seconds", "reused_seconds"]].to_numpy()
     if not (np.isfinite(times) & (times >= 0)).all():
         raise UsageError(f"{path}: expected seconds of 0 and more; make the report again")
     return rows

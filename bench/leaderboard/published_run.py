@@ -177,9 +177,11 @@ def _cells(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(io.BytesIO(data), keep_default_na=False, dtype=str)
     except (ValueError, pd.errors.ParserError) as error:
         raise UsageError(f"{path}: expected a table: {in_one_line(error)}") from error
-    if list(frame.columns) != CELLS.names:
+    # A report may be older than a column that may be missing.
+    later = {c.name for c in CELLS.columns if c.nullable} - set(frame.columns)
+    if list(frame.columns) != [name for name in CELLS.names if name not in later]:
         raise UsageError(f"{path}: expected the columns {', '.join(CELLS.names)}; make it again")
-    return frame
+    return frame.reindex(columns=CELLS.names, fill_value="")
 
 
 def _suite(path: Path, table: bytes) -> str:

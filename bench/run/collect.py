@@ -165,7 +165,7 @@ class _Reading:
             )
         self._origins.add(entry.record)
         timing: Any = entry.record["timing"]
-        self._cells[cell.kind, cell.digest] = self._spent(cell, timing)
+        self._cells[cell.kind, cell.digest] = self._spent(cell, entry.record)
         out.seconds = (out.seconds[0] + timing["model_seconds"], out.seconds[1] + timing["seconds"])
 
     def _take_score(self, cell: ScoreCell, content: Content) -> None:
@@ -224,8 +224,9 @@ class _Reading:
             "trial_digest": trial.digest,
         }
 
-    def _spent(self, cell: Cell, timing: Mapping[str, Any]) -> dict[str, Any]:
+    def _spent(self, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
         names = ("seconds", "model_seconds", "micro_batch", "peak_memory_mb")
+        reused = record["cell"].get("reused_seconds") if isinstance(cell, AttackCell) else None
         of = cell.trial if isinstance(cell, JudgedCell) else cell
         return {
             "kind": cell.kind,
@@ -235,7 +236,8 @@ class _Reading:
             "repeat": cell.repeat,
             "attack": self._name(of.attack) if isinstance(of, OfAttack) else "",
             "scored_by": cell.by if isinstance(cell, ScoreCell) else "",
-            **{name: timing.get(name) for name in names},
+            **{name: record["timing"].get(name) for name in names},
+            "reused_seconds": reused,
             "digest": cell.digest,
         }
 

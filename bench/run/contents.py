@@ -68,6 +68,7 @@ _EDIT = {
     "slots": (list,),
     "method": _TEXT,
 }
+_REUSED = {"reused_seconds": _NUMBER}
 _TIMING = dict.fromkeys(("seconds", "model_seconds"), _NUMBER)
 _PICTURES = "pictures.npz"
 _IMAGE_AXES = 4
@@ -221,6 +222,9 @@ def _rows(entry: Entry) -> Content:
 
 
 def _attack(entry: Entry) -> Content:
+    about = entry.record.get("cell")
+    known = _REUSED if isinstance(about, Mapping) and "reused_seconds" in about else {}
+    _typed(about, known, "record.json: cell")
     return Content(candidates=_candidates(entry))
 
 

@@ -259,6 +259,15 @@ CELLS = Schema(
         Column("seconds", _F64, "Wall-clock time."),
         Column("model_seconds", _F64, "Of it, inside models."),
         Column(
+            "reused_seconds",
+            _F64,
+            "Of an attack: what the searches took whose finds it has from another cell of the same process. "
+            "`seconds` and these together do not depend on which cell came first. Missing where nothing was "
+            "reused, and in reports of before it was recorded here.",
+            (),
+            True,
+        ),
+        Column(
             "micro_batch",
             _I64,
             "Rows worked on at once, after halving where memory ran out: the fewest of sampling and of gradients.",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from attacks.mma import MMA
@@ -17,9 +19,11 @@ from bench.core.meter import Meter
 from bench.interfaces import Attack, Concept, Context, Goal, Rng, Role, Target
 from bench.model.text_to_image import TextToImage
 from bench.run.cells import AttackCell
+from bench.run.collect import collect
 from bench.run.plan import make_plan
 from bench.run.runner import run_plan
 from bench.run.store import Store
+from bench.tables.spreadsheet import as_csv
 from tests.small_pictures import SMALL_SAMPLER, SmallPictures
 
 CONTROLS = ("random_tokens", "seed_search")
@@ -106,3 +110,7 @@ def test_a_cell_after_another_says_what_it_reused(miniature: TextToImage, tmp_pa
     assert sorted(record.get("reused", 0) for record in records) == [0, 2]
     (later,) = (record for record in records if "reused" in record)
     assert later["reused_seconds"] > 0
+    written = pd.read_csv(io.BytesIO(as_csv(collect(plan, store).cells))).set_index("digest")
+    taken = written["reused_seconds"].dropna().to_dict()
+    after = [c.digest for c, record in zip(cells, records, strict=True) if record is later]
+    assert taken == {after[0]: pytest.approx(later["reused_seconds"], rel=1e-4)}

@@ -124,6 +124,11 @@ def test_a_report_of_what_is_taken_whole_has_the_same_bytes(tmp_path: Path) -> N
         if name.endswith(".parquet"):  # another version of the library writes other bytes
             left, right = (pd.read_parquet(folder / name) for folder in (there, out))
             pd.testing.assert_frame_equal(left, right)
+        elif name == "cells.csv":  # the report is older than its column of what was reused
+            cells = pd.read_csv(out / name, keep_default_na=False, dtype=str)
+            assert set(cells.pop("reused_seconds")) == {""}
+            older = cells.to_csv(index=False, lineterminator="\n").encode()
+            assert (there / name).read_bytes() == older
         else:
             assert (there / name).read_bytes() == (out / name).read_bytes(), name
 

@@ -26,6 +26,7 @@ MEASURED: Final[Mapping[str, str]] = MappingProxyType(
         "model_seconds": _CLOCK,
         "edit_seconds": _CLOCK,
         "cell_seconds": _CLOCK,
+        "reused_seconds": _CLOCK,
         "overhead": _CLOCK,
         "share_outside_models": _CLOCK,
         "peak_memory_mb": _MEMORY,
