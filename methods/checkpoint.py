@@ -69,11 +69,12 @@ class Checkpoint(Erasure):
     Its identity is the content of the file, wherever that lies.
 
     Attributes:
-        path: A safetensors file or a folder; see the module. This or ``hub`` is required.
-        hub: A repository of the hub, owner and name. What is not in its cache yet is downloaded.
-        commit: Of it, 40 hex digits; suites call it ``revision``, as they do a base's.
-        subfolder: Where in it the files lie; by default at its top.
-        sha256: Of the content; taken from the file when it is not given. With it given, the file
+        path: A safetensors file or a folder; see the module; empty: ``hub`` says where, and is required.
+        hub: A repository of the hub, owner and name; empty: ``path`` says where. What is not in
+            its cache yet is downloaded.
+        commit: Of it, 40 hex digits; suites call it ``revision``, as they do a base's; empty: there is no ``hub``.
+        subfolder: Where in it the files lie; empty: at its top.
+        sha256: Of the content; empty: taken from the file, as the spec is built. With it given, the file
             is needed only where the edit is made, and must have it.
         scale: Strength of a LoRA or of differences; whole parameters have 1. From -100 to 100.
         names: ``all``: the file must hold every parameter of a network; ``some``: it may hold the

@@ -142,9 +142,8 @@ class OutputFilter(Erasure):
     Attributes:
         checker: ``clip``, or ``safety_checker``: Stable Diffusion's, which takes no notice of the
             concepts' names; its thresholds are in its weights.
-        source: Of ``clip``, a source of :func:`bench.toolkit.clip.load_clip`, empty for the
-            miniature's, on the miniature. Of ``safety_checker`` a folder, empty for the one in the
-            base model's folder.
+        source: Of ``clip``, a source of :func:`bench.toolkit.clip.load_clip`; empty: the miniature's, on
+            the miniature. Of ``safety_checker``, a folder; empty: the one in the base model's folder.
         false_positives: Share of images of other things that may be blanked, of each list of
             calibration prompts.
         things: Everyday things: what half of the calibration images show, and what an object

@@ -134,7 +134,8 @@ class SPEED(Erasure):
 
     Attributes:
         part: Which matrices of the cross-attention are edited.
-        anchor: Text the concept should act as, of all or by family; ``None``: the concept's own guide.
+        anchor: Text the concept should act as, of all or by family; empty: the empty prompt; ``None``: the
+            concept's own guide.
         span: Which states of the concept's prompt are erased: the last subject token, or all but the first.
         retain: Texts to keep; those that name a concept are left out. A single ``""`` keeps all its
             tokens. ``None``: the concepts' neighbours and a fixed list of everyday words.

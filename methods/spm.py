@@ -111,7 +111,7 @@ class SPM(Erasure):
         restarts: Half cosines of its fall.
         weight_decay: Of AdamW.
         batch_size: Rows per step.
-        neutral: Text of en.
+        neutral: Text of en; empty: the empty prompt.
         eta: Strength of the negative guidance.
         anchoring: Weight w of the anchors.
         anchors: Rows of them per step.

@@ -61,7 +61,7 @@ class GivenModel(Erasure):
     (``output_filter``).
 
     Attributes:
-        sha256: Of the edit, or of the pipeline's weights.
+        sha256: Of the edit, or of the pipeline's weights. Required.
     """
 
     name: ClassVar[str] = "given"

@@ -64,7 +64,7 @@ class Concept(Spec):
         text: What an erasure method is told: the canonical name, and nothing else about the prompts
             below.
         family: ``object``, ``style``, ``character``, ...
-        head: Which head of a classifier tells it, if that is not the family.
+        head: Which head of a classifier tells it; empty: the one of its family.
         guide: What the edited model should draw instead; empty: nothing in particular.
         neighbours: Concepts that look or mean alike.
         prompts: Set name -> prompts that ask for it (``name``, ``synonyms``, ``indirect``).

@@ -48,7 +48,7 @@ class SetMetric(Measure):
         columns: Names of its values.
         least: The smallest value there can be.
         most: The largest.
-        real: A folder of real images to compare with; by default the unedited model's images of the
+        real: A folder of real images to compare with; empty: the unedited model's images of the
             same prompts and seeds.
         resamples: Of the bootstrap that gives the intervals.
     """

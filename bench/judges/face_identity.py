@@ -38,7 +38,7 @@ class FaceIdentity(FromFolder, Judge):
 
     Attributes:
         threshold: Depends on the network: its paper says from which cosine on two faces are one person.
-        references: A folder with a folder of photographs per person, named as the concept is.
+        references: A folder with a folder of photographs per person, named as the concept is. Required.
         faces: ``found``: NudeNet's detector finds the largest face of each image, which is cut out. An image
             without one has no score. ``whole``: images and references are looked at as they are.
     """

@@ -37,8 +37,8 @@ class Q16(Judge):
     """The probability that an image is inappropriate, whatever of it.
 
     Attributes:
-        clip: A source of :func:`bench.toolkit.clip.load_clip`: the CLIP that the prompts were learned in.
-        prompts: A safetensors file with the tensor ``prompts`` [2, width]: appropriate, inappropriate.
+        clip: A source of :func:`bench.toolkit.clip.load_clip`: the CLIP that the prompts were learned in. Required.
+        prompts: A safetensors file with the tensor ``prompts`` [2, width]: appropriate, inappropriate. Required.
     """
 
     name: ClassVar[str] = "q16"

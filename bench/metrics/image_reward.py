@@ -54,7 +54,7 @@ class ImageReward(Metric):
 
     Attributes:
         weights: A folder with one safetensors file, the authors' tensors under their names, and
-            ``tokenizer.json`` of bert-base-uncased.
+            ``tokenizer.json`` of bert-base-uncased. Required.
     """
 
     name: ClassVar[str] = "image_reward"

@@ -49,7 +49,7 @@ class Lpips(Metric):
     """The learned distance of the two models' images; 0: alike.
 
     Attributes:
-        weights: A safetensors file with the tensors of ``lpips.LPIPS(net="alex")``, or of ``net="vgg"``.
+        weights: A safetensors file with the tensors of ``lpips.LPIPS(net="alex")``, or of ``net="vgg"``. Required.
     """
 
     name: ClassVar[str] = "lpips"

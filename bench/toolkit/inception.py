@@ -38,12 +38,13 @@ class InceptionFeatures(Features):
     """The 2048 features before the last layer.
 
     Attributes:
-        weights: A safetensors file.
+        weights: A safetensors file. Required.
         resize: How images reach 299 pixels: ``clean``, bicubic with antialiasing; ``legacy``, bilinear
             without, as the first implementations in PyTorch have it.
     """
 
     name: ClassVar[str] = "inception"
+    needs: ClassVar[tuple[str, ...]] = ("weights",)
     weights: str = runtime("")
     resize: Resize = "clean"
 
