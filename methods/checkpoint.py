@@ -33,7 +33,7 @@ from bench.core.bounds import Factor
 from bench.core.digest import file_sha256
 from bench.core.errors import UsageError
 from bench.core.headers import refuse_odd_numbers
-from bench.core.spec import added, content, runtime
+from bench.core.spec import added, content, name_of, runtime
 from bench.core.weight_files import sound
 from bench.interfaces import Concept, Context, Erasure, Slot
 from bench.model.text_to_image import TextToImage
@@ -133,7 +133,7 @@ class Checkpoint(Erasure):
         extra = [] if self.scale == 1 else [f"scale={self.scale:g}"]
         extra += [] if self.values == "absolute" else [self.values]
         extra += [] if self.gate == "prompt" else [f"gate={self.gate}"]
-        name = "/".join(filter(None, (self.hub, self.subfolder))) or Path(self.path).name
+        name = "/".join(filter(None, (self.hub, self.subfolder))) or name_of(self.path)
         return f"checkpoint({', '.join([name, self.sha256[:8], *extra])})"
 
     def _place(self) -> str:

@@ -201,8 +201,8 @@ class TaskVectorErasure(Erasure):
     pairs: Literal["none", "scenes"] = added("none")
     scenes: Scenes = added({})
     partner_share: float = added(1.0, ge=0, le=4)
-    with_unet: str = added("", alias="with")
-    without_unet: str = added("", alias="without")
+    with_unet: PathText = added("", alias="with")
+    without_unet: PathText = added("", alias="without")
     rounds: int = added(0, ge=0, le=100)
     bar: Literal["typical", "worst"] = added("typical")
 

@@ -14,7 +14,16 @@ from bench.core.characters import plain
 from bench.core.digest import digest_of, file_sha256
 from bench.core.errors import unknown
 
-__all__ = ["PathText", "Spec", "added", "applied", "content", "runtime", "weights_digest"]
+__all__ = [
+    "PathText",
+    "Spec",
+    "added",
+    "applied",
+    "content",
+    "name_of",
+    "runtime",
+    "weights_digest",
+]
 
 _PATH: Final = "path"
 PathText: TypeAlias = Annotated[str, _PATH]
@@ -218,11 +227,11 @@ class Spec(BaseModel):
 
         A field of :data:`PathText` holds one, maybe behind ``kind@``. In others a path is known by its look.
         """
-        text = str(value)
         if not self._names_a_path(field):
-            return _AS_A_PATH.sub(lambda found: _last(found[0]), text)
+            return _AS_A_PATH.sub(lambda found: name_of(found[0]), str(_without_folders(value)))
+        text = str(value)
         kind = found[0] if (found := _KIND.match(text)) else ""
-        return kind + _last(text.removeprefix(kind))
+        return kind + name_of(text.removeprefix(kind))
 
     @classmethod
     def _names_a_path(cls, field: str) -> bool:
@@ -238,15 +247,28 @@ class Spec(BaseModel):
         return isinstance(extra, dict) and bool(extra.get(mark))
 
 
-_AS_A_PATH: Final = re.compile(r"""(?<![^\s'"(=])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s'",)]+""")
-"""Text that begins as a path does, by itself or inside a list. An id of the hub, ``owner/name``, does not."""
+_BEGINS: Final = r"(?:~[^\s/\\]*|\.{1,2}|[A-Za-z]:)?[/\\]"
+_WHOLE: Final = re.compile(rf"(?:^|(?<=@)){_BEGINS}(?=\S).*")
+"""Text that begins as a path does, or goes on so after an ``@``: one path to its end, with any blanks."""
+_AS_A_PATH: Final = re.compile(rf"""(?<![^\s'"(=]){_BEGINS}[^\s'",)]+""")
+"""A path within other words, as far as the next blank. An id of the hub, ``owner/name``, is none."""
 _KIND: Final = re.compile(r"[^/\\@]*@")
 """How the path of a file begins that has to say what it is, such as ``open_clip:<architecture>@``."""
 _ENDS: Final = re.compile(r"[/\\]")
 
 
-def _last(path: str) -> str:
+def name_of(path: str) -> str:
+    """The last name of a path, in the spelling of any system: what labels tell of it."""
     return _ENDS.split(path.rstrip("/\\"))[-1]
+
+
+def _without_folders(value: object) -> object:
+    """The value with the name alone of every text in it that is a path."""
+    if isinstance(value, str):
+        return _WHOLE.sub(lambda found: name_of(found[0]), value)
+    if isinstance(value, Mapping):
+        return {_without_folders(key): _without_folders(of) for key, of in value.items()}
+    return tuple(map(_without_folders, value)) if type(value) is tuple else value
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -42,7 +42,19 @@ def test_it_names_what_was_asked_for(spec: FewShot | TaskVectorErasure, label: s
         ("~/unet", "unet"),
         ("../unet.safetensors", "unet.safetensors"),
         ("C:\\weights\\clip", "clip"),
+        ("~alice/clip", "clip"),
+        ("/home/alice smith/clip", "clip"),
+        ("/home/alice smith/my clip/", "my clip"),
+        ("C:\\Users\\alice smith\\clip", "clip"),
+        ("\\\\server\\alice\\clip", "clip"),
+        ("open_clip:ViT-B-32@/home/alice/w.safetensors", "open_clip:ViT-B-32@w.safetensors"),
+        ("open_clip:ViT-B-32@~alice/my w.safetensors", "open_clip:ViT-B-32@my w.safetensors"),
+        ("open_clip:ViT-B-32@w.safetensors", "open_clip:ViT-B-32@w.safetensors"),
+        ("/home/alice@work/clip", "clip"),
+        ("as in /home/alice/star.png, but red", "as in star.png, but red"),
         (("/home/alice/a", "b"), "('a', 'b')"),
+        (("/home/alice smith/a", ("~alice/b", 0.5, None)), "('a', ('b', 0.5, None))"),
+        ({"star": ("/home/alice smith/a",)}, "{'star': ('a',)}"),
         ("openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14"),
         ("something, as a {}", "something, as a {}"),
         ("a red / blue star", "a red / blue star"),
@@ -52,15 +64,42 @@ def test_of_a_path_it_tells_the_name(value: object, told: str) -> None:
     assert FewShot().told("anything", value) == told
 
 
+NO_PATH = {("checkpoint", key) for key in ("hub", "commit", "subfolder", "sha256")}
+"""A path is no value of these: the next test holds it."""
+
+SPELLINGS = [
+    "/home/alice/there", "/home/alice/there/", "/home/alice smith/there", "~alice/there", "~/alice/there",
+    "./alice/there", "../alice/there", "C:\\alice smith\\there", "\\\\alice\\there",
+    "open_clip:ViT-B-32@/home/alice smith/there",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize(
     ("point", "name"), [(p, n) for p in get_args(registry.PlugPoint) for n in registry.names(p)]
 )
-def test_no_label_has_the_folders_of_a_path(point: registry.PlugPoint, name: str) -> None:
+def test_no_label_has_the_folders_of_a_path(
+    point: registry.PlugPoint, name: str, spelling: str
+) -> None:
     cls = registry.get(point, name)
+    filled = cls().model_copy(update=dict.fromkeys(cls.needs, spelling))
+    assert "alice" not in filled.label
     for key, field in cls.model_fields.items():
-        if field.annotation is str and not cls.needs:
-            spec = cls().model_copy(update={key: "/home/alice/there"})
-            assert "alice" not in spec.label, key
+        if (name, key) in NO_PATH:
+            continue
+        if field.annotation in (str, str | None, tuple[str, ...]):
+            value = (spelling,) if field.annotation == tuple[str, ...] else spelling
+            assert "alice" not in filled.model_copy(update={key: value}).label, key
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(("name", "key"), sorted(NO_PATH))
+def test_a_path_is_refused_where_a_label_would_have_it_whole(
+    name: str, key: str, spelling: str
+) -> None:
+    place = {} if key == "sha256" else {"hub": "owner/name", "commit": "a" * 40}
+    with pytest.raises(UsageError):
+        registry.build("method", {name: {**place, key: spelling}})
 
 
 @pytest.mark.parametrize(
@@ -74,11 +113,12 @@ def test_no_label_has_the_folders_of_a_path(point: registry.PlugPoint, name: str
         (OutputFilter(source="alice/checker/"), "output_filter(source=checker)"),
         (Fid(real="alice/photos"), "fid(real=photos)"),
         (Fid(real="~"), "fid(real=~)"),
+        (TaskVectorErasure.model_validate({"with": "alice/u.st"}), "task_vector(with_unet=u.st)"),
         (Fid(real="alice/photos", resamples=9), "fid(real=photos, resamples=9)"),
     ],
 )  # fmt: skip
 def test_a_field_that_names_a_path_tells_its_name_however_it_is_written(
-    spec: ClipZeroShot | Prompts | OutputFilter | Fid, label: str
+    spec: ClipZeroShot | Prompts | OutputFilter | Fid | TaskVectorErasure, label: str
 ) -> None:
     assert spec.label == label
 
