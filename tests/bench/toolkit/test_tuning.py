@@ -61,6 +61,25 @@ def test_a_schedule_is_the_factor_of_each_steps_learning_rate(model: TextToImage
     torch.testing.assert_close(found[name], model.parameter(name) - 0.1 * sum(factors))
 
 
+def test_a_moving_average_begins_at_the_start_and_decays_as_it_says(model: TextToImage) -> None:
+    """Three steps of gradient descent written out: (1 + k)/(10 + k) is 0.1, then 2/11, then 3/12."""
+    name = "unet.conv_in.bias"
+    start = model.parameter(name).double()
+
+    def loss_of(live: TextToImage, step: int) -> torch.Tensor:
+        return live.weights[name].sum() * (1.0, -2.0, 4.0)[step]
+
+    steps = (start - 0.1, start - 0.1 + 0.2, start - 0.1 + 0.2 - 0.4)
+    by_hand = 0.1 * start + 0.9 * steps[0]
+    by_hand = 2 / 11 * by_hand + 9 / 11 * steps[1]
+    by_hand = 3 / 12 * by_hand + 9 / 12 * steps[2]
+    averaged = tune(model, [name], loss_of, Optimiser(3, 0.1, "sgd", ema=True))
+    last = tune(model, [name], loss_of, Optimiser(3, 0.1, "sgd"))
+    torch.testing.assert_close(averaged[name].double(), by_hand, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(last[name].double(), steps[2], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(averaged[name], last[name])
+
+
 def test_betas_are_of_the_first_and_of_the_second_moment() -> None:
     moments = torch.zeros(2, dtype=torch.float64)
     betas = torch.tensor([0.5, 0.75], dtype=torch.float64)
