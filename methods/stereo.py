@@ -152,7 +152,7 @@ class Stereo(Erasure):
     negative_weight: Weight = 3.0
 
     @model_validator(mode="after")
-    def _an_image_a_round(self) -> Self:
+    def _an_image_per_round(self) -> Self:
         if self.images < self.rounds:
             raise ValueError(
                 f"expected at least one image per round, got {self.images} images for {self.rounds} rounds"

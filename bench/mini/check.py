@@ -42,7 +42,7 @@ _SEED = "mini check"
 
 @torch.no_grad()
 def _predict(judge: JudgeNet, images: Tensor) -> dict[str, Tensor]:
-    """Softmax probabilities [N, classes + 1] a head."""
+    """Softmax probabilities [N, classes + 1] per head."""
     chunks = [judge(c) for c in images.split(256)]
     return {h: torch.cat([c[h] for c in chunks]).softmax(1) for h in HEADS}
 

@@ -63,7 +63,7 @@ class JudgeNet(Trunk):
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits [N, classes + 1] a head.
+        """Logits [N, classes + 1] per head.
 
         Args:
             images: [N, 3, 64, 64] in [0, 1].

@@ -134,7 +134,7 @@ def threshold_at(scores: Sequence[Tensor], false_positives: float) -> float:
     """The lowest threshold that stays within a false-positive rate in each of several lists.
 
     Args:
-        scores: One tensor [N] a list, of what must not be flagged.
+        scores: One tensor [N] per list, of what must not be flagged.
         false_positives: At most this share of each list lies *above* the threshold.
 
     Raises:
