@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,12 @@ __all__ = ["fill", "large_plan", "made"]
 _SIDE = 64
 
 
-def large_plan(folder: Path, repeats: int) -> Plan:
-    """The plan of ``folder/large.yaml``, which is written: 5 methods, 20 concepts, 9 attacks."""
+def large_plan(folder: Path, repeats: int, concepts: str | Sequence[str] = "all") -> Plan:
+    """The plan of ``folder/large.yaml``, which is written: 5 methods, 20 concepts or those named, 9 attacks."""
     data = yaml.safe_load((SUITES / "mini-quick.yaml").read_text())
     searches = [{"concept_inversion": {"preset": "mini", "steps": n}} for n in range(1, 7)]
     attacks = ["prompts", "seed_search", "random_tokens", *searches]
-    data |= {"name": "large", "concepts": "all", "attacks": attacks, "repeats": repeats}
+    data |= {"name": "large", "concepts": concepts, "attacks": attacks, "repeats": repeats}
     path = folder / "large.yaml"
     path.write_text(yaml.safe_dump(data))
     suite = load_suite(str(path))
