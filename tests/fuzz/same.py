@@ -55,7 +55,7 @@ def compare(whole: Path, broken: Path) -> None:
 
 
 def left_behind(place: Path) -> list[str]:
-    """What lies where nothing lies after a run, by its path from the place."""
+    """The paths, from the place, of files that lie where nothing lies after a run."""
     return [n for n in _names(place) if n.startswith(_PLACES) and n not in _PLACES]
 
 

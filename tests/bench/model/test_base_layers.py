@@ -1,4 +1,4 @@
-"""What a configuration asks for is what the libraries' own networks have: options, names and shapes of tensors."""
+"""The libraries' own networks have what a configuration asks for: options, names and shapes of tensors."""
 
 from __future__ import annotations
 
