@@ -68,14 +68,18 @@ def _kills(folder: Path, number: int, seed: int) -> dict[str, int]:
     _import_what_is_run(folder, whole)
     report = lasted(folder, whole)
     draws, done, rounds, torn = random.Random(seed), 0, 1, 0
+    pieces: set[Path] = set()
     while done < number:
         share = 1 - entries(broken) / entries(whole)
         # The cells of this suite take about as long as its report.
         if killed(folder, broken, draws.random() * report * (1 + share)):
             done += 1
-            torn += any((broken / "report").glob(".report-*"))
+            # They lie there until a report is done: each counts for the kill that left it.
+            found = set((broken / "report").glob(".report-*"))
+            torn += bool(found - pieces)
+            pieces = found
         else:
-            rounds += 1
+            rounds, pieces = rounds + 1, set()
             broken.rename(folder / f"round-{rounds}")
             compare(whole, folder / f"round-{rounds}")
     lasted(folder, broken)
