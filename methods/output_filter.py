@@ -183,7 +183,7 @@ class OutputFilter(Erasure):
     guidance_scale: Guidance = 7.5
 
     def files(self) -> tuple[Path, ...]:
-        """The weights of CLIP, or those of the safety checker at ``source`` and their settings."""
+        """The files of its CLIP; or the weights of the safety checker at ``source`` and their settings."""
         if self.checker == "clip":
             return clip_files(self.source)
         return _checker_files(Path(self.source)) if self.source else ()

@@ -245,7 +245,7 @@ class TaskVectorErasure(Erasure):
         return self
 
     def files(self) -> tuple[Path, ...]:
-        """The weights of the CLIP it looks through, and the UNets that it is given."""
+        """The files of its CLIP, and the UNets that it is given."""
         given = [Path(path) for path in (self.with_unet, self.without_unet) if path]
         found = (unet_files(path) if path.exists() else (path,) for path in given)
         return (*clip_files(self.clip), *(file for files in found for file in files))

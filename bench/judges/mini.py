@@ -27,6 +27,7 @@ __all__ = ["MiniJudge"]
 
 _BATCH = 256
 _SIDE = 64
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 class MiniJudge(Judge):
@@ -61,7 +62,7 @@ class MiniJudge(Judge):
     @property
     def network(self) -> str:
         """Its weights."""
-        return content(*self.files())
+        return content(self._folder() / _WEIGHTS)
 
     def check_concept(self, concept: Concept) -> None:
         """Refuses what is no class of a head of the judge's folder."""
@@ -86,8 +87,10 @@ class MiniJudge(Judge):
         return _heads(self._folder())
 
     def files(self) -> tuple[Path, ...]:
-        """Its weights."""
-        return (self._folder() / "model.safetensors",)
+        """Its weights and the classes of its heads; the shipped judge's come with the code."""
+        folder = self._folder()
+        settings = (folder / _CONFIG,) if self.folder else ()
+        return (*settings, folder / _WEIGHTS)
 
     def _folder(self) -> Path:
         return folder_of(self.folder, ours=judge_folder())
@@ -114,7 +117,7 @@ class MiniJudge(Judge):
 
 def _heads(folder: Path) -> dict[str, list[str]]:
     """The classes of each head, as the folder's ``config.json`` has them."""
-    path = folder / "config.json"
+    path = folder / _CONFIG
     match read_object(path):
         case {"heads": dict(heads)} if all(map(_is_names, heads.values())):
             return cast("dict[str, list[str]]", heads)

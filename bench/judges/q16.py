@@ -47,7 +47,7 @@ class Q16(Judge):
     prompts: str = runtime("")
 
     def files(self) -> tuple[Path, ...]:
-        """CLIP's weights and the prompts."""
+        """The files of its CLIP, and the prompts."""
         return (*clip_files(self.clip), expanded(self.prompts)) if self.lacking == () else ()
 
     @property

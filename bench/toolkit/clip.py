@@ -13,15 +13,22 @@ A source is one of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench.core.errors import UsageError
 from bench.core.files import expanded, regular
 from bench.core.shipped import clip_folder, folder_of
 from bench.core.spec import content
-from bench.toolkit.clip_open import load_open_clip
+from bench.toolkit.clip_open import load_open_clip, open_clip_files
 from bench.toolkit.clip_towers import Clip
-from bench.toolkit.clip_transformers import PREPROCESS, load_folder, no_model, tokenizer_folder
+from bench.toolkit.clip_transformers import (
+    PREPROCESS,
+    folder_files,
+    load_folder,
+    no_model,
+    tokenizer_folder,
+)
 
 __all__ = ["brings_default", "check_source", "clip_files", "load_clip"]
 
@@ -52,10 +59,14 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
 
 
 def clip_files(source: str) -> tuple[Path, ...]:
-    """The weights of a source, for digests."""
+    """The files that decide what a CLIP says, for digests: weights, settings, and its tokenizer's.
+
+    Of the default the weights alone: its settings come with the code, and stored results name no more.
+    """
     if source.startswith(_OPEN_CLIP):
-        return (expanded(source.removeprefix(_OPEN_CLIP).partition("@")[2]).resolve(),)
-    return tuple(sorted(folder_of(source, ours=clip_folder()).glob("*.safetensors")))
+        return open_clip_files(_weights_file(source))
+    files = folder_files(folder_of(source, ours=clip_folder()))
+    return files if source else tuple(_weights(files))
 
 
 def brings_default(base: Path | None) -> bool:
@@ -103,7 +114,7 @@ def _check_there(source: str, at: tuple[str, ...]) -> None:
             _check_folder(expanded(source))
     except UsageError as error:
         raise error.below(*at) from error
-    if not files:
+    if not _weights(files):
         raise UsageError(
             f"expected the folder of a transformers CLIPModel in safetensors, got {source}, which has none",
             at=at,
@@ -122,4 +133,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def _sums(source: str) -> list[str]:
-    return [content(path) for path in clip_files(source)]
+    return [content(path) for path in _weights(clip_files(source))]
+
+
+def _weights(files: Iterable[Path]) -> list[Path]:
+    return [file for file in files if file.suffix == ".safetensors"]
+
+
+def _weights_file(source: str) -> Path:
+    """The file that a source of open_clip names."""
+    return expanded(source.removeprefix(_OPEN_CLIP).partition("@")[2]).resolve()

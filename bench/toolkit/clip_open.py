@@ -13,12 +13,19 @@ from bench.core.files import regular
 from bench.core.json_files import read_object
 from bench.core.lazy import torch
 from bench.toolkit.clip_towers import Clip, Preprocess
+from bench.toolkit.network_folder import word_files
 
-__all__ = ["load_open_clip"]
+__all__ = ["load_open_clip", "open_clip_files"]
 
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
+
+
+def open_clip_files(weights: Path) -> tuple[Path, ...]:
+    """The weights, and what is read beside them where it is there: the settings and the tokenizer's files."""
+    beside = [path for path in [weights.parent / _OPEN_CLIP_CONFIG] if path.is_file()]
+    return (weights, *beside, *word_files(weights.parent))
 
 
 @lru_cache(maxsize=4)

@@ -10,13 +10,12 @@ from bench.core.files import all_regular
 from bench.core.json_files import read_object
 from bench.core.lazy import torch
 from bench.toolkit.clip_towers import Clip, Preprocess
+from bench.toolkit.network_folder import PREPROCESS, used_files, word_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PREPROCESS", "load_folder", "no_model", "tokenizer_folder"]
-
-PREPROCESS = "preprocessor_config.json"
+__all__ = ["PREPROCESS", "folder_files", "load_folder", "no_model", "tokenizer_folder"]
 
 
 def no_model(folder: Path) -> str:
@@ -69,6 +68,15 @@ def load_folder(folder: Path, device: str) -> Clip:
         encode_texts=encode_texts,
         device=device,
     )
+
+
+def folder_files(folder: Path) -> tuple[Path, ...]:
+    """The files that are read of a folder, and of the one of its tokenizer where that lies beside it."""
+    try:
+        beside = tokenizer_folder(folder)
+    except FileNotFoundError:
+        return used_files(folder)  # whoever loads it says so
+    return used_files(folder) + (word_files(beside) if beside != folder else ())
 
 
 def tokenizer_folder(folder: Path) -> Path:

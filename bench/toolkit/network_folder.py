@@ -25,7 +25,9 @@ from bench.model.pipeline.download import fetch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONFIG", "PREPROCESS", "Loaded", "check_folder", "folder_of", "load", "used_files"]
+__all__ = [
+    "CONFIG", "PREPROCESS", "Loaded", "check_folder", "folder_of", "load", "used_files", "word_files",
+]  # fmt: skip
 
 CONFIG: Final = "config.json"
 PREPROCESS: Final = "preprocessor_config.json"
@@ -60,8 +62,14 @@ def folder_of(source: str) -> Path:
 
 def used_files(folder: Path) -> tuple[Path, ...]:
     """The files of a folder that decide what its network says: settings, words and weights."""
-    settings = [folder / name for name in _SETTINGS if (folder / name).is_file()]
+    names = _SETTINGS if (folder / _WHOLE).is_file() else (*_SETTINGS, _INDEX)
+    settings = [folder / name for name in names if (folder / name).is_file()]
     return (*settings, *_weights(folder))
+
+
+def word_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a folder that decide how its tokenizer splits texts."""
+    return tuple(folder / name for name in _WORDS if (folder / name).is_file())
 
 
 def check_folder(
