@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -30,6 +29,7 @@ from bench.core.digest import file_sha256
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import expanded
 from bench.core.json_files import read_object
+from bench.core.kept import kept_while_same
 from bench.core.lazy import F, torch
 from bench.core.spec import PathText
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot
@@ -313,7 +313,7 @@ def _weights_of(folder: Path) -> Path:
     return path
 
 
-@lru_cache(maxsize=2)
+@kept_while_same(lambda folder, sha256, device: _checker_files(folder), most=2)
 def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], list[bool]]:
     """Diffusers' own checker, filled from the two files that are in the digest and from nothing else.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import open_clip
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,7 +30,16 @@ from methods.output_filter import ClipChecker, OutputFilter, SafetyChecker
 from tvc.method import TaskVectorErasure
 from tvc.unets import vector_between
 
-__all__ = ["ALIKE", "NOTHING", "READERS", "Reader", "declared", "weights_in"]
+__all__ = [
+    "ALIKE",
+    "NOTHING",
+    "READERS",
+    "Reader",
+    "declared",
+    "readers",
+    "retrained",
+    "weights_in",
+]
 
 STAR: Final = Concept(text="star", family="object", neighbours=("moon",))
 PROMPTS: Final = ["a star", "a moon"]
@@ -61,6 +71,14 @@ class Reader:
     slow: bool = False
 
 
+def readers() -> list[Any]:
+    """The names of :data:`READERS` as parameters of a test, those with a large network marked."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if reader.slow else [])
+        for name, reader in READERS.items()
+    ]
+
+
 def declared(spec: Spec) -> set[Path]:
     """The files that its identity knows by their content."""
     own = spec.features().files() if isinstance(spec, SetMetric) else ()
@@ -70,6 +88,19 @@ def declared(spec: Spec) -> set[Path]:
 def weights_in(folder: Path) -> list[Path]:
     """Every file of weights, as deep as it lies."""
     return sorted(folder.rglob("*.safetensors"))
+
+
+def retrained(folder: Path) -> None:
+    """Writes other weights of the same shapes to the same files."""
+    for path in weights_in(folder):
+        generator = generator_for("retrained", path.name)
+        moved = {
+            name: value + 0.5 * torch.randn(value.shape, generator=generator).to(value.dtype)
+            if value.is_floating_point()
+            else value
+            for name, value in load_file(path).items()
+        }
+        save_file(moved, path, metadata={"format": "pt"})
 
 
 def _images() -> Tensor:

@@ -8,13 +8,13 @@ Rewards are scaled as the authors scale them: mean 0 and spread 1 over their tra
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bench.core.clock import model_time
 from bench.core.errors import UsageError, in_one_line
 from bench.core.files import all_regular, expanded, is_folder
+from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
 from bench.core.spec import runtime
 from bench.core.weight_files import sound
@@ -63,8 +63,7 @@ class ImageReward(Metric):
 
     def files(self) -> tuple[Path, ...]:
         """The weights and the tokenizer."""
-        folder = expanded(self.weights)
-        return (*sorted(folder.glob("*.safetensors")), folder / _TOKENIZER) if self.weights else ()
+        return _files(expanded(self.weights)) if self.weights else ()
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses a folder that is missing or unfit; the network is read, for only that tells."""
@@ -98,7 +97,11 @@ class ImageReward(Metric):
         return torch.cat(rows)
 
 
-@lru_cache(maxsize=2)
+def _files(folder: Path) -> tuple[Path, ...]:
+    return (*sorted(folder.glob("*.safetensors")), folder / _TOKENIZER)
+
+
+@kept_while_same(lambda folder, device: _files(folder), most=2)
 def _load(folder: Path, device: str) -> Any:
     """Images and their prompts -> rewards [B].
 

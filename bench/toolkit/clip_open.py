@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UsageError, shown
 from bench.core.files import regular
 from bench.core.json_files import read_object
+from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
 from bench.toolkit.clip_towers import Clip, Preprocess
 from bench.toolkit.network_folder import word_files
@@ -28,7 +28,7 @@ def open_clip_files(weights: Path) -> tuple[Path, ...]:
     return (weights, *beside, *word_files(weights.parent))
 
 
-@lru_cache(maxsize=4)
+@kept_while_same(lambda architecture, weights, device: open_clip_files(weights), most=4)
 def load_open_clip(architecture: str, weights: Path, device: str) -> Clip:
     """The CLIP of a file; see :func:`bench.toolkit.clip.load_clip` for the errors."""
     import open_clip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.files import all_regular
 from bench.core.json_files import read_object
+from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
 from bench.toolkit.clip_towers import Clip, Preprocess
 from bench.toolkit.network_folder import PREPROCESS, used_files, word_files
@@ -26,7 +26,16 @@ def no_model(folder: Path) -> str:
     )
 
 
-@lru_cache(maxsize=4)
+def folder_files(folder: Path) -> tuple[Path, ...]:
+    """The files that are read of a folder, and of the one of its tokenizer where that lies beside it."""
+    try:
+        beside = tokenizer_folder(folder)
+    except FileNotFoundError:
+        return used_files(folder)  # whoever loads it says so
+    return used_files(folder) + (word_files(beside) if beside != folder else ())
+
+
+@kept_while_same(lambda folder, device: folder_files(folder), most=4)
 def load_folder(folder: Path, device: str) -> Clip:
     """The CLIP of a folder; see :func:`bench.toolkit.clip.load_clip` for the errors."""
     from transformers import CLIPModel, CLIPTokenizer
@@ -68,15 +77,6 @@ def load_folder(folder: Path, device: str) -> Clip:
         encode_texts=encode_texts,
         device=device,
     )
-
-
-def folder_files(folder: Path) -> tuple[Path, ...]:
-    """The files that are read of a folder, and of the one of its tokenizer where that lies beside it."""
-    try:
-        beside = tokenizer_folder(folder)
-    except FileNotFoundError:
-        return used_files(folder)  # whoever loads it says so
-    return used_files(folder) + (word_files(beside) if beside != folder else ())
 
 
 def tokenizer_folder(folder: Path) -> Path:

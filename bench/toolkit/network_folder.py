@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from bench.core.digest import JSON
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import expanded, regular
 from bench.core.json_files import read_object
+from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
 from bench.core.weight_files import sound
 from bench.model.pipeline.download import fetch
@@ -157,7 +158,7 @@ class Loaded:
         return found
 
 
-@lru_cache(maxsize=8)
+@kept_while_same(lambda folder, *how, **more: used_files(folder), most=8)
 def load(folder: Path, kind: str, device: str, *, words: bool = False) -> Loaded:
     """The network of a folder, read once per device.
 

@@ -15,7 +15,7 @@ import pytest
 
 from bench.interfaces import registry
 from bench.model.text_to_image import TextToImage
-from tests.readers import ALIKE, NOTHING, READERS, declared, weights_in
+from tests.readers import ALIKE, NOTHING, READERS, declared, readers, weights_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
@@ -58,14 +58,6 @@ def opened(root: Path) -> Iterator[Callable[[], set[Path]]]:
         os.close(queue)
 
 
-def named() -> list[Any]:
-    """The readers, those with a large network marked."""
-    marks = [pytest.mark.slow]
-    return [
-        pytest.param(name, marks=marks if reader.slow else []) for name, reader in READERS.items()
-    ]
-
-
 def test_every_judge_and_metric_is_among_the_readers() -> None:
     for kind in ("judge", "metric"):
         told = NOTHING[kind] | READERS.keys() | ALIKE.keys()
@@ -75,7 +67,7 @@ def test_every_judge_and_metric_is_among_the_readers() -> None:
         assert metrics[0].features is metrics[1].features
 
 
-@pytest.mark.parametrize("name", named())
+@pytest.mark.parametrize("name", readers())
 def test_what_is_opened_is_in_the_identity(
     name: str, miniature: TextToImage, tmp_path: Path
 ) -> None:
