@@ -27,11 +27,12 @@ from bench.core.bounds import Count, Guidance, Number, Solver
 from bench.core.clock import model_time
 from bench.core.digest import file_sha256
 from bench.core.errors import UsageError, in_one_line, shown
-from bench.core.files import expanded
+from bench.core.files import expanded, regular
 from bench.core.json_files import read_object
 from bench.core.kept import kept_while_same
 from bench.core.lazy import F, torch
-from bench.core.spec import PathText
+from bench.core.spec import PathText, content
+from bench.core.weight_files import sound
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot
 from bench.model.filters import ImageFilter
 from bench.model.sampler import Sampler
@@ -194,7 +195,7 @@ class OutputFilter(Erasure):
         return _checker_files(folder / _CHECKER) if mine and folder is not None else ()
 
     def check_base(self, folder: Path | None) -> None:
-        """Refuses another base than the miniature where no CLIP is given, and a checker that is not there.
+        """Refuses another base than the miniature where no CLIP is given, and a checker that cannot be read.
 
         A base from the hub has none: of a pipeline only the networks that generate are downloaded.
         """
@@ -203,9 +204,15 @@ class OutputFilter(Erasure):
             check_source(self.source, folder, at=at)
             return
         try:
-            _weights_of(self._checker_folder(folder))
+            path = _weights_of(self._checker_folder(folder))
+            sound(regular(path))
+            _load_checker(path.parent.resolve(), content(path), "cpu")
+        except UsageError as error:
+            raise error.below(*at) from error
         except FileNotFoundError as error:
             raise UsageError(f"{error}; give its folder as `source`", at=at) from error
+        except ValueError as error:
+            raise UsageError(in_one_line(error), at=at) from error
 
     @field_validator("templates")
     @classmethod

@@ -62,12 +62,14 @@ class Reader:
         write: Writes its files under a folder; returns the fields that name them.
         make: The plug-in with these fields.
         look: What it says, by its files alone.
+        concept: A concept that a judge sees.
         slow: Its network has one size, which is large.
     """
 
     write: Callable[[Path], dict[str, str]]
     make: Callable[[dict[str, str]], Spec]
     look: Callable[[Any, TextToImage], Tensor]
+    concept: Concept = STAR
     slow: bool = False
 
 
@@ -255,7 +257,7 @@ def _readers() -> Iterator[tuple[str, Reader]]:
         yield name, Reader(_one(field, write), _of("judge", name), _judged)
     faces = _of("judge", "face_identity", faces="whole")
     yield "face_identity", Reader(_faces, faces, _judged)
-    yield "q16", Reader(_q16, _of("judge", "q16"), _judged)
+    yield "q16", Reader(_q16, _of("judge", "q16"), _judged, Concept(text="nudity"))
     metrics: tuple[tuple[str, str, Callable[[Path], str]], ...] = (
         ("clip_score", "clip", _clip),
         ("drift", "clip", _clip),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
+from bench.core.errors import UsageError
 from bench.core.spec import PathText, added, runtime
 from bench.interfaces import Concept, Context, Erasure, Judge, Role, Slot
 from bench.judges.clip_zero_shot import ClipZeroShot
@@ -39,7 +40,7 @@ from tvc.sight import Sight
 from tvc.strength import Strength
 from tvc.subset import named_subset
 from tvc.task_vector import TaskVector
-from tvc.unets import unet_files, vector_between
+from tvc.unets import check_unet, unet_files, vector_between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -251,12 +252,15 @@ class TaskVectorErasure(Erasure):
         return (*clip_files(self.clip), *(file for files in found for file in files))
 
     def check_base(self, folder: Path | None) -> None:
-        """Refuses another base than the miniature where no CLIP is given, and UNets that are not there."""
+        """Refuses another base than the miniature where no CLIP is given, and UNets that are none of the base's."""
         super().check_base(folder)
         check_source(self.clip, folder, at=(self.name, "clip"))
-        for path in (self.with_unet, self.without_unet):
-            if path:
-                unet_files(Path(path))
+        for field, path in (("with", self.with_unet), ("without", self.without_unet)):
+            try:
+                if path:
+                    check_unet(Path(path), folder)
+            except UsageError as error:
+                raise error.below(self.name, field) from error
 
     def roles(self) -> frozenset[Role]:
         """The UNet."""

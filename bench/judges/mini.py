@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from bench.core.clock import model_time
 from bench.core.errors import UsageError, unknown
+from bench.core.files import regular
 from bench.core.json_files import read_object
 from bench.core.lazy import torch
 from bench.core.shipped import folder_of, judge_folder
 from bench.core.spec import PathText, content
+from bench.core.weight_files import sound
 from bench.interfaces import Concept, Judge
 
 if TYPE_CHECKING:
@@ -63,6 +65,18 @@ class MiniJudge(Judge):
     def network(self) -> str:
         """Its weights."""
         return content(self._folder() / _WEIGHTS)
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses a folder without the weights of such a judge; the shipped one is taken as it is."""
+        if not self.folder:
+            return
+        from bench.toolkit.judge_net import judge_on
+
+        try:
+            sound(regular(self._folder() / _WEIGHTS))
+            judge_on(self._folder(), "cpu")
+        except UsageError as error:
+            raise error.below(self.name, "folder") from error
 
     def check_concept(self, concept: Concept) -> None:
         """Refuses what is no class of a head of the judge's folder."""

@@ -17,9 +17,9 @@ from bench.core.files import all_regular, expanded, is_folder
 from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
 from bench.core.spec import runtime
-from bench.core.weight_files import sound
 from bench.interfaces import Metric, UtilityBatch
 from bench.toolkit.clip_towers import Preprocess
+from bench.toolkit.network_folder import check_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ class ImageReward(Metric):
                         f"{self.weights}: expected one file {name}, got {len(found)}; docs/metrics.md "
                         "says how to convert the authors' file"
                     )
-            sound(next(place.glob("*.safetensors")))
+            check_files(_files(place))
             _load(all_regular(place).resolve(), "cpu")
         except UsageError as error:
             raise error.below(self.name, "weights") from error

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.core.errors import UsageError
+from bench.core.errors import UsageError, in_one_line
 from bench.core.files import expanded, regular
 from bench.core.shipped import clip_folder, folder_of
 from bench.core.spec import content
@@ -29,6 +29,7 @@ from bench.toolkit.clip_transformers import (
     no_model,
     tokenizer_folder,
 )
+from bench.toolkit.network_folder import check_files
 
 __all__ = ["brings_default", "check_source", "clip_files", "load_clip"]
 
@@ -78,7 +79,7 @@ def brings_default(base: Path | None) -> bool:
 
 
 def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None:
-    """Refuses a source whose files are not there, or one left empty on a base that the default does not suit.
+    """Refuses a source that holds no CLIP, or one left empty on a base that the default does not suit.
 
     Args:
         source: See the module's docstring.
@@ -86,8 +87,8 @@ def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None
         at: Who looks through it, and the field to fill.
 
     Raises:
-        UsageError: there is no model, or it is empty, and there is no ``clip`` folder with the
-            default's weights in the base's.
+        UsageError: there is no model, it cannot be read, or it is empty, and there is no ``clip``
+            folder with the default's weights in the base's.
     """
     if source:
         _check_there(source, at)
@@ -106,19 +107,21 @@ def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None
 
 
 def _check_there(source: str, at: tuple[str, ...]) -> None:
+    """It is read in the end, for only that tells whether the files are of one CLIP."""
     files = clip_files(source)
     try:
-        for file in files:
-            regular(file)
         if not source.startswith(_OPEN_CLIP):
             _check_folder(expanded(source))
+        check_files(files)
+        if not _weights(files):
+            raise UsageError(
+                f"expected the folder of a transformers CLIPModel in safetensors, got {source}, which has none"
+            )
+        load_clip(source)
     except UsageError as error:
         raise error.below(*at) from error
-    if not _weights(files):
-        raise UsageError(
-            f"expected the folder of a transformers CLIPModel in safetensors, got {source}, which has none",
-            at=at,
-        )
+    except (OSError, ValueError) as error:
+        raise UsageError(in_one_line(error), at=at) from error
 
 
 def _check_folder(folder: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.core.errors import UsageError, in_one_line
 from bench.core.files import all_regular
 from bench.core.json_files import read_object
 from bench.core.kept import kept_while_same
-from bench.core.lazy import torch
 from bench.toolkit.clip_towers import Clip, Preprocess
-from bench.toolkit.network_folder import PREPROCESS, used_files, word_files
+from bench.toolkit.network_folder import PREPROCESS, filled, used_files, word_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def folder_files(folder: Path) -> tuple[Path, ...]:
 @kept_while_same(lambda folder, device: folder_files(folder), most=4)
 def load_folder(folder: Path, device: str) -> Clip:
     """The CLIP of a folder; see :func:`bench.toolkit.clip.load_clip` for the errors."""
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(no_model(folder))
@@ -50,11 +50,11 @@ def load_folder(folder: Path, device: str) -> Clip:
             "(.bin, .pt) are not read: convert them"
         )
     tokenizer = all_regular(tokenizer_folder(all_regular(folder)))
-    words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
-        network: Any = CLIPModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+    try:
+        words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    except Exception as error:  # its kinds change with each version of transformers
+        raise UsageError(f"{tokenizer}: expected a tokenizer, got {in_one_line(error)}") from error
+    network = filled(folder, "CLIPModel")
     network = network.to(device).eval().requires_grad_(False)
     length = min(words.model_max_length, network.config.text_config.max_position_embeddings)
 

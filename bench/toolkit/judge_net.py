@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bench.core.errors import UsageError, in_one_line
 from bench.core.files import regular
 from bench.core.json_files import read_object
 from bench.core.kept import kept_while_same
@@ -90,9 +92,14 @@ def load_judge(folder: Path) -> JudgeNet:
         UsageError: the folder holds no judge, or what is no regular file.
     """
     config: dict[str, Any] = read_object(folder / _CONFIG)
-    net = JudgeNet({h: tuple(names) for h, names in config["heads"].items()})
-    weights = load_file(regular(folder / _WEIGHTS))
-    net.load_state_dict({n: w.float() for n, w in weights.items()})
+    path = regular(folder / _WEIGHTS)
+    try:
+        net = JudgeNet({h: tuple(names) for h, names in config["heads"].items()})
+        net.load_state_dict({n: w.float() for n, w in load_file(path).items()})
+    except (SafetensorError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"{path}: expected the weights of a judge with the heads of {_CONFIG}, got {in_one_line(error)}"
+        ) from error
     return net.eval()
 
 
