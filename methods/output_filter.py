@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -28,11 +27,13 @@ from bench.core.bounds import Count, Guidance, Number, Solver
 from bench.core.clock import model_time
 from bench.core.digest import file_sha256
 from bench.core.errors import UsageError, in_one_line, shown
-from bench.core.files import expanded
+from bench.core.files import expanded, regular
 from bench.core.json_files import read_object
+from bench.core.kept import kept_while_same
 from bench.core.lazy import F, torch
-from bench.core.spec import PathText
+from bench.core.spec import PathText, content
 from bench.core.templates import Template
+from bench.core.weight_files import sound
 from bench.interfaces import Concept, Context, Erasure, Progress, Rng, Slot
 from bench.model.filters import ImageFilter
 from bench.model.sampler import Sampler
@@ -183,7 +184,7 @@ class OutputFilter(Erasure):
     guidance_scale: Guidance = 7.5
 
     def files(self) -> tuple[Path, ...]:
-        """The weights of CLIP, or those of the safety checker at ``source`` and their settings."""
+        """The files of its CLIP; or the weights of the safety checker at ``source`` and their settings."""
         if self.checker == "clip":
             return clip_files(self.source)
         return _checker_files(Path(self.source)) if self.source else ()
@@ -194,7 +195,7 @@ class OutputFilter(Erasure):
         return _checker_files(folder / _CHECKER) if mine and folder is not None else ()
 
     def check_base(self, folder: Path | None) -> None:
-        """Refuses another base than the miniature where no CLIP is given, and a checker that is not there.
+        """Refuses another base than the miniature where no CLIP is given, and a checker that cannot be read.
 
         A base from the hub has none: of a pipeline only the networks that generate are downloaded.
         """
@@ -203,9 +204,15 @@ class OutputFilter(Erasure):
             check_source(self.source, folder, at=at)
             return
         try:
-            _weights_of(self._checker_folder(folder))
+            path = _weights_of(self._checker_folder(folder))
+            sound(regular(path))
+            _load_checker(path.parent.resolve(), content(path), "cpu")
+        except UsageError as error:
+            raise error.below(*at) from error
         except FileNotFoundError as error:
             raise UsageError(f"{error}; give its folder as `source`", at=at) from error
+        except ValueError as error:
+            raise UsageError(in_one_line(error), at=at) from error
 
     def erase(self, model: TextToImage, concepts: Sequence[Concept], ctx: Context) -> TextToImage:
         """The model with one more filter.
@@ -305,7 +312,7 @@ def _weights_of(folder: Path) -> Path:
     return path
 
 
-@lru_cache(maxsize=2)
+@kept_while_same(lambda folder, sha256, device: _checker_files(folder), most=2)
 def _load_checker(folder: Path, sha256: str, device: str) -> Callable[[Tensor], list[bool]]:
     """Diffusers' own checker, filled from the two files that are in the digest and from nothing else.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from bench.core.bounds import Count, Factor, Guidance, LearningRate, Solver, Steps
+from bench.core.errors import UsageError
 from bench.core.spec import PathText, added, runtime
 from bench.core.templates import Template
 from bench.interfaces import Concept, Context, Erasure, Judge, Role, Slot
@@ -40,7 +41,7 @@ from tvc.sight import Sight
 from tvc.strength import Strength
 from tvc.subset import named_subset
 from tvc.task_vector import TaskVector
-from tvc.unets import unet_files, vector_between
+from tvc.unets import check_unet, unet_files, vector_between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,18 +227,21 @@ class TaskVectorErasure(Erasure):
         return self
 
     def files(self) -> tuple[Path, ...]:
-        """The weights of the CLIP it looks through, and the UNets that it is given."""
+        """The files of its CLIP, and the UNets that it is given."""
         given = [Path(path) for path in (self.with_unet, self.without_unet) if path]
         found = (unet_files(path) if path.exists() else (path,) for path in given)
         return (*clip_files(self.clip), *(file for files in found for file in files))
 
     def check_base(self, folder: Path | None) -> None:
-        """Refuses another base than the miniature where no CLIP is given, and UNets that are not there."""
+        """Refuses another base than the miniature where no CLIP is given, and UNets that are none of the base's."""
         super().check_base(folder)
         check_source(self.clip, folder, at=(self.name, "clip"))
-        for path in (self.with_unet, self.without_unet):
-            if path:
-                unet_files(Path(path))
+        for field, path in (("with", self.with_unet), ("without", self.without_unet)):
+            try:
+                if path:
+                    check_unet(Path(path), folder)
+            except UsageError as error:
+                raise error.below(self.name, field) from error
 
     def roles(self) -> frozenset[Role]:
         """The UNet."""

@@ -16,17 +16,21 @@ from safetensors import SafetensorError, safe_open
 
 from bench.core.errors import UsageError
 from bench.core.files import regular
+from bench.core.weight_files import sound
 from bench.interfaces import Role
+from bench.model.pipeline.weights import find_weights
 from bench.model.text_to_image import TextToImage
 from tvc.task_vector import TaskVector
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["unet_files", "vector_between"]
+__all__ = ["check_unet", "unet_files", "vector_between"]
 
-_NAME: Final = "diffusion_pytorch_model.safetensors"
-_INDEX: Final = "diffusion_pytorch_model.safetensors.index.json"
+_PART: Final = "unet"
+_STEM: Final = "diffusion_pytorch_model"
+_NAME: Final = f"{_STEM}.safetensors"
+_INDEX: Final = f"{_NAME}.index.json"
 
 
 def unet_files(path: Path) -> tuple[Path, ...]:
@@ -46,6 +50,26 @@ def unet_files(path: Path) -> tuple[Path, ...]:
         f"{path}: expected a safetensors file of a UNet, or a folder with {_NAME}; convert a pickle first: "
         "tvc-bench convert"
     )
+
+
+def check_unet(path: Path, base: Path | None) -> None:
+    """Refuses what is no whole UNet of finite numbers, of a base's shape, before anything is computed.
+
+    Args:
+        path: See the module.
+        base: The base's pipeline folder; ``None`` for one that was not loaded from any.
+
+    Raises:
+        UsageError: in one line.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for file in unet_files(path):
+        if regular(file).suffix != ".safetensors":
+            raise UsageError(f"{file}: expected a .safetensors file; convert it: tvc-bench convert")
+        found |= {name: info.shape for name, info in sound(file).items()}
+    if base is not None and (base / _PART).is_dir():
+        known = find_weights(base / _PART, _STEM).tensors
+        _names(path, found, {f"{_PART}.{name}": info.shape for name, info in known.items()})
 
 
 def vector_between(model: TextToImage, with_: Path, without: Path | None) -> TaskVector:
@@ -81,17 +105,29 @@ def _parts(folder: Path) -> tuple[Path, ...]:
 
 
 def _values(path: Path, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found, prefix = {}, f"{next(iter(base)).partition('.')[0]}."
-    for name, value in _tensors(path):
-        full = name if name.startswith(prefix) else prefix + name
-        if full not in base or base[full].shape != value.shape:
-            expected = tuple(base[full].shape) if full in base else "no such parameter"
+    found = dict(_tensors(path))
+    shapes, known = ({n: tuple(v.shape) for n, v in these.items()} for these in (found, base))
+    names = _names(path, shapes, known)
+    return {names[name]: value for name, value in found.items()}
+
+
+def _names(
+    path: Path, given: Mapping[str, tuple[int, ...]], base: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """The base's name of each tensor, by the one that a file has.
+
+    Raises:
+        UsageError: the shapes are not those of the base's UNet.
+    """
+    found = {name: name if name.startswith(f"{_PART}.") else f"{_PART}.{name}" for name in given}
+    for name, full in found.items():
+        if full not in base or base[full] != given[name]:
+            expected = base.get(full, "no such parameter")
             raise UsageError(
-                f"{path}: {name} has the shape {tuple(value.shape)}, the base has {expected}; expected a UNet that "
+                f"{path}: {name} has the shape {given[name]}, the base has {expected}; expected a UNet that "
                 "was fine-tuned from this base"
             )
-        found[full] = value
-    if missing := sorted(base.keys() - found.keys()):
+    if missing := sorted(base.keys() - set(found.values())):
         raise UsageError(
             f"{path}: {len(missing)} of the UNet's {len(base)} parameters are missing, e.g. {missing[0]}; expected a "
             "whole UNet"

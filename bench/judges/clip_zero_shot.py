@@ -41,7 +41,7 @@ class ClipZeroShot(Judge):
     template: Template = "{}"
 
     def files(self) -> tuple[Path, ...]:
-        """CLIP's weights."""
+        """The files of its CLIP."""
         return clip_files(self.clip)
 
     def check_base(self, folder: Path | None) -> None:

@@ -65,16 +65,15 @@ class FaceIdentity(FromFolder, Judge):
             raise UsageError(message, at=(self.name, "references"))
 
     def check_concept(self, concept: Concept) -> None:
-        """Refuses a person without a photograph that shows a face."""
+        """Refuses a person without a photograph that can be read and, if faces are found, shows one."""
         if not self.references or not self.weights:
             return
-        paths = self._paths(concept)
-        if self.faces == "found":
-            for path in paths:
-                if _face(read_image(path)) is None:
-                    raise UsageError(
-                        f"{self.name}: expected a face in {path}, got none; give another photograph"
-                    )
+        for path in self._paths(concept):
+            image = read_image(path)
+            if self.faces == "found" and _face(image) is None:
+                raise UsageError(
+                    f"{self.name}: expected a face in {path}, got none; give another photograph"
+                )
 
     def scores(self, images_B3HW: Tensor, concept: Concept) -> Tensor:
         """The likeness to a person.

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from bench.core.clock import model_time
 from bench.core.errors import UsageError, unknown
+from bench.core.files import regular
 from bench.core.json_files import read_object
 from bench.core.lazy import torch
 from bench.core.shipped import folder_of, judge_folder
 from bench.core.spec import PathText, content
+from bench.core.weight_files import sound
 from bench.interfaces import Concept, Judge
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = ["MiniJudge"]
 
 _BATCH = 256
 _SIDE = 64
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 class MiniJudge(Judge):
@@ -61,7 +64,19 @@ class MiniJudge(Judge):
     @property
     def network(self) -> str:
         """Its weights."""
-        return content(*self.files())
+        return content(self._folder() / _WEIGHTS)
+
+    def check_base(self, folder: Path | None) -> None:
+        """Refuses a folder without the weights of such a judge; the shipped one is taken as it is."""
+        if not self.folder:
+            return
+        from bench.toolkit.judge_net import judge_on
+
+        try:
+            sound(regular(self._folder() / _WEIGHTS))
+            judge_on(self._folder(), "cpu")
+        except UsageError as error:
+            raise error.below(self.name, "folder") from error
 
     def check_concept(self, concept: Concept) -> None:
         """Refuses what is no class of a head of the judge's folder."""
@@ -86,8 +101,10 @@ class MiniJudge(Judge):
         return _heads(self._folder())
 
     def files(self) -> tuple[Path, ...]:
-        """Its weights."""
-        return (self._folder() / "model.safetensors",)
+        """Its weights and the classes of its heads; the shipped judge's come with the code."""
+        folder = self._folder()
+        settings = (folder / _CONFIG,) if self.folder else ()
+        return (*settings, folder / _WEIGHTS)
 
     def _folder(self) -> Path:
         return folder_of(self.folder, ours=judge_folder())
@@ -114,7 +131,7 @@ class MiniJudge(Judge):
 
 def _heads(folder: Path) -> dict[str, list[str]]:
     """The classes of each head, as the folder's ``config.json`` has them."""
-    path = folder / "config.json"
+    path = folder / _CONFIG
     match read_object(path):
         case {"heads": dict(heads)} if all(map(_is_names, heads.values())):
             return cast("dict[str, list[str]]", heads)

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from bench.core.errors import UsageError, in_one_line, shown
+from bench.core.errors import UsageError, shown
 from bench.core.files import expanded, regular
 from bench.core.lazy import F, torch
 from bench.core.spec import runtime, weights_digest
@@ -47,7 +47,7 @@ class Q16(Judge):
     prompts: str = runtime("")
 
     def files(self) -> tuple[Path, ...]:
-        """CLIP's weights and the prompts."""
+        """The files of its CLIP, and the prompts."""
         return (*clip_files(self.clip), expanded(self.prompts)) if self.lacking == () else ()
 
     @property
@@ -58,10 +58,7 @@ class Q16(Judge):
     def check_base(self, folder: Path | None) -> None:
         """Refuses a CLIP that is not there, and prompts that are not of its width."""
         check_source(self.clip, folder, at=(self.name, "clip"))
-        try:
-            width = load_clip(self.clip).width
-        except (OSError, ValueError) as error:
-            raise UsageError(in_one_line(error), at=(self.name, "clip")) from error
+        width = load_clip(self.clip).width
         try:
             found = sound(regular(self.prompts))
         except UsageError as error:
@@ -69,8 +66,9 @@ class Q16(Judge):
         shape = found[_TENSOR].shape if _TENSOR in found else None
         if shape is None or tuple(shape) != (2, width):
             raise UsageError(
-                f"expected a tensor {_TENSOR!r} [2, {width}] in safetensors, got {shown(sorted(found))} "
-                f"{list(shape) if shape else ''}; docs/judges.md says how to convert the authors' file",
+                f"expected a tensor {_TENSOR!r} [2, {width}] in {self.prompts}, got "
+                f"{shown(sorted(found))} {list(shape) if shape else ''}; docs/judges.md says how to "
+                "convert the authors' file",
                 at=(self.name, "prompts"),
             )
 

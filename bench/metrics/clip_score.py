@@ -30,7 +30,7 @@ class ClipScore(Metric):
     clip: PathText = ""
 
     def files(self) -> tuple[Path, ...]:
-        """CLIP's weights."""
+        """The files of its CLIP."""
         return clip_files(self.clip)
 
     def check_base(self, folder: Path | None) -> None:

@@ -34,7 +34,7 @@ class Drift(Metric):
     clip: PathText = ""
 
     def files(self) -> tuple[Path, ...]:
-        """CLIP's weights, where it looks through one."""
+        """The files of its CLIP, where it looks through one."""
         return clip_files(self.clip) if self.space == "clip" else ()
 
     def check_base(self, folder: Path | None) -> None:

@@ -8,18 +8,18 @@ Rewards are scaled as the authors scale them: mean 0 and spread 1 over their tra
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bench.core.clock import model_time
 from bench.core.errors import UsageError, in_one_line
 from bench.core.files import all_regular, expanded, is_folder
+from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
 from bench.core.spec import runtime
-from bench.core.weight_files import sound
 from bench.interfaces import Metric, UtilityBatch
 from bench.toolkit.clip_towers import Preprocess
+from bench.toolkit.network_folder import check_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,8 +63,7 @@ class ImageReward(Metric):
 
     def files(self) -> tuple[Path, ...]:
         """The weights and the tokenizer."""
-        folder = expanded(self.weights)
-        return (*sorted(folder.glob("*.safetensors")), folder / _TOKENIZER) if self.weights else ()
+        return _files(expanded(self.weights)) if self.weights else ()
 
     def check_base(self, folder: Path | None) -> None:
         """Refuses a folder that is missing or unfit; the network is read, for only that tells."""
@@ -78,7 +77,7 @@ class ImageReward(Metric):
                         f"{self.weights}: expected one file {name}, got {len(found)}; docs/metrics.md "
                         "says how to convert the authors' file"
                     )
-            sound(next(place.glob("*.safetensors")))
+            check_files(_files(place))
             _load(all_regular(place).resolve(), "cpu")
         except UsageError as error:
             raise error.below(self.name, "weights") from error
@@ -98,7 +97,11 @@ class ImageReward(Metric):
         return torch.cat(rows)
 
 
-@lru_cache(maxsize=2)
+def _files(folder: Path) -> tuple[Path, ...]:
+    return (*sorted(folder.glob("*.safetensors")), folder / _TOKENIZER)
+
+
+@kept_while_same(lambda folder, device: _files(folder), most=2)
 def _load(folder: Path, device: str) -> Any:
     """Images and their prompts -> rewards [B].
 

@@ -8,13 +8,13 @@ utility prompts. The layers are torchvision's AlexNet or VGG-16, the weights tho
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bench.core.clock import model_time
 from bench.core.errors import UsageError
 from bench.core.files import expanded, regular
+from bench.core.kept import kept_while_same
 from bench.core.lazy import F, torch
 from bench.core.spec import runtime
 from bench.core.weight_files import sound
@@ -127,7 +127,7 @@ def _head(tensors: Mapping[str, Any], number: int) -> Any:
     return next((tensors[name] for name in names if name in tensors), None)
 
 
-@lru_cache(maxsize=4)
+@kept_while_same(lambda path, device: (path,), most=4)
 def _load(path: Path, device: str) -> Any:
     """Two batches of images in [0, 1] -> distances [B]."""
     from safetensors.torch import load_file

@@ -22,6 +22,7 @@ from bench.run.planning.layout import lay_out
 from bench.run.planning.naming import table_name
 from bench.run.planning.scope import scope_of
 from bench.run.remarks import method_remarks, warnings_of
+from bench.run.seals import Seals
 
 __all__ = ["Cell", "Plan", "make_plan"]
 
@@ -37,6 +38,7 @@ class Plan:
         partial: It was cut by ``--only`` or ``--limit``: its results are drafts.
         concepts: Every concept the base knows, by name: utility prompts refer to them.
         suite_digest: Of the suite, with the content of its files as the plan read it.
+        seals: The plug-ins as the plan read them.
         warnings: What a reader of the results must know and nobody asked for, a line each.
         folder: The base's pipeline folder, which the plug-ins were found to suit; ``None``: they were
             not asked yet, and a run asks them.
@@ -54,6 +56,7 @@ class Plan:
     attacks: tuple[Attack, ...]
     concepts: dict[str, Concept]
     suite_digest: str
+    seals: Seals
     warnings: tuple[str, ...] = ()
     folder: Path | None = None
     whole: tuple[Cell, ...] = ()
@@ -122,11 +125,13 @@ def make_plan(
             the prompts, their files or the base.
     """
     scope = scope_of(suite, base_digest, folder=folder, only=only, limit=limit)
+    specs = (*scope.methods, *scope.every, *suite.judges, *suite.metrics)
+    seals = Seals.of(specs, suite.surrogate, folder)  # before the cells: what changes is noticed
     plan = Plan(
         suite=suite, base=base_digest, cells=lay_out(scope), partial=bool(only) or limit is not None,
         sampler=suite.sampler, judges=suite.judges, surrogate=suite.surrogate, metrics=suite.metrics,
         attacks=scope.every, concepts=scope.known,
-        suite_digest=digest_of(suite.identity(scope.every, scope.hashes)),
+        suite_digest=digest_of(suite.identity(scope.every, scope.hashes)), seals=seals,
         warnings=warnings_of(scope), folder=folder,
     )  # fmt: skip
     if folder is None:

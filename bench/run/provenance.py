@@ -83,7 +83,7 @@ def provenance(base: TextToImage) -> dict[str, Any]:
 
 
 class Origins:
-    """What computed the cells of a report, by their records: a report that is written again knows it too."""
+    """The commits and machines that computed a report's cells, by their records: a later report knows them too."""
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, Any]] = {}

@@ -13,15 +13,23 @@ A source is one of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from bench.core.errors import UsageError
+from bench.core.errors import UsageError, in_one_line
 from bench.core.files import expanded, regular
 from bench.core.shipped import clip_folder, folder_of
 from bench.core.spec import content
-from bench.toolkit.clip_open import load_open_clip
+from bench.toolkit.clip_open import load_open_clip, open_clip_files
 from bench.toolkit.clip_towers import Clip
-from bench.toolkit.clip_transformers import PREPROCESS, load_folder, no_model, tokenizer_folder
+from bench.toolkit.clip_transformers import (
+    PREPROCESS,
+    folder_files,
+    load_folder,
+    no_model,
+    tokenizer_folder,
+)
+from bench.toolkit.network_folder import check_files
 
 __all__ = ["brings_default", "check_source", "clip_files", "load_clip"]
 
@@ -52,10 +60,14 @@ def load_clip(source: str, device: str = "cpu") -> Clip:
 
 
 def clip_files(source: str) -> tuple[Path, ...]:
-    """The weights of a source, for digests."""
+    """The files that decide what a CLIP says, for digests: weights, settings, and its tokenizer's.
+
+    Of the default the weights alone: its settings come with the code, and stored results name no more.
+    """
     if source.startswith(_OPEN_CLIP):
-        return (expanded(source.removeprefix(_OPEN_CLIP).partition("@")[2]).resolve(),)
-    return tuple(sorted(folder_of(source, ours=clip_folder()).glob("*.safetensors")))
+        return open_clip_files(_weights_file(source))
+    files = folder_files(folder_of(source, ours=clip_folder()))
+    return files if source else tuple(_weights(files))
 
 
 def brings_default(base: Path | None) -> bool:
@@ -67,7 +79,7 @@ def brings_default(base: Path | None) -> bool:
 
 
 def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None:
-    """Refuses a source whose files are not there, or one left empty on a base that the default does not suit.
+    """Refuses a source that holds no CLIP, or one left empty on a base that the default does not suit.
 
     Args:
         source: See the module's docstring.
@@ -75,8 +87,8 @@ def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None
         at: Who looks through it, and the field to fill.
 
     Raises:
-        UsageError: there is no model, or it is empty, and there is no ``clip`` folder with the
-            default's weights in the base's.
+        UsageError: there is no model, it cannot be read, or it is empty, and there is no ``clip``
+            folder with the default's weights in the base's.
     """
     if source:
         _check_there(source, at)
@@ -95,19 +107,21 @@ def check_source(source: str, base: Path | None, *, at: tuple[str, ...]) -> None
 
 
 def _check_there(source: str, at: tuple[str, ...]) -> None:
+    """It is read in the end, for only that tells whether the files are of one CLIP."""
     files = clip_files(source)
     try:
-        for file in files:
-            regular(file)
         if not source.startswith(_OPEN_CLIP):
             _check_folder(expanded(source))
+        check_files(files)
+        if not _weights(files):
+            raise UsageError(
+                f"expected the folder of a transformers CLIPModel in safetensors, got {source}, which has none"
+            )
+        load_clip(source)
     except UsageError as error:
         raise error.below(*at) from error
-    if not files:
-        raise UsageError(
-            f"expected the folder of a transformers CLIPModel in safetensors, got {source}, which has none",
-            at=at,
-        )
+    except (OSError, ValueError) as error:
+        raise UsageError(in_one_line(error), at=at) from error
 
 
 def _check_folder(folder: Path) -> None:
@@ -122,4 +136,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def _sums(source: str) -> list[str]:
-    return [content(path) for path in clip_files(source)]
+    return [content(path) for path in _weights(clip_files(source))]
+
+
+def _weights(files: Iterable[Path]) -> list[Path]:
+    return [file for file in files if file.suffix == ".safetensors"]
+
+
+def _weights_file(source: str) -> Path:
+    """The file that a source of open_clip names."""
+    return expanded(source.removeprefix(_OPEN_CLIP).partition("@")[2]).resolve()

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UsageError, shown
 from bench.core.files import regular
 from bench.core.json_files import read_object
+from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
 from bench.toolkit.clip_towers import Clip, Preprocess
+from bench.toolkit.network_folder import word_files
 
-__all__ = ["load_open_clip"]
+__all__ = ["load_open_clip", "open_clip_files"]
 
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
-@lru_cache(maxsize=4)
+def open_clip_files(weights: Path) -> tuple[Path, ...]:
+    """The weights, and what is read beside them where it is there: the settings and the tokenizer's files."""
+    beside = [path for path in [weights.parent / _OPEN_CLIP_CONFIG] if path.is_file()]
+    return (weights, *beside, *word_files(weights.parent))
+
+
+@kept_while_same(lambda architecture, weights, device: open_clip_files(weights), most=4)
 def load_open_clip(architecture: str, weights: Path, device: str) -> Clip:
     """The CLIP of a file; see :func:`bench.toolkit.clip.load_clip` for the errors."""
     import open_clip

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.core.errors import UsageError, in_one_line
 from bench.core.files import all_regular
 from bench.core.json_files import read_object
-from bench.core.lazy import torch
+from bench.core.kept import kept_while_same
 from bench.toolkit.clip_towers import Clip, Preprocess
+from bench.toolkit.network_folder import PREPROCESS, filled, used_files, word_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PREPROCESS", "load_folder", "no_model", "tokenizer_folder"]
-
-PREPROCESS = "preprocessor_config.json"
+__all__ = ["PREPROCESS", "folder_files", "load_folder", "no_model", "tokenizer_folder"]
 
 
 def no_model(folder: Path) -> str:
@@ -27,10 +26,19 @@ def no_model(folder: Path) -> str:
     )
 
 
-@lru_cache(maxsize=4)
+def folder_files(folder: Path) -> tuple[Path, ...]:
+    """The files that are read of a folder, and of the one of its tokenizer where that lies beside it."""
+    try:
+        beside = tokenizer_folder(folder)
+    except FileNotFoundError:
+        return used_files(folder)  # whoever loads it says so
+    return used_files(folder) + (word_files(beside) if beside != folder else ())
+
+
+@kept_while_same(lambda folder, device: folder_files(folder), most=4)
 def load_folder(folder: Path, device: str) -> Clip:
     """The CLIP of a folder; see :func:`bench.toolkit.clip.load_clip` for the errors."""
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(no_model(folder))
@@ -42,11 +50,11 @@ def load_folder(folder: Path, device: str) -> Clip:
             "(.bin, .pt) are not read: convert them"
         )
     tokenizer = all_regular(tokenizer_folder(all_regular(folder)))
-    words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    with torch.random.fork_rng(devices=[]):  # a network is made with random weights, then filled
-        network: Any = CLIPModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+    try:
+        words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    except Exception as error:  # its kinds change with each version of transformers
+        raise UsageError(f"{tokenizer}: expected a tokenizer, got {in_one_line(error)}") from error
+    network = filled(folder, "CLIPModel")
     network = network.to(device).eval().requires_grad_(False)
     length = min(words.model_max_length, network.config.text_config.max_position_embeddings)
 

@@ -61,7 +61,7 @@ class ClipFeatures(Features):
     clip: str = runtime("")
 
     def files(self) -> tuple[Path, ...]:
-        """CLIP's weights."""
+        """The files of its CLIP."""
         return clip_files(self.clip)
 
     def check_base(self, folder: Path | None) -> None:

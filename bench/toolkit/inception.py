@@ -8,13 +8,13 @@ too; distances in it compare with none that is published.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bench.core.clock import model_time
 from bench.core.errors import UsageError, in_one_line
 from bench.core.files import expanded, regular
+from bench.core.kept import kept_while_same
 from bench.core.lazy import F, torch
 from bench.core.spec import runtime
 from bench.core.weight_files import sound
@@ -87,7 +87,7 @@ class InceptionFeatures(Features):
         ).clamp(0, 1)
 
 
-@lru_cache(maxsize=4)
+@kept_while_same(lambda path, device: (path,), most=4)
 def _load(path: Path, device: str) -> Any:
     """Images [B, 3, 299, 299] in [0, 1] -> features [B, 2048].
 

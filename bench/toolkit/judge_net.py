@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bench.core.errors import UsageError, in_one_line
 from bench.core.files import regular
 from bench.core.json_files import read_object
+from bench.core.kept import kept_while_same
 
 __all__ = ["JudgeNet", "Trunk", "judge_on", "load_judge", "save_judge"]
 
 _WIDTHS = (32, 64, 96, 128)
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 class Trunk(nn.Module):
@@ -77,9 +80,9 @@ def save_judge(net: JudgeNet, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {n: w.half().contiguous() for n, w in net.state_dict().items()},
-        folder / "model.safetensors",
+        folder / _WEIGHTS,
     )
-    (folder / "config.json").write_text(json.dumps({"heads": net.classes}, indent=1) + "\n")
+    (folder / _CONFIG).write_text(json.dumps({"heads": net.classes}, indent=1) + "\n")
 
 
 def load_judge(folder: Path) -> JudgeNet:
@@ -88,14 +91,19 @@ def load_judge(folder: Path) -> JudgeNet:
     Raises:
         UsageError: the folder holds no judge, or what is no regular file.
     """
-    config: dict[str, Any] = read_object(folder / "config.json")
-    net = JudgeNet({h: tuple(names) for h, names in config["heads"].items()})
-    weights = load_file(regular(folder / "model.safetensors"))
-    net.load_state_dict({n: w.float() for n, w in weights.items()})
+    config: dict[str, Any] = read_object(folder / _CONFIG)
+    path = regular(folder / _WEIGHTS)
+    try:
+        net = JudgeNet({h: tuple(names) for h, names in config["heads"].items()})
+        net.load_state_dict({n: w.float() for n, w in load_file(path).items()})
+    except (SafetensorError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"{path}: expected the weights of a judge with the heads of {_CONFIG}, got {in_one_line(error)}"
+        ) from error
     return net.eval()
 
 
-@lru_cache(maxsize=4)
+@kept_while_same(lambda folder, device: (folder / _CONFIG, folder / _WEIGHTS), most=4)
 def judge_on(folder: Path, device: str) -> JudgeNet:
     """The judge of a folder on a device, frozen and ready to score; read once for each.
 

@@ -8,8 +8,8 @@ needs no network. Nothing is unpickled, and no code of a repository is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from bench.core.digest import JSON
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import expanded, regular
 from bench.core.json_files import read_object
+from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
 from bench.core.weight_files import sound
 from bench.model.pipeline.download import fetch
@@ -25,7 +26,10 @@ from bench.model.pipeline.download import fetch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONFIG", "PREPROCESS", "Loaded", "check_folder", "folder_of", "load", "used_files"]
+__all__ = [
+    "CONFIG", "PREPROCESS", "Loaded", "check_files", "check_folder", "filled", "folder_of", "load",
+    "used_files", "word_files",
+]  # fmt: skip
 
 CONFIG: Final = "config.json"
 PREPROCESS: Final = "preprocessor_config.json"
@@ -38,6 +42,7 @@ _WORDS: Final = (
 _SETTINGS: Final = (CONFIG, PREPROCESS, "processor_config.json", "generation_config.json", *_WORDS)
 _HUB: Final = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96})@([0-9a-f]{40})", re.ASCII)
 _ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}(@.*)?", re.ASCII)
+_POINTER: Final = b"version https://git-lfs"
 _CHUNK: Final = 32
 
 
@@ -60,8 +65,14 @@ def folder_of(source: str) -> Path:
 
 def used_files(folder: Path) -> tuple[Path, ...]:
     """The files of a folder that decide what its network says: settings, words and weights."""
-    settings = [folder / name for name in _SETTINGS if (folder / name).is_file()]
+    names = _SETTINGS if (folder / _WHOLE).is_file() else (*_SETTINGS, _INDEX)
+    settings = [folder / name for name in names if (folder / name).is_file()]
     return (*settings, *_weights(folder))
+
+
+def word_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a folder that decide how its tokenizer splits texts."""
+    return tuple(folder / name for name in _WORDS if (folder / name).is_file())
 
 
 def check_folder(
@@ -89,14 +100,29 @@ def check_folder(
     classes = config.get("architectures")
     if isinstance(classes, list) and not any(str(c).endswith(kind) for c in classes):
         raise UsageError(f"{source}: expected a network {kind}, got {shown(classes)}")
-    if not (weights := _weights(folder)):
+    if not _weights(folder):
         raise UsageError(
             f"{source}: expected weights in {_WHOLE}, got none; pickled weights (.bin, .pt) are not "
             "read: convert them"
         )
-    for file in weights:
-        sound(regular(file))
+    check_files(used_files(folder))
     return config
+
+
+def check_files(files: Iterable[Path]) -> None:
+    """Refuses files that no network can be read from: they are cut off, or pointers to what was not fetched.
+
+    Raises:
+        UsageError: in one line, with the file.
+    """
+    for file in files:
+        sound(regular(file))
+        if file.suffix == ".json":
+            read_object(file)
+        elif file.suffix == ".txt" and file.read_bytes().startswith(_POINTER):
+            raise UsageError(
+                f"{file}: expected a file, got a pointer of Git LFS; run `git lfs pull` there"
+            )
 
 
 class Loaded:
@@ -149,7 +175,7 @@ class Loaded:
         return found
 
 
-@lru_cache(maxsize=8)
+@kept_while_same(lambda folder, *how, **more: used_files(folder), most=8)
 def load(folder: Path, kind: str, device: str, *, words: bool = False) -> Loaded:
     """The network of a folder, read once per device.
 
@@ -164,12 +190,8 @@ def load(folder: Path, kind: str, device: str, *, words: bool = False) -> Loaded
     """
     import transformers
 
+    network = filled(folder, kind)
     try:
-        with torch.random.fork_rng(devices=[]):  # it is made with random weights, then filled
-            network, told = getattr(transformers, kind).from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
-                output_loading_info=True,
-            )  # fmt: skip
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         tokenizer = (
             transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -178,13 +200,36 @@ def load(folder: Path, kind: str, device: str, *, words: bool = False) -> Loaded
         )
     except Exception as error:  # its kinds change with each version of transformers
         raise UsageError(f"{folder}: expected a network, got {in_one_line(error)}") from error
+    return Loaded(network.to(device).eval().requires_grad_(False), processor, tokenizer, device)
+
+
+def filled(folder: Path, kind: str) -> Any:
+    """The network of a folder, every layer with weights of its files.
+
+    Args:
+        folder: Its own.
+        kind: Its class in transformers.
+
+    Raises:
+        UsageError: in one line: the weights are not those of the configuration.
+    """
+    import transformers
+
+    try:
+        with torch.random.fork_rng(devices=[]):  # it is made with random weights, then filled
+            network, told = getattr(transformers, kind).from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+                output_loading_info=True,
+            )  # fmt: skip
+    except Exception as error:  # its kinds change with each version of transformers
+        raise UsageError(f"{folder}: expected a network, got {in_one_line(error)}") from error
     if lacking := sorted(told["missing_keys"]):
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise UsageError(
             f"{folder}: expected weights of every layer, got none of {lacking[0]}{more}; give the "
             "whole network"
         )
-    return Loaded(network.to(device).eval().requires_grad_(False), processor, tokenizer, device)
+    return network
 
 
 def _weights(folder: Path) -> list[Path]:

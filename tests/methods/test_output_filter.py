@@ -286,16 +286,22 @@ def test_files_of_older_transformers_nest_the_tower_twice(
 def test_the_safety_checkers_content_is_in_the_digest_of_the_edit(
     stored: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    def spoiled(folder: Path, name: str) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    def changed(folder: Path, name: str) -> Path:
         copy = shutil.copytree(stored[0], folder / "safety_checker")
-        (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+        if name == "config.json":
+            (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+        else:
+            tensors = load_file(copy / name)
+            save_file(tensors | {"concept_embeds": -tensors["concept_embeds"]}, copy / name)
         return copy
 
     folders = [
         stored[0],
         shutil.copytree(stored[0], tmp_path / "same" / "safety_checker"),
-        spoiled(tmp_path / "weights", "model.safetensors"),
-        spoiled(tmp_path / "settings", "config.json"),
+        changed(tmp_path / "weights", "model.safetensors"),
+        changed(tmp_path / "settings", "config.json"),
     ]
     given = [OutputFilter(checker="safety_checker", source=str(f)).identity() for f in folders]
     assert given[0]["files"] == given[1]["files"]

@@ -29,7 +29,17 @@ def compute(work: Workspace, cell: Cell) -> Written:
 
     Returns:
         Its record, and a function that writes its files into a folder.
+
+    Raises:
+        UsageError: a plug-in of it reads other files than when the plan was made.
     """
+    work.plan.seals.check(cell)
+    done = _computed(work, cell)
+    work.plan.seals.check(cell)  # once more: it was reading all the time
+    return done
+
+
+def _computed(work: Workspace, cell: Cell) -> Written:
     match cell:
         case ReferenceCell():
             return reference(work, cell)

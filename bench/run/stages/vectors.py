@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.digest import DamagedError, digest_of
+from bench.core.errors import UsageError
 from bench.core.image_files import image_paths, images_digest, read_image
 from bench.interfaces import Features
 from bench.run.cells import ReferenceCell, UtilityCell
@@ -76,6 +77,8 @@ def _kept(
         except DamagedError as error:
             work.store.reject(entry, str(error))
     rows = make()
+    if features.identity() != identity:
+        raise UsageError(f"{features.name}: its files changed while it looked; run again")
     about: dict[str, Any] = {"title": title, "cell": {"features": identity, **what}}
 
     def write(place: Path) -> None:

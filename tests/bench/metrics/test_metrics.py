@@ -177,13 +177,15 @@ def test_clip_drift_is_one_minus_the_cosine(clip: str) -> None:
     torch.testing.assert_close(values, Drift(clip=clip).values(batch(base, edited)))
 
 
-def test_the_weights_of_a_clip_of_its_own_are_in_drifts_digest(tmp_path: Path) -> None:
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"one")
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"]
+)
+def test_what_a_clip_of_its_own_is_made_of_is_in_drifts_digest(tmp_path: Path, name: str) -> None:
+    for file in ("model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"):
+        (tmp_path / file).write_bytes(b"one")
     mine, pixel = Drift(clip=str(tmp_path)), Drift(clip=str(tmp_path), space="pixel")
-    assert mine.files() == (weights,)
     before = mine.digest, pixel.digest, Drift().digest
-    weights.write_bytes(b"other")
+    (tmp_path / name).write_bytes(b"other")
     assert mine.digest != before[0]
     assert (pixel.digest, Drift().digest) == before[1:]  # they do not look through it
     assert Drift().identity()["files"] == ClipScore().identity()["files"]

@@ -17,6 +17,7 @@ from bench.core.shipped import judge_folder
 from bench.core.spec import Spec
 from bench.interfaces import Concept, Erasure, UtilityPrompt, bare
 from bench.judges.clip_zero_shot import ClipZeroShot
+from bench.judges.mini import MiniJudge
 from bench.metrics.clip_score import ClipScore
 from bench.metrics.drift import Drift
 from bench.run.cells import (
@@ -82,7 +83,7 @@ def test_every_plugin_of_the_cells_is_asked_about_the_base_once(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(Spec, "check_base", lambda self, folder: asked.append(self.name))
-    for kind in (ClipZeroShot, ClipScore, Drift, Erasure):
+    for kind in (MiniJudge, ClipZeroShot, ClipScore, Drift, Erasure):
         monkeypatch.delattr(kind, "check_base")
     plan(repeats=2).check_base(None)
     assert sorted(asked) == sorted(
