@@ -128,8 +128,8 @@ class TaskVectorErasure(Erasure):
         pairs: ``scenes``: the paired vector (:mod:`tvc.pairs`), ours; ``none``: the paper's.
         scenes: Family -> pairs of a scene with the concept at ``{}`` and the scene without it.
         partner_share: Of the vector without the concept, the share that is taken off.
-        with_unet: In a suite ``with``: a UNet that somebody fine-tuned on the concept; it stands in the place of
-            the fine-tune (:mod:`tvc.unets`); empty: there is a fine-tune.
+        with_unet: In a suite ``with``: a UNet that somebody fine-tuned on the concept (:mod:`tvc.unets`); empty:
+            it is fine-tuned here.
         without_unet: In a suite ``without``: one that was fine-tuned on the same scenes without the concept; empty:
             the base's own UNet.
         rounds: Adaptive rounds of Diverse Inversion on the edited model, at most (:mod:`tvc.rounds`).
