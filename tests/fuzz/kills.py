@@ -81,10 +81,20 @@ def _kills(folder: Path, number: int, seed: int) -> dict[str, int]:
         else:
             rounds, pieces = rounds + 1, set()
             broken.rename(folder / f"round-{rounds}")
-            compare(whole, folder / f"round-{rounds}")
+            _compared(folder, whole, folder / f"round-{rounds}")
     lasted(folder, broken)
-    compare(whole, broken)
+    _compared(folder, whole, broken)
     return {"kills": done, "rounds": rounds, "torn_reports": torn}
+
+
+def _compared(folder: Path, whole: Path, broken: Path) -> None:
+    """Compares in a child: to read tables begins threads, and who forks must have none."""
+
+    def work() -> int:
+        compare(whole, broken)
+        return 0
+
+    require_success(ended(begin(work, folder / LOG)), folder / LOG)
 
 
 def _import_what_is_run(folder: Path, place: Path) -> None:
