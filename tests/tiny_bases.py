@@ -25,7 +25,7 @@ from transformers import (
 from bench.core.rng import initial_values
 from bench.core.shipped import clip_folder, model_folder
 
-__all__ = ["BASES", "make_base", "narrowed"]
+__all__ = ["BASES", "make_base", "narrowed", "with_settings"]
 
 BASES: Final = ("sd2", "sdxl")
 """The families that the miniature is not of."""
@@ -42,6 +42,14 @@ def make_base(kind: str, folder: Path) -> Path:
     pipe.save_pretrained(folder)
     if kind == "sd1":
         shutil.copytree(clip_folder(), folder / "clip")  # whose defaults are the miniature's
+    return folder
+
+
+def with_settings(folder: Path) -> Path:
+    """The folder, with the miniature's settings of the UNet and the VAE: a base whose weights nobody reads."""
+    for part in ("unet", "vae"):
+        (folder / part).mkdir(exist_ok=True)
+        shutil.copy(model_folder() / part / "config.json", folder / part)
     return folder
 
 

@@ -41,6 +41,7 @@ OTHERS: tuple[Any, ...] = (
     False,
     True,
     ("x",),
+    ("{caption}, unlike {target}",),
     ("{} x",),
     {"style": ("{} x",)},
     "{} x",

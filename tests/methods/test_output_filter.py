@@ -23,6 +23,7 @@ from bench.model.text_to_image import TextToImage
 from bench.run.plan import make_plan
 from bench.toolkit.clip import load_clip
 from methods.output_filter import ClipChecker, OutputFilter, SafetyChecker
+from tests.tiny_bases import with_settings
 
 RNG = Rng(("output_filter",))
 HEART = Concept(text="heart", neighbours=("moon", "flower"))
@@ -312,6 +313,8 @@ def test_the_safety_checkers_content_is_in_the_digest_of_the_edit(
         surrogate={"clip_zero_shot": {"clip": str(clip_folder())}},  # a base must bring its own
         metrics=["accuracy"],
     )
+    for folder in folders:
+        with_settings(folder.parent)
     plans = [
         [c.digest for c in make_plan(with_it, "0" * 64, folder=f.parent).cells if c.kind == "edit"]
         for f in folders

@@ -98,7 +98,7 @@ from bench.interfaces import Erasure
 from bench.model.guidance import ClassifierFree
 
 class Overflowing(ClassifierFree):
-    name: ClassVar[str] = "overflowing"
+    name: ClassVar[str] = "overflowing_at_a_word"
     word: int
 
     def contexts(self, model, conditioning):

@@ -235,7 +235,7 @@ def test_zero_shot_rows_do_not_depend_on_the_batch(clip: str) -> None:
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}"])
 def test_zero_shot_template_has_one_place(template: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a template with one \{\} in it"):
+    with pytest.raises(ValueError, match=r"expected text with one \{\}"):
         ClipZeroShot(template=template)
 
 

@@ -340,7 +340,7 @@ def test_a_network_without_the_two_answers_is_refused(tmp_path: Path) -> None:
     judge = Vqa(weights=blip(tmp_path / "blip", yes=0, vocabulary=known))
     with pytest.raises(UsageError, match="the answers yes and no, got none for no"):
         judge.check_base(None)
-    with pytest.raises(ValueError, match=r"a question with one \{\} in it"):
+    with pytest.raises(ValueError, match=r"expected text with one \{\}"):
         Vqa(question="what?")
 
 

@@ -38,6 +38,7 @@ from bench.tables.tables import summarise
 from methods.few_shot import FewShot
 from methods.uce import UCE
 from tests.forks import FORKABLE
+from tests.tiny_bases import with_settings
 
 ROOT = Path(__file__).parents[3]
 FIELDS: dict[str, Any] = {
@@ -370,7 +371,8 @@ def test_a_plan_for_another_precision_is_refused(miniature: TextToImage, tmp_pat
 def test_a_suite_that_looks_through_the_miniatures_clip_is_refused_on_another_base(
     miniature: TextToImage, tmp_path: Path
 ) -> None:
-    other = replace(miniature, backbone=replace(miniature.backbone, folder=tmp_path))
+    folder = with_settings(tmp_path)
+    other = replace(miniature, backbone=replace(miniature.backbone, folder=folder))
     named = {"clip": str(clip_folder())}
     looks: dict[str, Any] = {
         "metrics": ["accuracy", {"drift": named}],
