@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from bench.core.errors import UsageError
+from bench.core.printing import print_or_refuse
 from bench.interfaces import Erasure, registry
 from bench.leaderboard.paper import PAPERS, paper_of
 from bench.tables.text import markdown_table, markdown_text
@@ -74,13 +75,8 @@ def _card(board: Path, name: str) -> tuple[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Prints the table; the exit code."""
-    try:
-        text = methods_to_markdown(Path(*arguments[:1] or ["results/leaderboard"]))
-    except (OSError, UsageError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(text)
-    return 0
+    board = Path(*arguments[:1] or ["results/leaderboard"])
+    return print_or_refuse(lambda: methods_to_markdown(board))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import pandas as pd
 
 from bench.core.digest import write_atomic
 from bench.core.errors import UsageError
-from bench.tables.frames import read_table
+from bench.core.printing import print_or_refuse
+from bench.tables.frames import read_table, require_columns
 from bench.tables.tables import ALL, BASE, FLOOR
 from bench.tables.text import markdown_table, markdown_text
 
@@ -44,9 +45,7 @@ def choices(table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UsageError: the table lacks a column, or has no line of the plain name over all concepts.
     """
-    lacking = [name for name in _NEEDED if name not in table]
-    if lacking:
-        raise UsageError(f"expected a table.csv of a report, got one without {', '.join(lacking)}")
+    require_columns(table, _NEEDED)
     plain = table["attack"].isin((_BY_NAME, "prompts"))
     lines = table[plain & (table["concept"] == ALL) & (table["judge"] == table["judge"].iloc[0])]
     lines = lines[~lines["method"].isin((BASE, FLOOR))]
@@ -93,20 +92,19 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m bench.tables.choose FOLDER_OF_A_REPORT\n")
         return 2
-    folder = Path(arguments[0])
-    try:
-        text = choices_to_markdown(choices(read_table(folder / "table.csv")))
-    except (OSError, UsageError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return print_or_refuse(lambda: _written(Path(arguments[0])))
+
+
+def _written(folder: Path) -> str:
+    """The table of a report's choices, which is written beside its own."""
+    text = choices_to_markdown(choices(read_table(folder / "table.csv")))
     head = (
         f"# Presets chosen\n\nBy `python -m bench.tables.choose {folder}`: success by name at most "
         f"{SHOWN:.0%}, accuracy retained at least {KEPT:.0%}; among those the most retained, else the one that "
         "misses least. In bold: chosen.\n\n"
     )
     write_atomic(folder / "choice.md", (head + text).encode())
-    sys.stdout.write(text)
-    return 0
+    return text
 
 
 if __name__ == "__main__":

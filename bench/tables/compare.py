@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from bench.core.errors import UsageError
-from bench.tables.frames import read_table
+from bench.core.printing import print_or_refuse
+from bench.tables.frames import read_table, require_columns
 from bench.tables.spreadsheet import from_cell
 from bench.tables.text import interval
 
@@ -68,12 +69,11 @@ def compared(before: Path, after: Path) -> Comparison:
     for path in (before, after):
         try:
             table = read_table(path)
+            require_columns(table, (*_LINE, *_RATES))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: expected a table.csv of a report, got: {error}") from error
-        if lacking := [name for name in (*_LINE, *_RATES) if name not in table]:
-            raise UsageError(
-                f"{path}: expected a table.csv of a report, got one without {lacking[0]!r}"
-            )
         tables.append(table)
     old, new = tables
     return compare(new.assign(**{name: new[name].map(from_cell) for name in _LINE}), old)
@@ -84,15 +84,14 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         sys.stderr.write("usage: python -m bench.tables.compare BEFORE/table.csv AFTER/table.csv\n")
         return 2
-    try:
-        found = compared(Path(arguments[0]), Path(arguments[1]))
-    except UsageError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    before, after = map(Path, arguments)
+    return print_or_refuse(lambda: _said(compared(before, after)))
+
+
+def _said(found: Comparison) -> str:
     both = found.agree + len(found.apart)
     said = f"{found.agree} of {both} lines agree within their intervals, {found.unmatched} are in one alone"
-    sys.stdout.write("\n".join([said, *(f"apart: {line}" for line in found.apart)]) + "\n")
-    return 0
+    return "\n".join([said, *(f"apart: {line}" for line in found.apart)]) + "\n"
 
 
 if __name__ == "__main__":

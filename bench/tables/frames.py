@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +10,8 @@ from typing import BinaryIO
 import pandas as pd
 import pyarrow as pa
 from pandas.api import types
+
+from bench.core.errors import UsageError
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -20,6 +22,7 @@ __all__ = [
     "check",
     "conform",
     "read_table",
+    "require_columns",
     "to_arrow",
 ]
 
@@ -121,6 +124,16 @@ def read_table(source: Path | BinaryIO) -> pd.DataFrame:
         ValueError: it is no CSV.
     """
     return pd.read_csv(source, keep_default_na=False, na_values=[""])
+
+
+def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
+    """Refuses what is no table of a report, such as another CSV.
+
+    Raises:
+        UsageError: it lacks one of the columns.
+    """
+    if lacking := [name for name in names if name not in table]:
+        raise UsageError(f"expected a table.csv of a report, got one without {', '.join(lacking)}")
 
 
 def as_markdown(schemas: Sequence[Schema]) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from bench.core.errors import UsageError
-from bench.tables.frames import read_table
+from bench.core.printing import print_or_refuse
+from bench.tables.frames import read_table, require_columns
 from bench.tables.schema import ACCESS
 from bench.tables.tables import ALL, BASE, FLOOR
 from bench.tables.text import markdown_table
@@ -41,11 +42,7 @@ def strongest(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     found = list[pd.DataFrame]()
     for table in tables:
-        lacking = [name for name in _NEEDED if name not in table]
-        if lacking:
-            raise UsageError(
-                f"expected a table.csv of a report, got one without {', '.join(lacking)}"
-            )
+        require_columns(table, _NEEDED)
         if table.empty:
             raise UsageError("expected a table.csv of a report, got one without lines")
         own = table["judge"] == table["judge"].iloc[0]
@@ -70,14 +67,8 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         sys.stderr.write("usage: python -m bench.tables.strongest FOLDER_OF_A_REPORT...\n")
         return 2
-    try:
-        tables = [read_table(Path(folder) / "table.csv") for folder in arguments]
-        text = strongest_to_markdown(strongest(tables))
-    except (OSError, UsageError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(text)
-    return 0
+    places = [Path(folder) / "table.csv" for folder in arguments]
+    return print_or_refuse(lambda: strongest_to_markdown(strongest([*map(read_table, places)])))
 
 
 if __name__ == "__main__":
