@@ -105,7 +105,7 @@ class Suite:
         metrics = cast("tuple[Measure, ...]", listed("metric", "metrics", file.metrics))
         with below("sampler"):
             sampler = made(Sampler, file.sampler)
-        check_sides((*judges, surrogate), sampler)
+        check_sides((*judges, surrogate), sampler.size)
         known = known_concepts(file)
         concepts = erased_concepts(file, known)
         check_together(file.group_sizes, len(concepts))

@@ -13,14 +13,12 @@ from bench.core.shipped import MINIATURES
 from bench.core.spec import Spec
 from bench.interfaces import Judge
 from bench.model.pipeline.inspect import local_folder, looks_local
-from bench.model.sampler import Sampler
 
 __all__ = [
     "CONTROLS",
     "check_base",
     "check_controls",
     "check_networks",
-    "check_own_side",
     "check_sides",
     "check_together",
     "check_utility",
@@ -36,36 +34,27 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def check_sides(judges: Iterable[Judge], sampler: Sampler) -> None:
+def check_sides(judges: Iterable[Judge], size: int | None, *, own: int | None = None) -> None:
     """Refuses images of a size that a judge does not take.
-
-    Raises:
-        UsageError: with the judge, at the sampler's size.
-    """
-    for judge in judges:
-        if sampler.size is not None and judge.side not in (None, sampler.size):
-            raise UsageError(
-                f"expected {judge.side}, the only size that {judge.label} sees, got {sampler.size}; "
-                "leave it out or take another judge",
-                at=("sampler", "size"),
-            )
-
-
-def check_own_side(judges: Iterable[Judge], side: int) -> None:
-    """Refuses images of a base's own size that a judge does not take.
 
     Args:
         judges: Those that look at them.
-        side: Pixels of a side.
+        size: The sampler's, in pixels of a side; ``None``: images have the base's own.
+        own: The base's, where it is known.
 
     Raises:
         UsageError: with the judge, at the sampler's size.
     """
+    side = own if size is None else size
+    got = (
+        f"none, and {side} is the base's own; set it, or take another base or judge"
+        if size is None
+        else f"{side}; leave it out or take another judge"
+    )
     for judge in judges:
-        if judge.side not in (None, side):
+        if side is not None and judge.side not in (None, side):
             raise UsageError(
-                f"expected {judge.side}, the only size that {judge.label} sees, got none, and {side} is "
-                "the base's own; set it, or take another base or judge",
+                f"expected {judge.side}, the only size that {judge.label} sees, got {got}",
                 at=("sampler", "size"),
             )
 

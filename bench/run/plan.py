@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.config.refusals import check_own_side
+from bench.config.refusals import check_sides
 from bench.config.suite import Suite
 from bench.core.digest import digest_of
 from bench.core.spec import Spec
@@ -93,7 +93,7 @@ class Plan:
         for spec in self.specs:
             spec.check_base(folder)
         if folder is not None and self.sampler.size is None:
-            check_own_side((*self.judges, self.surrogate), image_side(folder))
+            check_sides((*self.judges, self.surrogate), None, own=image_side(folder))
 
     @property
     def rng(self) -> Rng:
