@@ -41,7 +41,7 @@ def unet_files(path: Path) -> tuple[Path, ...]:
     """
     if path.is_file():
         return (path,)
-    for folder in (path / "unet", path):
+    for folder in (path / _PART, path):
         if (folder / _NAME).is_file():
             return (folder / _NAME,)
         if (folder / _INDEX).is_file():

@@ -11,13 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from bench.core.digest import JSON, parse_json
 from bench.core.errors import UsageError, shown
 from bench.core.files import regular
 
 __all__ = [
+    "LFS_BEGINNING",
     "Header",
     "TensorInfo",
     "header_in",
@@ -42,8 +43,10 @@ _BITS = {
 }
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 # What else bears the ending .safetensors, by its first bytes.
+LFS_BEGINNING: Final = b"version https://git-lfs"
+"""The first bytes of a pointer of Git LFS, which stands in a file's place until that is fetched."""
 _BEGINNINGS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull` there"),
+    (LFS_BEGINNING, "a Git LFS pointer, not the file: run `git lfs pull` there"),
     (b"<", "a page of the web, not the file: the download asked for a login, or is not there"),
     (b"PK\x03\x04", "a pickle of torch, renamed: it can run code when it is read; convert it"),
     (b"\x80", "a pickle, renamed: it can run code when it is read; convert it"),

@@ -23,6 +23,7 @@ __all__ = [
     "name_of",
     "runtime",
     "weights_digest",
+    "with_name",
 ]
 
 _PATH: Final = "path"
@@ -260,6 +261,12 @@ _ENDS: Final = re.compile(r"[/\\]")
 def name_of(path: str) -> str:
     """The last name of a path, in the spelling of any system: what labels tell of it."""
     return _ENDS.split(path.rstrip("/\\"))[-1]
+
+
+def with_name(label: str, name: str) -> str:
+    """A label with one more thing that it tells, before the fields that it tells."""
+    head, found, fields = label.partition("(")
+    return f"{head}({name}{', ' if found else ''}{fields or ')'}"
 
 
 def _without_folders(value: object) -> object:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench.core.bounds import Count
 from bench.core.errors import UsageError
 from bench.core.image_files import image_paths, images_digest
-from bench.core.spec import PathText, Spec, runtime
+from bench.core.spec import PathText, Spec, runtime, with_name
 from bench.interfaces.metric import Measure
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ class SetMetric(Measure):
         own = super()._described()
         if not self.real:
             return own
-        head, found, fields = own.partition("(")
-        return f"{head}(real={self.told('real', self.real)}{', ' if found else ''}{fields or ')'}"
+        return with_name(own, f"real={self.told('real', self.real)}")
 
     @abstractmethod
     def features(self) -> Features:

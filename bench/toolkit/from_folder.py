@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.core.errors import UsageError
-from bench.core.spec import Spec, name_of, runtime, weights_digest
+from bench.core.spec import Spec, name_of, runtime, weights_digest, with_name
 from bench.toolkit.network_folder import check_folder, folder_of, load, used_files
 
 if TYPE_CHECKING:
@@ -68,7 +68,4 @@ class FromFolder(Spec):
     def _described(self) -> str:
         """The label, with the name of the folder, which tells networks apart."""
         own, given = super()._described(), name_of(self.weights).partition("@")[0]
-        if not given:
-            return own
-        head, found, fields = own.partition("(")
-        return f"{head}({given}{', ' if found else ''}{fields or ')'}"
+        return with_name(own, given) if given else own

@@ -17,6 +17,7 @@ from bench.core.clock import model_time
 from bench.core.digest import JSON
 from bench.core.errors import UsageError, in_one_line, shown
 from bench.core.files import expanded, regular
+from bench.core.headers import LFS_BEGINNING
 from bench.core.json_files import read_object
 from bench.core.kept import kept_while_same
 from bench.core.lazy import torch
@@ -42,7 +43,6 @@ _WORDS: Final = (
 _SETTINGS: Final = (CONFIG, PREPROCESS, "processor_config.json", "generation_config.json", *_WORDS)
 _HUB: Final = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96})@([0-9a-f]{40})", re.ASCII)
 _ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}(@.*)?", re.ASCII)
-_POINTER: Final = b"version https://git-lfs"
 _CHUNK: Final = 32
 
 
@@ -119,7 +119,7 @@ def check_files(files: Iterable[Path]) -> None:
         sound(regular(file))
         if file.suffix == ".json":
             read_object(file)
-        elif file.suffix == ".txt" and file.read_bytes().startswith(_POINTER):
+        elif file.suffix == ".txt" and file.read_bytes().startswith(LFS_BEGINNING):
             raise UsageError(
                 f"{file}: expected a file, got a pointer of Git LFS; run `git lfs pull` there"
             )

@@ -90,7 +90,7 @@ def image_side(folder: Path) -> int:
 
 
 def _scale(vae: VaeConfig) -> int:
-    """Pixels a latent cell."""
+    """Pixels per latent cell, along a side."""
     return int(2 ** (len(vae.block_out_channels) - 1))
 
 
