@@ -15,7 +15,7 @@ from bench.report.template import template
 from bench.tables.agreement import agreement_to_markdown
 from bench.tables.costs import costs_to_markdown
 from bench.tables.flags_said import flags_to_markdown
-from bench.tables.headline import goals_said, worst_to_markdown
+from bench.tables.headline import goals_said, repeats_said, worst_to_markdown
 from bench.tables.measures import measures_to_markdown
 from bench.tables.stages import stages_to_markdown
 from bench.tables.tables import ALL
@@ -79,6 +79,7 @@ def page(shown: Contents) -> str:
         warnings=list(about.get("warnings", ())),
         worst=worst_to_markdown(headline(shown.worst)),
         goals=goals_said(shown.worst),
+        repeats=repeats_said(table),
         table=to_markdown(table),
         attacks=attacks_to_markdown(table),
         measures="" if shown.measures is None else measures_to_markdown(shown.measures),

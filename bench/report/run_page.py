@@ -30,7 +30,7 @@ from bench.report.html_tables import (
 )
 from bench.report.style import Status
 from bench.report.template import html_template
-from bench.tables.headline import goals_said
+from bench.tables.headline import goals_said, repeats_said
 from bench.tables.worst import headline
 
 __all__ = ["RunPage", "data_tables_source", "run_page"]
@@ -89,6 +89,7 @@ def run_page(shown: RunPage) -> str:
         warnings=[visible(str(line)) for line in about.get("warnings", ())],
         judge=visible(str(pooled["judge"].iloc[0])) if len(pooled) else "none",
         goals=goals_said(shown.worst),
+        repeats=repeats_said(shown.table),
         tables={
             "worst": headline_table(shown.worst),
             "attacks": attack_table(shown.table),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.tables.schema import ACCESS, FLAG_NAMES, FLAGS, conform
-from bench.tables.tables import ALL, BASE, PLAIN, per_image
+from bench.tables.tables import ALL, BASE, PLAIN, per_image, rates
 
 __all__ = [
     "COLLAPSED",
@@ -67,6 +67,7 @@ def flag(table: pd.DataFrame, trials: pd.DataFrame, edits: pd.DataFrame) -> pd.D
         _search_above_held_out(lines),
         _judge_disagreement(lines, trials),
         _utility_collapse(lines),
+        _repeats_differ(lines, trials),
         _too_few_samples(lines),
     ]
     raised = pd.concat([f for f in found if len(f)] or [FLAGS.empty()], ignore_index=True)
@@ -217,6 +218,23 @@ def _utility_collapse(lines: pd.DataFrame) -> pd.DataFrame:
     rows = rows[robust & (rows["retained_ratio"] < COLLAPSED)].drop_duplicates(_EDIT)
     said = "keeps " + _percent(rows["retained_ratio"]) + " of the unedited model's accuracy"
     return _raised("utility_collapse", rows.assign(attack=""), rows["retained_ratio"], said)
+
+
+def _repeats_differ(lines: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """One training of an edit holds where another does not: their intervals do not overlap."""
+    if trials["repeat"].max() == 0:
+        return FLAGS.empty()
+    each = rates(trials[trials["judge"] == trials["judge"].iloc[0]], [*_EDIT, "line", "repeat"])
+    each = each[each["n"] > 0].merge(lines.loc[lines["concept"] != ALL, _LINE], on=_LINE)
+    found = each.groupby(_LINE, sort=False).agg(
+        least=("asr", "min"), most=("asr", "max"),
+        under=("asr_high", "min"), over=("asr_low", "max"),
+        repeats=("repeat", "size"),
+    )  # fmt: skip
+    rows = found[found["under"] < found["over"]].reset_index()
+    said = rows["repeats"].astype("str") + " repeats have from " + _percent(rows["least"])
+    said += " to " + _percent(rows["most"])
+    return _raised("repeats_differ", rows, rows["most"] - rows["least"], said)
 
 
 def _too_few_samples(lines: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,14 @@ from bench.tables.tables import ALL
 from bench.tables.text import fixed, interval, markdown_table, markdown_text, wrapped
 from bench.tables.worst import headline
 
-__all__ = ["by_access", "console_worst", "goals_said", "headline_cells", "worst_to_markdown"]
+__all__ = [
+    "by_access",
+    "console_worst",
+    "goals_said",
+    "headline_cells",
+    "repeats_said",
+    "worst_to_markdown",
+]
 
 _LINE = ["judge", "concept", "method"]
 _RATES = ("share", "low", "high")
@@ -53,6 +60,20 @@ def headline_cells(worst: pd.DataFrame) -> pd.DataFrame:
     cells["edit s"] = fixed(last["edit_seconds"], 1)
     alike = [name for name in ("judge", "concept") if len(set(worst[name])) == 1]
     return cells.reset_index().drop(columns=alike).replace({"concept": {ALL: "all concepts"}})
+
+
+def repeats_said(table: pd.DataFrame) -> str:
+    """How often each edit was made, and so what the intervals tell; empty without lines.
+
+    Args:
+        table: Lines of :data:`~bench.tables.schema.TABLE`.
+    """
+    if not len(table):
+        return ""
+    times = int(table["repeats"].max())
+    if times == 1:
+        return "Each edit was made once. No interval says how another training of it would do."
+    return f"Each edit was made {times} times. The intervals take in how far these are apart."
 
 
 def goals_said(worst: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from bench.tables.repeats import between_repeats
 from bench.tables.schema import DISTANCES, MEASURES, UTILITY, check, conform
 from bench.tables.stats import bootstrap_mean, proportion
 from bench.tables.tables import ALL, COUNTED, in_method_order
@@ -16,7 +17,7 @@ PAPERS = "clip_score x100"
 """The CLIP score as papers print it: the mean of max(100 cos, 0)."""
 _CLIP = "clip_score"
 _ACCURACY = "accuracy"
-_USED = ["metric", "method", "concept", "prompt", "status", "value", "threshold"]
+_USED = ["metric", "method", "concept", "repeat", "prompt", "status", "value", "threshold"]
 
 
 def measures(utility: pd.DataFrame, distances: pd.DataFrame, suite: str) -> pd.DataFrame:
@@ -76,16 +77,18 @@ def _per_image(utility: pd.DataFrame) -> list[dict[str, object]]:
     papers = clip.assign(metric=PAPERS, value=(100 * clip["value"]).clip(lower=0))
     rows = pd.concat([rows, papers], ignore_index=True)
     rows["prompt"] = pd.factorize(rows["prompt"], sort=True)[0]  # numbers are told apart sooner
+    rows["erased"] = rows["concept"].factorize()[0]
     rows = pd.concat([rows, rows.assign(concept=ALL)], ignore_index=True)
     found: list[dict[str, object]] = []
     for (metric, method, concept), mine in rows.groupby(
         ["metric", "method", "concept"], sort=False
     ):
         values, prompts = mine["value"].to_numpy(float), mine["prompt"].to_numpy()
+        more = between_repeats(values, prompts, mine["erased"], mine["repeat"])
         if bool(np.isin(values, (0, 1)).all()) and metric == _ACCURACY:
-            one = proportion(values, prompts)
+            one = proportion(values, prompts, more=more)
         else:
-            one = bootstrap_mean(values, prompts, resamples=2000)
+            one = bootstrap_mean(values, prompts, resamples=2000, more=more)
         found.append(_line(method, concept, metric, "", one.value, one.low, one.high, one.n))
     return found
 

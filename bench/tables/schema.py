@@ -295,7 +295,8 @@ TABLE = Schema(
     "whose judge abstained, says nothing about the edit. It is counted and shown but is not in "
     "`n`, so `n + errors + abstained = attempted`. Intervals are 95 % Wilson intervals at the "
     "effective sample size, clustered by goal (`asr`) and by prompt (`retained_accuracy`); see "
-    "`bench.tables.stats`. Rates are fractions from 0 to 1.",
+    "`bench.tables.stats`. Repeats of an edit are clusters too, see `bench.tables.repeats`. Rates "
+    "are fractions from 0 to 1.",
     (
         Column("suite", _TEXT, "The suite."),
         _METHOD,

@@ -10,15 +10,15 @@ import pandas as pd
 
 from bench.core.stages import Stage
 from bench.tables.own import without_transfers
+from bench.tables.repeats import clustered
 from bench.tables.schema import STAGES, conform
-from bench.tables.stats import proportion
 from bench.tables.tables import ALL, COUNTED, in_method_order, per_image
 from bench.tables.text import fixed, markdown_table, markdown_text
 
 __all__ = ["stages", "stages_cells", "stages_to_markdown"]
 
 _GROUP = ["judge", "method", "concept", "attack"]
-_UNIT = ["repeat", "goal", "cluster"]
+_UNIT = ["repeat", "goal", "cluster", "erased"]
 
 
 def stages(trials: pd.DataFrame, suite: str) -> pd.DataFrame:
@@ -72,10 +72,11 @@ def _lines(images: pd.DataFrame) -> list[dict[str, object]]:
     met = met.merge(hits, on=_UNIT, how="left")
     units = met.drop_duplicates(_UNIT)
     found: list[dict[str, object]] = []
+    told = [units[name].to_numpy() for name in ("cluster", "erased", "repeat")]
     about = images.drop_duplicates("stage").set_index("stage")
     for stage in sorted(set(met["stage"])):
         mine = met[met["stage"] == stage]
-        rate = proportion((units["first"] <= stage).to_numpy(), units["cluster"].to_numpy())
+        rate = clustered((units["first"] <= stage).to_numpy(dtype=float), *told)
         found.append(
             {
                 "stage": stage, "by": about.loc[stage, "by"], "access": about.loc[stage, "reach"],

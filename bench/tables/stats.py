@@ -1,22 +1,17 @@
-"""Confidence intervals and paired comparisons for rows clustered by prompt.
+"""Confidence intervals for rows clustered by prompt.
 
 Every row is one (prompt, seed). Seeds of one prompt share the prompt's difficulty, so the prompt is
 the cluster. An interval that counted the rows as independent would be too narrow. Proportions get a
 Wilson interval at the effective sample size. Means of anything else get a bootstrap that draws whole
-prompts, and two systems on the same rows a paired test.
+prompts. Rows of several repeats of an edit have a second cluster (:mod:`bench.tables.repeats`).
 
 References:
     Wilson (1927), Probable inference, the law of succession, and statistical inference. JASA 22.
-    McNemar (1947), Note on the sampling error of the difference between correlated proportions.
-        Psychometrika 12.
     Kish (1965), Survey Sampling: the design effect.
     Cochran (1977), Sampling Techniques, 3rd ed.: the variance of a ratio of cluster totals.
     Davison and Hinkley (1997), Bootstrap Methods and Their Application, section 3.8.
-    Newcombe (1998), Improved confidence intervals for the difference between binomial proportions
-        based on paired data. Statistics in Medicine 17.
     Franco, Little, Louis and Slud (2019), Comparative study of confidence intervals for proportions
         in complex sample surveys. Journal of Survey Statistics and Methodology 7. PMC6690503.
-    Chen et al. (2021), Evaluating large language models trained on code. arXiv:2107.03374.
 """
 
 from __future__ import annotations
@@ -29,7 +24,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
@@ -55,24 +49,6 @@ class Interval:
     high: float
     n: int
     clusters: int
-
-
-@dataclass(frozen=True, slots=True)
-class PairedComparison:
-    """Two systems on the same rows.
-
-    Attributes:
-        difference: First rate minus second, with its clustered interval.
-        p_value: McNemar's exact two-sided p. It counts the rows as independent, which under
-            clustering tends to make it too small: where the interval disagrees, trust that.
-        first_only: Rows where only the first succeeds.
-        second_only: Rows where only the second succeeds.
-    """
-
-    difference: Interval
-    p_value: float
-    first_only: int
-    second_only: int
 
 
 def wilson_bounds(
@@ -150,7 +126,7 @@ def effective_size(success: ArrayLike, clusters: ArrayLike) -> float:
     return _effective(*_clustered(_booleans(success), clusters))
 
 
-def _effective(y: Floats, codes: NDArray[np.intp], count: int) -> float:
+def _effective(y: Floats, codes: NDArray[np.intp], count: int, more: float = 0.0) -> float:
     """As :func:`effective_size`, of rows whose clusters are numbers from 0 to ``count``."""
     n = y.size
     p = float(y.mean()) if n else math.nan
@@ -158,11 +134,13 @@ def _effective(y: Floats, codes: NDArray[np.intp], count: int) -> float:
         return float(count)
     residuals = np.bincount(codes, weights=y - p, minlength=count)
     variance = count / (count - 1) * float(residuals @ residuals) / n**2
-    deff = variance * (n - 1) / (p * (1 - p))
-    return n / max(deff, 1.0)
+    independent = p * (1 - p) / (n - 1)
+    return n / (max(variance / independent, 1.0) + more / independent)
 
 
-def proportion(success: ArrayLike, clusters: ArrayLike, *, confidence: float = 0.95) -> Interval:
+def proportion(
+    success: ArrayLike, clusters: ArrayLike, *, more: float = 0.0, confidence: float = 0.95
+) -> Interval:
     """The success rate of clustered rows with Wilson's interval at the effective size.
 
     It is Wilson's formula with n replaced by `effective_size`. Franco et al. (2019) compare eight
@@ -174,6 +152,7 @@ def proportion(success: ArrayLike, clusters: ArrayLike, *, confidence: float = 0
     Args:
         success: Whether each row succeeded.
         clusters: The cluster label of each row: its prompt.
+        more: Variance that is not the prompts', such as :func:`~bench.tables.repeats.between_repeats`.
         confidence: The two-sided confidence level.
 
     Returns:
@@ -183,7 +162,7 @@ def proportion(success: ArrayLike, clusters: ArrayLike, *, confidence: float = 0
     if not y.size:
         return Interval(math.nan, math.nan, math.nan, n=0, clusters=0)
     rate = float(y.mean())
-    size = _effective(y, codes, count)
+    size = _effective(y, codes, count, more)
     low, high = wilson_bounds(rate * size, size, confidence=confidence)
     return Interval(rate, min(float(low), rate), max(float(high), rate), n=y.size, clusters=count)
 
@@ -194,6 +173,7 @@ def bootstrap_mean(
     *,
     rng: np.random.Generator | None = None,
     resamples: int = 10_000,
+    more: float = 0.0,
     confidence: float = 0.95,
 ) -> Interval:
     """The mean over rows with a percentile interval from resampled clusters.
@@ -201,7 +181,8 @@ def bootstrap_mean(
     Each resample draws G of the G clusters with replacement and keeps their rows whole (Davison and
     Hinkley 1997, section 3.8). Let T_g be the sum and N_g the number of rows of cluster g, and W_g
     how often it was drawn. The mean of the resample is Σ W_g T_g / Σ W_g N_g. Clusters that all
-    have the same mean give an interval of width zero.
+    have the same mean give an interval of width zero. With v ``more`` and z the normal quantile,
+    each bound moves out to √((bound - mean)² + z²v) from the mean.
 
     Args:
         values: A finite number for each row.
@@ -209,6 +190,7 @@ def bootstrap_mean(
         rng: Where the resamples come from; its state is advanced. ``None``: those of seed 0, which are
             drawn once for all means over as many clusters.
         resamples: How many resamples to draw.
+        more: Variance that is not the clusters', such as :func:`~bench.tables.repeats.between_repeats`.
         confidence: The two-sided confidence level.
 
     Returns:
@@ -234,10 +216,11 @@ def bootstrap_mean(
     draws = drawn.astype(np.float64)
     means = value + (draws @ totals) / (draws @ sizes)  # whole numbers stay exact
     tail = (1 - _checked(confidence)) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(
-        value, min(float(low), value), max(float(high), value), n=x.size, clusters=count
-    )
+    low, high = (float(q) for q in np.quantile(means, [tail, 1 - tail]))
+    if more:
+        apart = _z(confidence) * math.sqrt(more)
+        low, high = value - math.hypot(value - low, apart), value + math.hypot(high - value, apart)
+    return Interval(value, min(low, value), max(high, value), n=x.size, clusters=count)
 
 
 def _draw(rng: np.random.Generator, count: int, resamples: int) -> NDArray[np.int64]:
@@ -255,89 +238,6 @@ def _drawn(count: int, resamples: int) -> NDArray[np.unsignedinteger]:
     small = draws.astype(np.min_scalar_type(draws.max(initial=0)))
     small.setflags(write=False)
     return small
-
-
-def compare_paired(
-    first: pd.Series[bool],
-    second: pd.Series[bool],
-    *,
-    rng: np.random.Generator,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-) -> PairedComparison:
-    """Compare the success of two systems on the same (prompt, seed) rows.
-
-    The p-value is McNemar's (1947) in its exact form. Of the rows where the systems disagree, those
-    that the first wins are binomial with one half. The interval of the difference resamples whole
-    prompts. Where all prompts have the same difference, resampling would say it is known exactly.
-    The interval is then Newcombe's (1998) square-and-add without the correlation, from the two
-    clustered Wilson intervals (l, u) of the rates p:
-
-        low = d - √((p₁-l₁)² + (u₂-p₂)²)        high = d + √((u₁-p₁)² + (p₂-l₂)²)
-
-    Args:
-        first: Whether each row succeeded under the first system, indexed by (prompt, seed).
-        second: The same rows, in any order, under the second system.
-        rng: Where the resamples come from; its state is advanced.
-        resamples: How many resamples to draw.
-        confidence: The two-sided confidence level.
-
-    Returns:
-        The comparison, positive where the first succeeds more often.
-
-    Raises:
-        ValueError: If the two do not have exactly the same unique (prompt, seed) keys, or have
-        none.
-    """
-    from scipy.stats import binomtest  # seconds to import, and no table needs it
-
-    a, b, prompts = _aligned(first, second)
-    first_only, second_only = int(np.sum(a & ~b)), int(np.sum(b & ~a))
-    disagree = first_only + second_only
-    p_value = float(binomtest(first_only, disagree).pvalue) if disagree else 1.0
-    delta = a.astype(np.float64) - b.astype(np.float64)
-    difference = bootstrap_mean(delta, prompts, rng=rng, resamples=resamples, confidence=confidence)
-    if not difference.high - difference.low > 1e-9:  # zero width, or NaN for a single prompt
-        difference = _square_and_add(
-            proportion(a, prompts, confidence=confidence),
-            proportion(b, prompts, confidence=confidence),
-        )
-    return PairedComparison(difference, p_value, first_only, second_only)
-
-
-def any_of_k(success: ArrayLike, clusters: ArrayLike, *, k: int) -> Floats:
-    """For each prompt, the chance that at least one of k seeds succeeds.
-
-    An attacker who draws k seeds and keeps the best succeeds more often than one who draws a single
-    seed. So a rate "at best of k" is only comparable at the same k. From c successes in n ≥ k seeds of
-    a prompt, the unbiased estimate (Chen et al. 2021) is
-
-        1 - C(n-c, k) / C(n, k)
-
-    Each prompt gives one number, so their mean has the interval `bootstrap_mean(chances,
-    np.arange(len(chances)), rng=rng)`.
-
-    Args:
-        success: Whether each row succeeded.
-        clusters: The cluster label of each row: its prompt.
-        k: How many seeds the attacker draws.
-
-    Returns:
-        One chance for each cluster, in the sorted order of the labels.
-
-    Raises:
-        ValueError: If k is below one, or a cluster has fewer than k rows.
-    """
-    y, codes, count = _clustered(_booleans(success), clusters)
-    n = np.bincount(codes, minlength=count)
-    fewest = int(n.min()) if count else k
-    if not 1 <= k <= fewest:
-        raise ValueError(f"expected k from 1 to the {fewest} seeds of the scarcest prompt, got {k}")
-    failures = n - np.bincount(codes, weights=y, minlength=count)
-    drawn = np.arange(k)
-    miss = np.clip(failures[:, None] - drawn, 0.0, None) / (n[:, None] - drawn)
-    chances: Floats = 1 - miss.prod(axis=1)
-    return chances
 
 
 def _checked(confidence: float) -> float:
@@ -373,27 +273,3 @@ def _clustered(values: ArrayLike, clusters: ArrayLike) -> tuple[Floats, NDArray[
         )
     unique, codes = np.unique(labels, return_inverse=True)
     return x, codes, unique.size
-
-
-def _aligned(
-    first: pd.Series[bool], second: pd.Series[bool]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.object_]]:
-    """Both systems' rows in one order, and the prompt of each."""
-    for name, rows in (("first", first), ("second", second)):
-        if rows.index.nlevels != 2 or not rows.index.is_unique:
-            raise ValueError(f"expected {name} to have one row per (prompt, seed) key; index it so")
-    if not len(first) or len(first) != len(second) or not first.index.isin(second.index).all():
-        raise ValueError(
-            "expected the same (prompt, seed) keys on both sides, and at least one; got "
-            f"{len(first)} and {len(second)} rows with {int(first.index.isin(second.index).sum())} "
-            "in common; run both systems on the same prompts and seeds"
-        )
-    prompts = first.index.get_level_values(0).to_numpy(dtype=object)
-    return _booleans(first), _booleans(second.reindex(first.index)), prompts
-
-
-def _square_and_add(first: Interval, second: Interval) -> Interval:
-    difference = first.value - second.value
-    low = difference - math.hypot(first.value - first.low, second.high - second.value)
-    high = difference + math.hypot(first.high - first.value, second.value - second.low)
-    return Interval(difference, max(low, -1.0), min(high, 1.0), first.n, first.clusters)

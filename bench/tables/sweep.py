@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bench.tables.answers import answers
 from bench.tables.own import without_transfers
+from bench.tables.repeats import clustered
 from bench.tables.schema import SWEEP, conform
-from bench.tables.stats import proportion
 from bench.tables.tables import ALL, COUNTED, in_order, per_image
 
 __all__ = ["SUITE", "THRESHOLDS", "sweep"]
@@ -58,9 +58,10 @@ def sweep(
         levels = sorted({*THRESHOLDS, round(own, 6)})
         for name, counts in _sets(rows, label_sets or {}):
             best = _best(mine, rows[counts])
+            told = [mine[name].to_numpy() for name in ("cluster", "erased", "repeat")]
             for (method, line), at in mine.groupby(["method", "line"], sort=False).indices.items():
                 about = {"judge": judge, "method": method, "attack": line, "labels": name}
-                rates = _rates(best[at], mine["cluster"].to_numpy()[at], levels)
+                rates = _rates(best[at], [column[at] for column in told], levels)
                 found += [about | rate for rate in rates]
     if not found:
         return SWEEP.empty()
@@ -87,16 +88,16 @@ def _best(images: pd.DataFrame, rows: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _rates(
-    best: NDArray[np.float64], clusters: NDArray[np.int64], levels: Sequence[float]
+    best: NDArray[np.float64], told: Sequence[NDArray[np.int64]], levels: Sequence[float]
 ) -> Iterator[dict[str, object]]:
-    """The rate at each threshold, from the lowest."""
+    """The rate at each threshold, from the lowest; ``told`` is the goal, concept and repeat of each score."""
     last: tuple[int, dict[str, object]] | None = None
     for level in levels:
         # Scores are stored in single precision, and held to thresholds in it.
         hit = best >= np.float32(level)
         count = int(hit.sum())
         if last is None or last[0] != count:  # fewer only: the same count is of the same images
-            rate = proportion(hit, clusters)
+            rate = clustered(hit.astype(float), *told)
             bounds = {"asr": rate.value, "asr_low": rate.low, "asr_high": rate.high}
             last = count, {"n": len(best), "successes": count, **bounds}
         yield {"threshold": level, **last[1]}

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bench.tables.answers import answers
 from bench.tables.luck import with_luck
 from bench.tables.own import without_transfers
+from bench.tables.repeats import clustered
 from bench.tables.schema import ACCESS, EDITS, TABLE, TRIALS, UTILITY, check, conform
-from bench.tables.stats import Interval, bootstrap_mean, proportion
 
 __all__ = [
     "ALL",
@@ -44,7 +43,7 @@ _IMAGE = [
 ]
 _RATED = (
     *("method", "concept", "family", "repeat", "access", "control", "prompt_set", "status"),
-    *("own_score", "own_threshold", "queries", "success", "cluster"),
+    *("own_score", "own_threshold", "queries", "success", "cluster", "erased"),
 )
 _LINE = ["judge", "method", "concept", "line"]
 _EDIT = ["method", "concept"]
@@ -154,8 +153,8 @@ def per_image(trials: pd.DataFrame) -> pd.DataFrame:
         trials: Rows of :data:`~bench.tables.schema.TRIALS`.
 
     Returns:
-        The first row of each image and judge, with ``line`` (the table's attack), ``success``,
-        ``cluster``.
+        The first row of each image and judge, with ``line`` (the table's attack), ``success`` and
+        ``cluster`` (the goal). ``erased`` numbers the concept, also where rows are pooled.
 
     Raises:
         ValueError: the rows contradict each other.
@@ -183,6 +182,7 @@ def per_image(trials: pd.DataFrame) -> pd.DataFrame:
     images["line"] = images["attack"].where(~several, images["attack"] + "/" + images["prompt_set"])
     images["success"] = np.bincount(number, weights=hit) > 0
     images["cluster"] = images.groupby(["concept", "goal"], sort=False).ngroup()
+    images["erased"] = images["concept"].factorize()[0]
     return images
 
 
@@ -271,7 +271,8 @@ def _utility(utility: pd.DataFrame) -> pd.DataFrame:
     # A concept without a base makes the method's pooled base missing, not that of fewer concepts.
     whole = sums["sum"].notna().groupby([sums[name] for name in _EDIT]).all()
     base = sums.groupby(_EDIT)[["sum", "count"]].sum()[whole]
-    right = _pooled(right.assign(cluster=right["prompt"].factorize()[0]))
+    right = right.assign(cluster=right["prompt"].factorize()[0])
+    right = _pooled(right.assign(erased=right["concept"].factorize()[0]))
     found = _proportions(right, _EDIT, values="value")[["value", "low", "high"]]
     found.columns = names[:3]
     found["base_accuracy"] = base["sum"] / base["count"]
@@ -304,21 +305,14 @@ def _edits(edits: pd.DataFrame) -> pd.DataFrame:
 
 
 def _proportions(rows: pd.DataFrame, by: list[str], *, values: str) -> pd.DataFrame:
-    """The interval of ``values`` for every group, clustered by the column ``cluster``."""
+    """The interval of ``values`` for every group, clustered by ``cluster`` and the repeats of edits."""
     number = rows.groupby(by, sort=True).ngroup().to_numpy()
     order = np.argsort(number, kind="stable")
     ends = np.flatnonzero(np.diff(number[order])) + 1
-    y = np.split(rows[values].to_numpy(dtype=float)[order], ends)
-    clusters = np.split(rows["cluster"].to_numpy()[order], ends)
+    taken = [rows[name].to_numpy()[order] for name in ("cluster", "erased", "repeat")]
+    parts = [np.split(x, ends) for x in (rows[values].to_numpy(dtype=float)[order], *taken)]
     keys = rows.groupby(by, sort=True).size().index
-    found = [_interval(*pair) for pair in zip(y, clusters, strict=True) if len(pair[0])]
+    found = [clustered(*part) for part in zip(*parts, strict=True) if len(part[0])]
     columns = ["value", "low", "high", "clusters"]
     data = [(i.value, i.low, i.high, i.clusters) for i in found]
     return pd.DataFrame(data, index=keys, columns=columns)
-
-
-def _interval(values: NDArray[np.float64], clusters: NDArray[np.int64]) -> Interval:
-    """A proportion where the values are 0 or 1, otherwise a mean."""
-    if bool(((values == 0) | (values == 1)).all()):
-        return proportion(values, clusters)
-    return bootstrap_mean(values, clusters, resamples=2000)

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from bench.tables.own import without_transfers
+from bench.tables.repeats import clustered
 from bench.tables.schema import WORST, conform
-from bench.tables.stats import proportion
 from bench.tables.summaries import ACCESSES, ANY
 from bench.tables.tables import ALL, COUNTED, in_method_order, per_image
 
@@ -149,15 +149,17 @@ def _shares(rows: pd.DataFrame) -> pd.DataFrame:
     units = rows.groupby(_UNIT, sort=False).agg(broken=("broken", "any"), images=("images", "sum"))
     units = units[units["images"] > 0].reset_index()
     units["cluster"] = units.groupby(["concept", "goal"], sort=False).ngroup()
+    units["erased"] = units["concept"]
     both = pd.concat([units, units.assign(concept=_POOLED)], ignore_index=True)
-    columns = [both[name].to_numpy() for name in ("broken", "cluster", "images")]
+    columns = [both[name].to_numpy() for name in ("broken", "cluster", "erased", "repeat")]
+    images = both["images"].to_numpy()
     found: dict[tuple[Any, ...], tuple[float, ...]] = {}
     for key, at in both.groupby(_GROUP, sort=False).indices.items():
-        broken, cluster, images = (values[at] for values in columns)
-        rate = proportion(broken, cluster)
+        broken, *told = (values[at] for values in columns)
+        rate = clustered(broken.astype(float), *told)
         found[cast("tuple[Any, ...]", key)] = (
             *(rate.clusters, int(broken.sum()), rate.value, rate.low, rate.high),
-            float(images.mean()),
+            float(images[at].mean()),
         )
     index = pd.MultiIndex.from_tuples(list(found), names=_GROUP)
     names = ["goals", "broken", *_RATES, "images"]

@@ -369,3 +369,29 @@ def test_the_page_explains_every_flag_with_its_thresholds() -> None:
         f"±{100 * module.HALF_WIDTH:.0f} points",
     ):
         assert said in page
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"), [((0.0, 0.9, 0.1), 1), ((0.4, 0.5, 0.6), 0), ((0.0,), 0)]
+)
+def test_trainings_that_differ_for_certain_are_flagged(
+    rates: tuple[float, ...], expected: int
+) -> None:
+    rows = [t for i, rate in enumerate(rates) for t in results(rate, repeat=i)]
+    found = raised(rows, "repeats_differ")
+    assert len(found) == expected
+    if expected:
+        assert found["value"][0] == pytest.approx(0.9)
+        assert found["detail"][0] == "3 repeats have from 0 % to 90 %"
+        assert found["concept"].to_list() == ["pixel art"]
+
+
+def test_repeats_are_compared_within_a_concept_alone() -> None:
+    # The repeats of two concepts are other trainings: pooled by their number they mean nothing.
+    rows = [
+        t
+        for concept, rates in (("star", (0.0, 0.0)), ("house", (0.9, 0.9)))
+        for i, rate in enumerate(rates)
+        for t in results(rate, repeat=i, concept=concept)
+    ]
+    assert not len(raised(rows, "repeats_differ"))

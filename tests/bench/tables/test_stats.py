@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -9,14 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from bench.tables.stats import (
     Interval,
-    any_of_k,
     bootstrap_mean,
-    compare_paired,
     effective_size,
     proportion,
     wilson,
@@ -257,118 +252,3 @@ def test_bootstrap_of_nothing_and_of_nan() -> None:
     assert math.isnan(bootstrap_mean([], [], rng=rng).value)
     with pytest.raises(ValueError, match="1 of 2 not finite"):
         bootstrap_mean([1.0, math.nan], [0, 1], rng=rng)
-
-
-# --- paired comparison
-
-
-def test_mcnemar_known_answer() -> None:
-    # Ten rows only the first wins, two only the second: 2 · P(X <= 2), X ~ Binomial(12, 1/2).
-    a = keyed([True] * 10 + [False] * 2 + [True] * 4, prompts=8)
-    b = keyed([False] * 10 + [True] * 2 + [True] * 4, prompts=8)
-    result = compare_paired(a, b, rng=np.random.default_rng(0))
-    assert (result.first_only, result.second_only) == (10, 2)
-    assert result.p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)
-    assert result.difference.value == pytest.approx(0.5)
-    assert_ordered(result.difference, bottom=-1.0)
-
-
-def test_paired_rows_are_matched_by_key_and_swap_sign() -> None:
-    rng = np.random.default_rng(3)
-    a = keyed(list(rng.random(120) < 0.7), prompts=20)
-    b = keyed(list(rng.random(120) < 0.4), prompts=20)
-    forth = compare_paired(a, b.sample(frac=1, random_state=0), rng=np.random.default_rng(0))
-    back = compare_paired(b, a, rng=np.random.default_rng(0))
-    assert forth.difference.value == pytest.approx(float(a.mean() - b.mean()))
-    assert forth.difference.value == -back.difference.value
-    assert forth.p_value == pytest.approx(back.p_value)
-    assert forth.difference.low == pytest.approx(-back.difference.high, abs=0.02)
-    assert forth.difference.low > 0
-
-
-@pytest.mark.parametrize(("first", "second"), itertools.product([False, True], repeat=2))
-def test_unanimous_systems_are_not_known_exactly(first: bool, second: bool) -> None:
-    result = compare_paired(
-        keyed([first] * 100, prompts=10),
-        keyed([second] * 100, prompts=10),
-        rng=np.random.default_rng(0),
-    )
-    assert result.difference.value == first - second
-    assert result.difference.high - result.difference.low > 0.3
-    assert_ordered(result.difference, bottom=-1.0)
-
-
-def test_a_single_prompt_has_an_interval_of_the_difference() -> None:
-    a, b = keyed([True, False, True], prompts=1), keyed([False, False, True], prompts=1)
-    difference = compare_paired(a, b, rng=np.random.default_rng(0)).difference
-    assert difference.high - difference.low > 1
-
-
-def test_paired_refuses_other_keys() -> None:
-    rng = np.random.default_rng(0)
-    a = keyed([True] * 6, prompts=3)
-    with pytest.raises(ValueError, match="6 and 4 rows with 4 in common"):
-        compare_paired(a, a.iloc[:4], rng=rng)
-    with pytest.raises(ValueError, match="one row per"):
-        compare_paired(a, pd.concat([a, a]), rng=rng)
-    with pytest.raises(ValueError, match="one row per"):
-        compare_paired(a.reset_index(drop=True), a, rng=rng)
-
-
-# --- any of k
-
-
-def test_any_of_k_counts_draws() -> None:
-    success = [True, False, False, False, False, False, False, False, True, True, True, False]
-    clusters = ["b"] * 4 + ["a"] * 4 + ["c"] * 4
-    np.testing.assert_allclose(any_of_k(success, clusters, k=1), [0, 1 / 4, 3 / 4])
-    np.testing.assert_allclose(any_of_k(success, clusters, k=2), [0, 1 / 2, 1])
-    np.testing.assert_allclose(any_of_k(success, clusters, k=4), [0, 1, 1])
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=12))
-def test_any_of_k_is_the_mean_over_subsets_and_rises(success: list[bool]) -> None:
-    n = len(success)
-    chances = [float(any_of_k(success, [0] * n, k=k)[0]) for k in range(1, n + 1)]
-    for k in (1, (n + 1) // 2, n):
-        subsets = list(itertools.combinations(success, k))
-        assert chances[k - 1] == pytest.approx(sum(map(any, subsets)) / len(subsets))
-    assert chances == sorted(chances)
-
-
-@pytest.mark.parametrize("k", [0, 3])
-def test_any_of_k_needs_k_seeds(k: int) -> None:
-    with pytest.raises(ValueError, match="from 1 to the 2 seeds"):
-        any_of_k([True] * 5, [0, 0, 0, 1, 1], k=k)
-
-
-def test_any_of_k_of_nothing() -> None:
-    assert any_of_k([], [], k=3).size == 0
-
-
-# ---- statsmodels as an oracle
-
-
-@pytest.mark.parametrize(("successes", "n"), [(0, 7), (3, 7), (7, 7), (41, 200)])
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
-def test_wilson_equals_statsmodels(successes: int, n: int, confidence: float) -> None:
-    found = wilson(successes, n, confidence=confidence)
-    expected = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
-
-
-def test_mcnemar_equals_statsmodels() -> None:
-    first, second = [True] * 14 + [False] * 16, [True] * 5 + [False] * 21 + [True] * 4
-    rng = np.random.default_rng(0)
-    found = compare_paired(keyed(first, prompts=30), keyed(second, prompts=30), rng=rng)
-    table = [[5, found.first_only], [found.second_only, 30 - 5 - 9 - 4]]
-    assert (found.first_only, found.second_only) == (9, 4)
-    assert found.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
-
-
-def test_square_and_add_equals_newcombes_interval_of_statsmodels() -> None:
-    rng = np.random.default_rng(0)
-    every, none = keyed([True] * 12, prompts=12), keyed([False] * 12, prompts=12)
-    found = compare_paired(every, none, rng=rng).difference
-    low, _ = confint_proportions_2indep(12, 12, 0, 12, compare="diff", method="newcomb")
-    assert found.low == pytest.approx(low)
