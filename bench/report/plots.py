@@ -53,6 +53,10 @@ _SHAPES = ("o", "s", "D", "^", "v", "P", "X", "p", "h")
 _CONTROL = {BASE: ("no erasure (ceiling)", "*"), FLOOR: ("destroyed model (floor)", "X")}
 _NAMED = 8
 """More methods than these have their names in a key beside the axes."""
+_MANY = 28
+"""More methods than these have a key below the axes, in columns, and small markers where they are."""
+_COLUMNS, _LETTERS = 3, 50
+"""Columns of that key, and letters of a name there."""
 _PERCENT = ["share", "low", "high", "control_share"]
 _PERCENT += ["retained_accuracy", "retained_low", "retained_high"]
 
@@ -81,7 +85,8 @@ def scatter(worst: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
     destroyed model are no contenders. A floor far to the left of everything else is shown at the edge, so
     that it does not squeeze the methods into a corner. Large markers that would hide each other stand apart,
     each with a line to its place. Where there are too many methods to write their names beside them, a key
-    to the right has them, from the most robust.
+    to the right has them, from the most robust. Of more than fit there, the key stands below in columns, and
+    no marker is moved.
 
     Args:
         worst: Lines of :data:`~bench.tables.schema.WORST`.
@@ -97,9 +102,12 @@ def scatter(worst: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
     seen = looks([str(name) for name in pooled["method"]])
     beside = [name for name in ACCESSES if name in set(shown["access"])]
     crowded = len(pooled) > _NAMED
+    many = len(pooled) > _MANY
     across = 0 if len(beside) < 2 else 1 if len(beside) == 2 else 2
     with style():
         size = (7.2 + 2.6 * across + 2.4 * crowded, 5.8)
+        if many:
+            size = (max(size[0], 12.4), 6.4 + 0.16 * math.ceil(len(pooled) / _COLUMNS))
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         down = math.ceil(len(beside) / across) if across else 1
@@ -114,7 +122,7 @@ def scatter(worst: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
         axes.set_ylabel(f"Goals broken by at least one attack (%), judge {judge}", parse_math=False)
         main = _Panel(axes, shown[shown["access"] == ANY], seen, limits)
         taken = name_front(axes, draw_front(axes, main.contenders))
-        edge, large = main.draw(_LARGE)
+        edge, large = main.draw(_SMALL if many else _LARGE)
         small = []
         for number, name in enumerate(beside if across else []):
             of = figure.add_subplot(places[number // across, 1 + number % across])
@@ -123,17 +131,17 @@ def scatter(worst: pd.DataFrame, *, suite: str, status: Status = "final") -> Fig
             of.tick_params(labelsize=7.5)
             draw_front(of, panel.contenders)
             small.append((of, panel.draw(_SMALL)[1]))
-        _legend(figure, hidden)
+        _legend(figure, hidden, above=many)
         if crowded:
-            _key(figure, pooled, seen)
+            _key(figure, pooled, seen, many=many)
         if not len(shown):
             axes.text(0.5, 0.5, "no rows", transform=axes.transAxes, ha="center", color=MUTED)
         stamp(figure, status)
         figure.draw_without_rendering()
         figure.set_layout_engine(None)  # "none" is an engine, for which each save draws twice
-        anchors = _mark(axes, large, _LARGE)
+        anchors = _mark(axes, large, _SMALL if many else _LARGE, still=many)
         for of, points in small:
-            _mark(of, points, _SMALL)
+            _mark(of, points, _SMALL, still=many)
         if not crowded:
             label(axes, canvas, [*taken, *edge, *anchors], main.lines)
     return figure
@@ -218,8 +226,8 @@ def _bars(axes: Axes, row: Mapping[Hashable, Any], colour: str, size: _Size) -> 
     return Anchor(_CONTROL.get(name, (name,))[0], colour, x, y, across, along)
 
 
-def _mark(axes: Axes, points: Sequence[_Point], size: _Size) -> list[Anchor]:
-    """Draws the pooled markers; those that would lie on each other are moved apart.
+def _mark(axes: Axes, points: Sequence[_Point], size: _Size, *, still: bool) -> list[Anchor]:
+    """Draws the pooled markers; those that would lie on each other are moved apart, unless all stay ``still``.
 
     A moved marker has a line to a dot at its true place. The layout must be settled.
 
@@ -229,7 +237,8 @@ def _mark(axes: Axes, points: Sequence[_Point], size: _Size) -> list[Anchor]:
     places = np.array([[anchor.x, anchor.y] for anchor, _ in points], dtype=float).reshape(-1, 2)
     scale = DPI / 72
     pixels = axes.transData.transform(places) if len(places) else places
-    moved = apart(pixels, size.apart * scale, axes.bbox.padded(2 * scale).extents)
+    gap = 0.0 if still else size.apart * scale
+    moved = apart(pixels, gap, axes.bbox.padded(2 * scale).extents)
     standing = axes.transData.inverted().transform(moved) if len(moved) else moved
     found = []
     for (anchor, shape), (x, y), far in zip(
@@ -256,7 +265,7 @@ def _at_edge(axes: Axes, row: Mapping[Hashable, Any]) -> Anchor:
     return Anchor(text, MUTED, x, y, (x, x), (y, y))
 
 
-def _legend(figure: Figure, hidden: Sequence[str]) -> None:
+def _legend(figure: Figure, hidden: Sequence[str], *, above: bool) -> None:
     entries: list[dict[str, Any]] = [
         {"label": "one concept", "ms": 4, "alpha": 0.5, "ls": "none"},
         {"label": "all concepts, 95 % interval", "ms": 8, "mec": "white", "ls": "none"},
@@ -268,7 +277,7 @@ def _legend(figure: Figure, hidden: Sequence[str]) -> None:
         handles.append(Line2D([], [], ls="none", label=f"without utility: {', '.join(hidden)}"))
     legend = figure.legend(
         handles=handles,
-        loc="outside lower center",
+        loc="outside upper center" if above else "outside lower center",
         ncols=2 if figure.get_figwidth() < 8 else 4,
         frameon=False,
         fontsize=9,
@@ -278,23 +287,31 @@ def _legend(figure: Figure, hidden: Sequence[str]) -> None:
         entry.set_parse_math(False)
 
 
-def _key(figure: Figure, pooled: pd.DataFrame, seen: Mapping[str, tuple[str, str]]) -> None:
-    """Names the large markers beside the axes, from the most robust to the least."""
+def _key(
+    figure: Figure, pooled: pd.DataFrame, seen: Mapping[str, tuple[str, str]], *, many: bool
+) -> None:
+    """Names the large markers beside the axes or below, from the most robust to the least."""
     handles = []
     for row in pooled.sort_values(["share", "retained_accuracy"], ascending=[True, False]).to_dict(
         "records"
     ):
         name = str(row["method"])
         colour, shape = seen[name]
-        text = (
-            f"{_CONTROL.get(name, (name,))[0]}  {row['share']:.0f} / {row['retained_accuracy']:.0f}"
-        )
+        said = _CONTROL.get(name, (name,))[0]
+        if many and len(said) > _LETTERS:
+            said = said[: _LETTERS - 1] + "…"
+        text = f"{said}  {row['share']:.0f} / {row['retained_accuracy']:.0f}"
         handles.append(
             Line2D([], [], ls="none", marker=shape, color=colour, ms=7, mec="white", label=text)
         )
     legend = figure.legend(
-        handles=handles, loc="outside right upper", frameon=False, fontsize=9, title="broken / retained (%)"
-    )  # fmt: skip
+        handles=handles,
+        loc="outside lower center" if many else "outside right upper",
+        ncols=_COLUMNS if many else 1,
+        frameon=False,
+        fontsize=8 if many else 9,
+        title="broken / retained (%)",
+    )
     legend.get_title().set(fontsize=9, color=MUTED)
     for entry in legend.get_texts():
         entry.set_parse_math(False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,7 +42,8 @@ def sweep_plot(
     }
     with style():
         title = f"Success over the judge's threshold, suite {suite}, judge {judge}"
-        figure, places = panelled(title, len(methods), across=4, size=(2.6, 2.3), one_x=True)
+        across = max(4, math.isqrt(len(methods)))
+        figure, places = panelled(title, len(methods), across=across, size=(2.6, 2.3), one_x=True)
         for axes, method in zip(places, methods, strict=True):
             axes.tick_params(labelbottom=True)
             _panel(axes, shown[shown["method"] == method], seen, dashes)

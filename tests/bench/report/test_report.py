@@ -27,6 +27,7 @@ from bench.report.write import Report, write_report
 from bench.tables import schema
 from bench.tables.schema import EDITS, TABLE, TRIALS, UTILITY, WORST, Schema, SchemaError
 from bench.tables.stats import proportion
+from bench.tables.summaries import ANY
 from bench.tables.tables import ALL, summarise
 from bench.tables.text import markdown_text, slug, to_latex, to_markdown, wrapped
 from bench.tables.worst import worst_per_goal
@@ -595,6 +596,33 @@ def test_many_methods_are_named_in_a_key_that_is_whole(worst: pd.DataFrame, tmp_
     assert not box.overlaps(figure.axes[0].get_window_extent(renderer))
     assert box.x1 <= figure.bbox.x1
     assert not figure.axes[0].texts[1:], "nothing but the front is named inside"
+    plots.save(figure, tmp_path / "x.png")
+
+
+def test_of_very_many_methods_the_key_stands_below_and_each_marker_where_it_is(
+    worst: pd.DataFrame, tmp_path: Path
+) -> None:
+    own = worst[worst["method"] == "esd"]
+    many = [own.assign(method=f"{k} {NASTY} {'long ' * 12}") for k in range(60)]
+    figure = plots.scatter(pd.concat([worst, *many], ignore_index=True), suite="many")
+    key = next(legend for legend in figure.legends if legend.get_title().get_text())
+    assert len(key.get_texts()) == worst["method"].nunique() + 60
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined] # it is Agg
+    boxes = [legend.get_window_extent(renderer) for legend in figure.legends]
+    boxes.append(figure.axes[0].get_tightbbox(renderer))  # type: ignore[arg-type] # it is drawn
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    edge = figure.bbox
+    assert all(b.x0 >= edge.x0 and b.x1 <= edge.x1 for b in boxes)
+    assert all(b.y0 >= edge.y0 and b.y1 <= edge.y1 for b in boxes)
+    standing = [
+        (line.get_xdata()[0], line.get_ydata()[0])  # type: ignore[index]
+        for line in figure.axes[0].lines
+        if line.get_zorder() == 4 and line.get_marker() != "<"  # which is at the edge
+    ]
+    pooled = worst[(worst["concept"] == ALL) & (worst["access"] == ANY)]
+    true = [*(100 * pooled[["retained_accuracy", "share"]]).itertuples(index=False, name=None)]
+    assert len(standing) > 60
+    assert all(any(place == pytest.approx(spot) for spot in true) for place in standing)
     plots.save(figure, tmp_path / "x.png")
 
 
