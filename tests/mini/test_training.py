@@ -257,9 +257,6 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(stage, "_POOL", pool)
         patch.setattr(stage, "_BATCH", 16)
     patch.setattr(judge_stage, "_JUNK", 20)
-    patch.setattr(
-        loop, "_ITERATIONS", 1
-    )  # all of them are most of the work of such short trainings
     patch.setattr(vae_stage, "sample_scenes", few_scenes)
 
 

@@ -21,14 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.core.rng import generator_for
+from bench.mini.train.muon import Muon
 
 __all__ = ["Pace", "fit"]
 
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_EVERY_S = 60.0
-_ITERATIONS = 5
-"""Newton-Schulz iterations of Muon, the library's own number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,41 +154,13 @@ def fit(
     return {n: w.detach().cpu().clone() for n, w in (average or named).items()}
 
 
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` [out, rest] in the memory order of ``like``, without a copy of it (Muon does not mind the order)."""
-    if like.ndim == 4 and not like.is_contiguous():
-        values = values.permute(0, 2, 3, 1)
-    return values.reshape(len(values), -1) if values is not like else values.view(len(values), -1)
-
-
-class _Flat(torch.optim.Muon):
-    """Muon over kernels seen as matrices [out, rest]: the library's takes matrices only."""
-
-    def __init__(self, weights: Sequence[nn.Parameter], *, lr: float, weight_decay: float) -> None:
-        self._weights = list(weights)
-        flat = [nn.Parameter(_rows(w.detach(), w)) for w in weights]  # shares the storage
-        super().__init__(
-            flat,
-            lr=lr,
-            weight_decay=weight_decay,
-            ns_steps=_ITERATIONS,
-            adjust_lr_fn="match_rms_adamw",
-        )
-
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step from the kernels' own gradients."""
-        for flat, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
-            flat.grad = None if weight.grad is None else _rows(weight.grad, weight).contiguous()
-        super().step()
-
-
 def _optimisers(named: Mapping[str, nn.Parameter], pace: Pace) -> list[torch.optim.Optimizer]:
     tables = [w for n, w in named.items() if w.ndim > 1 and n.endswith("_embedding.weight")]
     matrices = [w for n, w in named.items() if w.ndim > 1 and not n.endswith("_embedding.weight")]
     vectors = [w for w in named.values() if w.ndim <= 1]
     made: list[torch.optim.Optimizer] = []
     if pace.muon:  # made for matrices that map activations; tables of embeddings stay with AdamW
-        made.append(_Flat(matrices, lr=pace.lr, weight_decay=pace.weight_decay))
+        made.append(Muon(matrices, lr=pace.lr, weight_decay=pace.weight_decay))
         matrices = tables
     else:
         matrices = matrices + tables
