@@ -17,7 +17,7 @@ from bench.interfaces import Attack, Concept, Erasure, Goal, Judge, Rng, Target,
 from bench.model.sampler import Sampler
 from bench.model.text_to_image import TextToImage
 
-__all__ = ["Tried", "rows_of", "table", "try_on"]
+__all__ = ["Tried", "rows_of", "table", "try_on", "what_comes_of"]
 
 _CONCEPT: Final = Concept(text="star", family="object", prompts={"name": ("a red star",)})
 _SAMPLER: Final = Sampler(steps=2)
@@ -57,10 +57,23 @@ def try_on(bases: Mapping[str, TextToImage]) -> Iterator[Tried]:
     for kind in ("method", "attack"):
         for name in registry.names(kind):
             for base, model in bases.items():
-                yield Tried(kind, name, base, _tried(kind, name, model))
+                yield Tried(kind, name, base, what_comes_of(kind, name, model))
 
 
-def _tried(kind: registry.PlugPoint, name: str, model: TextToImage) -> str:
+def what_comes_of(
+    kind: registry.PlugPoint, name: str, model: TextToImage, judge: Judge | None = None
+) -> str:
+    """What a plug-in does on a model, with the fields of ``quick``: ``works``, on which condition, or its refusal.
+
+    Args:
+        kind: ``method`` or ``attack``.
+        name: The plug-in's.
+        model: The unedited model.
+        judge: The surrogate of an attack; ``None``: the judge of the miniatures.
+
+    Raises:
+        Exception: whatever is no refusal: it is a mistake of ours.
+    """
     cls: Any = registry.get(kind, name)
     if cls.needs:
         return _GIVEN
@@ -70,15 +83,14 @@ def _tried(kind: registry.PlugPoint, name: str, model: TextToImage) -> str:
             edited = spec(model, [_CONCEPT], rng=rng)
             edited.sample(["a red star"], [0], _SAMPLER).all_finite()
         else:
-            _attack(spec, model, rng)
+            _attack(spec, model, judge or cast(Judge, registry.build("judge", "mini_judge")), rng)
     except (UsageError, ValueError) as error:
         said = in_one_line(error)
         return _IF_DRAWN if _CANNOT_DRAW in said else said
     return _WORKS
 
 
-def _attack(spec: Attack, model: TextToImage, rng: Rng) -> None:
-    judge = cast(Judge, registry.build("judge", "mini_judge"))
+def _attack(spec: Attack, model: TextToImage, judge: Judge, rng: Rng) -> None:
     goal = Goal("0", _CONCEPT, "a red star")
     for found in spec(Target(model, _SAMPLER, judge), [goal], rng=rng):
         latents = None if found.latents_Chw is None else found.latents_Chw[None]
