@@ -4,8 +4,8 @@ python -m tests.real_bases {sd,sd2,sdxl} FOLDER [--side 256] [--device cpu] [--d
 
 The configuration is the published one of Stable Diffusion 1.4, 2.1 or XL; images may be smaller than theirs,
 which changes no network. Each plug-in takes one step of each kind (its fields of ``quick``). One edit is exported
-to a pipeline of diffusers, which draws with it. FOLDER keeps the base and the answers: what was tried is not
-tried again, and a process that was killed for its memory goes on with the next.
+to a pipeline of diffusers, which draws with it. FOLDER keeps the base and the answers. What was tried is not
+tried again: a command that was killed for its memory goes on with the next.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def try_on(bases: Mapping[str, TextToImage]) -> Iterator[Tried]:
 def what_comes_of(
     kind: registry.PlugPoint, name: str, model: TextToImage, judge: Judge | None = None
 ) -> str:
-    """What a plug-in does on a model, with the fields of ``quick``: ``works``, on which condition, or its refusal.
+    """The answer of a plug-in on a model, with the fields of ``quick``: ``works``, on which condition, or its refusal.
 
     Args:
         kind: ``method`` or ``attack``.
