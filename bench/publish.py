@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.config.other_base import on_base
 from bench.config.protocols import followed
 from bench.config.suite import Code, read_suite, suite_names
 from bench.core import heap
 from bench.core.errors import UsageError, shown
-from bench.core.shipped import results_folder
+from bench.core.shipped import MINIATURES, results_folder
 from bench.extend.rest import rest_of
 from bench.run.plan import Plan
 from bench.run.provenance import commit
@@ -44,6 +45,7 @@ class Asked:
         seed: One in place of the suite's own; ``None``: its own.
         code: Whose code the suite may run.
         said: The whole command, where it is another than ``run``.
+        base: One in place of the suite's own; ``None``: its own.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Asked:
     seed: int | None = None
     code: Code = "installed"
     said: str = ""
+    base: str | None = None
 
     @property
     def command(self) -> str:
@@ -60,7 +63,8 @@ class Asked:
             return self.said
         words = ["tvc-bench", "run", self.source]
         words += [word for pattern in self.only for word in ("--only", pattern)]
-        for name, value in (("--limit", self.limit), ("--seed", self.seed)):
+        options = (("--limit", self.limit), ("--seed", self.seed), ("--base", self.base))
+        for name, value in options:
             words += [name, str(value)] if value is not None else []
         words += ["--allow-code"] if self.code == "named" else []
         return shlex.join(words)
@@ -193,7 +197,7 @@ def place(plan: Plan, asked: Asked) -> Path:
 
 
 def committed_place(plan: Plan, asked: Asked) -> Path:
-    """Where the committed report of a shipped suite is: ``results/<suite>``.
+    """Where the committed report of a shipped suite is: ``results/<suite>``, or ``<suite>-on-<miniature>``.
 
     Raises:
         UsageError: what was asked for is not the whole of a shipped suite as it ships.
@@ -208,9 +212,11 @@ def committed_place(plan: Plan, asked: Asked) -> Path:
 
 
 def _is_shipped(plan: Plan, asked: Asked) -> bool:
-    """Whether the plan is of a shipped suite as it ships, asked for by its name."""
-    name = plan.suite.name
-    return name in suite_names() and asked.source == name and plan.suite.file == read_suite(name)
+    """Whether the plan is of a shipped suite as it ships, or on another miniature, asked for by its name."""
+    if asked.source not in suite_names() or asked.base not in (None, *MINIATURES):
+        return False
+    file = read_suite(asked.source)
+    return plan.suite.file == (file if asked.base is None else on_base(file, asked.base))
 
 
 def _compared(

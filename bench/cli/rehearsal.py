@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from bench.cli.output import err, out, print_json
 from bench.cli.request import code_of
-from bench.cli.words import AllowCode, Batch, Device, Json, Only, SuiteArg
+from bench.cli.words import AllowCode, BaseArg, Batch, Device, Json, Only, SuiteArg
 from bench.core.errors import UsageError
 from bench.model.families.family import Dtype
 from bench.run.loading import Runtime
@@ -45,7 +45,7 @@ Folder = Annotated[
 
 
 def rehearse(suite: SuiteArg, *, real_size: RealSize = False, only: Only = (), out_: Folder = None,
-             device: Device = "auto", batch_size: Batch = "auto", dtype: Precision = None,
+             base: BaseArg = None, device: Device = "auto", batch_size: Batch = "auto", dtype: Precision = None,
              allow_code: AllowCode = False, json_: Json = False) -> int:  # fmt: skip
     """Tries every kind of cell of a suite with random weights, so that a long run fails now and not tomorrow."""
     from bench.cli.progress import watcher_for
@@ -60,7 +60,7 @@ def rehearse(suite: SuiteArg, *, real_size: RealSize = False, only: Only = (), o
         try:
             found = tried(
                 suite, folder, real_size=real_size, only=only, runtime=Runtime(device, batch_size),
-                dtype=dtype, code=code_of(allow_code), watcher=watcher,
+                dtype=dtype, code=code_of(allow_code), base=base, watcher=watcher,
             )  # fmt: skip
         finally:
             watcher.stop()

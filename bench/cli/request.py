@@ -49,6 +49,7 @@ def planned(
     seed: int | None,
     *,
     code: Code,
+    other_base: str | None = None,
 ) -> tuple[BaseFiles, Plan, Asked]:
     """The base's files, the plan of a suite, and what was asked for; no network is loaded."""
     from bench.config.suite import load_suite
@@ -58,7 +59,7 @@ def planned(
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit: expected at least 1, got {limit}")
-    suite: Suite = load_suite(source, code=code)
+    suite: Suite = load_suite(source, code=code, base=other_base)
     other = None if seed == suite.seed else seed
     if other is not None:
         suite = suite.with_(seed=other)
@@ -66,7 +67,7 @@ def planned(
     plan = make_plan(suite, base.digest, folder=base.folder, only=only, limit=limit)
     for warning in plan.warnings:
         err.print(f"warning: {warning}", soft_wrap=True)
-    return base, plan, Asked(source, only, limit, other, code)
+    return base, plan, Asked(source, only, limit, other, code, base=other_base)
 
 
 def extended_by(folder: Path | None, plan: Plan) -> Extension | None:

@@ -9,6 +9,7 @@ from bench.cli.request import Spread, code_of, computed, extended_by, planned, p
 from bench.cli.words import (
     STORE,
     AllowCode,
+    BaseArg,
     Batch,
     Compile,
     Device,
@@ -39,7 +40,7 @@ __all__ = ["plan", "report", "run"]
 
 
 def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-         extend: Extend = None, estimate: Estimate = False, workers: Workers = None,
+         base: BaseArg = None, extend: Extend = None, estimate: Estimate = False, workers: Workers = None,
          allow_code: AllowCode = False, store: StoreArg = STORE, json_: Json = False) -> int:  # fmt: skip
     """Shows what a run would compute, and what the store already holds."""
     from bench.run.store import Store
@@ -47,7 +48,7 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
     number = Spread(workers).number or 1
     if workers is not None and not estimate:
         raise UsageError("plan --workers: expected --estimate beside it, got none")
-    _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
+    _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code), other_base=base)
     ledger = Store(store)
     extended = extended_by(extend, made)
     rest = rest_of(made, extended)
@@ -90,14 +91,16 @@ def plan(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None
 
 
 def run(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-        device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False,
+        base: BaseArg = None, device: Device = "auto", batch_size: Batch = "auto", compile_: Compile = False,
         kernels: KernelWords = "auto", extend: Extend = None,
         workers: Workers = None, ray: Ray = None, per_gpu: PerGpu = 1, shard: Shard = None,
         allow_code: AllowCode = False,
         store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
         json_: Json = False) -> int:  # fmt: skip
     """Computes what the store does not hold yet, writes the report and prints the table."""
-    files, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
+    files, made, asked = planned(
+        suite, only, limit, seed, code=code_of(allow_code), other_base=base
+    )
     outcome, done = computed(
         files, made, asked, store, published(made, asked, out_, publish_), console=err if json_ else out,
         runtime=Runtime(device, batch_size, compile_, kernels),
@@ -157,14 +160,14 @@ def _outcome_told(outcome: Outcome) -> None:
 
 
 def report(suite: SuiteArg = "mini-quick", *, only: Only = (), limit: Limit = None, seed: Seed = None,
-           extend: Extend = None, allow_code: AllowCode = False,
+           base: BaseArg = None, extend: Extend = None, allow_code: AllowCode = False,
         store: StoreArg = STORE, out_: Out = None, publish_: Publish = False,
         json_: Json = False) -> int:  # fmt: skip
     """Writes the report again from the store; computes nothing."""
     from bench.publish import publish
     from bench.run.store import Store
 
-    _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code))
+    _, made, asked = planned(suite, only, limit, seed, code=code_of(allow_code), other_base=base)
     done = publish(
         made, Store(store), asked, folder=published(made, asked, out_, publish_),
         extended=extended_by(extend, made),

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 __all__ = [
     "STORE",
     "AllowCode",
+    "BaseArg",
     "Batch",
     "Compile",
     "Device",
@@ -47,6 +48,14 @@ Limit = Annotated[
 ]
 Seed = Annotated[
     int | None, Parameter(help="Overrides the suite's seed; the result goes to results/drafts.")
+]
+BaseArg = Annotated[
+    str | None,
+    Parameter(
+        name="--base",
+        help="In place of the suite's base: a miniature, a folder, or a hub id with its commit, ID@COMMIT. "
+        "The results are those of another suite, SUITE-on-BASE.",
+    ),
 ]
 StoreArg = Annotated[Path, Parameter(name="--store", help="Where results are kept.")]
 Out = Annotated[

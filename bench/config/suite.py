@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from bench.config.built import Suite
 from bench.config.concepts import read_concepts
+from bench.config.other_base import on_base
 from bench.config.parts import below
 from bench.config.refusals import CONTROLS
 from bench.config.strict_yaml import Place, parse_yaml
@@ -45,7 +46,7 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
-def load_suite(source: str | Path, *, code: Code = "installed") -> Suite:
+def load_suite(source: str | Path, *, code: Code = "installed", base: str | None = None) -> Suite:
     """Reads a suite, and builds and checks it once.
 
     Args:
@@ -53,13 +54,15 @@ def load_suite(source: str | Path, *, code: Code = "installed") -> Suite:
             from its folder.
         code: ``named`` lets the file name ``module:Class``, whose module is imported: then the file is
             code, to be trusted as such. ``installed`` refuses that before anything is imported.
+        base: One in place of the suite's own, see :func:`bench.config.other_base.on_base`.
 
     Raises:
         UsageError: ``FILE:LINE: key KEY: expected ..., got ...``.
     """
     path, data, lines = _read(source)
     with _placed(path, lines):
-        return Suite.of(_file(path, data, code))
+        file = _file(path, data, code)
+        return Suite.of(file if base is None else on_base(file, base))
 
 
 def read_suite(source: str | Path, *, code: Code = "installed") -> SuiteFile:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from bench.config.concepts import erased_concepts, known_concepts
+from bench.config.other_base import on_base
 from bench.config.refusals import check_base
 from bench.config.suite import Code, Suite, read_suite
 from bench.config.suite_file import SuiteFile
@@ -144,6 +145,7 @@ def rehearse(
     runtime: Runtime = NOTHING_SAID,
     dtype: Dtype | None = None,
     code: Code = "installed",
+    base: str | None = None,
     watcher: Watcher | None = None,
 ) -> Rehearsal:
     """Runs every kind of cell of a suite, with random weights for what is not here.
@@ -158,25 +160,27 @@ def rehearse(
         runtime: How the networks are computed.
         dtype: In place of the suite's precision: many a CPU only mimics bfloat16, and takes several times as long.
         code: Whose code the suite may run.
+        base: One in place of the suite's own, see :func:`bench.config.other_base.on_base`.
         watcher: Told of progress.
 
     Raises:
         UsageError: the suite is wrong, or lacks what no stand-in can be made for, as prompts.
     """
     file = read_suite(source, code=code)
+    file = file if base is None else on_base(file, base)
     check_base(file)
     kept = file.base in MINIATURES
-    base, changes, absent = _staged(file, folder, real_size=real_size)
+    files, changes, absent = _staged(file, folder, real_size=real_size)
     changes |= {} if dtype is None else {"dtype": dtype}
     whole = Suite.of(SuiteFile.of({**file.model_dump(), **changes, "protocol": None}))
-    full = make_plan(whole, base.digest, folder=base.folder, only=only)
+    full = make_plan(whole, files.digest, folder=files.folder, only=only)
     small = cut(whole, only=only, tiny=not real_size and not kept)
     left = Suite.of(small.file)
-    plan = make_plan(left, base.digest, folder=base.folder, only=small.only, limit=LIMIT)
+    plan = make_plan(left, files.digest, folder=files.folder, only=small.only, limit=LIMIT)
     store = Store(folder / _STORE)
     ledger = _Ledger(plan, small.stands_for, watcher or Watcher())
     ledger.notes += [f"{source} is not here; a stand-in took its place" for source in absent]
-    model = load_base(base, whole.dtype, runtime)
+    model = load_base(files, whole.dtype, runtime)
     outcome = Inline(model).run(plan, store, ledger)
     _measure(plan, store, ledger)
     _report(plan, store, source, folder, ledger, outcome)

@@ -315,6 +315,24 @@ def test_a_shipped_suite_is_compared_with_the_committed_one_and_leaves_it(tmp_pa
             committed_place(plan, asked)
 
 
+def test_a_shipped_suite_on_another_base_is_committed_for_a_miniature_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "miniature-z"
+    base.symlink_to(model_folder())
+    suite = load_suite("mini-quick", base=str(base))
+    whole = replace(make_plan(suite, "0" * 64), cells=())
+    asked = Asked("mini-quick", base=str(base))
+    assert asked.command == f"tvc-bench run mini-quick --base {base}"
+    assert place(whole, asked) == Path("results/runs/mini-quick-on-miniature-z")
+    with pytest.raises(UsageError, match="expected the whole of a shipped suite"):
+        committed_place(whole, asked)
+    monkeypatch.setattr("bench.publish.MINIATURES", (str(base),))
+    assert committed_place(whole, asked) == Path("results/mini-quick-on-miniature-z")
+    with pytest.raises(UsageError, match="expected the whole of a shipped suite"):
+        committed_place(whole, Asked("mini-quick"))
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
