@@ -49,11 +49,11 @@ def between_repeats(
     Returns:
         The variance to add, in squared units of the values; 0 without repeats.
     """
-    y = np.asarray(values, dtype=np.float64)
-    stratum = _codes(np.asarray(concepts))
-    edit = _codes(stratum, np.asarray(repeats))
-    if not y.size or edit.max() == stratum.max():
+    y, which = np.asarray(values, dtype=np.float64), np.asarray(repeats)
+    if not y.size or bool((which == which[0]).all()):  # as in most suites: nothing to sort
         return 0.0
+    stratum = _codes(np.asarray(concepts))
+    edit = _codes(stratum, which)
     mean = np.bincount(stratum, weights=y) / np.bincount(stratum)
     z = y - mean[stratum]
     repeated = np.bincount(stratum[np.unique(edit, return_index=True)[1]]) > 1
