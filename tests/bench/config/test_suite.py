@@ -739,4 +739,6 @@ def test_ours_grow() -> None:
     # mini-full compares all methods under the attacks of prompts and embeddings; the others have a suite of their own.
     assert {spec.name for spec in full.attacks} | access == _ready("attack")
     assert {spec.name for spec in paper.attacks} == _ready("attack")
+    assert {spec.name for spec in load_suite("mini-bases").methods} == _ready("method")
+    assert {spec.name for spec in load_suite("mini-bases-attacks").attacks} == _ready("attack")
     assert len({quick.digest, full.digest, paper.digest}) == 3
