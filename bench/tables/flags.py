@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from bench.tables.own import without_transfers
 from bench.tables.schema import ACCESS, FLAG_NAMES, FLAGS, conform
 from bench.tables.tables import ALL, BASE, PLAIN, per_image, rates
 
@@ -224,7 +225,8 @@ def _repeats_differ(lines: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     """One training of an edit holds where another does not: their intervals do not overlap."""
     if trials["repeat"].max() == 0:
         return FLAGS.empty()
-    each = rates(trials[trials["judge"] == trials["judge"].iloc[0]], [*_EDIT, "line", "repeat"])
+    record = without_transfers(trials[trials["judge"] == trials["judge"].iloc[0]])
+    each = rates(record, [*_EDIT, "line", "repeat"])
     each = each[each["n"] > 0].merge(lines.loc[lines["concept"] != ALL, _LINE], on=_LINE)
     found = each.groupby(_LINE, sort=False).agg(
         least=("asr", "min"), most=("asr", "max"),

@@ -315,6 +315,18 @@ def test_a_shipped_suite_is_compared_with_the_committed_one_and_leaves_it(tmp_pa
             committed_place(plan, asked)
 
 
+def test_plan_takes_another_base_and_refuses_what_is_none(tmp_path: Path) -> None:
+    base = tmp_path / "mine"
+    base.symlink_to(model_folder())
+    words = ("plan", "mini-quick", "--only", "none", "--json")
+    own, other = (call(*words, *more, at=tmp_path).data for more in ((), ("--base", "mine")))
+    assert (own["suite"], other["suite"]) == ("mini-quick", "mini-quick-on-mine")
+    assert len(own["cells"]) == len(other["cells"])
+    refused = call(*words, "--base", "./nothing", at=tmp_path)
+    assert refused.code == 2
+    assert "expected a folder" in refused.err
+
+
 def test_a_shipped_suite_on_another_base_is_committed_for_a_miniature_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

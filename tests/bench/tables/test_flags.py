@@ -395,3 +395,9 @@ def test_repeats_are_compared_within_a_concept_alone() -> None:
         for t in results(rate, repeat=i, concept=concept)
     ]
     assert not len(raised(rows, "repeats_differ"))
+
+
+def test_what_was_found_on_another_method_is_no_repeat_of_an_edit() -> None:
+    own = [t for i in range(2) for t in results(0.1, repeat=i)]
+    taken = [t for i, rate in enumerate((0.0, 0.9)) for t in results(rate, repeat=i, source="uce")]
+    assert not len(raised(own + taken, "repeats_differ"))
