@@ -30,7 +30,9 @@ def on_base(file: SuiteFile, base: str) -> SuiteFile:
         UsageError: the base is empty, or a hub id without its commit.
     """
     if not base.strip():
-        raise UsageError("--base: expected a miniature, a folder or ID@COMMIT, got an empty text")
+        raise UsageError(
+            "expected a miniature, a folder or ID@COMMIT, got an empty text", at=("base",)
+        )
     source, revision = base, None
     path = expanded(base)
     if base not in MINIATURES and (looks_local(base) or is_folder(path)):
@@ -39,8 +41,9 @@ def on_base(file: SuiteFile, base: str) -> SuiteFile:
         source, _, revision = base.rpartition("@")
         if not source or not revision:
             raise UsageError(
-                f"--base: expected a miniature, a folder that is there, or a hub id with its commit (ID@COMMIT), "
-                f"got {shown(base)}"
+                "expected a miniature, a folder that is there, or a hub id with its commit (ID@COMMIT), "
+                f"got {shown(base)}",
+                at=("base",),
             )
     if (source, revision) == (file.base, file.revision):
         return file

@@ -60,9 +60,15 @@ def load_suite(source: str | Path, *, code: Code = "installed", base: str | None
         UsageError: ``FILE:LINE: key KEY: expected ..., got ...``.
     """
     path, data, lines = _read(source)
-    with _placed(path, lines):
-        file = _file(path, data, code)
-        return Suite.of(file if base is None else on_base(file, base))
+    try:
+        with _placed(path, lines):
+            file = _file(path, data, code)
+            return Suite.of(file if base is None else on_base(file, base))
+    except UsageError as error:
+        at_fault = error.__cause__
+        if base is None or not isinstance(at_fault, UsageError) or at_fault.at[:1] != ("base",):
+            raise
+        raise UsageError(f"--{at_fault}") from error  # the option is at fault, not the file
 
 
 def read_suite(source: str | Path, *, code: Code = "installed") -> SuiteFile:

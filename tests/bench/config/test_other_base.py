@@ -53,8 +53,14 @@ def test_a_suite_on_a_copy_of_the_miniature_has_its_concepts(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("base", ["", " ", "somebody/model", "@", "model@", f"@{COMMIT}"])
 def test_a_base_that_is_none_is_refused_in_one_line(base: str) -> None:
-    with pytest.raises(UsageError, match="--base: expected a miniature, a folder"):
+    with pytest.raises(UsageError, match=r"^base: expected a miniature, a folder"):
         on_base(read_suite("mini-quick"), base)
+
+
+@pytest.mark.parametrize("base", ["", "somebody/model", "./nothing"])
+def test_an_error_of_the_base_is_told_of_the_option_and_not_of_the_file(base: str) -> None:
+    with pytest.raises(UsageError, match=r"^--base: (?!.*yaml)"):
+        load_suite("mini-quick", base=base)
 
 
 def test_a_long_name_stays_a_name(tmp_path: Path) -> None:
