@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
 
 from bench.config.suite_file import SuiteFile
 from bench.core.errors import UsageError, shown
@@ -14,8 +13,8 @@ from bench.model.pipeline.inspect import looks_local
 
 __all__ = ["on_base"]
 
-_LONGEST: Final = 100
-"""Letters of a suite's name."""
+_SUITE, _BASE = 60, 36
+"""Letters of both names that are kept: the name of a suite has at most 100."""
 
 
 def on_base(file: SuiteFile, base: str) -> SuiteFile:
@@ -48,6 +47,6 @@ def on_base(file: SuiteFile, base: str) -> SuiteFile:
     if (source, revision) == (file.base, file.revision):
         return file
     called = re.sub(r"[^a-z0-9]+", "-", Path(source).name.lower()).strip("-") or "base"
-    name = f"{file.name}-on-{called}"[:_LONGEST]
+    name = f"{file.name[:_SUITE]}-on-{called[:_BASE]}"
     changes = {"name": name, "base": source, "revision": revision, "protocol": None}
     return SuiteFile.of({**file.model_dump(), **changes})

@@ -66,4 +66,7 @@ def test_an_error_of_the_base_is_told_of_the_option_and_not_of_the_file(base: st
 def test_a_long_name_stays_a_name(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 200)
     folder.mkdir()
-    assert len(on_base(read_suite("mini-quick"), str(folder)).name) == 100
+    file = read_suite("mini-quick")
+    assert on_base(file, str(folder)).name == f"mini-quick-on-{'x' * 36}"
+    long = file.model_copy(update={"name": "s" * 100})
+    assert on_base(long, str(folder)).name == f"{'s' * 60}-on-{'x' * 36}"
