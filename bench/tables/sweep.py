@@ -53,12 +53,12 @@ def sweep(
     judges = list(trials["judge"].unique())
     for judge in judges:
         mine = images[images["judge"] == judge]
+        told = [mine[name].to_numpy() for name in ("cluster", "erased", "repeat")]
         rows = trials[trials["judge"] == judge]
         own = float(rows["threshold"].iloc[0])
         levels = sorted({*THRESHOLDS, round(own, 6)})
         for name, counts in _sets(rows, label_sets or {}):
             best = _best(mine, rows[counts])
-            told = [mine[name].to_numpy() for name in ("cluster", "erased", "repeat")]
             for (method, line), at in mine.groupby(["method", "line"], sort=False).indices.items():
                 about = {"judge": judge, "method": method, "attack": line, "labels": name}
                 rates = _rates(best[at], [column[at] for column in told], levels)
